@@ -1,0 +1,126 @@
+"""What can go wrong that a user can fix.
+
+::
+
+    MlbenchError
+    ├── UsageError              a wrong word: option, name, parameter, cron line, path       (exit code 2)
+    │   ├── NotebookError       a notebook that cannot be run as it is
+    │   ├── ParameterError      a parameter that the notebook does not have, or of another type
+    │   ├── ScheduleError       a cron line or time zone
+    │   └── NotFound            no such run, step, artifact, job (or more than one)
+    ├── CaptureError            a name that cannot be sent to a step
+    ├── ResultError             a name of a step that has no value, and why
+    ├── StepFailed              a step that did not succeed, raised where its names are read
+    ├── StoreError              the store cannot be read or written
+    │   └── ArtifactCorrupt     bytes that are not what their digest says
+    └── ServiceError            the service cannot be reached, or refuses
+
+Each carries its facts as attributes, says them in one sentence that ends in the next move, and survives pickling.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ArtifactCorrupt",
+    "CaptureError",
+    "MlbenchError",
+    "NotFound",
+    "NotebookError",
+    "ParameterError",
+    "ResultError",
+    "ScheduleError",
+    "ServiceError",
+    "StepFailed",
+    "StoreError",
+    "UsageError",
+]
+
+
+class MlbenchError(Exception):
+    """Something that the user can fix; `str()` is the whole sentence.
+
+    Parameters
+    ----------
+    message
+        What happened and where.
+    remedy
+        What to do next, a sentence of its own.
+    """
+
+    def __init__(self, message: str, remedy: str | None = None) -> None:
+        super().__init__(message, remedy)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}" if self.remedy else self.message
+
+    def _render_traceback_(self) -> list[str]:
+        """Show the sentence alone in a notebook: our frames help nobody (IPython's protocol)."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+class UsageError(MlbenchError):
+    """A wrong word: an option, a name, a parameter, a path."""
+
+
+class NotebookError(UsageError):
+    """A notebook that cannot be run as it is."""
+
+
+class ParameterError(UsageError):
+    """A parameter that the notebook does not have, or a value of another type."""
+
+
+class ScheduleError(UsageError):
+    """A cron line or a time zone that cannot be used."""
+
+
+class NotFound(UsageError):
+    """No such run, step, artifact or job, or a prefix that fits several."""
+
+
+class CaptureError(MlbenchError):
+    """A name that cannot be sent to a step."""
+
+
+class ResultError(MlbenchError):
+    """A name of a step that has no value."""
+
+
+class StoreError(MlbenchError):
+    """The store cannot be read or written."""
+
+
+class ArtifactCorrupt(StoreError):
+    """Bytes that are not what their digest says."""
+
+
+class ServiceError(MlbenchError):
+    """The service cannot be reached, or refuses."""
+
+
+class StepFailed(MlbenchError):
+    """A step that did not succeed, raised where its names are read.
+
+    Parameters
+    ----------
+    step
+        The step's name.
+    state
+        How it ended: `failed`, `cancelled` or `skipped`.
+    reason
+        One sentence: the error's name and text, or what was cancelled.
+    remedy
+        What to do next.
+    """
+
+    def __init__(self, step: str, state: str, reason: str, remedy: str | None = None) -> None:
+        super().__init__(f"Step {step} {_VERBS.get(state, state)}: {reason}", remedy)
+        self.args = (step, state, reason, remedy)
+        self.step = step
+        self.state = state
+        self.reason = reason
+
+
+_VERBS = {"failed": "failed", "cancelled": "was cancelled", "skipped": "was skipped"}

@@ -1,0 +1,147 @@
+"""What kernel, service, worker and step process say to each other.
+
+Frozen records again; `mlbench.core` only says what they look like, the socket's two ends encode them. The protocol's
+number rises with each change that an older peer could misread; a service speaks its own and the one before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from mlbench.core.ids import Digest, ExecutionId, NotebookId, RunId
+from mlbench.core.records import Json, RunKind
+
+PROTOCOL: Final = 1
+
+RandomState = dict[str, bytes]
+"""Generator (`random`, `numpy`, `torch`) to its pickled state."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOptions:
+    """The options of a `%%step` line, read and checked. Times are in seconds, memory in bytes."""
+
+    wait: bool | None = None
+    here: bool = False
+    resume_own: bool = False
+    after: tuple[str, ...] | None = None
+    outputs: tuple[str, ...] | None = None
+    no_store: tuple[str, ...] = ()
+    timeout: float | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """Where a step's process comes from: an interpreter and the whole environment of its kernel.
+
+    `variables` travel over private sockets only and are never stored. `stamp` names the state of site-packages, so
+    that a warm process that imported an older one is replaced. `preload` are modules that the kernel has imported.
+    """
+
+    interpreter: str
+    variables: dict[str, str]
+    stamp: str
+    preload: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What holds in the kernel and must hold in the step: see `mlbench.runs.surroundings`.
+
+    `libraries` maps a library's import name to the pickled settings that its entry of the table read.
+    """
+
+    folder: str
+    path: tuple[str, ...] = ()
+    libraries: dict[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelHello:
+    """How a kernel presents itself when it attaches. `run` is set where an engine has opened the run already."""
+
+    kernel: str
+    store: str
+    environment: Environment
+    notebook: str | None = None
+    notebook_id: NotebookId | None = None
+    run: RunId | None = None
+    kind: RunKind = "interactive"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """A step's cell, as its kernel hands it over.
+
+    `source` is the cell without its `%%step` line (which is `line`). `edges` maps a name to the execution that binds
+    it; `waits_for` are parents that no name shows, with the reason. `capture` is the packed bundle of everything else
+    that the cell reads: bytes, or the digest of the object where they are large. `defs` are the names to store.
+    """
+
+    execution: ExecutionId
+    step: str
+    source: str
+    line: str = ""
+    cell: str | None = None
+    position: int | None = None
+    options: StepOptions = field(default_factory=StepOptions)
+    edges: dict[str, ExecutionId] = field(default_factory=dict)
+    waits_for: dict[ExecutionId, str] = field(default_factory=dict)
+    capture: bytes = b""
+    capture_digest: Digest | None = None
+    captured: tuple[Json, ...] = ()
+    defs: tuple[str, ...] = ()
+    quiet_defs: tuple[str, ...] = ()
+    deletes: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+    surroundings: Surroundings | None = None
+    random: RandomState | None = None
+    random_from: ExecutionId | None = None
+    seeded: bool = False
+    parameters: Json = field(default_factory=dict)
+    new_run: bool = False
+    supersedes: ExecutionId | None = None
+    key: str | None = None
+    cells: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTask:
+    """A step whose inputs are known, ready for a process: all that a worker and the process need."""
+
+    execution: ExecutionId
+    run: RunId
+    step: str
+    source: str
+    store: str
+    environment: Environment
+    inputs: dict[str, Json] = field(default_factory=dict)
+    capture: bytes = b""
+    capture_digest: Digest | None = None
+    defs: tuple[str, ...] = ()
+    quiet_defs: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+    surroundings: Surroundings | None = None
+    random: RandomState | None = None
+    seeded: bool = False
+    timeout: float | None = None
+    attempt: int = 1
+    threads: int | None = None
+    base: Json = field(default_factory=dict)
+
+
+EventType = Literal["run", "execution", "messages", "job", "service"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One piece of news. `seq` grows within a service's life, `life` names that life: resume with both."""
+
+    seq: int
+    life: str
+    type: EventType
+    run: RunId | None = None
+    notebook: str | None = None
+    body: dict[str, Any] = field(default_factory=dict)

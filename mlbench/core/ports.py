@@ -1,0 +1,158 @@
+"""Every port on one page: what the pure folders and the use cases ask of the world.
+
+A port states its promises in prose; each has a contract suite under `tests/contracts/` that every implementation in
+`mlbench.backends` passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from mlbench.core.ids import Digest, JobId, RunId
+from mlbench.core.records import Execution, Firing, Job, Json, JobVersion, Run, Snapshot
+
+__all__ = ["BlobStore", "Catalog", "Clock"]
+
+
+class Clock(Protocol):
+    """The time, passed in wherever a decision depends on it."""
+
+    def now(self) -> int:
+        """Return UTC nanoseconds."""
+        ...
+
+
+class BlobStore(Protocol):
+    """Bytes kept under the digest of their content, and the folder of records beside them.
+
+    Calls may come from several threads and processes at once. A write is atomic: a reader finds all the bytes or
+    none, also after a power cut when `durable` was asked for. Nothing is ever overwritten with other bytes.
+    """
+
+    def put(self, data: bytes | memoryview, /, *, durable: bool = True) -> Digest:
+        """Keep bytes and return their digest; keeping them again costs nothing."""
+        ...
+
+    def put_parts(self, digest: Digest, parts: Sequence[bytes | memoryview], /, *, durable: bool = True) -> None:
+        """Keep the parts of an artifact one after the other, each page-aligned if large, under a digest given.
+
+        The digest is that of the artifact's canonical manifest, which the caller has made from these very parts.
+        """
+        ...
+
+    def get(self, digest: Digest, /) -> bytes:
+        """Return the bytes kept by `put`. Raise `NotFound` or `ArtifactCorrupt`."""
+        ...
+
+    def get_parts(self, digest: Digest, /) -> list[memoryview]:
+        """Return the parts kept by `put_parts`; large ones are private memory maps, writable without any effect here."""
+        ...
+
+    def has(self, digest: Digest, /) -> bool:
+        """Say whether something is kept under a digest."""
+        ...
+
+    def append(self, kind: str, identifier: str, record: Json, /, *, durable: bool = True) -> None:
+        """Add one immutable record (`schema`, `kind`, `id`, `time` are added) to `records/<year>/<month>/`."""
+        ...
+
+    def records(self, kind: str | None = None, /) -> Iterator[Json]:
+        """Yield the records, oldest first; of several with one kind and id the latest wins (the caller decides)."""
+        ...
+
+    def find_record(self, kind: str, identifier: str, /) -> Json | None:
+        """Return the latest record of a kind and id written in this month or the one before, if there is one."""
+        ...
+
+
+class Catalog(Protocol):
+    """The index of all records, and the only home of leases and firings.
+
+    Calls may come from several threads and processes at once; each is one short transaction. A record that says an
+    end is never replaced by one that says `queued` or `running`. Lists are newest first.
+    """
+
+    def put_snapshot(self, digest: Digest, snapshot: Snapshot, /) -> None: ...
+    def snapshot(self, digest: Digest, /) -> Snapshot: ...
+
+    def put_run(self, run: Run, /) -> None: ...
+    def run(self, prefix: str, /) -> Run:
+        """Return the run with this id or unique prefix of one. Raise `NotFound`, naming the fitting ones if several."""
+        ...
+
+    def runs(
+        self,
+        *,
+        notebook: str | None = None,
+        notebook_id: str | None = None,
+        job: JobId | None = None,
+        kernel: str | None = None,
+        under_way: bool = False,
+        limit: int = 50,
+        before: tuple[int, str] | None = None,
+    ) -> list[Run]:
+        """Return a page of runs, newest first; `before` is the (started, id) of the last run of the page before."""
+        ...
+
+    def count_runs(self, *, notebook: str | None = None, notebook_id: str | None = None) -> int: ...
+
+    def put_execution(self, execution: Execution, /) -> None: ...
+    def put_executions(self, executions: Sequence[Execution], /) -> None: ...
+    def execution(self, prefix: str, /) -> Execution: ...
+    def executions(self, run: RunId, /) -> list[Execution]:
+        """Return the executions of a run in the order of their cells, without their messages."""
+        ...
+
+    def under_way(self) -> list[Execution]:
+        """Return all executions that are queued or running."""
+        ...
+
+    def last_execution(self, *, key: str | None = None, notebook_id: str | None = None, step: str | None = None,
+                       since: int = 0) -> Execution | None:
+        """Return the newest execution with this key, or of this step of this notebook."""
+        ...
+
+    def put_job(self, job: Job, /) -> None: ...
+    def job(self, prefix: str, /) -> Job:
+        """Return the job with this id, unique prefix or name."""
+        ...
+
+    def jobs(self, *, deleted: bool = False) -> list[Job]: ...
+    def put_job_version(self, job: JobId, version: JobVersion, /) -> None: ...
+    def job_versions(self, job: JobId, /) -> list[JobVersion]: ...
+
+    def due_jobs(self, now: int, /, *, host: str | None = None, limit: int = 100) -> list[Job]:
+        """Return jobs that are not paused or deleted and whose `next_due` (UTC seconds) has come."""
+        ...
+
+    def fire(self, job: JobId, firings: Sequence[Firing], /, *, was_due: int, next_due: int | None) -> bool:
+        """Insert firings and advance the job's schedule in one transaction.
+
+        Return False, and change nothing, if another scheduler has advanced it since (`was_due` no longer holds). A
+        firing that exists already is left alone.
+        """
+        ...
+
+    def add_firing(self, firing: Firing, /) -> bool: ...
+
+    def claim_firing(self, owner: str, now: int, /) -> Firing | None:
+        """Take one queued firing: state `running`, a token greater by one. Return it, or None."""
+        ...
+
+    def end_firing(self, firing: Firing, /) -> bool:
+        """Write a firing's end if its token still holds; return False for a stale holder, who must stop."""
+        ...
+
+    def attach_run(self, firing: Firing, run: RunId, /) -> bool:
+        """Note the run of a claimed firing if its token still holds."""
+        ...
+
+    def firings(self, job: JobId | None = None, /, *, states: Sequence[str] = (), limit: int = 50) -> list[Firing]: ...
+
+    def version(self) -> int:
+        """Return a number that changes whenever any process has written; cheap enough to ask twice a second."""
+        ...
+
+    def close(self) -> None: ...
+
