@@ -1,0 +1,33 @@
+"""Every error of ours can travel between processes and ends in the next move."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from mlbench.core import errors
+
+
+@pytest.mark.parametrize("name", sorted(set(errors.__all__) - {"StepFailed"}))
+def test_an_error_survives_pickling_with_its_facts(name: str) -> None:
+    kind: type[errors.MlbenchError] = getattr(errors, name)
+    error = pickle.loads(pickle.dumps(kind("The store is full.", "Free some space.")))
+    assert type(error) is kind
+    assert (error.message, error.remedy) == ("The store is full.", "Free some space.")
+    assert str(error) == "The store is full. Free some space."
+
+
+def test_a_failed_step_survives_pickling_with_its_facts() -> None:
+    error = pickle.loads(pickle.dumps(errors.StepFailed("train", "failed", "ValueError: no rows", "Fix the cell.")))
+    assert (error.step, error.state, error.reason) == ("train", "failed", "ValueError: no rows")
+    assert str(error) == "Step train failed: ValueError: no rows Fix the cell."
+
+
+def test_a_notebook_shows_the_sentence_without_our_frames() -> None:
+    assert errors.UsageError("Unknown option --timout.")._render_traceback_() == ["UsageError: Unknown option --timout."]
+
+
+def test_every_error_of_the_module_is_public_and_ours() -> None:
+    found = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
+    assert found == set(errors.__all__)
