@@ -1,0 +1,1 @@
+"""The doors: each only translates what comes in and goes out."""
