@@ -1,0 +1,28 @@
+const labConfig = require('@jupyterlab/testutils/lib/jest-config');
+
+const config = labConfig(__dirname);
+const transformed = [
+  '@codemirror',
+  '@jupyter/',
+  '@jupyterlab/',
+  '@marijn',
+  '@microsoft/',
+  '@rjsf/',
+  'exenv-es6',
+  'lib0',
+  'nanoid',
+  'style-mod',
+  'vscode-ws-jsonrpc',
+  'y-protocols',
+  'y-websocket',
+  'yjs'
+].join('|');
+
+module.exports = {
+  ...config,
+  testRegex: 'src/.*/.*\\.spec\\.tsx?$',
+  transform: {
+    ...config.transform
+  },
+  transformIgnorePatterns: [`/node_modules/(?!${transformed}).+`]
+};
