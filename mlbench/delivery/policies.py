@@ -14,6 +14,9 @@ MOST_DUE: Final = 10_000
 MOST_CATCH_UP: Final = 100
 """Firings that the policy `all` makes up for at most."""
 
+LATE: Final = 60
+"""Seconds after which a due time counts as missed."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
@@ -34,12 +37,14 @@ def owed(job: Job, now: int) -> Due:
     ScheduleError
         If the schedule can no longer be read.
     """
-    assert job.cron is not None and job.next_due is not None
+    assert job.cron is not None
+    assert job.next_due is not None
     dues: list[int] = []
     due = job.next_due
     while due <= now:
         dues.append(due)
         if len(dues) >= MOST_DUE:
+            dues.append(_last_due(job.cron, job.timezone, due, now))
             due = schedule.next_due(job.cron, job.timezone, now)
             break
         due = schedule.next_due(job.cron, job.timezone, due)
@@ -60,5 +65,12 @@ def owed(job: Job, now: int) -> Due:
     return Due(firings=(Firing(job=job.id, due=last, state="queued", skipped=len(dues) - 1),), next_due=due)
 
 
-LATE: Final = 60
-"""Seconds after which a due time counts as missed."""
+def _last_due(cron: str, timezone: str | None, known: int, now: int) -> int:
+    """Return the last due time up to now, given one: by looking back over ever longer spans."""
+    for days in (1, 40, 400):
+        last, due = None, schedule.next_due(cron, timezone, max(known, now - days * 86_400))
+        while due <= now:
+            last, due = due, schedule.next_due(cron, timezone, due)
+        if last is not None:
+            return last
+    return known

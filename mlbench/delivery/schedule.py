@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
@@ -159,9 +159,7 @@ def _read(cron: str) -> str:
     if not isinstance(cron, str) or not cron.strip():
         raise ScheduleError("The schedule is empty.", _EXAMPLE)
     if len(cron) > LONGEST_LINE:
-        raise ScheduleError(
-            f"The schedule has {len(cron):,} characters; {LONGEST_LINE} are the most.", _EXAMPLE
-        )
+        raise ScheduleError(f"The schedule has {len(cron):,} characters; {LONGEST_LINE} are the most.", _EXAMPLE)
     text = cron.strip()
     if text.startswith("@"):
         if text.lower() in ALIASES:
@@ -171,12 +169,13 @@ def _read(cron: str) -> str:
         raise ScheduleError(f'The schedule "{text}" is not one that mlbench knows.', meant)
     fields = text.upper().split()
     if len(fields) != 5:
+        count = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
         hint = " Seconds are not supported." if len(fields) == 6 else ""
-        raise ScheduleError(f'The schedule "{text}" has {len(fields)} {'field' if len(fields) == 1 else 'fields'}, not five.{hint}', _EXAMPLE)
+        raise ScheduleError(f'The schedule "{text}" has {count}, not five.{hint}', _EXAMPLE)
     for position, field in enumerate(fields):
         probe = ["0", "*", "*", "*", "*"]
         probe[position] = field
-        if _FIELD.fullmatch(field) is None or not _is_cron(" ".join(probe), position, field):
+        if _FIELD.fullmatch(field) is None or not _is_cron(" ".join(probe)):
             raise ScheduleError(
                 f'The {FIELDS[position]} "{field}" in the schedule "{text}" cannot be read.',
                 f"It is {_RANGES[position]}, *, a list (1,2), a range (1-5) or a step (*/2).",
@@ -184,13 +183,8 @@ def _read(cron: str) -> str:
     return " ".join(fields)
 
 
-def _is_cron(line: str, position: int, field: str) -> bool:
-    """Say whether cronsim reads a line of which one field is a user's.
-
-    That a day of the month is one that no month has is said later, in a better sentence.
-    """
-    if not field.isascii():
-        return False
+def _is_cron(line: str) -> bool:
+    """Say whether cronsim reads a line; that it never comes due is said later, in a better sentence."""
     try:
         CronSim(line, datetime(2000, 1, 1, tzinfo=UTC))
     except (CronSimError, ValueError, IndexError):
@@ -252,9 +246,7 @@ def _numbers(field: str, names: tuple[str, ...] = (), base: int = 0) -> list[int
     """Return what a field made of plain numbers, names and ranges lists; None if it holds anything else."""
     found: list[int] = []
     for term in field.split(","):
-        ends = [
-            str(names.index(end) + base) if end in names else end for end in term.split("-")
-        ]
+        ends = [str(names.index(end) + base) if end in names else end for end in term.split("-")]
         if len(ends) > 2 or not all(end.isdigit() for end in ends):
             return None
         found.extend(range(int(ends[0]), int(ends[-1]) + 1))
@@ -275,7 +267,8 @@ def _clock_words(minute: str, hour: str) -> str:
             return f"At {_minute_words(minutes)} of every hour"
         return f"At the minutes {minute} of every hour"
     every = _step(hour)
-    at = "" if minute == "0" else f", at {_minute_words(minutes)}" if minutes is not None else f", at the minutes {minute}"
+    at = f", at {_minute_words(minutes)}" if minutes is not None else f", at the minutes {minute}"
+    at = "" if minute == "0" else at
     if every is not None and step is None:
         return f"{_every(every, 'hour')}{at}"
     if hours is not None and step is not None:
@@ -370,15 +363,14 @@ def _month_words(month: str) -> str:
     return f"in the months {month}" if numbers is None else f"in {_span_words(numbers, lambda n: _MONTHS[n - 1])}"
 
 
-def _span_words(numbers: list[int], name: object) -> str:
+def _span_words(numbers: list[int], name: Callable[[int], str]) -> str:
     """Return `Monday to Friday and Sunday` for the numbers of these days."""
-    assert callable(name)
     words: list[str] = []
     for first, end in _spans(numbers):
         if end - first >= 2:
             words.append(f"{name(first)} to {name(end)}")
         else:
-            words.extend(str(name(number)) for number in range(first, end + 1))
+            words.extend(name(number) for number in range(first, end + 1))
     return _listed(words)
 
 
