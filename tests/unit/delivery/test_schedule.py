@@ -134,13 +134,13 @@ def test_a_due_time_lies_after_its_seed_and_asking_again_never_repeats_one(cron:
         ("*/0 * * * *", "minute"), ("5-1 * * * *", "minute"), ("-1 * * * *", "minute"), ("1e2 * * * *", "minute"),
         ("\u0663 * * * *", "minute"), ("a b c d e", "minute"), ("H H * * *", "minute"), ("@reboot", "not one"),
         ("@dayly", "@daily"), ("0 0 * * *; rm", "6 fields"), ("0 0 15W * *", "day of the month"), ("1" * 5000, "5,000"),
-        (",".join(["1"] * 20_000) + " * * * *", "characters"), ("0 0 0 * *", "day of the month"), ("0 0 * 13 *", "month"),
+        ("1,1" * 20_000 + " * * * *", "characters"), ("0 0 0 * *", "day of the month"), ("0 0 * 13 *", "month"),
         ("0 0 * * 8", "day of the week"), ("0 0 * * MON#6", "day of the week"), ("\x00 * * * *", "minute"),
         ("1" * 200 + " * * * *", "minute"),
     ],
 )  # fmt: skip
 def test_a_line_that_cannot_be_used_is_refused_in_one_sentence(cron: str, says: str) -> None:
-    with pytest.raises(ScheduleError, match=".") as caught:
+    with pytest.raises(ScheduleError) as caught:
         schedule.check(cron, "UTC")
     assert says in str(caught.value)
     assert "\n" not in str(caught.value).replace(cron, "")
