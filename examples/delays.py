@@ -61,8 +61,8 @@ def with_features(flights: pd.DataFrame, weather: pd.DataFrame, late: int) -> pd
     >>> hour = pd.to_datetime(["2013-01-05 07:00"], utc=True)
     >>> flights = pd.DataFrame({"origin": "JFK", "time_hour": hour, "arr_delay": [31.0], "carrier": "B6"})
     >>> weather = pd.DataFrame({"origin": "JFK", "time_hour": hour, "precip": [0.2]})
-    >>> with_features(flights, weather, late=15)[["weekday", "precip", "was_late"]].iloc[0].tolist()
-    [5, 0.2, True]
+    >>> with_features(flights, weather, late=15)[["weekday", "precip", "was_late"]].to_dict("records")
+    [{'weekday': 5, 'precip': 0.2, 'was_late': True}]
     """
     table = flights.merge(weather, on=["origin", "time_hour"], how="left", validate="many_to_one")
     return table.assign(weekday=table["time_hour"].dt.weekday, was_late=table["arr_delay"] > late)
