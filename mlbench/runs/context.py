@@ -1,0 +1,107 @@
+"""What code in a step, or in a plain cell, can say about itself: metrics, tags, progress, and where it runs.
+
+The kernel and the step process each set one `Context`; the functions here speak to it. `mlbench` exports them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlbench.core.errors import UsageError
+from mlbench.core.records import Json
+
+__all__ = ["Context", "context", "current", "enter", "log", "progress", "tag"]
+
+
+def _nowhere(_: Json) -> None:
+    """Take news that nobody waits for: code that runs outside of a notebook may log all the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """Where code runs: which run, step, execution, item of a fan-out, attempt; all None outside of steps.
+
+    `emit` takes the news: `{"type": "metrics" | "tags" | "progress", ...}`.
+    """
+
+    run: str | None = None
+    step: str | None = None
+    execution: str | None = None
+    item: int | None = None
+    attempt: int | None = None
+    emit: Callable[[Json], None] = field(default=_nowhere, repr=False, compare=False)
+
+
+_current = Context()
+
+
+def current() -> Context:
+    """Return the context in which code runs now, in any thread of this process."""
+    return _current
+
+
+def enter(context: Context) -> Context:
+    """Make a context the current one; return the one before, to go back to."""
+    global _current  # noqa: PLW0603  one process, one context: threads of a step share it
+    before, _current = _current, context
+    return before
+
+
+def context() -> Context:
+    """Return the run, step, execution, item and attempt of the code that asks.
+
+    Examples
+    --------
+    >>> context().step is None
+    True
+    """
+    return _current
+
+
+def log(*, step: int | None = None, **metrics: Any) -> None:
+    """Record numbers: `mlbench.log(rmse=0.3)`, or a point of a series with `step=7`.
+
+    Raises
+    ------
+    UsageError
+        For a value that is no number.
+    """
+    if step is not None and (isinstance(step, bool) or not hasattr(step, "__index__")):
+        raise UsageError(f"mlbench.log: step must be a whole number, not {step!r}.")
+    points: list[Json] = []
+    now = time.time_ns()
+    for name, value in metrics.items():
+        number = _number(name, value)
+        if not math.isfinite(number):
+            warnings.warn(f"mlbench.log: {name} is {number} and was not recorded.", stacklevel=2)
+            continue
+        points.append({"name": name, "value": number, "step": None if step is None else int(step), "time": now})
+    if points:
+        _current.emit({"type": "metrics", "metrics": points})
+
+
+def tag(**tags: Any) -> None:
+    """Give the execution, or in a plain cell the run, tags: `mlbench.tag(team="ops")`."""
+    if tags:
+        _current.emit({"type": "tags", "tags": {name: str(value) for name, value in tags.items()}})
+
+
+def progress(done: float, total: float | None = None) -> None:
+    """Say how far the work is: `mlbench.progress(i, n)`."""
+    _current.emit({
+        "type": "progress", "done": _number("done", done), "total": None if total is None else _number("total", total)})
+
+
+def _number(name: str, value: Any) -> float:
+    """Return a value as a float, also one of NumPy, pandas or torch that holds one number."""
+    if not isinstance(value, (str, bytes, bool)):
+        try:
+            return float(value)
+        except (TypeError, ValueError, OverflowError):
+            pass
+    raise UsageError(f"mlbench.log: {name} must be a number, not {type(value).__name__} {str(value)[:40]!r}.")
