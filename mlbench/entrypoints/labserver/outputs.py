@@ -1,0 +1,65 @@
+"""What the cells of a kernel's notebook last did: for the pills, and to put output back after a reload."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from jupyter_server.auth.decorator import authorized
+from tornado import web
+
+from mlbench.core.records import UNDER_WAY, Execution, Run
+from mlbench.entrypoints.labserver import schema
+from mlbench.entrypoints.labserver.door import Handler
+
+__all__ = ["OutputsOfCells"]
+
+RUNS_BACK = 200
+"""Runs of one kernel that are looked at, newest first, until every cell has been found."""
+
+
+class OutputsOfCells(Handler):
+    """`POST outputs`."""
+
+    @web.authenticated
+    @authorized("read")
+    async def post(self) -> None:
+        """Answer the last execution of each cell that this kernel has run as a step."""
+        await self.reply_with(self._outputs())
+
+    async def _outputs(self) -> schema.Outputs:
+        question = self.body(schema.OutputsQuestion)
+        found, copied = await asyncio.to_thread(self._stored, question)
+        if question.messages:
+            for cell, execution in found.items():
+                if execution.state in UNDER_WAY:
+                    found[cell] = await self.newsroom.execution(execution.id) or execution
+        return schema.Outputs(outputs=found, copied=copied)
+
+    def _stored(self, question: schema.OutputsQuestion) -> tuple[dict[str, Execution], bool]:
+        catalog = self.stores.project(question.path).catalog
+        wanted = set(question.cells)
+        found: dict[str, Execution] = {}
+        runs = catalog.runs(kernel=question.kernel, limit=RUNS_BACK)
+        if question.path and runs and self._is_copy(question.path, runs[0]):
+            return {}, True
+        for run in runs:
+            if len(found) == len(wanted):
+                break
+            for execution in reversed(catalog.executions(run.id)):
+                cell = execution.cell
+                if cell in wanted and (cell not in found or _later(execution, found[cell])):
+                    found[cell] = execution
+        if question.messages:
+            found = {cell: catalog.execution(execution.id) for cell, execution in found.items()}
+        return found, False
+
+    def _is_copy(self, path: str, run: Run) -> bool:
+        """Say whether a document is not the one that the kernel runs: that one has another path, and still exists."""
+        if run.notebook is None or not Path(run.notebook).exists():
+            return False
+        return Path(run.notebook).resolve() != self.stores.absolute(path)
+
+
+def _later(one: Execution, other: Execution) -> bool:
+    return (one.queued or 0) > (other.queued or 0)

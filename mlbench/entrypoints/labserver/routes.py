@@ -1,0 +1,46 @@
+"""Every address of the interface, and the handler that answers it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from jupyter_server.utils import url_path_join
+from tornado import web
+
+from mlbench.entrypoints.labserver import events, executions, graph, jobs, outputs, runs, schedule, status
+from mlbench.entrypoints.labserver.door import ID, NothingHere
+from mlbench.entrypoints.labserver.news import Newsroom
+from mlbench.entrypoints.labserver.schema import PREFIX
+from mlbench.entrypoints.labserver.stores import Stores
+
+__all__ = ["HANDLERS", "routes"]
+
+HANDLERS: tuple[tuple[str, type[web.RequestHandler]], ...] = (
+    ("status", status.StatusOfServer),
+    ("runs", runs.RunPage),
+    (f"runs/{ID}", runs.OneRun),
+    (f"runs/{ID}/notebook", runs.Notebook),
+    (f"runs/{ID}/cancel", runs.Cancel),
+    (f"executions/{ID}", executions.OneExecution),
+    (f"executions/{ID}/cancel", executions.Cancel),
+    (f"executions/{ID}/keep", executions.Keep),
+    ("graph", graph.GraphOfCells),
+    ("outputs", outputs.OutputsOfCells),
+    ("jobs", jobs.Jobs),
+    ("jobs/check", jobs.Check),
+    (f"jobs/{ID}", jobs.OneJob),
+    (f"jobs/{ID}/run", jobs.RunNow),
+    (f"jobs/{ID}/firings", jobs.FiringsOfJob),
+    ("schedule/preview", schedule.Preview),
+    ("events", events.Events),
+    (".*", NothingHere),
+)
+
+
+def routes(base_url: str, root: str) -> list[tuple[str, type[web.RequestHandler], dict[str, Any]]]:
+    """Return what tornado takes: patterns, handlers, and what these share."""
+    stores = Stores(root)
+    shared = {"stores": stores, "newsroom": Newsroom(stores)}
+    prefix = re.escape(url_path_join(base_url, PREFIX))
+    return [(f"{prefix}/{pattern}", handler, shared) for pattern, handler in HANDLERS]

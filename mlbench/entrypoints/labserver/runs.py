@@ -1,0 +1,219 @@
+"""Runs: a page of them, one with its steps, its notebook, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from typing import Any
+
+import msgspec
+from jupyter_server.auth.decorator import authorized
+from tornado import web
+
+from mlbench.core.errors import NotFound, UsageError
+from mlbench.core.ids import RunId, is_id
+from mlbench.core.records import ENDED, UNDER_WAY, Execution, Json, Run, Snapshot
+from mlbench.entrypoints.labserver import schema
+from mlbench.entrypoints.labserver.door import Handler
+from mlbench.project import Project
+
+__all__ = ["Cancel", "Notebook", "OneRun", "RunPage"]
+
+LARGEST_PAGE = 200
+
+
+class RunPage(Handler):
+    """`GET runs?notebook=&notebook_id=&limit=&before=`."""
+
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """Answer a page of runs, newest first, of one notebook or of all."""
+        await self.reply(self._page)
+
+    def _page(self) -> schema.RunList:
+        path = self.get_query_argument("notebook", None)
+        identifier = self.get_query_argument("notebook_id", None)
+        if identifier is not None and not is_id(identifier):
+            raise UsageError("notebook_id is not an id.")
+        limit = self.number("limit", 50, LARGEST_PAGE)
+        before = _read_cursor(self.get_query_argument("before", None))
+        project = self.stores.project(path)
+        notebook = str(self.stores.absolute(path)) if path else None
+        which: dict[str, Any] = {"notebook_id": identifier} if identifier else {"notebook": notebook}
+        runs = project.catalog.runs(limit=limit, before=before, **which)
+        count = project.catalog.count_runs(**which)
+        if identifier and not count:
+            which = {"notebook": notebook}
+            runs = project.catalog.runs(limit=limit, before=before, **which)
+            count = project.catalog.count_runs(**which)
+        last = runs[-1] if len(runs) == limit else None
+        return schema.RunList(
+            runs=[self._summary(project, run) for run in runs],
+            count=count,
+            next=_write_cursor(last) if last else None,
+        )
+
+    def _summary(self, project: Project, run: Run) -> schema.RunSummary:
+        executions = project.catalog.executions(run.id)
+        metrics = [metric for each in executions for metric in each.metrics] + list(run.metrics)
+        return schema.RunSummary(
+            run=run,
+            path=self.stores.relative(run.notebook),
+            steps_done=sum(each.state in ENDED for each in executions),
+            steps_total=len(executions),
+            metric=metrics[-1] if metrics else None,
+            error=failure_line(run, executions),
+            job=_job_name(project, run),
+        )
+
+
+class OneRun(Handler):
+    """`GET runs/{id}`."""
+
+    @web.authenticated
+    @authorized
+    async def get(self, run: str) -> None:
+        """Answer a run with its steps, without their messages."""
+        await self.reply(self._detail, run)
+
+    def _detail(self, identifier: str) -> schema.RunDetail:
+        path = self.get_query_argument("notebook", None)
+        project, run = self.stores.find(lambda project: project.catalog.run(identifier), path)
+        executions = [
+            msgspec.structs.replace(each, messages=()) if isinstance(each, msgspec.Struct) else each
+            for each in project.catalog.executions(run.id)
+        ]
+        snapshot = _snapshot(project, run)
+        return schema.RunDetail(
+            run=run,
+            executions=executions,
+            edges=_edges(executions),
+            path=self.stores.relative(run.notebook),
+            snapshot=snapshot,
+            code=_code_line(snapshot),
+            job=_job_name(project, run),
+        )
+
+
+class Notebook(Handler):
+    """`GET runs/{id}/notebook?executed=1`."""
+
+    @web.authenticated
+    @authorized
+    async def get(self, run: str) -> None:
+        """Answer the notebook of a run: as it was executed if that is asked for and kept, else as it was."""
+        await self.reply(self._notebook, run)
+
+    def _notebook(self, identifier: str) -> schema.NotebookView:
+        wanted = self.get_query_argument("executed", "0") == "1"
+        path = self.get_query_argument("notebook", None)
+        project, run = self.stores.find(lambda project: project.catalog.run(identifier), path)
+        if wanted and run.output is not None:
+            notebook = _untrusted(msgspec.json.decode(project.blobs.get(run.output)))
+            return schema.NotebookView(notebook=notebook, executed=True, has_executed=True)
+        snapshot = _snapshot(project, run)
+        if snapshot is None:
+            executions = project.catalog.executions(run.id)
+            if not executions:
+                raise NotFound("This run kept no notebook.", "Its steps are on the other tab.")
+            cells = [_code_cell(each.source or "") for each in executions]
+            notebook = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+        else:
+            notebook = _untrusted(msgspec.json.decode(project.blobs.get(snapshot.notebook)))
+        return schema.NotebookView(notebook=notebook, executed=False, has_executed=run.output is not None)
+
+
+class Cancel(Handler):
+    """`POST runs/{id}/cancel`."""
+
+    @web.authenticated
+    @authorized("execute")
+    async def post(self, run: str) -> None:
+        """Cancel what is under way in a run; answer the steps that were cancelled."""
+        await self.reply_with(self._cancel(run))
+
+    async def _cancel(self, identifier: str) -> schema.Cancelled:
+        _, run = await asyncio.to_thread(self.stores.find, lambda project: project.catalog.run(identifier))
+        if run.state not in UNDER_WAY:
+            raise UsageError(f"The run has ended: it is {run.state}.")
+        answer = await self.newsroom.ask("cancel", {"run": run.id})
+        return schema.Cancelled(steps=cancelled_steps(answer))
+
+
+def cancelled_steps(answer: Any) -> list[str]:
+    """Read the names from the service's answer to `cancel`."""
+    names = answer.get("cancelled", answer.get("steps", [])) if isinstance(answer, dict) else answer or []
+    return [str(name) for name in names]
+
+
+def failure_line(run: Run, executions: list[Execution]) -> str | None:
+    """Say in one line why a run failed, and where."""
+    failed = next((each for each in executions if each.state == "failed"), None)
+    step = run.failed_step or (failed.step if failed else None)
+    failure = run.failure or (failed.failure if failed else None)
+    if run.state != "failed" or (step is None and failure is None and run.reason is None):
+        return None
+    what = f"{failure.ename}: {failure.evalue}".splitlines()[0] if failure else run.reason or "failed"
+    return f"{step}: {what}" if step else what
+
+
+def _edges(executions: list[Execution]) -> list[schema.StepEdge]:
+    steps = {each.id: each.step for each in executions}
+    edges = {
+        (parent, each.step)
+        for each in executions
+        for parent in (*(steps.get(one) for one in each.parents), *(read.step for read in each.reads))
+        if parent is not None and parent != each.step and parent in steps.values()
+    }
+    return [schema.StepEdge(parent=parent, child=child) for parent, child in sorted(edges)]
+
+
+def _snapshot(project: Project, run: Run) -> Snapshot | None:
+    return project.catalog.snapshot(run.snapshot) if run.snapshot else None
+
+
+def _code_line(snapshot: Snapshot | None) -> str | None:
+    if snapshot is None or snapshot.git is None:
+        return None
+    git = snapshot.git
+    state = "clean" if git.difference is None else "with changes"
+    return f"{git.branch or 'detached'} {git.commit[:6]}, {state}"
+
+
+def _job_name(project: Project, run: Run) -> str | None:
+    if run.job is None:
+        return None
+    try:
+        return project.catalog.job(run.job).name
+    except NotFound:
+        return None
+
+
+def _untrusted(notebook: Json) -> Json:
+    """Drop what a stored notebook says about its own trust."""
+    for cell in notebook.get("cells", []):
+        if isinstance(cell, dict) and isinstance(cell.get("metadata"), dict):
+            cell["metadata"].pop("trusted", None)
+    return notebook
+
+
+def _code_cell(source: str) -> Json:
+    return {"cell_type": "code", "source": source, "metadata": {}, "outputs": [], "execution_count": None}
+
+
+def _write_cursor(run: Run) -> str:
+    return base64.urlsafe_b64encode(f"{run.started}:{run.id}".encode()).decode()
+
+
+def _read_cursor(text: str | None) -> tuple[int, str] | None:
+    if text is None:
+        return None
+    try:
+        started, _, identifier = base64.urlsafe_b64decode(text.encode()[:200]).decode().partition(":")
+        if not is_id(identifier):
+            raise ValueError(identifier)
+        return int(started), RunId(identifier)
+    except (ValueError, binascii.Error) as error:
+        raise UsageError("before is not the place where a page of runs ended.") from error

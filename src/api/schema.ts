@@ -1,0 +1,365 @@
+// Written by `python -m mlbench.entrypoints.labserver.typescript` from mlbench/entrypoints/labserver/schema.py.
+
+import type { PartialJSONObject, PartialJSONValue } from '@lumino/coreutils';
+
+export interface IArtifact {
+  readonly digest: string;
+  readonly size: number;
+  readonly type: string;
+  readonly codec: string;
+  readonly preview: PartialJSONObject;
+}
+
+export interface IBinding {
+  readonly name: string;
+  readonly artifact: IArtifact | null;
+  readonly member: string | null;
+  readonly module: string | null;
+  readonly problem: string | null;
+}
+
+export interface ICancelled {
+  readonly steps: ReadonlyArray<string>;
+}
+
+export interface ICellText {
+  readonly id: string;
+  readonly source: string;
+  readonly tags?: ReadonlyArray<string>;
+}
+
+export interface ICheckLine {
+  readonly level: 'error' | 'ok' | 'warning';
+  readonly text: string;
+  readonly cell: string | null;
+  readonly parameter: string | null;
+}
+
+export interface IExecution {
+  readonly id: string;
+  readonly run: string;
+  readonly step: string;
+  readonly state: 'cancelled' | 'failed' | 'queued' | 'reused' | 'running' | 'skipped' | 'succeeded';
+  readonly cell: string | null;
+  readonly position: number | null;
+  readonly item: number | null;
+  readonly attempt: number;
+  readonly reason: 'error' | 'kernel-lost' | 'memory' | 'service-lost' | 'superseded' | 'timeout' | 'user' | 'worker-lost' | null;
+  readonly queued: number | null;
+  readonly started: number | null;
+  readonly ended: number | null;
+  readonly worker: string | null;
+  readonly key: string | null;
+  readonly source: string | null;
+  readonly parents: ReadonlyArray<string>;
+  readonly reads: ReadonlyArray<IRead>;
+  readonly binds: ReadonlyArray<IBinding>;
+  readonly metrics: ReadonlyArray<IMetric>;
+  readonly messages: ReadonlyArray<PartialJSONObject>;
+  readonly log: string | null;
+  readonly failure: IFailure | null;
+  readonly files: ReadonlyArray<IFileUse>;
+  readonly network: boolean;
+  readonly draws: ReadonlyArray<string>;
+  readonly cpu: number | null;
+  readonly peak_memory: number | null;
+  readonly reused_from: string | null;
+  readonly replaces: string | null;
+  readonly note: string | null;
+  readonly tags: { readonly [name: string]: string };
+}
+
+export interface IExecutionDetail {
+  readonly execution: IExecution;
+}
+
+export interface IFailure {
+  readonly ename: string;
+  readonly evalue: string;
+  readonly traceback: ReadonlyArray<string>;
+  readonly line: number | null;
+  readonly remedy: string | null;
+}
+
+export interface IFileUse {
+  readonly path: string;
+  readonly mode: string;
+  readonly size: number | null;
+  readonly modified: number | null;
+}
+
+export interface IFiring {
+  readonly job: string;
+  readonly due: number;
+  readonly state: 'cancelled' | 'failed' | 'queued' | 'reused' | 'running' | 'skipped' | 'succeeded';
+  readonly run: string | null;
+  readonly reason: string | null;
+  readonly token: number;
+  readonly attempt: number;
+  readonly owner: string | null;
+  readonly skipped: number;
+  readonly manual: boolean;
+}
+
+export interface IFiringDetail {
+  readonly firing: IFiring;
+}
+
+export interface IFirings {
+  readonly firings: ReadonlyArray<IFiring>;
+}
+
+export interface IFormField {
+  readonly name: string;
+  readonly type: string;
+  readonly default: PartialJSONValue;
+  readonly help: string | null;
+  readonly required: boolean;
+}
+
+export interface IGitState {
+  readonly commit: string;
+  readonly branch: string | null;
+  readonly difference: string | null;
+}
+
+export interface IGraph {
+  readonly steps: ReadonlyArray<IGraphStep>;
+  readonly problems: ReadonlyArray<string>;
+}
+
+export interface IGraphParent {
+  readonly step: string;
+  readonly why: string;
+}
+
+export interface IGraphQuestion {
+  readonly cells: ReadonlyArray<ICellText>;
+}
+
+export interface IGraphStep {
+  readonly name: string;
+  readonly cell: string;
+  readonly parents: ReadonlyArray<IGraphParent>;
+  readonly problems: ReadonlyArray<string>;
+}
+
+export interface IJob {
+  readonly id: string;
+  readonly name: string;
+  readonly notebook: string;
+  readonly version: IJobVersion;
+  readonly notebook_id: string | null;
+  readonly cron: string | null;
+  readonly timezone: string | null;
+  readonly paused: boolean;
+  readonly problem: string | null;
+  readonly next_due: number | null;
+  readonly last_due: number | null;
+  readonly host: string | null;
+  readonly user: string | null;
+  readonly created: number;
+  readonly deleted: boolean;
+}
+
+export interface IJobChange {
+  readonly paused: boolean;
+}
+
+export interface IJobCheck {
+  readonly name: string;
+  readonly version: number;
+  readonly fields: ReadonlyArray<IFormField>;
+  readonly checked: ReadonlyArray<ICheckLine>;
+  readonly service: string;
+}
+
+export interface IJobList {
+  readonly jobs: ReadonlyArray<IJobView>;
+  readonly service: string;
+}
+
+export interface IJobQuestion {
+  readonly path: string;
+  readonly notebook: PartialJSONObject;
+  readonly name?: string | null;
+  readonly cron?: string | null;
+  readonly timezone?: string | null;
+  readonly parameters?: PartialJSONObject;
+}
+
+export interface IJobVersion {
+  readonly number: number;
+  readonly snapshot: string;
+  readonly parameters: PartialJSONObject;
+  readonly created: number;
+  readonly user: string | null;
+  readonly timeout: number | null;
+  readonly retries: number;
+  readonly missed: 'all' | 'latest' | 'skip';
+  readonly overlap: 'allow' | 'queue' | 'skip';
+  readonly on_lost: 'fail' | 'retry';
+}
+
+export interface IJobView {
+  readonly job: IJob;
+  readonly path: string | null;
+  readonly short: string | null;
+  readonly sentence: string | null;
+  readonly last: IFiring | null;
+}
+
+export interface IMetric {
+  readonly name: string;
+  readonly value: number;
+  readonly step: number | null;
+  readonly time: number;
+}
+
+export interface INewJob {
+  readonly name: string;
+  readonly path: string;
+  readonly notebook: PartialJSONObject;
+  readonly cron?: string | null;
+  readonly timezone?: string | null;
+  readonly parameters?: PartialJSONObject;
+}
+
+export interface INews {
+  readonly type: 'changed' | 'execution' | 'hello' | 'job' | 'messages' | 'reset' | 'run' | 'service';
+  readonly seq: number | null;
+  readonly life: string | null;
+  readonly run: string | null;
+  readonly kernel: string | null;
+  readonly path: string | null;
+  readonly body: PartialJSONObject;
+}
+
+export interface INotebookView {
+  readonly notebook: PartialJSONObject;
+  readonly executed: boolean;
+  readonly has_executed: boolean;
+}
+
+export interface IOutputs {
+  readonly outputs: { readonly [name: string]: IExecution };
+  readonly copied: boolean;
+}
+
+export interface IOutputsQuestion {
+  readonly kernel: string;
+  readonly cells: ReadonlyArray<string>;
+  readonly path?: string | null;
+  readonly messages?: boolean;
+}
+
+export interface IProblem {
+  readonly message: string;
+  readonly remedy: string | null;
+  readonly type: string;
+}
+
+export interface IRead {
+  readonly name: string;
+  readonly digest: string | null;
+  readonly type: string | null;
+  readonly size: number | null;
+  readonly execution: string | null;
+  readonly step: string | null;
+}
+
+export interface IRun {
+  readonly id: string;
+  readonly kind: 'interactive' | 'job' | 'papermill';
+  readonly state: 'cancelled' | 'failed' | 'queued' | 'reused' | 'running' | 'skipped' | 'succeeded';
+  readonly name: string;
+  readonly notebook: string | null;
+  readonly notebook_id: string | null;
+  readonly snapshot: string | null;
+  readonly parameters: PartialJSONObject;
+  readonly user: string | null;
+  readonly host: string | null;
+  readonly started: number;
+  readonly ended: number | null;
+  readonly reason: 'error' | 'kernel-lost' | 'memory' | 'service-lost' | 'superseded' | 'timeout' | 'user' | 'worker-lost' | null;
+  readonly failure: IFailure | null;
+  readonly failed_step: string | null;
+  readonly output: string | null;
+  readonly kernel: string | null;
+  readonly job: string | null;
+  readonly job_version: number | null;
+  readonly due: number | null;
+  readonly resumed_from: string | null;
+  readonly metrics: ReadonlyArray<IMetric>;
+  readonly owner: string | null;
+  readonly tags: { readonly [name: string]: string };
+}
+
+export interface IRunDetail {
+  readonly run: IRun;
+  readonly executions: ReadonlyArray<IExecution>;
+  readonly edges: ReadonlyArray<IStepEdge>;
+  readonly path: string | null;
+  readonly snapshot: ISnapshot | null;
+  readonly code: string | null;
+  readonly job: string | null;
+}
+
+export interface IRunList {
+  readonly runs: ReadonlyArray<IRunSummary>;
+  readonly count: number;
+  readonly next: string | null;
+}
+
+export interface IRunSummary {
+  readonly run: IRun;
+  readonly path: string | null;
+  readonly steps_done: number;
+  readonly steps_total: number;
+  readonly metric: IMetric | null;
+  readonly error: string | null;
+  readonly job: string | null;
+}
+
+export interface ISchedulePreview {
+  readonly cron: string;
+  readonly sentence: string;
+  readonly next: ReadonlyArray<string>;
+}
+
+export interface IScheduleQuestion {
+  readonly cron: string;
+  readonly timezone: string;
+}
+
+export interface ISnapshot {
+  readonly notebook: string;
+  readonly cells: ReadonlyArray<string>;
+  readonly parameters: PartialJSONObject;
+  readonly modules: { readonly [name: string]: string };
+  readonly folder: string | null;
+  readonly interpreter: string | null;
+  readonly kernel_name: string | null;
+  readonly python: string | null;
+  readonly packages: { readonly [name: string]: string };
+  readonly environment: ReadonlyArray<string>;
+  readonly git: IGitState | null;
+}
+
+export interface IStatus {
+  readonly version: string;
+  readonly store: string;
+  readonly store_source: string;
+  readonly service: string;
+  readonly service_runs: boolean;
+  readonly install: string;
+}
+
+export interface IStepEdge {
+  readonly parent: string;
+  readonly child: string;
+}
+
+export interface IWatch {
+  readonly watch: ReadonlyArray<string>;
+}
