@@ -13,7 +13,7 @@ import pytest
 # Written so that this file does not hold what it looks for.
 REGISTRIES = re.compile(
     r"registry\.npmjs|registry\.yarnpkg|pypi\.org/simple|files\.python"
-    + r"hosted|index-url\s*[=:]|\"resolved\":\s*\"http"
+    r"hosted|index-url\s*[=:]|\"resolved\":\s*\"http"
 )
 OWN_PATHS = re.compile(r"(?<![\w.])/(?:home|Users|root|work|farm)" + r"/[\w.-]+/")
 
