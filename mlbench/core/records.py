@@ -95,7 +95,7 @@ class FileUse:
 class Failure:
     """Why something failed, for people: `traceback` has ANSI colours, `line` counts from 1 in the cell as written.
 
-    `remedy` is the next move, one sentence.
+    `remedy` is the next move, one sentence; `cell` is the id of the cell, where a run's failure is told.
     """
 
     ename: str
@@ -103,6 +103,7 @@ class Failure:
     traceback: tuple[str, ...] = ()
     line: int | None = None
     remedy: str | None = None
+    cell: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

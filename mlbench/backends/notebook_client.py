@@ -1,0 +1,278 @@
+"""Runs the cells of a notebook in a kernel: papermill's client, with the outputs of steps that come later.
+
+A step's cell returns at once and its outputs arrive while other cells run. They carry the step's own request as their
+parent, so each finds its cell by it. When all cells have been started, a request that belongs to no cell waits for
+what is still under way: without it the last outputs would be lost, and a late failure would pass for a success.
+For a notebook without steps this is papermill's own client, message for message.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from queue import Empty
+from typing import Any, Final
+
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
+from nbclient.util import ensure_async, run_sync
+from nbformat import NotebookNode
+from papermill.clientwrap import PapermillNotebookClient
+
+from mlbench.core.records import Json
+
+try:
+    from nbclient.client import CellExecutionComplete
+except ImportError:  # it moves between versions
+    from nbclient.exceptions import CellExecutionComplete
+
+__all__ = ["BARRIER", "NotebookRunner"]
+
+BARRIER: Final = (
+    "(lambda modules: 'mlbench.entrypoints.kernel' in modules and "
+    "modules['mlbench.entrypoints.kernel'].barrier())(__import__('sys').modules)"
+)
+"""What the kernel runs when all cells have been started: it returns when no step is under way any more."""
+
+OUTPUT_TYPES: Final = frozenset(
+    {"stream", "display_data", "update_display_data", "execute_result", "error", "clear_output"}
+)
+OURS: Final = "mlbench"
+"""The type of the messages in which a kernel tells its engine what is no output: metrics and tags of plain cells."""
+
+Watch = Callable[[Json], None]
+
+
+class NotebookRunner(PapermillNotebookClient):  # type: ignore[misc]
+    """papermill's client for one notebook and one kernel.
+
+    Parameters
+    ----------
+    nb_man
+        papermill's bookkeeper of the notebook.
+    environment
+        Variables that the kernel gets besides this process's own.
+    set_up
+        Code that is run before the first cell, and is no cell.
+    has_steps
+        Whether outputs may come late; if not, everything is as papermill does it.
+    ready
+        Called when the kernel has started, before anything runs in it.
+    watch
+        Called with each cell that begins and ends, and with what the kernel says besides outputs.
+    """
+
+    def __init__(
+        self,
+        nb_man: Any,
+        *,
+        environment: Mapping[str, str],
+        set_up: str = "",
+        has_steps: bool = False,
+        ready: Callable[[], None] | None = None,
+        watch: Watch | None = None,
+        **traits: Any,
+    ) -> None:
+        super().__init__(nb_man, **traits)
+        self._environment = dict(environment)
+        self._set_up = set_up
+        self._has_steps = has_steps
+        self._ready = ready
+        self._watch = watch
+        self._requests: dict[str, int] = {}
+        self._clear_next: set[int] = set()
+        self._came_late: set[int] = set()
+        self._failed_late: dict[int, Json] = {}
+        self.problems: list[str] = []
+
+    def execute(self, **kwargs: Any) -> Any:
+        """Run the notebook; see papermill's own."""
+        import os
+
+        kwargs.setdefault("env", {**os.environ, **self._environment})
+        return super().execute(**kwargs)
+
+    def papermill_execute_cells(self) -> None:
+        """Run each cell, then wait for the steps, then put each failure where it belongs."""
+        if self._ready is not None:
+            self._ready()
+        if self._set_up:
+            self.run_hidden(self._set_up)
+        for index, cell in enumerate(self.nb.cells):
+            self._tell_cell(index, "running")
+            try:
+                self.nb_man.cell_start(cell, index)
+                self.execute_cell(cell, index)
+            except CellExecutionError as error:
+                self.nb_man.cell_exception(self.nb.cells[index], cell_index=index, exception=error)
+                break
+            finally:
+                self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
+                self._tell_cell(index, self.nb.cells[index].metadata.papermill["status"])
+            if self._has_steps:
+                self._read_late()
+                if self._failed_late:
+                    break
+        if self._has_steps:
+            self.run_hidden(BARRIER, timeout=self._get_timeout(None))
+            self._read_late()
+            self._settle()
+
+    # --- messages ------------------------------------------------------------------------------------------------
+
+    async def _async_poll_output_msg(self, parent_msg_id: str, cell: NotebookNode, cell_index: int) -> None:
+        self._requests[parent_msg_id] = cell_index
+        while True:
+            message = await ensure_async(self.kc.iopub_channel.get_msg(timeout=None))
+            if message["msg_type"] == OURS:
+                self._take_ours(message)
+            elif message["parent_header"].get("msg_id") == parent_msg_id:
+                try:
+                    self.process_message(message, cell, cell_index)
+                except CellExecutionComplete:
+                    if self.clear_before_next_output:
+                        self._clear_next.add(cell_index)
+                    return
+            else:
+                self._take_late(message)
+
+    def _take_late(self, message: Json) -> None:
+        """Put an output of a step into the step's own cell."""
+        index = self._requests.get(message["parent_header"].get("msg_id"))
+        if index is None or message["msg_type"] not in OUTPUT_TYPES:
+            return
+        cell = self.nb.cells[index]
+        count, clear_other = cell.get("execution_count"), self.clear_before_next_output
+        self.clear_before_next_output = index in self._clear_next
+        try:
+            self.process_message(message, cell, index)
+        finally:
+            (self._clear_next.add if self.clear_before_next_output else self._clear_next.discard)(index)
+            self.clear_before_next_output = clear_other
+        cell["execution_count"] = count
+        self._came_late.add(index)
+        if message["msg_type"] == "error" and "raises-exception" not in cell.metadata.get("tags", []):
+            self._failed_late.setdefault(index, message["content"])
+        self._note_end(cell)
+
+    def _take_ours(self, message: Json) -> None:
+        if self._watch is not None:
+            self._watch({"type": "kernel", **message["content"]})
+
+    def _note_end(self, cell: NotebookNode) -> None:
+        """Keep papermill's times of a cell true: it has ended when its last output came."""
+        from datetime import datetime
+
+        told = cell.metadata.get("papermill") or {}
+        if told.get("start_time") and told.get("end_time"):
+            now = self.nb_man.now()
+            told["end_time"] = now.isoformat()
+            told["duration"] = (now - datetime.fromisoformat(told["start_time"])).total_seconds()
+
+    def _read_late(self) -> None:
+        """Take the messages that have come since the last cell ended."""
+        while True:
+            try:
+                message = run_sync(ensure_async)(self.kc.iopub_channel.get_msg(timeout=0))
+            except Empty:
+                return
+            self._take_any(message)
+
+    def _take_any(self, message: Json) -> None:
+        if message["msg_type"] == OURS:
+            self._take_ours(message)
+        else:
+            self._take_late(message)
+
+    def run_hidden(self, code: str, *, timeout: float | None = None) -> Json:
+        """Run code in the kernel that is no cell of the notebook; return its reply's content.
+
+        Raises
+        ------
+        nbclient.exceptions.CellTimeoutError, nbclient.exceptions.DeadKernelError
+            As a cell would.
+        """
+        reply: Json = run_sync(self._async_run_hidden)(code, timeout)
+        if reply.get("status") == "error":
+            self.problems.append(f"{reply.get('ename')}: {reply.get('evalue')}")
+        return reply
+
+    async def _async_run_hidden(self, code: str, seconds: float | None) -> Json:
+        deadline = None if seconds is None else time.monotonic() + seconds
+        request = await ensure_async(self.kc.execute(code, silent=True, store_history=False, stop_on_error=False))
+        while True:
+            try:
+                message = await ensure_async(self.kc.iopub_channel.get_msg(timeout=1))
+            except Empty:
+                await self._async_check_alive()
+                if deadline is not None and time.monotonic() > deadline:
+                    raise CellTimeoutError(
+                        f"Steps were still under way {seconds:.0f} seconds after the last cell was started."
+                    ) from None
+                continue
+            ours = message["parent_header"].get("msg_id") == request
+            if ours and message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
+                break
+            if not ours or message["msg_type"] == OURS:
+                self._take_any(message)
+        while True:
+            try:
+                reply: Json = await ensure_async(self.kc.shell_channel.get_msg(timeout=1))
+            except Empty:
+                await self._async_check_alive()
+                continue
+            if reply["parent_header"].get("msg_id") == request:
+                content: Json = reply["content"]
+                return content
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Mark steps that failed late, and let the cells that only waited for one say so without an error.
+
+        papermill reports the last cell that holds an error: that has to be the step's own.
+        """
+        for index in sorted(self._failed_late):
+            self.nb_man.cell_exception(self.nb.cells[index], cell_index=index)
+        for index, cell in enumerate(self.nb.cells):
+            if cell.cell_type != "code" or not cell.get("outputs"):
+                continue
+            if self._failed_late and index not in self._failed_late:
+                self._demote(cell)
+            if index in self._came_late:
+                cell.outputs = _joined(cell.outputs)
+
+    def _demote(self, cell: NotebookNode) -> None:
+        for place, output in enumerate(cell.outputs):
+            if output.output_type == "error" and output.ename == "StepFailed":
+                cell.outputs[place] = NotebookNode(
+                    output_type="stream", name="stderr", text=f"Not run: {output.evalue}\n"
+                )
+                cell.metadata.papermill["exception"] = False
+
+    @property
+    def failed_late(self) -> tuple[int, ...]:
+        """The places of the cells whose steps failed after their cell had returned."""
+        return tuple(sorted(self._failed_late))
+
+    def _tell_cell(self, index: int, state: str) -> None:
+        if self._watch is not None:
+            self._watch({"type": "cell", "index": index, "count": len(self.nb.cells), "state": state})
+
+
+def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Return outputs with neighbours of one stream joined, as a page shows them.
+
+    Examples
+    --------
+    >>> a, b = (NotebookNode(output_type="stream", name="stdout", text=text) for text in "ab")
+    >>> [output.text for output in _joined([a, b])]
+    ['ab']
+    """
+    joined: list[NotebookNode] = []
+    for output in outputs:
+        last = joined[-1] if joined else None
+        if last is not None and output.output_type == last.output_type == "stream" and output.name == last.name:
+            last.text += output.text
+        else:
+            joined.append(output)
+    return joined
