@@ -68,7 +68,8 @@ def surroundings() -> Iterator[Path]:
         try:
             yield Path(folder)
         finally:
-            command = [sys.executable, "-m", "mlbench.entrypoints.cli", "service", "stop", "--force"]
+            stop = "from mlbench.entrypoints.cli import main; main(['service', 'stop', '--force'])"
+            command = [sys.executable, "-c", stop]
             subprocess.run(command, capture_output=True, check=False, timeout=60)
             for name, value in before.items():
                 if value is None:
