@@ -1,0 +1,803 @@
+"""What is to be done next with the steps of a store: events in, instructions out.
+
+The plan decides, others act: it knows every execution that a kernel has handed over and has no clock, no socket and
+no process. Each event changes it and yields what has to happen now, in order. An execution goes through these states
+(in the record both `waiting` and `sent` are `queued`):
+
+waiting
+    for its parents, for the random state of a step above, or for the execution that it supersedes to be gone
+sent
+    to the executor, which has not said yet that it runs
+running
+    its process works (it may be paused: somebody interrupted the cell that waits for it)
+ended
+    and its record is final
+
+Rules that are not seen at a glance:
+
+- A parent that did not succeed makes its children `skipped`, at once.
+- An execution that is *replaced* (its cell was edited and run again; what it was given turned out to have changed; it
+  drew random numbers from a state that it should not have had) is cancelled if it is under way. Children that have not
+  started take the new one; those that have are replaced in turn.
+- A step that changed what it was given without a name showing it (a hidden change) is a new version of that name:
+  steps that were handed over after it and were given the older one are replaced.
+- Of the seeded steps of a kernel that draw random numbers, each starts where the one above it ended. Whether a step
+  draws is known from its last execution; when nobody knows, it starts at once, and is replaced if that was wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import Final, Literal, assert_never
+
+from mlbench.core.ids import ExecutionId, RunId, new_id
+from mlbench.core.messages import Environment, StepTask, Submission
+from mlbench.core.records import ENDED, Binding, Execution, Json, Read, Reason, State
+
+__all__ = [
+    "Attach",
+    "Cancel",
+    "CancelAsked",
+    "Closing",
+    "Detached",
+    "Ended",
+    "Event",
+    "GraceOver",
+    "Instruction",
+    "Interrupted",
+    "Kept",
+    "Later",
+    "Pause",
+    "Plan",
+    "Recalled",
+    "Report",
+    "Resume",
+    "Start",
+    "Started",
+    "Submitted",
+    "advance",
+    "hidden_changes",
+]
+
+GRACE: Final = 3.0
+"""Seconds between an interrupt and the end of what it stops: a kernel that restarts is interrupted first."""
+
+SUCCEEDED: Final = frozenset({"succeeded", "reused"})
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """A kernel hands a step over. `draws` says whether its last execution drew random numbers, None: nobody knows."""
+
+    at: int
+    submission: Submission
+    kernel: str
+    run: RunId
+    store: str
+    environment: Environment
+    notebook: str | None = None
+    draws: bool | None = None
+    takes_over: ExecutionId | None = None
+    """The `reused` execution of the same step that this one stands in for, in its run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recalled:
+    """An execution that ended before this plan began, and that a submission refers to."""
+
+    record: Execution
+    kernel: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """The executor says that a step's process works."""
+
+    at: int
+    execution: ExecutionId
+    worker: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """The executor hands over the final record of an execution."""
+
+    at: int
+    record: Execution
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelAsked:
+    """Somebody wants executions ended."""
+
+    at: int
+    executions: tuple[ExecutionId, ...]
+    reason: Reason = "user"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interrupted:
+    """A kernel was interrupted while it waited for these."""
+
+    at: int
+    kernel: str
+    executions: tuple[ExecutionId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A kernel takes an interrupt back."""
+
+    kernel: str
+    executions: tuple[ExecutionId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraceOver:
+    """An interrupt has not been taken back in time."""
+
+    at: int
+    kernel: str
+    executions: tuple[ExecutionId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detached:
+    """A kernel is gone, or restarts: its steps go on."""
+
+    at: int
+    kernel: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closing:
+    """The service ends: nothing may stay under way."""
+
+    at: int
+
+
+Event = Submitted | Recalled | Started | Ended | CancelAsked | Interrupted | Kept | GraceOver | Detached | Closing
+
+
+# --- instructions ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Give a task to the executor, its random state being the end state of `random_of` if that is said."""
+
+    task: StepTask
+    random_of: ExecutionId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """Tell the executor to end an execution; its record comes as an event."""
+
+    execution: ExecutionId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """Stop an execution's processes for a while."""
+
+    execution: ExecutionId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """Let an execution's processes go on."""
+
+    execution: ExecutionId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Write a record and tell everybody. `own` says that the plan ended it: no worker has written its end."""
+
+    record: Execution
+    own: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attach:
+    """What was submitted is under way already, or ended while its kernel was away: take that one."""
+
+    submitted: ExecutionId
+    record: Execution
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Later:
+    """Hand an event back after some seconds."""
+
+    seconds: float
+    event: Event
+
+
+Instruction = Start | Cancel | Pause | Resume | Report | Attach | Later
+
+
+# --- state -----------------------------------------------------------------------------------------------------------
+
+Phase = Literal["waiting", "sent", "running", "ended"]
+
+
+@dataclass(slots=True)
+class Node:
+    """One execution, as the plan knows it."""
+
+    record: Execution
+    kernel: str
+    order: int
+    phase: Phase = "waiting"
+    asked: Submitted | None = None
+    edges: dict[str, ExecutionId] = field(default_factory=dict)
+    waits_for: dict[ExecutionId, str] = field(default_factory=dict)
+    gone: set[ExecutionId] = field(default_factory=set)
+    replaced_by: ExecutionId | None = None
+    cancelled: Reason | None = None
+    interrupted: bool = False
+    unattended: bool = False
+    """It ended, or goes on, while its kernel is away."""
+    random_used: ExecutionId | None = None
+
+    @property
+    def id(self) -> ExecutionId:
+        return self.record.id
+
+    @property
+    def parents(self) -> set[ExecutionId]:
+        return {*self.edges.values(), *self.waits_for}
+
+    @property
+    def may_draw(self) -> bool | None:
+        """Whether it draws random numbers: seen, or known from its last execution; None: nobody knows."""
+        if self.phase == "ended":
+            return bool(self.record.draws)
+        return self.asked.draws if self.asked is not None else None
+
+
+@dataclass(slots=True)
+class Plan:
+    """All executions of a store that are under way here, and those that they may still need.
+
+    Parameters
+    ----------
+    make_id
+        Returns the id of an execution that replaces another one.
+    """
+
+    make_id: Callable[[], str] = new_id
+    nodes: dict[ExecutionId, Node] = field(default_factory=dict)
+    ordered: int = 0
+
+    def under_way(self) -> list[Execution]:
+        """Return the records of what has not ended."""
+        return [node.record for node in self.nodes.values() if node.phase != "ended"]
+
+    def of_kernel(self, kernel: str) -> list[Execution]:
+        """Return what a kernel that attaches has to know: what goes on, and what ended while none was there."""
+        return [
+            node.record
+            for node in self.nodes.values()
+            if node.kernel == kernel and node.replaced_by is None and (node.phase != "ended" or node.unattended)
+        ]
+
+    def current(self, execution: ExecutionId) -> ExecutionId:
+        """Return the execution that stands for one now, which may have been replaced."""
+        while (node := self.nodes.get(execution)) is not None and node.replaced_by is not None:
+            execution = node.replaced_by
+        return execution
+
+    def forget(self, kernel: str) -> None:
+        """Drop what has ended of a kernel that will not come back."""
+        for node in [node for node in self.nodes.values() if node.kernel == kernel and node.phase == "ended"]:
+            del self.nodes[node.id]
+
+
+def hidden_changes(submission: Submission, record: Execution) -> tuple[str, ...]:
+    """Return the names that an execution was given and changed, although its source does not show it."""
+    shown = {*submission.defs, *submission.quiet_defs, *submission.changes}
+    return tuple(binding.name for binding in record.binds if binding.name not in shown)
+
+
+def advance(plan: Plan, event: Event) -> tuple[Instruction, ...]:
+    """Change the plan by one event and return what has to be done now, in order."""
+    turn = _Turn(plan)
+    match event:
+        case Submitted():
+            turn.submit(event)
+        case Recalled():
+            turn.recall(event)
+        case Started():
+            turn.started(event)
+        case Ended():
+            turn.ended(event)
+        case CancelAsked():
+            for execution in event.executions:
+                turn.cancel(plan.nodes[execution], event.reason, event.at)
+        case Interrupted():
+            turn.interrupt(event)
+        case Kept():
+            turn.keep(node for node in turn.nodes(event.executions) if node.interrupted)
+        case GraceOver():
+            turn.end_grace(event)
+        case Detached():
+            turn.detach(event)
+        case Closing():
+            for node in list(plan.nodes.values()):
+                turn.cancel(node, "service-lost", event.at)
+        case _:
+            assert_never(event)
+    turn.settle(_time(event))
+    return tuple(turn.todo)
+
+
+def _time(event: Event) -> int | None:
+    return getattr(event, "at", None)
+
+
+class _Turn:
+    """One event's changes, and the instructions that they add up to."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.todo: list[Instruction] = []
+        self.touched = False
+
+    def nodes(self, executions: Iterable[ExecutionId]) -> Iterator[Node]:
+        for execution in executions:
+            node = self.plan.nodes.get(self.plan.current(execution))
+            if node is not None and node.phase != "ended":
+                yield node
+
+    # --- what a kernel says ------------------------------------------------------------------------------------------
+
+    def recall(self, event: Recalled) -> None:
+        if event.record.id not in self.plan.nodes:
+            self._add(Node(record=event.record, kernel=event.kernel, order=0, phase="ended"))
+
+    def submit(self, event: Submitted) -> None:
+        submission = event.submission
+        if submission.execution in self.plan.nodes:
+            self.todo.append(
+                Attach(submitted=submission.execution, record=self.plan.nodes[submission.execution].record)
+            )
+            return
+        if (found := self._same(event)) is not None:
+            found.kernel, found.unattended = event.kernel, False
+            if found.interrupted:
+                self.keep([found])
+            self.todo.append(Attach(submitted=submission.execution, record=found.record))
+            return
+        edges = {name: self._version(name, provider, event) for name, provider in submission.edges.items()}
+        waits_for = {self.plan.current(parent): why for parent, why in submission.waits_for.items()}
+        old = self._superseded(event, {*edges.values(), *waits_for})
+        replaces = old.id if old is not None else event.takes_over
+        node = self._enter(event, edges, waits_for, replaces=replaces, note=None)
+        if old is not None:
+            self._stand_in(old, node, event.at)
+
+    def interrupt(self, event: Interrupted) -> None:
+        targets = self._with_needless_parents(event.executions)
+        for node in targets:
+            if not node.interrupted:
+                node.interrupted = True
+                if node.phase in {"sent", "running"}:
+                    self.todo.append(Pause(execution=node.id))
+        if targets:
+            names = tuple(node.id for node in targets)
+            over = GraceOver(at=event.at + int(GRACE * 1e9), kernel=event.kernel, executions=names)
+            self.todo.append(Later(seconds=GRACE, event=over))
+
+    def keep(self, nodes: Iterable[Node]) -> None:
+        for node in nodes:
+            node.interrupted = False
+            self.touched = True
+            if node.phase in {"sent", "running"}:
+                self.todo.append(Resume(execution=node.id))
+
+    def end_grace(self, event: GraceOver) -> None:
+        for node in list(self.nodes(event.executions)):
+            if node.interrupted and node.kernel == event.kernel:
+                self.cancel(node, "user", event.at)
+
+    def detach(self, event: Detached) -> None:
+        for node in self.plan.nodes.values():
+            if node.kernel == event.kernel and node.phase != "ended":
+                node.unattended = True
+                if node.interrupted:
+                    self.keep([node])
+
+    # --- what the executor says --------------------------------------------------------------------------------------
+
+    def started(self, event: Started) -> None:
+        node = self.plan.nodes.get(event.execution)
+        if node is not None and node.phase == "sent":
+            node.phase = "running"
+            node.record = replace(node.record, state="running", started=event.at, worker=event.worker)
+            self.todo.append(Report(record=node.record))
+
+    def ended(self, event: Ended) -> None:
+        node = self.plan.nodes.get(event.record.id)
+        if node is None or node.phase == "ended":
+            return
+        record = event.record
+        own = False
+        if node.cancelled is not None and record.state in {"cancelled", "failed"}:
+            state: State = "failed" if node.cancelled == "service-lost" else "cancelled"
+            own = (record.state, record.reason) != (state, node.cancelled)
+            record = replace(record, state=state, reason=node.cancelled, note=record.note or _NOTES.get(node.cancelled))
+        self._end(node, record, own=own)
+
+    # --- what follows ------------------------------------------------------------------------------------------------
+
+    def settle(self, at: int | None) -> None:
+        """Do what has become possible: replace what was wrong, skip, start."""
+        if at is None:
+            at = 0
+            if not self.touched:
+                return
+        for node in sorted(self.plan.nodes.values(), key=lambda node: node.order):
+            if self._drew_wrongly(node):
+                self._again(node, at, "It drew random numbers before a step above it, which also draws, had ended.")
+        progress = True
+        while progress:
+            progress = False
+            for node in [node for node in self.plan.nodes.values() if node.phase == "waiting"]:
+                progress = self._move(node, at) or progress
+        self._release()
+
+    def cancel(self, node: Node, reason: Reason, at: int) -> None:
+        """End an execution that is under way; children are skipped when it has ended."""
+        if node.phase == "ended" or node.cancelled is not None:
+            return
+        node.cancelled = reason
+        if node.phase == "waiting":
+            state: State = "failed" if reason == "service-lost" else "cancelled"
+            note = node.record.note or _NOTES.get(reason)
+            self._end(node, replace(node.record, state=state, reason=reason, ended=at, note=note), own=True)
+        else:
+            self.todo.append(Cancel(execution=node.id))
+
+    def _end(self, node: Node, record: Execution, *, own: bool) -> None:
+        node.phase, node.record, node.interrupted = "ended", record, False
+        self.todo.append(Report(record=record, own=own))
+        if node.asked is None or record.state != "succeeded" or node.replaced_by is not None:
+            return
+        changed = set(hidden_changes(node.asked.submission, record)) & set(node.edges)
+        for other in sorted(self.plan.nodes.values(), key=lambda other: other.order):
+            if other.kernel != node.kernel or other.order <= node.order or other.replaced_by is not None:
+                continue
+            names = {name for name in changed if other.edges.get(name) == node.edges[name]}
+            if not names:
+                continue
+            said = " and ".join(sorted(names))
+            edges = {**other.edges, **dict.fromkeys(names, node.id)}
+            if other.phase == "waiting":
+                self._turn_to(other, edges, other.waits_for)
+            else:
+                at = record.ended or 0
+                self._again(other, at, f"Step {record.step} changed {said} in place after it was given.", edges=edges)
+
+    def _move(self, node: Node, at: int) -> bool:
+        """Skip or start a waiting execution if it is time; say whether it was."""
+        parents = [self.plan.nodes[parent] for parent in node.parents if parent in self.plan.nodes]
+        for parent in parents:
+            if parent.phase == "ended" and parent.record.state not in SUCCEEDED:
+                because = _because(parent.record)
+                self._end(node, replace(node.record, state="skipped", ended=at, note=because), own=True)
+                return True
+        if node.interrupted or any(parent.phase != "ended" for parent in parents):
+            return False
+        if any(self.plan.nodes[gone].phase != "ended" for gone in node.gone if gone in self.plan.nodes):
+            return False
+        source = None
+        if node.asked is not None and node.asked.submission.seeded:
+            above, _ = self._random_source(node)
+            if above is not None and above.phase != "ended":
+                if node.may_draw:
+                    return False
+                above = self._ended_source(node)
+            source = above.id if above is not None else None
+        self._start(node, source)
+        return True
+
+    def _start(self, node: Node, source: ExecutionId | None) -> None:
+        assert node.asked is not None
+        submission = node.asked.submission
+        inputs, reads = self._inputs(node)
+        node.phase, node.random_used = "sent", source
+        node.record = replace(node.record, reads=(*_captured(submission), *reads))
+        task = StepTask(
+            execution=node.id,
+            run=node.record.run,
+            step=submission.step,
+            source=submission.source,
+            store=node.asked.store,
+            environment=node.asked.environment,
+            inputs=inputs,
+            capture=submission.capture,
+            capture_digest=submission.capture_digest,
+            defs=submission.defs,
+            quiet_defs=submission.quiet_defs,
+            changes=submission.changes,
+            surroundings=submission.surroundings,
+            random=submission.random,
+            seeded=submission.seeded,
+            timeout=submission.options.timeout,
+            attempt=node.record.attempt,
+            base=asdict(node.record),
+        )
+        self.todo.append(Start(task=task, random_of=source))
+
+    def _inputs(self, node: Node) -> tuple[dict[str, Json], list[Read]]:
+        inputs: dict[str, Json] = {}
+        reads: list[Read] = []
+        for name, parent in sorted(node.edges.items()):
+            record = self.plan.nodes[parent].record if parent in self.plan.nodes else None
+            bound: Binding | None = None
+            if record is not None:
+                bound = next((binding for binding in record.binds if binding.name == name), None)
+            if bound is not None:
+                inputs[name] = asdict(bound)
+            artifact = bound.artifact if bound is not None else None
+            reads.append(
+                Read(
+                    name=name,
+                    digest=artifact.digest if artifact else None,
+                    type=artifact.type if artifact else None,
+                    size=artifact.size if artifact else None,
+                    execution=parent,
+                    step=record.step if record is not None else None,
+                )
+            )
+        return inputs, reads
+
+    # --- entering and replacing --------------------------------------------------------------------------------------
+
+    def _add(self, node: Node) -> None:
+        self.plan.nodes[node.id] = node
+
+    def _enter(
+        self,
+        event: Submitted,
+        edges: dict[str, ExecutionId],
+        waits_for: dict[ExecutionId, str],
+        *,
+        replaces: ExecutionId | None,
+        note: str | None,
+        order: int | None = None,
+    ) -> Node:
+        if order is None:
+            self.plan.ordered += 1
+            order = self.plan.ordered
+        submission = event.submission
+        record = Execution(
+            id=submission.execution,
+            run=event.run,
+            step=submission.step,
+            state="queued",
+            cell=submission.cell,
+            position=submission.position,
+            queued=event.at,
+            key=submission.key,
+            source=submission.source,
+            parents=tuple(sorted({*edges.values(), *waits_for})),
+            replaces=replaces,
+            note=note,
+            tags=dict(submission.options.tags),
+        )
+        node = Node(
+            record=record, kernel=event.kernel, order=order, asked=event, edges=dict(edges), waits_for=dict(waits_for)
+        )
+        self._add(node)
+        self.todo.append(Report(record=record))
+        return node
+
+    def _stand_in(self, old: Node, new: Node, at: int) -> None:
+        """Let a new execution take the place of an old one, for its children too."""
+        old.replaced_by = new.id
+        new.gone.add(old.id)
+        children = [
+            node
+            for node in self.plan.nodes.values()
+            if old.id in node.parents and node is not new and node.replaced_by is None and node.cancelled is None
+        ]
+        for child in sorted(children, key=lambda node: node.order):
+            edges = {name: new.id if parent == old.id else parent for name, parent in child.edges.items()}
+            waits = {new.id if parent == old.id else parent: why for parent, why in child.waits_for.items()}
+            if child.phase == "waiting":
+                self._turn_to(child, edges, waits)
+            elif child.asked is not None:
+                note = f"Step {new.record.step}, whose results it was given, ran again."
+                self._again(child, at, note, edges=edges, waits_for=waits)
+        self.cancel(old, "superseded", at)
+
+    def _again(
+        self,
+        old: Node,
+        at: int,
+        note: str,
+        *,
+        edges: dict[str, ExecutionId] | None = None,
+        waits_for: dict[ExecutionId, str] | None = None,
+    ) -> None:
+        """Run an execution again, because what it started with was wrong."""
+        if old.asked is None or old.replaced_by is not None or old.cancelled is not None:
+            return
+        submission = replace(old.asked.submission, execution=ExecutionId(self.plan.make_id()), supersedes=None)
+        draws = bool(old.record.draws) if old.phase == "ended" else old.asked.draws
+        event = replace(old.asked, submission=submission, at=at, draws=draws, takes_over=None)
+        new = self._enter(
+            event,
+            old.edges if edges is None else edges,
+            old.waits_for if waits_for is None else waits_for,
+            replaces=old.id,
+            note=note,
+            order=old.order,
+        )
+        new.unattended = old.unattended
+        self._stand_in(old, new, at)
+
+    def _turn_to(self, node: Node, edges: dict[str, ExecutionId], waits_for: dict[ExecutionId, str]) -> None:
+        node.edges, node.waits_for = dict(edges), dict(waits_for)
+        node.record = replace(node.record, parents=tuple(sorted(node.parents)))
+
+    # --- looking around ----------------------------------------------------------------------------------------------
+
+    def _same(self, event: Submitted) -> Node | None:
+        """Find what was submitted before with the same key, and that this kernel may take for its own."""
+        key = event.submission.key
+        if key is None:
+            return None
+        for node in reversed(self.plan.nodes.values()):
+            if node.asked is None or node.record.key != key or node.replaced_by is not None or node.cancelled:
+                continue
+            if node.asked.notebook != event.notebook:
+                continue
+            if node.phase != "ended" and (node.kernel == event.kernel or node.unattended):
+                return node
+            if node.phase == "ended" and node.unattended and node.record.state == "succeeded":
+                return node
+        return None
+
+    def _superseded(self, event: Submitted, parents: Collection[ExecutionId]) -> Node | None:
+        """Find the execution of the same step that is under way and that the new one does not need."""
+        named = event.submission.supersedes
+        candidates = [self.plan.nodes.get(self.plan.current(named))] if named is not None else []
+        candidates += [
+            node
+            for node in self.plan.nodes.values()
+            if node.kernel == event.kernel and node.record.step == event.submission.step and node.replaced_by is None
+        ]
+        needed = self._ancestors(parents)
+        for node in candidates:
+            if node is not None and node.phase != "ended" and node.cancelled is None and node.id not in needed:
+                return node
+        return None
+
+    def _ancestors(self, executions: Iterable[ExecutionId]) -> set[ExecutionId]:
+        found: set[ExecutionId] = set()
+        left = list(executions)
+        while left:
+            execution = left.pop()
+            if execution not in found:
+                found.add(execution)
+                node = self.plan.nodes.get(execution)
+                left.extend(node.parents if node is not None else ())
+        return found
+
+    def _version(self, name: str, provider: ExecutionId, event: Submitted) -> ExecutionId:
+        """Return the newest version of a name: its provider's, or that of a step that changed it since, unseen.
+
+        The cell's own former change is passed over: a cell that is run again starts from what it saw before.
+        """
+        chosen = current = self.plan.current(provider)
+        while True:
+            changer = next((node for node in self.plan.nodes.values() if self._changed(node, name, current)), None)
+            if changer is None or changer.kernel != event.kernel:
+                return chosen
+            current = changer.id
+            if changer.record.step != event.submission.step:
+                chosen = current
+
+    def _changed(self, node: Node, name: str, provider: ExecutionId) -> bool:
+        return (
+            node.asked is not None
+            and node.replaced_by is None
+            and node.edges.get(name) == provider
+            and node.record.state == "succeeded"
+            and name in hidden_changes(node.asked.submission, node.record)
+        )
+
+    def _with_needless_parents(self, executions: Iterable[ExecutionId]) -> list[Node]:
+        """Return executions under way, with those of their parents under way that nothing else needs."""
+        targets = {node.id: node for node in self.nodes(executions)}
+        left = list(targets.values())
+        while left:
+            for parent in self.nodes(left.pop().parents):
+                children = [
+                    node for node in self.plan.nodes.values() if node.phase != "ended" and parent.id in node.parents
+                ]
+                if parent.id not in targets and all(child.id in targets for child in children):
+                    targets[parent.id] = parent
+                    left.append(parent)
+        return list(targets.values())
+
+    # --- randomness --------------------------------------------------------------------------------------------------
+
+    def _above(self, node: Node) -> Iterator[Node]:
+        """Yield the seeded steps above one, the nearest first."""
+        seen = {node.id}
+        while node.asked is not None and (named := node.asked.submission.random_from) is not None:
+            above = self.plan.nodes.get(self.plan.current(named))
+            if above is None or above.id in seen:
+                return
+            seen.add(above.id)
+            yield above
+            node = above
+
+    def _random_source(self, node: Node) -> tuple[Node | None, bool]:
+        """Return the step whose end state this one starts from, and whether that is sure."""
+        sure = True
+        for above in self._above(node):
+            if above.phase == "ended":
+                if above.record.draws and above.record.state in SUCCEEDED:
+                    return above, sure
+            elif above.may_draw:
+                return above, False
+            else:
+                sure = False
+        return None, sure
+
+    def _ended_source(self, node: Node) -> Node | None:
+        for above in self._above(node):
+            if above.phase == "ended" and above.record.draws and above.record.state in SUCCEEDED:
+                return above
+        return None
+
+    def _drew_wrongly(self, node: Node) -> bool:
+        if node.phase in {"waiting", "sent"} or node.asked is None or not node.asked.submission.seeded:
+            return False
+        if node.replaced_by is not None or node.cancelled is not None or not node.may_draw:
+            return False
+        if node.phase == "ended" and node.record.state not in {"succeeded", "failed"}:
+            return False
+        source, sure = self._random_source(node)
+        return sure and (source.id if source is not None else None) != node.random_used
+
+    def _release(self) -> None:
+        """Drop captures that no replacement can need any more: nothing above them is under way."""
+        open_kernels: dict[str, int] = {}
+        for node in self.plan.nodes.values():
+            if node.phase != "ended":
+                open_kernels[node.kernel] = min(node.order, open_kernels.get(node.kernel, node.order))
+        for node in self.plan.nodes.values():
+            if node.phase == "ended" and node.asked is not None and node.asked.submission.capture:
+                if node.order < open_kernels.get(node.kernel, node.order + 1):
+                    node.asked = replace(node.asked, submission=replace(node.asked.submission, capture=b""))
+
+
+_NOTES: Final[dict[str, str]] = {
+    "service-lost": "The mlbench service was stopped while it was under way.",
+    "superseded": "Its cell was run again, or what it was given has changed.",
+}
+
+
+def _captured(submission: Submission) -> list[Read]:
+    fields = {"name", "digest", "type", "size"}
+    return [Read(**{key: value for key, value in read.items() if key in fields}) for read in submission.captured]
+
+
+def _because(parent: Execution) -> str:
+    verbs = {"failed": "failed", "cancelled": "was cancelled", "skipped": "was skipped"}
+    return f"Step {parent.step} {verbs.get(parent.state, parent.state)}."
+
+
+assert SUCCEEDED <= ENDED
