@@ -113,6 +113,7 @@ class Execution:
     `messages` are nbformat outputs, in order, cut to the head and tail of what was printed; where something was cut,
     `log` is the digest of all of the text. `cpu` is in seconds, `peak_memory` in bytes. `replaces` is the execution
     that this one was started instead of, because its inputs turned out to have changed; `note` says why, to people.
+    `random` is the digest of the end states of the generators (`mlbench.runs.randomness.to_bytes`) of a seeded step.
     """
 
     id: ExecutionId
@@ -140,6 +141,7 @@ class Execution:
     files: tuple[FileUse, ...] = ()
     network: bool = False
     draws: tuple[str, ...] = ()
+    random: Digest | None = None
     cpu: float | None = None
     peak_memory: int | None = None
     reused_from: ExecutionId | None = None
