@@ -101,18 +101,15 @@ def read_error(written: object, /) -> MlbenchError:
     --------
     >>> read_error({"type": "NotFound", "args": ["No run abcd.", None]})
     NotFound('No run abcd.', None)
-    >>> read_error({"type": "SystemExit", "args": ["No."]})
-    ServiceError('No.')
+    >>> read_error({"type": "SystemExit", "args": ["No.", None]})
+    ServiceError('No.', None)
     """
     if not isinstance(written, dict):
         return ServiceError("The service refused, and did not say why.")
-    arguments = [
-        part for part in written.get("args") or ["The service refused."] if part is None or isinstance(part, str)
-    ]
+    arguments: list[Any] = [part for part in written.get("args") or () if part is None or isinstance(part, str)]
     name = str(written.get("type"))
-    kind = getattr(errors, name) if name in errors.__all__ else ServiceError
+    kind: type[MlbenchError] = getattr(errors, name) if name in errors.__all__ else ServiceError
     try:
-        error: MlbenchError = kind(*arguments)
+        return kind(*arguments)
     except TypeError:
-        error = ServiceError(" ".join(part for part in arguments if part))
-    return error
+        return ServiceError(" ".join(part for part in arguments if part) or "The service refused.")

@@ -1,303 +1,39 @@
-"""What is to be done next with the steps of a store: events in, instructions out.
-
-The plan decides, others act: it knows every execution that a kernel has handed over and has no clock, no socket and
-no process. Each event changes it and yields what has to happen now, in order. An execution goes through these states
-(in the record both `waiting` and `sent` are `queued`):
-
-waiting
-    for its parents, for the random state of a step above, or for the execution that it supersedes to be gone
-sent
-    to the executor, which has not said yet that it runs
-running
-    its process works (it may be paused: somebody interrupted the cell that waits for it)
-ended
-    and its record is final
-
-Rules that are not seen at a glance:
-
-- A parent that did not succeed makes its children `skipped`, at once.
-- An execution that is *replaced* (its cell was edited and run again; what it was given turned out to have changed; it
-  drew random numbers from a state that it should not have had) is cancelled if it is under way. Children that have not
-  started take the new one; those that have are replaced in turn.
-- A step that changed what it was given without a name showing it (a hidden change) is a new version of that name:
-  steps that were handed over after it and were given the older one are replaced.
-- Of the seeded steps of a kernel that draw random numbers, each starts where the one above it ended. Whether a step
-  draws is known from its last execution; when nobody knows, it starts at once, and is replaced if that was wrong.
-"""
+"""One event's turn: how the plan changes, and what follows from it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
-from typing import Final, Literal, assert_never
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import asdict, replace
+from typing import Final, assert_never
 
-from mlbench.core.ids import ExecutionId, RunId, new_id
-from mlbench.core.messages import Environment, StepTask, Submission
-from mlbench.core.records import ENDED, Binding, Execution, Json, Read, Reason, State
-
-__all__ = [
-    "Attach",
-    "Cancel",
-    "CancelAsked",
-    "Closing",
-    "Detached",
-    "Ended",
-    "Event",
-    "GraceOver",
-    "Instruction",
-    "Interrupted",
-    "Kept",
-    "Later",
-    "Pause",
-    "Plan",
-    "Recalled",
-    "Report",
-    "Resume",
-    "Start",
-    "Started",
-    "Submitted",
-    "advance",
-    "hidden_changes",
-]
-
-GRACE: Final = 3.0
-"""Seconds between an interrupt and the end of what it stops: a kernel that restarts is interrupted first."""
+from mlbench.core.ids import ExecutionId
+from mlbench.core.messages import StepTask, Submission
+from mlbench.core.records import Binding, Execution, Json, Read, Reason, State
+from mlbench.runs.plan.state import Node, Plan
+from mlbench.runs.plan.words import (
+    GRACE,
+    Attach,
+    Cancel,
+    CancelAsked,
+    Closing,
+    Detached,
+    Ended,
+    Event,
+    GraceOver,
+    Instruction,
+    Interrupted,
+    Kept,
+    Later,
+    Pause,
+    Recalled,
+    Report,
+    Resume,
+    Start,
+    Started,
+    Submitted,
+)
 
 SUCCEEDED: Final = frozenset({"succeeded", "reused"})
-
-
-# --- events ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submitted:
-    """A kernel hands a step over. `draws` says whether its last execution drew random numbers, None: nobody knows."""
-
-    at: int
-    submission: Submission
-    kernel: str
-    run: RunId
-    store: str
-    environment: Environment
-    notebook: str | None = None
-    draws: bool | None = None
-    takes_over: ExecutionId | None = None
-    """The `reused` execution of the same step that this one stands in for, in its run."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recalled:
-    """An execution that ended before this plan began, and that a submission refers to."""
-
-    record: Execution
-    kernel: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
-    """The executor says that a step's process works."""
-
-    at: int
-    execution: ExecutionId
-    worker: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """The executor hands over the final record of an execution."""
-
-    at: int
-    record: Execution
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CancelAsked:
-    """Somebody wants executions ended."""
-
-    at: int
-    executions: tuple[ExecutionId, ...]
-    reason: Reason = "user"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interrupted:
-    """A kernel was interrupted while it waited for these."""
-
-    at: int
-    kernel: str
-    executions: tuple[ExecutionId, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
-    """A kernel takes an interrupt back."""
-
-    kernel: str
-    executions: tuple[ExecutionId, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GraceOver:
-    """An interrupt has not been taken back in time."""
-
-    at: int
-    kernel: str
-    executions: tuple[ExecutionId, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Detached:
-    """A kernel is gone, or restarts: its steps go on."""
-
-    at: int
-    kernel: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Closing:
-    """The service ends: nothing may stay under way."""
-
-    at: int
-
-
-Event = Submitted | Recalled | Started | Ended | CancelAsked | Interrupted | Kept | GraceOver | Detached | Closing
-
-
-# --- instructions ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
-    """Give a task to the executor, its random state being the end state of `random_of` if that is said."""
-
-    task: StepTask
-    random_of: ExecutionId | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cancel:
-    """Tell the executor to end an execution; its record comes as an event."""
-
-    execution: ExecutionId
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pause:
-    """Stop an execution's processes for a while."""
-
-    execution: ExecutionId
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resume:
-    """Let an execution's processes go on."""
-
-    execution: ExecutionId
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """Write a record and tell everybody. `own` says that the plan ended it: no worker has written its end."""
-
-    record: Execution
-    own: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attach:
-    """What was submitted is under way already, or ended while its kernel was away: take that one."""
-
-    submitted: ExecutionId
-    record: Execution
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Later:
-    """Hand an event back after some seconds."""
-
-    seconds: float
-    event: Event
-
-
-Instruction = Start | Cancel | Pause | Resume | Report | Attach | Later
-
-
-# --- state -----------------------------------------------------------------------------------------------------------
-
-Phase = Literal["waiting", "sent", "running", "ended"]
-
-
-@dataclass(slots=True)
-class Node:
-    """One execution, as the plan knows it."""
-
-    record: Execution
-    kernel: str
-    order: int
-    phase: Phase = "waiting"
-    asked: Submitted | None = None
-    edges: dict[str, ExecutionId] = field(default_factory=dict)
-    waits_for: dict[ExecutionId, str] = field(default_factory=dict)
-    gone: set[ExecutionId] = field(default_factory=set)
-    replaced_by: ExecutionId | None = None
-    cancelled: Reason | None = None
-    interrupted: bool = False
-    unattended: bool = False
-    """It ended, or goes on, while its kernel is away."""
-    random_used: ExecutionId | None = None
-
-    @property
-    def id(self) -> ExecutionId:
-        return self.record.id
-
-    @property
-    def parents(self) -> set[ExecutionId]:
-        return {*self.edges.values(), *self.waits_for}
-
-    @property
-    def may_draw(self) -> bool | None:
-        """Whether it draws random numbers: seen, or known from its last execution; None: nobody knows."""
-        if self.phase == "ended":
-            return bool(self.record.draws)
-        return self.asked.draws if self.asked is not None else None
-
-
-@dataclass(slots=True)
-class Plan:
-    """All executions of a store that are under way here, and those that they may still need.
-
-    Parameters
-    ----------
-    make_id
-        Returns the id of an execution that replaces another one.
-    """
-
-    make_id: Callable[[], str] = new_id
-    nodes: dict[ExecutionId, Node] = field(default_factory=dict)
-    ordered: int = 0
-
-    def under_way(self) -> list[Execution]:
-        """Return the records of what has not ended."""
-        return [node.record for node in self.nodes.values() if node.phase != "ended"]
-
-    def of_kernel(self, kernel: str) -> list[Execution]:
-        """Return what a kernel that attaches has to know: what goes on, and what ended while none was there."""
-        return [
-            node.record
-            for node in self.nodes.values()
-            if node.kernel == kernel and node.replaced_by is None and (node.phase != "ended" or node.unattended)
-        ]
-
-    def current(self, execution: ExecutionId) -> ExecutionId:
-        """Return the execution that stands for one now, which may have been replaced."""
-        while (node := self.nodes.get(execution)) is not None and node.replaced_by is not None:
-            execution = node.replaced_by
-        return execution
-
-    def forget(self, kernel: str) -> None:
-        """Drop what has ended of a kernel that will not come back."""
-        for node in [node for node in self.nodes.values() if node.kernel == kernel and node.phase == "ended"]:
-            del self.nodes[node.id]
 
 
 def hidden_changes(submission: Submission, record: Execution) -> tuple[str, ...]:
@@ -334,12 +70,8 @@ def advance(plan: Plan, event: Event) -> tuple[Instruction, ...]:
                 turn.cancel(node, "service-lost", event.at)
         case _:
             assert_never(event)
-    turn.settle(_time(event))
+    turn.settle(event.at)
     return tuple(turn.todo)
-
-
-def _time(event: Event) -> int | None:
-    return getattr(event, "at", None)
 
 
 class _Turn:
@@ -348,7 +80,6 @@ class _Turn:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.todo: list[Instruction] = []
-        self.touched = False
 
     def nodes(self, executions: Iterable[ExecutionId]) -> Iterator[Node]:
         for execution in executions:
@@ -377,6 +108,9 @@ class _Turn:
             return
         edges = {name: self._version(name, provider, event) for name, provider in submission.edges.items()}
         waits_for = {self.plan.current(parent): why for parent, why in submission.waits_for.items()}
+        for former in self.plan.nodes.values():
+            if former.kernel == event.kernel and former.record.step == submission.step and former.phase == "ended":
+                former.unattended = False  # its cell has been run again: nobody will ask for that result
         old = self._superseded(event, {*edges.values(), *waits_for})
         replaces = old.id if old is not None else event.takes_over
         node = self._enter(event, edges, waits_for, replaces=replaces, note=None)
@@ -398,7 +132,6 @@ class _Turn:
     def keep(self, nodes: Iterable[Node]) -> None:
         for node in nodes:
             node.interrupted = False
-            self.touched = True
             if node.phase in {"sent", "running"}:
                 self.todo.append(Resume(execution=node.id))
 
@@ -422,6 +155,8 @@ class _Turn:
             node.phase = "running"
             node.record = replace(node.record, state="running", started=event.at, worker=event.worker)
             self.todo.append(Report(record=node.record))
+            if node.interrupted:
+                self.todo.append(Pause(execution=node.id))
 
     def ended(self, event: Ended) -> None:
         node = self.plan.nodes.get(event.record.id)
@@ -437,12 +172,8 @@ class _Turn:
 
     # --- what follows ------------------------------------------------------------------------------------------------
 
-    def settle(self, at: int | None) -> None:
+    def settle(self, at: int) -> None:
         """Do what has become possible: replace what was wrong, skip, start."""
-        if at is None:
-            at = 0
-            if not self.touched:
-                return
         for node in sorted(self.plan.nodes.values(), key=lambda node: node.order):
             if self._drew_wrongly(node):
                 self._again(node, at, "It drew random numbers before a step above it, which also draws, had ended.")
@@ -470,20 +201,19 @@ class _Turn:
         self.todo.append(Report(record=record, own=own))
         if node.asked is None or record.state != "succeeded" or node.replaced_by is not None:
             return
-        changed = set(hidden_changes(node.asked.submission, record)) & set(node.edges)
+        changed = hidden_changes(node.asked.submission, record)
         for other in sorted(self.plan.nodes.values(), key=lambda other: other.order):
             if other.kernel != node.kernel or other.order <= node.order or other.replaced_by is not None:
                 continue
-            names = {name for name in changed if other.edges.get(name) == node.edges[name]}
+            names = [name for name in changed if _given(other, name) == _given(node, name) is not None]
             if not names:
                 continue
-            said = " and ".join(sorted(names))
             edges = {**other.edges, **dict.fromkeys(names, node.id)}
             if other.phase == "waiting":
                 self._turn_to(other, edges, other.waits_for)
             else:
-                at = record.ended or 0
-                self._again(other, at, f"Step {record.step} changed {said} in place after it was given.", edges=edges)
+                note = f"Step {record.step} changed {_listed(names)} in place after it was given."
+                self._again(other, record.ended or 0, note, edges=edges)
 
     def _move(self, node: Node, at: int) -> bool:
         """Skip or start a waiting execution if it is time; say whether it was."""
@@ -779,9 +509,9 @@ class _Turn:
             if node.phase != "ended":
                 open_kernels[node.kernel] = min(node.order, open_kernels.get(node.kernel, node.order))
         for node in self.plan.nodes.values():
-            if node.phase == "ended" and node.asked is not None and node.asked.submission.capture:
-                if node.order < open_kernels.get(node.kernel, node.order + 1):
-                    node.asked = replace(node.asked, submission=replace(node.asked.submission, capture=b""))
+            above_ended = node.order < open_kernels.get(node.kernel, node.order + 1)
+            if above_ended and node.phase == "ended" and node.asked is not None and node.asked.submission.capture:
+                node.asked = replace(node.asked, submission=replace(node.asked.submission, capture=b""))
 
 
 _NOTES: Final[dict[str, str]] = {
@@ -795,9 +525,18 @@ def _captured(submission: Submission) -> list[Read]:
     return [Read(**{key: value for key, value in read.items() if key in fields}) for read in submission.captured]
 
 
+def _given(node: Node, name: str) -> str | None:
+    """Return which version of a name an execution was given: the execution that bound it, or a captured digest."""
+    if name in node.edges or node.asked is None:
+        return node.edges.get(name)
+    captured = (read for read in node.asked.submission.captured if read.get("name") == name)
+    return next((read.get("digest") or "captured" for read in captured), None)
+
+
+def _listed(names: Collection[str]) -> str:
+    return " and ".join(sorted(names))
+
+
 def _because(parent: Execution) -> str:
     verbs = {"failed": "failed", "cancelled": "was cancelled", "skipped": "was skipped"}
     return f"Step {parent.step} {verbs.get(parent.state, parent.state)}."
-
-
-assert SUCCEEDED <= ENDED

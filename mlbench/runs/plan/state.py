@@ -1,0 +1,86 @@
+"""What the plan knows of each execution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mlbench.core.ids import ExecutionId, new_id
+from mlbench.core.records import Execution, Reason
+from mlbench.runs.plan.words import Submitted
+
+Phase = Literal["waiting", "sent", "running", "ended"]
+
+
+@dataclass(slots=True)
+class Node:
+    """One execution, as the plan knows it."""
+
+    record: Execution
+    kernel: str
+    order: int
+    phase: Phase = "waiting"
+    asked: Submitted | None = None
+    edges: dict[str, ExecutionId] = field(default_factory=dict)
+    waits_for: dict[ExecutionId, str] = field(default_factory=dict)
+    gone: set[ExecutionId] = field(default_factory=set)
+    replaced_by: ExecutionId | None = None
+    cancelled: Reason | None = None
+    interrupted: bool = False
+    unattended: bool = False
+    """It ended, or goes on, while its kernel is away."""
+    random_used: ExecutionId | None = None
+
+    @property
+    def id(self) -> ExecutionId:
+        return self.record.id
+
+    @property
+    def parents(self) -> set[ExecutionId]:
+        return {*self.edges.values(), *self.waits_for}
+
+    @property
+    def may_draw(self) -> bool | None:
+        """Whether it draws random numbers: seen, or known from its last execution; None: nobody knows."""
+        if self.phase == "ended":
+            return bool(self.record.draws)
+        return self.asked.draws if self.asked is not None else None
+
+
+@dataclass(slots=True)
+class Plan:
+    """All executions of a store that are under way here, and those that they may still need.
+
+    Parameters
+    ----------
+    make_id
+        Returns the id of an execution that replaces another one.
+    """
+
+    make_id: Callable[[], str] = new_id
+    nodes: dict[ExecutionId, Node] = field(default_factory=dict)
+    ordered: int = 0
+
+    def under_way(self) -> list[Execution]:
+        """Return the records of what has not ended."""
+        return [node.record for node in self.nodes.values() if node.phase != "ended"]
+
+    def of_kernel(self, kernel: str) -> list[Execution]:
+        """Return what a kernel that attaches has to know: what goes on, and what ended while none was there."""
+        return [
+            node.record
+            for node in self.nodes.values()
+            if node.kernel == kernel and node.replaced_by is None and (node.phase != "ended" or node.unattended)
+        ]
+
+    def current(self, execution: ExecutionId) -> ExecutionId:
+        """Return the execution that stands for one now, which may have been replaced."""
+        while (node := self.nodes.get(execution)) is not None and node.replaced_by is not None:
+            execution = node.replaced_by
+        return execution
+
+    def forget(self, kernel: str) -> None:
+        """Drop what has ended of a kernel that will not come back."""
+        for node in [node for node in self.nodes.values() if node.kernel == kernel and node.phase == "ended"]:
+            del self.nodes[node.id]
