@@ -1,0 +1,127 @@
+/**
+ * Every question that the page asks its server, in the words of the schema.
+ */
+
+import { ServerConnection } from '@jupyterlab/services';
+
+import { request, sentence } from './request';
+import type {
+  ICancelled,
+  ICellText,
+  IExecution,
+  IExecutionDetail,
+  IFiring,
+  IFiringDetail,
+  IGraph,
+  IJobCheck,
+  IJobList,
+  IJobQuestion,
+  IJobView,
+  INewJob,
+  INotebookView,
+  IOutputs,
+  IOutputsQuestion,
+  IRunDetail,
+  IRunList,
+  ISchedulePreview,
+  IStatus
+} from './schema';
+
+export { sentence };
+
+export interface IRunsQuestion {
+  readonly path?: string | null;
+  readonly notebookId?: string | null;
+  readonly before?: string | null;
+  readonly limit?: number;
+}
+
+export class Client {
+  constructor(readonly serverSettings: ServerConnection.ISettings = ServerConnection.makeSettings()) {}
+
+  status(path: string | null = null): Promise<IStatus> {
+    return request(this.serverSettings, 'GET', 'status', { notebook: path });
+  }
+
+  runs(question: IRunsQuestion): Promise<IRunList> {
+    return request(this.serverSettings, 'GET', 'runs', {
+      notebook: question.path,
+      notebook_id: question.notebookId,
+      before: question.before,
+      limit: question.limit
+    });
+  }
+
+  run(id: string, path: string | null = null): Promise<IRunDetail> {
+    return request(this.serverSettings, 'GET', `runs/${id}`, { notebook: path });
+  }
+
+  runNotebook(id: string, executed: boolean, path: string | null = null): Promise<INotebookView> {
+    return request(this.serverSettings, 'GET', `runs/${id}/notebook`, {
+      executed: executed ? 1 : 0,
+      notebook: path
+    });
+  }
+
+  cancelRun(id: string): Promise<ICancelled> {
+    return request(this.serverSettings, 'POST', `runs/${id}/cancel`, {}, {});
+  }
+
+  async execution(id: string, path: string | null = null): Promise<IExecution> {
+    const answer = await request<IExecutionDetail>(this.serverSettings, 'GET', `executions/${id}`, {
+      notebook: path
+    });
+    return answer.execution;
+  }
+
+  cancelExecution(id: string): Promise<ICancelled> {
+    return request(this.serverSettings, 'POST', `executions/${id}/cancel`, {}, {});
+  }
+
+  keepExecution(id: string): Promise<ICancelled> {
+    return request(this.serverSettings, 'POST', `executions/${id}/keep`, {}, {});
+  }
+
+  graph(cells: ReadonlyArray<ICellText>): Promise<IGraph> {
+    return request(this.serverSettings, 'POST', 'graph', {}, { cells });
+  }
+
+  outputs(question: IOutputsQuestion): Promise<IOutputs> {
+    return request(this.serverSettings, 'POST', 'outputs', {}, question);
+  }
+
+  jobs(): Promise<IJobList> {
+    return request(this.serverSettings, 'GET', 'jobs');
+  }
+
+  checkJob(question: IJobQuestion): Promise<IJobCheck> {
+    return request(this.serverSettings, 'POST', 'jobs/check', {}, question);
+  }
+
+  createJob(job: INewJob): Promise<IJobView> {
+    return request(this.serverSettings, 'POST', 'jobs', {}, job);
+  }
+
+  pauseJob(id: string, paused: boolean): Promise<IJobView> {
+    return request(this.serverSettings, 'PATCH', `jobs/${id}`, {}, { paused });
+  }
+
+  deleteJob(id: string): Promise<IJobView> {
+    return request(this.serverSettings, 'DELETE', `jobs/${id}`);
+  }
+
+  async runJob(id: string): Promise<IFiring> {
+    const answer = await request<IFiringDetail>(
+      this.serverSettings,
+      'POST',
+      `jobs/${id}/run`,
+      {},
+      {}
+    );
+    return answer.firing;
+  }
+
+  previewSchedule(cron: string, timezone: string): Promise<ISchedulePreview> {
+    return request(this.serverSettings, 'POST', 'schedule/preview', {}, { cron, timezone });
+  }
+}

@@ -1,0 +1,238 @@
+/**
+ * The steps of one open notebook: their graph, drawn from names, and what each did last in this kernel.
+ */
+
+import { IDisposable } from '@lumino/disposable';
+import { Debouncer } from '@lumino/polling';
+import { ISignal, Signal } from '@lumino/signaling';
+
+import { Client, sentence } from '../api/client';
+import type { NewsFeed } from '../api/news';
+import type { ICellText, IExecution, IGraph, INews } from '../api/schema';
+
+export type State = IExecution['state'];
+
+const TYPING = 400;
+
+/** What a kernel says of itself when the page greets it. */
+export type KernelKind = 'unknown' | 'other' | 'lacks-mlbench' | 'not-loaded' | 'loaded';
+
+export class StepsModel implements IDisposable {
+  constructor(
+    private _client: Client,
+    private _news: NewsFeed
+  ) {
+    _news.arrived.connect(this._onNews, this);
+  }
+
+  /** Emitted when anything that is shown has changed. */
+  get changed(): ISignal<this, void> {
+    return this._changed;
+  }
+
+  /** Emitted when an execution of one of the cells has changed. */
+  get executionChanged(): ISignal<this, IExecution> {
+    return this._executionChanged;
+  }
+
+  get graph(): IGraph | null {
+    return this._graph;
+  }
+
+  get error(): string | null {
+    return this._error;
+  }
+
+  get kernel(): string | null {
+    return this._kernel;
+  }
+
+  get path(): string {
+    return this._path;
+  }
+
+  get kernelKind(): KernelKind {
+    return this._kernelKind;
+  }
+
+  set kernelKind(kind: KernelKind) {
+    if (kind !== this._kernelKind) {
+      this._kernelKind = kind;
+      this._changed.emit();
+    }
+  }
+
+  /** The cell that the cursor is in. */
+  get activeCell(): string | null {
+    return this._activeCell;
+  }
+
+  set activeCell(cell: string | null) {
+    if (cell !== this._activeCell) {
+      this._activeCell = cell;
+      this._changed.emit();
+    }
+  }
+
+  /** The step that the cell which runs now waits for, if the kernel said so. */
+  get waitsFor(): string | null {
+    return this._waitsFor;
+  }
+
+  set waitsFor(execution: string | null) {
+    if (execution !== this._waitsFor) {
+      this._waitsFor = execution;
+      this._changed.emit();
+    }
+  }
+
+  /** Whether the document is a copy of the one that its kernel runs. */
+  get isCopy(): boolean {
+    return this._isCopy;
+  }
+
+  get isDisposed(): boolean {
+    return this._isDisposed;
+  }
+
+  /** What a cell did last in this kernel. */
+  executionOf(cell: string): IExecution | undefined {
+    return this._executions.get(cell);
+  }
+
+  execution(id: string): IExecution | undefined {
+    for (const execution of this._executions.values()) {
+      if (execution.id === id) {
+        return execution;
+      }
+    }
+    return undefined;
+  }
+
+  /** The steps that an execution still waits for, by name. */
+  waiting(execution: IExecution): string[] {
+    return execution.parents
+      .map(id => this.execution(id))
+      .filter((parent): parent is IExecution => parent !== undefined && isUnderWay(parent))
+      .map(parent => parent.step);
+  }
+
+  /** Take the cells as they stand now; the graph follows when the typing stops. */
+  setCells(cells: ReadonlyArray<ICellText>): void {
+    this._cells = cells;
+    void this._redraw.invoke().catch(() => undefined);
+  }
+
+  setPath(path: string): void {
+    this._path = path;
+  }
+
+  /** Take another kernel, or the same one again after a loss. */
+  setKernel(kernel: string | null): void {
+    if (kernel !== this._kernel) {
+      this._kernel = kernel;
+      this._executions.clear();
+      this._isCopy = false;
+      this._waitsFor = null;
+      this._changed.emit();
+    }
+  }
+
+  /** Ask what the cells did last, without their messages. */
+  async refresh(): Promise<void> {
+    const kernel = this._kernel;
+    if (!kernel || !this._cells.length) {
+      return;
+    }
+    const cells = this._cells.map(cell => cell.id);
+    const answer = await this._client.outputs({ kernel, cells, path: this._path, messages: false });
+    if (this._isDisposed || kernel !== this._kernel) {
+      return;
+    }
+    this._isCopy = answer.copied;
+    for (const [cell, execution] of Object.entries(answer.outputs)) {
+      this._take(cell, execution);
+    }
+    this._changed.emit();
+  }
+
+  dispose(): void {
+    if (!this._isDisposed) {
+      this._isDisposed = true;
+      this._redraw.dispose();
+      Signal.clearData(this);
+    }
+  }
+
+  private _onNews(_: NewsFeed, news: INews): void {
+    if (news.type === 'changed' || news.type === 'reset') {
+      this.refresh().catch(error => console.warn(sentence(error)));
+      return;
+    }
+    if (news.type !== 'execution' || news.kernel !== this._kernel || this._isCopy) {
+      return;
+    }
+    const execution = news.body.execution as unknown as IExecution;
+    if (execution.cell && this._cells.some(cell => cell.id === execution.cell)) {
+      this._take(execution.cell, execution);
+      this._changed.emit();
+    }
+  }
+
+  private _take(cell: string, execution: IExecution): void {
+    const known = this._executions.get(cell);
+    if (known && known.id !== execution.id && (known.queued ?? 0) > (execution.queued ?? 0)) {
+      return;
+    }
+    if (known?.id === execution.id && !isUnderWay(known) && isUnderWay(execution)) {
+      return;
+    }
+    this._executions.set(cell, execution);
+    this._executionChanged.emit(execution);
+  }
+
+  private async _draw(): Promise<void> {
+    const ticket = ++this._ticket;
+    try {
+      const steps = this._cells.some(cell => cell.source.includes('%%step'));
+      const graph = steps ? await this._client.graph(this._cells) : { steps: [], problems: [] };
+      if (this._isDisposed || ticket !== this._ticket) {
+        return;
+      }
+      this._graph = graph;
+      this._error = null;
+    } catch (error) {
+      if (this._isDisposed || ticket !== this._ticket) {
+        return;
+      }
+      this._error = sentence(error);
+    }
+    this._changed.emit();
+  }
+
+  private _activeCell: string | null = null;
+  private _cells: ReadonlyArray<ICellText> = [];
+  private _changed = new Signal<this, void>(this);
+  private _error: string | null = null;
+  private _executionChanged = new Signal<this, IExecution>(this);
+  private _executions = new Map<string, IExecution>();
+  private _graph: IGraph | null = null;
+  private _isCopy = false;
+  private _isDisposed = false;
+  private _kernel: string | null = null;
+  private _kernelKind: KernelKind = 'unknown';
+  private _path = '';
+  private _redraw = new Debouncer(() => this._draw(), TYPING);
+  private _ticket = 0;
+  private _waitsFor: string | null = null;
+}
+
+export function isUnderWay(record: { readonly state: State }): boolean {
+  return record.state === 'queued' || record.state === 'running';
+}
+
+/** The name on a cell's `%%step` line, or null for a plain cell. */
+export function stepName(source: string): string | null {
+  const found = /^\s*%%step[ \t]+(?:(?:--?\S+)[ \t]+)*([^\s-]\S*)/.exec(source);
+  return found ? found[1] : /^\s*%%step\b/.test(source) ? '' : null;
+}
