@@ -1,40 +1,400 @@
-"""Objects and records in a directory."""
+"""A store's directory: objects under their digest, and the folder of records. ::
+
+    format                                         {"format": 1}
+    objects/<2 digits>/<64 digits>                 bytes, or an artifact's parts as `mlbench.runs.values.join` lays them
+    records/<year>/<month>/<time>-<kind>-<id>.json
+    tmp/                                           what is being written
+    reserve                                        1 MiB to give back when the disk is full, so that this can be recorded
+
+A file is written under `tmp/`, synced, renamed into its place and its folder synced, so that it is complete or absent.
+Only the standard library, blake3 and msgspec are needed: kernels and step processes write here themselves.
+"""
 
 from __future__ import annotations
 
+import errno
+import json
+import mmap
+import os
+import re
+import stat
+import time
+import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Final
 
-from mlbench.core.ids import Digest
-from mlbench.core.records import Json
+from mlbench.core.errors import ArtifactCorrupt, NotFound, StoreError
+from mlbench.core.ids import Digest, is_digest
+from mlbench.core.records import SCHEMA, Json
+from mlbench.runs import values
+
+__all__ = ["STORE_FORMAT", "LocalBlobs"]
+
+STORE_FORMAT: Final = 1
+
+_MAPPED = 1 << 16
+"""Objects of this size and more are mapped, smaller ones are read."""
+
+_VERIFIED = 4 << 20
+"""Objects up to this size are hashed whenever they are read; of larger ones the size and the manifest are checked."""
+
+_RESERVE = 1 << 20
+_WRITE = 1 << 30
+
+_KIND = re.compile(r"[a-z]+(-[a-z]+)*")
+_NAME = re.compile(r"[A-Za-z0-9._:]{1,120}")
+_RECORD = re.compile(r"(\d{19})-([a-z]+(?:-[a-z]+)*)-([A-Za-z0-9._]{1,120})\.json")
+
+Buffer = bytes | memoryview
 
 
 class LocalBlobs:
-    """A store's directory: `objects/`, `records/`, `tmp/`, `format`. Made (0700) if it is not there."""
+    """The objects and records of one store on this machine's disk (the port `mlbench.core.ports.BlobStore`).
+
+    Parameters
+    ----------
+    root
+        The store's directory; made, open to its owner only, if it is not there.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be made or written, or was written by a later version.
+    """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+        self._objects = os.path.join(self.root, "objects")
+        self._tmp = os.path.join(self.root, "tmp")
+        with self._clear_errors():
+            self._prepare()
 
-    def put(self, data: bytes | memoryview, /, *, durable: bool = True) -> Digest:
-        raise NotImplementedError
+    def __repr__(self) -> str:
+        return f"LocalBlobs({str(self.root)!r})"
 
-    def put_parts(self, digest: Digest, parts: Sequence[bytes | memoryview], /, *, durable: bool = True) -> None:
-        raise NotImplementedError
+    # --- objects ------------------------------------------------------------------------------------------------------
+
+    def put(self, data: Buffer, /, *, durable: bool = True) -> Digest:
+        """Keep bytes and return their digest; keeping them again costs nothing."""
+        digest = Digest(f"blake3:{values.digest_of(data)}")
+        self._keep(digest, len(data), [(0, data)], durable=durable)
+        return digest
+
+    def put_parts(self, digest: Digest, parts: Sequence[Buffer], /, *, durable: bool = True) -> None:
+        """Keep the parts of an artifact, each page-aligned if large, under the digest of its manifest (`parts[0]`)."""
+        head, offsets, size = values.layout(parts)
+        self._keep(digest, size, [(0, head), *zip(offsets, parts, strict=True)], durable=durable)
 
     def get(self, digest: Digest, /) -> bytes:
-        raise NotImplementedError
+        """Return the bytes whose digest this is; of an artifact that is its manifest."""
+        with self._clear_errors(), self._opened(digest) as file:
+            size = os.fstat(file).st_size
+            data = b"".join(iter(lambda: os.read(file, _WRITE), b""))
+        found = values.digest_of(data)
+        if f"blake3:{found}" == digest:
+            return data
+        if values.is_joined(data):
+            manifest = bytes(_checked(digest, data, size)[0])
+            if f"blake3:{values.digest_of(manifest)}" == digest:
+                return manifest
+        raise _corrupt(digest, f"blake3:{found}")
 
     def get_parts(self, digest: Digest, /) -> list[memoryview]:
-        raise NotImplementedError
+        """Return the parts of an artifact.
+
+        All of them are writable without any effect on the store; those of 64 KiB and more are private memory maps.
+        Objects of up to 4 MiB are hashed, of larger ones the manifest and the sizes are checked (`verify` does all).
+        """
+        with self._clear_errors(), self._opened(digest) as file:
+            size = os.fstat(file).st_size
+            data: bytearray | mmap.mmap
+            if size >= _MAPPED:
+                data = mmap.mmap(file, size, access=mmap.ACCESS_COPY)
+            else:
+                data = bytearray(size)
+                os.readv(file, [data])
+        return _checked(digest, data, size, hashed=size <= _VERIFIED)
 
     def has(self, digest: Digest, /) -> bool:
-        raise NotImplementedError
+        """Say whether something is kept under a digest."""
+        return is_digest(digest) and os.path.exists(self._path(digest))
+
+    def verify(self, digest: Digest, /) -> None:
+        """Read everything kept under a digest. Raise `ArtifactCorrupt` if a bit of it is not what it should be."""
+        with self._clear_errors(), self._opened(digest) as file:
+            size = os.fstat(file).st_size
+            data = mmap.mmap(file, size, access=mmap.ACCESS_READ) if size else b""
+        if f"blake3:{values.digest_of(memoryview(data))}" != digest:
+            _checked(digest, data, size)
+
+    # --- records ------------------------------------------------------------------------------------------------------
 
     def append(self, kind: str, identifier: str, record: Json, /, *, durable: bool = True) -> None:
-        raise NotImplementedError
+        """Add one immutable record (`schema`, `kind`, `id`, `time` are added) to `records/<year>/<month>/`."""
+        import msgspec
+
+        if not _KIND.fullmatch(kind) or not _NAME.fullmatch(identifier):
+            raise ValueError(f"not a record's kind and id: {kind!r}, {identifier!r}")
+        now = time.time_ns()
+        plain = _numbers_as_text(msgspec.to_builtins(record))
+        data = msgspec.json.encode({"schema": SCHEMA, "kind": kind, **plain, "id": identifier, "time": now})
+        moment = time.gmtime(now // 1_000_000_000)
+        folder = os.path.join(self.root, "records", f"{moment.tm_year:04}", f"{moment.tm_mon:02}")
+        name = identifier.replace(":", ".")
+        with self._clear_errors():
+            _make_folders(folder, durable=durable)
+            path = os.path.join(folder, f"{now:019}-{kind}-{name}.json")
+            try:
+                self._write(path, [(0, data)], len(data), durable=durable)
+            except OSError as error:
+                if error.errno not in _FULL or not self._give_back_reserve():
+                    raise
+                self._write(path, [(0, data)], len(data), durable=durable)
 
     def records(self, kind: str | None = None, /) -> Iterator[Json]:
-        raise NotImplementedError
+        """Yield the records, oldest first. A file that is no record is passed over."""
+        for folder in self._months():
+            for _, found, name in sorted(_listed(folder)):
+                if kind is None or found == kind:
+                    yield _read_record(os.path.join(folder, name))
 
     def find_record(self, kind: str, identifier: str, /) -> Json | None:
-        raise NotImplementedError
+        """Return the latest record of a kind and id written in this month or the one before, if there is one."""
+        name = identifier.replace(":", ".")
+        for folder in reversed(self._months()[-2:]):
+            fitting = [file for _, found, file in _listed(folder) if found == kind and file.endswith(f"-{name}.json")]
+            if fitting:
+                return _read_record(os.path.join(folder, max(fitting)))
+        return None
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        marker = os.path.join(self.root, "format")
+        try:
+            with open(marker, "rb") as file:
+                self._check_format(file.read())
+        except FileNotFoundError:
+            self._create(marker)
+        if not os.access(self.root, os.W_OK | os.X_OK) or not os.access(self._tmp, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "not writable", os.fspath(self.root))
+
+    def _check_format(self, text: bytes) -> None:
+        try:
+            found = json.loads(text)["format"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"{self.root} does not look like a store of mlbench: its file `format` cannot be read.",
+                "Name another directory in MLBENCH_STORE.",
+            ) from error
+        if found != STORE_FORMAT:
+            raise StoreError(
+                f"The store {self.root} has format {found}, and this version of mlbench knows {STORE_FORMAT}.",
+                "Update mlbench in this environment, or name another directory in MLBENCH_STORE.",
+            )
+
+    def _create(self, marker: str) -> None:
+        os.makedirs(self.root, mode=0o700, exist_ok=True)
+        for name in ("objects", "records", "tmp"):
+            os.makedirs(os.path.join(self.root, name), mode=0o700, exist_ok=True)
+        data = json.dumps({"format": STORE_FORMAT}).encode()
+        self._write(marker, [(0, data)], len(data), durable=True)
+        try:
+            reserve = os.path.join(self.root, "reserve")
+            self._write(reserve, [(0, bytes(_RESERVE))], _RESERVE, durable=False)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+
+    def _give_back_reserve(self) -> bool:
+        try:
+            os.unlink(os.path.join(self.root, "reserve"))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _path(self, digest: Digest) -> str:
+        name = digest.partition(":")[2]
+        return os.path.join(self._objects, name[:2], name)
+
+    def _keep(self, digest: Digest, size: int, pieces: Sequence[tuple[int, Buffer]], *, durable: bool) -> None:
+        if not is_digest(digest):
+            raise ValueError(f"not a digest: {digest!r}")
+        path = self._path(digest)
+        with self._clear_errors():
+            try:
+                there = os.lstat(path)
+            except FileNotFoundError:
+                _make_folders(os.path.dirname(path), durable=durable)
+            else:
+                if stat.S_ISREG(there.st_mode) and there.st_size == size:
+                    if durable:  # whoever wrote it may not have synced it; if so, this is what it costs
+                        _sync(path)
+                        _sync(os.path.dirname(path))
+                    return
+            self._write(path, pieces, size, durable=durable)
+
+    def _write(self, path: str, pieces: Sequence[tuple[int, Buffer]], size: int, *, durable: bool) -> None:
+        """Make a file of pieces at offsets, complete or not at all."""
+        temporary = os.path.join(self._tmp, uuid.uuid4().hex)
+        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                for offset, piece in pieces:
+                    _write_all(file, memoryview(piece), offset)
+                os.ftruncate(file, size)
+                if durable:
+                    os.fsync(file)
+            finally:
+                os.close(file)
+            os.rename(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        if durable:
+            _sync(os.path.dirname(path))
+
+    @contextmanager
+    def _opened(self, digest: Digest) -> Iterator[int]:
+        if not is_digest(digest):
+            raise NotFound(f"{digest!r} is not a digest.")
+        try:
+            file = os.open(self._path(digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            raise NotFound(f"The store {self.root} has no object {digest}.") from None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise _corrupt(digest, "a symbolic link") from error
+            raise
+        try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise _corrupt(digest, "no regular file")
+            yield file
+        finally:
+            os.close(file)
+
+    def _months(self) -> list[str]:
+        top = os.path.join(self.root, "records")
+        years = [year for year in os.listdir(top) if year.isdigit()]
+        return sorted(
+            os.path.join(top, year, month)
+            for year in years
+            for month in os.listdir(os.path.join(top, year))
+            if month.isdigit()
+        )
+
+    @contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        """Say what the system says about the disk as one sentence that names the store."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _FULL:
+                raise StoreError(
+                    f"There is no space left on {self.root}.", "Free some, or name another directory in MLBENCH_STORE."
+                ) from error
+            if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
+                raise StoreError(
+                    f"The store {self.root} cannot be written: {os.strerror(error.errno)}.",
+                    "Make the directory writable, or name another in MLBENCH_STORE.",
+                ) from error
+            raise StoreError(
+                f"The store {self.root} cannot be used: {error.strerror or error}.", "Look at the disk that it lies on."
+            ) from error
+
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def _write_all(file: int, data: memoryview, offset: int) -> None:
+    view = data.cast("B")
+    done = 0
+    while done < view.nbytes:
+        done += os.pwrite(file, view[done : done + _WRITE], offset + done)
+
+
+def _make_folders(folder: str, *, durable: bool) -> None:
+    if os.path.isdir(folder):
+        return
+    parent = os.path.dirname(folder)
+    _make_folders(parent, durable=durable)
+    try:
+        os.mkdir(folder, 0o700)
+    except FileExistsError:
+        return
+    if durable:
+        _sync(parent)
+
+
+def _sync(path: str) -> None:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _corrupt(digest: str, got: str) -> ArtifactCorrupt:
+    return ArtifactCorrupt(
+        f"The stored object is damaged: expected {digest}, got {got}.",
+        "Run what made it again, or restore the store from a backup.",
+    )
+
+
+def _checked(
+    digest: Digest, data: bytes | bytearray | mmap.mmap, size: int, *, hashed: bool = True
+) -> list[memoryview]:
+    """Return the parts of an artifact's file if they are what its digest promises."""
+    try:
+        parts = values.split(memoryview(data)[:size])
+        manifest = parts[0]
+    except (ArtifactCorrupt, IndexError) as error:
+        raise _corrupt(digest, f"{size} bytes that are no artifact") from error
+    if (found := f"blake3:{values.digest_of(manifest)}") != digest:
+        raise _corrupt(digest, found)
+    _, promised = values.read_manifest(manifest)
+    if [part.nbytes for part in parts[1:]] != [length for _, length in promised] or values.layout(parts)[2] != size:
+        raise _corrupt(digest, f"{size} bytes of other parts than its manifest names")
+    if hashed:
+        for part, (expected, _) in zip(parts[1:], promised, strict=True):
+            if (found := values.digest_of(part)) != expected:
+                raise _corrupt(f"blake3:{expected} in {digest}", f"blake3:{found}")
+    return parts
+
+
+def _listed(folder: str) -> Iterator[tuple[str, str, str]]:
+    for name in os.listdir(folder):
+        if found := _RECORD.fullmatch(name):
+            yield found[1], found[2], name
+
+
+def _read_record(path: str) -> Json:
+    import msgspec
+
+    with open(path, "rb") as file:
+        text = file.read()
+    try:
+        record: Json = msgspec.json.decode(text, type=dict)
+    except msgspec.DecodeError as error:
+        raise StoreError(f"The record {path} cannot be read.", "Restore it from a backup, or remove it.") from error
+    for metric in record.get("metrics") or ():
+        if isinstance(metric, dict) and isinstance(metric.get("value"), str):
+            metric["value"] = float(metric["value"])
+    return record
+
+
+def _numbers_as_text(record: Json) -> Json:
+    """Return a record whose metrics that JSON has no number for (nan, inf) are texts; they are read back as numbers."""
+    metrics: list[dict[str, Any]] = record.get("metrics") or []
+    if all(isinstance(metric.get("value"), float) and abs(metric["value"]) < _INFINITE for metric in metrics):
+        return record
+    plain = [
+        {**metric, "value": str(value)} if isinstance(value, float) and not abs(value) < _INFINITE else metric
+        for metric, value in ((metric, metric.get("value")) for metric in metrics)
+    ]
+    return {**record, "metrics": plain}
+
+
+_INFINITE = float("inf")

@@ -1,19 +1,60 @@
-"""Values as bytes and back: codecs, canonical digests, the layout of a file."""
+"""Values as bytes and back.
+
+A value is packed into parts: `parts[0]` is the **manifest**, canonical JSON that names the format, the codec and the
+digest and size of every other part; `parts[1]` is the codec's header or pickle stream; the rest are its large buffers.
+The manifest's blake3 is the value's digest, so it says nothing about how or where the buffers are kept. ::
+
+    {"codec":"ndarray","format":1,"parts":[["<blake3 of parts[1]>",52],["<blake3 of parts[2]>",8000000]]}
+
+Arrays, frames, Arrow data and plain scalars have codecs of their own, with the same digest in every process and however
+they were made. Everything else is pickled: equal values may then have two digests, which costs a cache hit and no more.
+
+Nothing heavy is imported here: a codec's library is in `sys.modules` already if a value of its kind exists.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+import struct
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+from blake3 import blake3
+
+from mlbench.core.errors import ArtifactCorrupt
 from mlbench.core.ids import Digest
 
+__all__ = [
+    "FORMAT",
+    "Odd",
+    "Packed",
+    "Reduce",
+    "digest_of",
+    "join",
+    "pack",
+    "read_manifest",
+    "split",
+    "type_name",
+    "unpack",
+    "writable",
+]
+
+FORMAT: Final = 1
+
+Buffer = bytes | bytearray | memoryview
 Reduce = Callable[[Any], Any]
+"""Given an object while it is pickled, returns what `__reduce__` would, or `NotImplemented`."""
+
+
+class Odd(Exception):
+    """A value that a canonical codec does not know; it is pickled instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A value as bytes: `parts[0]` is the canonical manifest, whose blake3 is `digest`."""
+    """A value as bytes: `parts[0]` is the manifest; `size` counts all parts. The parts may be views of the value."""
 
     codec: str
     type: str
@@ -22,21 +63,332 @@ class Packed:
     size: int
 
 
-def pack(value: Any, *, reduce: Reduce | None = None) -> Packed:
-    """Return a value as bytes. Raise whatever pickle raises."""
-    raise NotImplementedError
+def pack(value: Any, *, reduce: Reduce | None = None, seen: dict[int, Any] | None = None) -> Packed:
+    """Return a value as bytes, its large buffers not copied.
+
+    Parameters
+    ----------
+    value
+        Anything that pickle, with cloudpickle's additions, can carry.
+    reduce
+        Asked first for each object that is pickled. The value itself is then pickled whatever it is.
+    seen
+        Filled with the objects inside the value whose identity can be observed (containers and instances, not atoms,
+        functions, classes and modules), by `id`.
+
+    Raises
+    ------
+    Exception
+        Whatever pickling the value raises: `mlbench.runs.artifacts.remedy` says it to people.
+
+    Examples
+    --------
+    >>> packed = pack(7)
+    >>> packed.codec, unpack(packed.codec, packed.parts)
+    ('scalar', 7)
+    >>> pack(7).digest == packed.digest != pack(7.0).digest
+    True
+    """
+    codec, parts = ("", [])
+    if reduce is None:
+        try:
+            codec, parts = _canonical(value)
+        except Odd:
+            codec = ""
+        if codec and codec != "scalar" and seen is not None:
+            seen[id(value)] = value
+    if not codec:
+        from mlbench.runs import pickles
+
+        codec, parts = "pickle", pickles.dump(value, reduce=reduce, seen=seen)
+    return _sealed(codec, type_name(value), parts)
 
 
-def unpack(codec: str | None, parts: Sequence[bytes | memoryview], *, namespace: Mapping[str, Any] | None = None) -> Any:
-    """Return the value that `pack` was given."""
-    raise NotImplementedError
+def unpack(
+    codec: str | None, parts: Sequence[Buffer], *, namespace: Mapping[str, Any] | None = None
+) -> Any:
+    """Return the value that `pack` was given.
+
+    Parameters
+    ----------
+    codec
+        What `Packed.codec` said; `None` to believe the manifest.
+    parts
+        All parts, manifest first. Buffers of the value are views of them where they are writable.
+    namespace
+        A live notebook's names: an instance of a class that is defined there alike becomes one of that class.
+    """
+    found, _ = read_manifest(parts[0])
+    if codec is not None and codec != found:
+        raise ArtifactCorrupt(f"A value was stored by the codec {found!r}, and its record says {codec!r}.")
+    header, buffers = parts[1], parts[2:]
+    if found == "scalar":
+        return _load_scalar(json.loads(bytes(header)), buffers)
+    if found == "pickle":
+        from mlbench.runs import pickles
+
+        return pickles.load(header, buffers, namespace=namespace)
+    if found == "ndarray":
+        return _load_array(json.loads(bytes(header)), buffers)
+    if found == "frame":
+        from mlbench.runs import frames
+
+        return frames.decode(header, buffers)
+    if found == "arrow":
+        return _load_arrow(json.loads(bytes(header)), buffers)
+    raise ArtifactCorrupt(
+        f"A value was stored by the codec {found!r}, which this version of mlbench does not know.",
+        "Update mlbench in this environment.",
+    )
 
 
-def join(parts: Sequence[bytes | memoryview]) -> bytes:
-    """Return parts as one run of bytes, for a socket."""
-    raise NotImplementedError
+def type_name(value: Any) -> str:
+    """Return a type's name as people write it.
+
+    Examples
+    --------
+    >>> type_name([]), type_name(struct.Struct("i"))
+    ('list', '_struct.Struct')
+    """
+    kind = type(value)
+    module = kind.__module__
+    return kind.__qualname__ if module in {"builtins", "__main__"} else f"{module}.{kind.__qualname__}"
 
 
-def split(data: bytes | memoryview) -> list[memoryview]:
-    """Return the parts that `join` was given, without copying."""
-    raise NotImplementedError
+# --- manifests and layout ---------------------------------------------------------------------------------------------
+
+_THREADED = 1 << 20
+"""From this size on, hashing with several threads is worth starting them."""
+
+_MAGIC: Final = b"MLB1"
+_HEAD = struct.Struct("<4sI")
+_ENTRY = struct.Struct("<QQ")
+_PAGE = 4096
+_LARGE = 1 << 16
+
+
+def digest_of(data: Buffer) -> str:
+    """Return the blake3 of bytes as 64 hexadecimal digits."""
+    size = data.nbytes if isinstance(data, memoryview) else len(data)
+    return blake3(data, max_threads=blake3.AUTO if size > _THREADED else 1).hexdigest()
+
+
+def _size(part: Buffer) -> int:
+    return part.nbytes if isinstance(part, memoryview) else len(part)
+
+
+def _dumps(document: Any) -> bytes:
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def _sealed(codec: str, kind: str, parts: Sequence[bytes | memoryview]) -> Packed:
+    manifest = _dumps(
+        {"codec": codec, "format": FORMAT, "parts": [[digest_of(part), _size(part)] for part in parts]}
+    )
+    whole = (manifest, *parts)
+    return Packed(codec, kind, whole, Digest(f"blake3:{digest_of(manifest)}"), sum(map(_size, whole)))
+
+
+def read_manifest(manifest: Buffer) -> tuple[str, list[tuple[str, int]]]:
+    """Return the codec, and the digest (hexadecimal) and size of each further part.
+
+    Raises
+    ------
+    ArtifactCorrupt
+        If this is no manifest, or one of a later format.
+    """
+    try:
+        document = json.loads(bytes(manifest))
+        version, codec = document["format"], document["codec"]
+        parts = [(str(digest), int(size)) for digest, size in document["parts"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactCorrupt("An object's manifest cannot be read.") from error
+    if version != FORMAT or not isinstance(codec, str):
+        raise ArtifactCorrupt(
+            f"A value was stored in format {version}, and this version of mlbench reads {FORMAT}.",
+            "Update mlbench in this environment.",
+        )
+    return codec, parts
+
+
+def layout(parts: Sequence[Buffer]) -> tuple[bytes, list[int], int]:
+    """Return the head of a file that holds parts one after the other, the offset of each part, and the file's size.
+
+    Parts of 64 KiB and more start on a page, so that they can be mapped; small ones at a multiple of 64 bytes.
+    """
+    end = _HEAD.size + _ENTRY.size * len(parts)
+    offsets, table = [], []
+    for part in parts:
+        size = _size(part)
+        step = _PAGE if size >= _LARGE else 64
+        offset = -(-end // step) * step
+        offsets.append(offset)
+        table.append(_ENTRY.pack(offset, size))
+        end = offset + size
+    return _HEAD.pack(_MAGIC, len(parts)) + b"".join(table), offsets, end
+
+
+def is_joined(data: Buffer) -> bool:
+    """Say whether bytes begin as those that `join` makes do."""
+    return bytes(data[:4]) == _MAGIC
+
+
+def join(parts: Sequence[Buffer]) -> bytes:
+    """Return parts as one run of bytes, for a socket; a stored object's file is the same."""
+    head, offsets, size = layout(parts)
+    whole = bytearray(size)
+    whole[: len(head)] = head
+    for offset, part in zip(offsets, parts, strict=True):
+        whole[offset : offset + _size(part)] = part
+    return bytes(whole)
+
+
+def split(data: Buffer) -> list[memoryview]:
+    """Return the parts that `join` was given, as views.
+
+    Raises
+    ------
+    ArtifactCorrupt
+        If the bytes are not what `join` makes, or fewer.
+
+    Examples
+    --------
+    >>> [bytes(part) for part in split(join([b"one", b"", b"three"]))]
+    [b'one', b'', b'three']
+    """
+    view = memoryview(data)
+    try:
+        magic, count = _HEAD.unpack_from(view)
+        if magic != _MAGIC:
+            raise ArtifactCorrupt("An object does not begin as an artifact does.")
+        table = [_ENTRY.unpack_from(view, _HEAD.size + _ENTRY.size * place) for place in range(count)]
+    except struct.error as error:
+        raise ArtifactCorrupt("An object is shorter than its head says.") from error
+    end = max((offset + size for offset, size in table), default=_HEAD.size)
+    if end > view.nbytes:
+        raise ArtifactCorrupt(f"An object is cut: expected {end} bytes, got {view.nbytes}.")
+    return [view[offset : offset + size] for offset, size in table]
+
+
+def writable(buffer: Buffer) -> memoryview:
+    """Return a buffer as a view that may be written to: itself if it may, a copy otherwise."""
+    view = memoryview(buffer)
+    return memoryview(bytearray(view)) if view.readonly else view
+
+
+# --- canonical codecs -------------------------------------------------------------------------------------------------
+
+
+def _canonical(value: Any) -> tuple[str, list[bytes | memoryview]]:
+    kind = type(value)
+    if kind in _SCALARS:
+        return "scalar", _dump_scalar(value)
+    root = kind.__module__.partition(".")[0]
+    if root == "numpy":
+        return _dump_numpy(value)
+    if root == "pandas":
+        from mlbench.runs import frames
+
+        return "frame", frames.encode(value)
+    if root == "pyarrow":
+        return "arrow", _dump_arrow(value)
+    raise Odd
+
+
+_SCALARS: Final = frozenset({int, float, complex, bool, str, bytes, type(None)})
+
+
+def _dump_scalar(value: Any) -> list[bytes | memoryview]:
+    kind = type(value).__name__
+    if isinstance(value, str):
+        return [_dumps({"kind": kind}), value.encode("utf-8", "surrogatepass")]
+    if isinstance(value, bytes):
+        return [_dumps({"kind": kind}), value]
+    if isinstance(value, bool) or value is None:
+        return [_dumps({"kind": kind, "value": value})]
+    if isinstance(value, int):
+        return [_dumps({"kind": kind, "value": hex(value)})]  # decimal texts end at 4,300 digits
+    if isinstance(value, float):
+        return [_dumps({"kind": kind, "value": struct.pack("<d", value).hex()})]
+    return [_dumps({"kind": kind, "value": struct.pack("<dd", value.real, value.imag).hex()})]
+
+
+def _load_scalar(header: Mapping[str, Any], buffers: Sequence[Buffer]) -> Any:
+    kind = header["kind"]
+    if kind == "str":
+        return bytes(buffers[0]).decode("utf-8", "surrogatepass")
+    if kind == "bytes":
+        return bytes(buffers[0])
+    if kind == "int":
+        return int(header["value"], 16)
+    if kind == "float":
+        return struct.unpack("<d", bytes.fromhex(header["value"]))[0]
+    if kind == "complex":
+        return complex(*struct.unpack("<dd", bytes.fromhex(header["value"])))
+    if kind == "numpy":
+        import numpy as np
+
+        return np.frombuffer(bytes(buffers[0]), dtype=np.dtype(header["dtype"]))[0]
+    return header["value"]
+
+
+def plain_dtype(dtype: Any) -> str:
+    """Return a NumPy dtype as text that makes it again; raise `Odd` for objects, structures and dtypes with metadata."""
+    if dtype.kind not in "biufcSUmM" or dtype.hasobject or dtype.metadata or dtype.itemsize == 0:
+        raise Odd
+    return str(dtype.str)
+
+
+def array_bytes(array: Any) -> memoryview:
+    """Return the bytes of a one-dimensional contiguous array, not copied."""
+    return memoryview(array.view("u1"))
+
+
+def array_from(buffer: Buffer, dtype: str) -> Any:
+    """Return a one-dimensional array over bytes."""
+    import numpy as np
+
+    if not _size(buffer):
+        return np.empty(0, dtype=dtype)
+    return np.frombuffer(writable(buffer), dtype=dtype)
+
+
+def _dump_numpy(value: Any) -> tuple[str, list[bytes | memoryview]]:
+    import numpy as np
+
+    if isinstance(value, np.generic):
+        if type(value) is not value.dtype.type:
+            raise Odd
+        return "scalar", [_dumps({"kind": "numpy", "dtype": plain_dtype(value.dtype)}), value.tobytes()]
+    if type(value) is not np.ndarray and type(value) is not np.memmap:
+        raise Odd
+    dtype, array, order = plain_dtype(value.dtype), np.asarray(value), "C"
+    if not array.flags.c_contiguous:
+        # What is contiguous by columns stays so: sums over it depend on the order in their last digits.
+        order = "F" if array.flags.f_contiguous else "C"
+        array = array.T if order == "F" else np.ascontiguousarray(array)
+    header = {"dtype": dtype, "order": order, "shape": list(value.shape)}
+    return "ndarray", [_dumps(header), array_bytes(array.reshape(-1))]
+
+
+def _load_array(header: Mapping[str, Any], buffers: Sequence[Buffer]) -> Any:
+    return array_from(buffers[0], header["dtype"]).reshape(header["shape"], order=header["order"])
+
+
+def _dump_arrow(value: Any) -> list[bytes | memoryview]:
+    pa = sys.modules.get("pyarrow")
+    if pa is None or type(value) not in {pa.Table, pa.RecordBatch}:
+        raise Odd
+    kind = "table" if type(value) is pa.Table else "batch"
+    sink = pa.BufferOutputStream()
+    whole = value.combine_chunks() if kind == "table" else value
+    with pa.ipc.new_stream(sink, whole.schema) as writer:
+        writer.write(whole)
+    return [_dumps({"kind": kind}), memoryview(sink.getvalue())]
+
+
+def _load_arrow(header: Mapping[str, Any], buffers: Iterable[Buffer]) -> Any:
+    import pyarrow as pa
+
+    with pa.ipc.open_stream(pa.py_buffer(next(iter(buffers)))) as reader:
+        return reader.read_all() if header["kind"] == "table" else reader.read_next_batch()
