@@ -6,29 +6,34 @@ with the version that they started from. Everything is checked before anything i
 
 from __future__ import annotations
 
+import getpass
+import os
+import re
+import socket
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-from mlbench.core.records import Firing, Job, Json
+from mlbench.backends import autostart
+from mlbench.backends.runner_papermill import installed_packages, python_version
+from mlbench.core.errors import NotebookError, NotFound, ScheduleError, UsageError
+from mlbench.core.ids import JobId, NotebookId, new_id
+from mlbench.core.records import Firing, Job, JobVersion, Json
+from mlbench.delivery import schedule
+from mlbench.notebook import document
+from mlbench.notebook import step as step_line
+from mlbench.notebook.cell import analyse
+from mlbench.project.preparation import Finding, Preparation, prepare
 
 if TYPE_CHECKING:
     from mlbench.project import Project
 
-__all__ = ["Check", "Finding", "check_promotion", "delete", "pause", "promote", "run_now"]
+__all__ = ["Check", "Finding", "check_promotion", "delete", "pause", "promote", "run_now", "service_line"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing that was checked: whether it is well, in one sentence, and the cell (its id) that it is about.
-
-    `level` is `ok`, `warning` (worth a look) or `error` (nothing is stored until it is put right).
-    """
-
-    level: str
-    text: str
-    cell: str | None = None
-    parameter: str | None = None
+LONGEST_NAME: Final = 100
+_NAME: Final = re.compile(r"[^\x00-\x1f\x7f\u202a-\u202e\u2066-\u2069]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +49,7 @@ class Check:
     findings: tuple[Finding, ...] = ()
     parameters: tuple[Json, ...] = ()
     values: Json = field(default_factory=dict)
+    cron: str | None = None
     sentence: str | None = None
     next: tuple[str, ...] = ()
     service: str = ""
@@ -72,8 +78,13 @@ def check_promotion(
         The path of the notebook on this machine.
     content
         The notebook as its user sees it, an nbformat dictionary; without it the file is read.
+
+    Raises
+    ------
+    NotebookError
+        If there is no notebook to speak of.
     """
-    raise NotImplementedError
+    return _check(project, notebook, content, parameters, cron, timezone, name)[0]
 
 
 def promote(
@@ -94,19 +105,219 @@ def promote(
     UsageError
         What `check_promotion` found, in one sentence; then nothing is stored.
     """
-    raise NotImplementedError
+    if timeout is not None and not 0 < timeout < float("inf"):
+        raise UsageError(f"A timeout of {timeout:g} seconds cannot be kept.", "Give a positive number of seconds.")
+    check, prepared, before = _check(project, notebook, content, parameters, cron, timezone, name)
+    for finding in check.findings:
+        if finding.level == "error":
+            raise finding.error or UsageError(finding.text)
+    assert prepared.kernel is not None
+    interpreter = prepared.kernel.interpreter
+    snapshot = project.snapshot(
+        prepared.nb,
+        prepared.path,
+        interpreter,
+        prepared.values,
+        kernel_name=prepared.kernel.name,
+        python=python_version(interpreter),
+        packages=installed_packages(interpreter),
+    )
+    now = time.time_ns()
+    version = JobVersion(
+        number=check.version,
+        snapshot=snapshot,
+        parameters=prepared.values,
+        created=now,
+        user=_user(),
+        timeout=timeout,
+    )
+    identity = document.notebook_id(prepared.nb)
+    job = Job(
+        id=before.id if before is not None else JobId(new_id()),
+        name=check.name,
+        notebook=prepared.path,
+        notebook_id=NotebookId(identity) if identity else None,
+        version=version,
+        cron=check.cron,
+        timezone=timezone if check.cron is not None else None,
+        next_due=schedule.next_due(check.cron, timezone, now // 10**9) if check.cron is not None else None,
+        last_due=before.last_due if before is not None else None,
+        host=socket.gethostname(),
+        user=_user(),
+        created=before.created if before is not None else now,
+    )
+    project.blobs.append("job-version", f"{job.id}-{version.number}", {"job": job.id, **asdict(version)}, durable=True)
+    project.catalog.put_job_version(job.id, version)
+    _put(project, job)
+    return job
 
 
 def pause(project: Project, job: str, *, paused: bool = True) -> Job:
     """Stop or resume a job's schedule; a job that is resumed is due at its next time, not at those that passed."""
-    raise NotImplementedError
+    found = _find(project, job)
+    if paused:
+        changed = replace(found, paused=True)
+    else:
+        due = None
+        if found.cron is not None:
+            due = schedule.next_due(found.cron, found.timezone, int(time.time()))
+        changed = replace(found, paused=False, problem=None, next_due=due)
+    _put(project, changed)
+    return changed
 
 
 def delete(project: Project, job: str) -> Job:
     """Delete a job: it no longer runs, its runs stay."""
-    raise NotImplementedError
+    changed = replace(_find(project, job), deleted=True, paused=True, next_due=None)
+    _put(project, changed)
+    return changed
 
 
 def run_now(project: Project, job: str) -> Firing:
     """Queue a firing of a job for now, whether it has a schedule, is paused, or neither; the service runs it."""
-    raise NotImplementedError
+    found = _find(project, job)
+    firing = Firing(job=found.id, due=int(time.time()), state="queued", manual=True)
+    while not project.catalog.add_firing(firing):
+        # Another firing has this second already.
+        firing = replace(firing, due=firing.due + 1)
+    return firing
+
+
+def service_line() -> str:
+    """Return one line: whether the service starts with the machine, and what happens otherwise."""
+    return autostart.describe()
+
+
+# --- inside ------------------------------------------------------------------------------------------------------
+
+
+def _find(project: Project, job: str) -> Job:
+    found = project.catalog.job(job)
+    if found.deleted:
+        raise NotFound(f"The job {found.name} has been deleted.", "List the others with: mlbench jobs")
+    return found
+
+
+def _put(project: Project, job: Job) -> None:
+    """Write a job: its record first, durably, so that a catalog made anew has it too."""
+    project.blobs.append("job", job.id, asdict(job), durable=True)
+    project.catalog.put_job(job)
+
+
+def _check(
+    project: Project,
+    notebook: str,
+    content: Json | None,
+    parameters: Mapping[str, Any] | None,
+    cron: str | None,
+    timezone: str | None,
+    name: str | None,
+) -> tuple[Check, Preparation, Job | None]:
+    prepared = prepare(notebook, content=content, given=parameters)
+    findings = list(prepared.findings)
+    line, sentence, times = _check_schedule(cron, timezone, findings)
+    called, before = _check_name(project, prepared, name, findings)
+    _check_surroundings(prepared, findings)
+    check = Check(
+        name=called,
+        version=before.version.number + 1 if before is not None else 1,
+        findings=tuple(findings),
+        parameters=tuple(
+            {
+                "name": parameter.name,
+                "type": parameter.type,
+                "default": parameter.default,
+                "help": parameter.help,
+                "required": parameter.required,
+                "value": prepared.values.get(parameter.name, parameter.default),
+            }
+            for parameter in prepared.parameters
+        ),
+        values=prepared.values,
+        cron=line,
+        sentence=sentence,
+        next=times,
+        service=service_line(),
+    )
+    return check, prepared, before
+
+
+def _check_schedule(
+    cron: str | None, timezone: str | None, findings: list[Finding]
+) -> tuple[str | None, str | None, tuple[str, ...]]:
+    if cron is None:
+        return None, None, ()
+    try:
+        line = schedule.check(cron, timezone)
+    except ScheduleError as error:
+        findings.append(Finding(level="error", text=str(error), error=error))
+        return None, None, ()
+    times = schedule.next_times(line, timezone, int(time.time()), 5)
+    return line, schedule.sentence(line, timezone), tuple(each.isoformat() for each in times)
+
+
+def _check_name(
+    project: Project, prepared: Preparation, name: str | None, findings: list[Finding]
+) -> tuple[str, Job | None]:
+    """Return the job's name, and the job of this name that the notebook is already."""
+    called = (name or "").strip() or Path(prepared.path).stem
+    if len(called) > LONGEST_NAME or _NAME.fullmatch(called) is None:
+        wrong = UsageError(
+            f"A job's name has at most {LONGEST_NAME} characters and no control characters.", "Choose another name."
+        )
+        findings.append(Finding(level="error", text=str(wrong), error=wrong))
+        return called[:LONGEST_NAME], None
+    same = [job for job in project.catalog.jobs() if job.name == called]
+    if not same:
+        return called, None
+    identity = document.notebook_id(prepared.nb)
+    for job in same:
+        if job.notebook == prepared.path or (identity and job.notebook_id == identity):
+            return called, job
+    taken = UsageError(
+        f'There is a job "{called}" already, of the notebook {same[0].notebook}.', "Choose another name with --name."
+    )
+    findings.append(Finding(level="error", text=str(taken), error=taken))
+    return called, None
+
+
+def _check_surroundings(prepared: Preparation, findings: list[Finding]) -> None:
+    """Say which modules go along and which files of this machine are named; the folder has to be there."""
+    folder = Path(prepared.path).parent
+    if not folder.is_dir():
+        gone = NotebookError(f"The folder {folder} of the notebook is not there.", "Save the notebook in a folder.")
+        findings.append(Finding(level="error", text=str(gone), error=gone))
+        return
+    modules = {found.name for found in folder.glob("*.py")}
+    packages = {found.parent.name for found in folder.glob("*/__init__.py")}
+    for cell in document.cells(prepared.nb):
+        try:
+            step = step_line.parse(cell.source)
+            names = analyse(cell.source if step is None else step.body)
+        except (SyntaxError, UsageError):
+            continue  # said above, with the steps
+        for target in {module.split(":")[0].split(".")[0] for module in (*names.imports.values(), *names.stars)}:
+            if f"{target}.py" in modules or target in packages:
+                shown = f"{target}.py" if f"{target}.py" in modules else f"the package {target}"
+                known = Finding(level="ok", text=f"{shown} goes along")
+                if known not in findings:
+                    findings.append(known)
+        findings.extend(
+            Finding(level="warning", text=f"cell {cell.number} reads {path}, a file of this machine", cell=cell.id)
+            for path in sorted(names.names_paths)
+            if os.path.isabs(path) and _is_file(path)
+        )
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _user() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return None
