@@ -79,7 +79,8 @@ class LocalBlobs:
     def put(self, data: Buffer, /, *, durable: bool = True) -> Digest:
         """Keep bytes and return their digest; keeping them again costs nothing."""
         digest = Digest(f"blake3:{values.digest_of(data)}")
-        self._keep(digest, len(data), [(0, data)], durable=durable)
+        size = data.nbytes if isinstance(data, memoryview) else len(data)
+        self._keep(digest, size, [(0, data)], durable=durable)
         return digest
 
     def put_parts(self, digest: Digest, parts: Sequence[Buffer], /, *, durable: bool = True) -> None:

@@ -1,31 +1,266 @@
-"""Names of a namespace as artifacts, and back."""
+"""Names of a namespace as artifacts, and back.
+
+Each name is an artifact of its own, except where two names hold an object in common (`best = models[0]`): these are
+kept together, in one dictionary, so that they still share it when they are loaded. What cannot be stored never fails
+the others: its binding says why, and what to do instead.
+"""
 
 from __future__ import annotations
 
+import importlib
+import re
+import sys
+import types
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mlbench.core.errors import ResultError
+from mlbench.core.ids import Digest
 from mlbench.core.ports import BlobStore
-from mlbench.core.records import Binding, Json
+from mlbench.core.records import Artifact, Binding, Json
+from mlbench.runs.previews import preview
+from mlbench.runs.values import Packed, pack, type_name, unpack
+
+__all__ = ["Loader", "remedy", "save_names"]
 
 
-def save_names(namespace: Mapping[str, Any], names: Iterable[str], blobs: BlobStore, *, durable: bool = True) -> list[Binding]:
-    """Store the values of names and return their bindings, in the order given; never raises for a value."""
-    raise NotImplementedError
+def save_names(
+    namespace: Mapping[str, Any], names: Iterable[str], blobs: BlobStore, *, durable: bool = True
+) -> list[Binding]:
+    """Store the values of names and return their bindings, in the order given.
 
+    Parameters
+    ----------
+    namespace
+        Where the names are looked up.
+    names
+        What to store; one that is not bound gets a binding that says so.
+    blobs
+        Where the artifacts go.
+    durable
+        Whether they must survive a power cut once this returns.
 
-def remedy(value: Any, error: BaseException | None = None) -> str:
-    """Say in one sentence why a value can't be stored or sent, and what to do instead."""
-    raise NotImplementedError
+    Raises
+    ------
+    StoreError
+        If the store cannot be written. No value raises anything: see `Binding.problem`.
+    """
+    wanted = list(dict.fromkeys(names))
+    found: dict[str, Binding] = {}
+    packed: dict[str, Packed] = {}
+    seen: dict[str, dict[int, Any]] = {}
+    for name in wanted:
+        if name not in namespace:
+            found[name] = Binding(name=name, problem=f"`{name}` was not bound: its statement was not reached.")
+            continue
+        value = namespace[name]
+        if isinstance(value, types.ModuleType):
+            found[name] = _module(name, value)
+            continue
+        inside: dict[int, Any] = {}
+        try:
+            packed[name] = pack(value, seen=inside)
+        except Exception as error:  # noqa: BLE001  (a value's own __reduce__ may raise anything; it is told, not lost)
+            found[name] = Binding(name=name, problem=f"`{name}` {remedy(value, error)}")
+        else:
+            seen[name] = inside
+    for group in _sharing(seen):
+        bindings = _bundle(namespace, group, blobs, durable=durable) if len(group) > 1 else None
+        for name in group:
+            if bindings is not None:
+                found[name] = bindings[name]
+                continue
+            one = packed[name]
+            blobs.put_parts(one.digest, one.parts, durable=durable)
+            found[name] = Binding(name=name, artifact=_artifact(one, one.type, namespace[name]))
+    return [found[name] for name in wanted]
 
 
 class Loader:
-    """Values of bindings. Names that share objects share them again when one loader loads both."""
+    """Values of bindings.
+
+    Two names that share objects share them when one loader loads both. Loading a name a second time gives it anew, as
+    it was stored.
+
+    Parameters
+    ----------
+    blobs
+        Where the artifacts are.
+    namespace
+        A live notebook's names, whose classes are used instead of stored copies of the same definition.
+    """
 
     def __init__(self, blobs: BlobStore, namespace: Mapping[str, Any] | None = None) -> None:
         self._blobs = blobs
         self._namespace = namespace
+        self._bundles: dict[Digest, dict[str, Any]] = {}
 
     def load(self, binding: Binding | Json, /) -> Any:
-        """Return the value. Raise `ResultError` for one that has none, `NotFound`, `ArtifactCorrupt`."""
-        raise NotImplementedError
+        """Return the value of a binding (or of its JSON).
+
+        Raises
+        ------
+        ResultError
+            If it has none, because it could not be stored or its module is not here.
+        NotFound, ArtifactCorrupt
+            If the store does not have it (any more), or it is damaged.
+        """
+        if not isinstance(binding, Binding):
+            import msgspec
+
+            binding = msgspec.convert(binding, Binding)
+        if binding.module is not None:
+            return _import(binding.name, binding.module)
+        if binding.artifact is None:
+            raise ResultError(binding.problem or f"`{binding.name}` has no stored value.")
+        if binding.member is None:
+            return self._unpack(binding.artifact)
+        return self._member(binding.artifact, binding.member)
+
+    def _member(self, artifact: Artifact, member: str) -> Any:
+        # A member is handed out once: what is left here are the objects of names that were not asked for yet.
+        bundle = self._bundles.get(artifact.digest)
+        if bundle is None or member not in bundle:
+            bundle = self._bundles[artifact.digest] = dict(self._unpack(artifact))
+        value = bundle.pop(member)
+        if not bundle:
+            del self._bundles[artifact.digest]
+        return value
+
+    def _unpack(self, artifact: Artifact) -> Any:
+        parts = self._blobs.get_parts(artifact.digest)
+        try:
+            return unpack(artifact.codec, parts, namespace=self._namespace)
+        except ImportError as error:
+            raise ResultError(
+                f"A value of type {artifact.type} needs the module {error.name or error}, which is not installed here.",
+                "Install it, or open the run in the environment that it was made in.",
+            ) from error
+
+
+def _import(name: str, module: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ResultError(
+            f"`{name}` is the module {module}, which cannot be imported here.",
+            "Install it, or put its folder on sys.path.",
+        ) from error
+
+
+def _module(name: str, module: types.ModuleType) -> Binding:
+    if sys.modules.get(module.__name__) is not module or module.__name__ == "__main__":
+        return Binding(
+            name=name,
+            problem=f"`{name}` is a module that cannot be imported by a name. Put its source into a file, and import it.",
+        )
+    return Binding(name=name, module=module.__name__)
+
+
+def _artifact(packed: Packed, kind: str, value: Any) -> Artifact:
+    return Artifact(digest=packed.digest, size=packed.size, type=kind, codec=packed.codec, preview=preview(value))
+
+
+def _bundle(
+    namespace: Mapping[str, Any], names: list[str], blobs: BlobStore, *, durable: bool
+) -> dict[str, Binding] | None:
+    """Keep names that share objects as one artifact, or say that together they cannot be kept."""
+    try:
+        packed = pack({name: namespace[name] for name in names})
+    except Exception:  # noqa: BLE001  (each can be stored by itself, as was tried: they are then)
+        return None
+    blobs.put_parts(packed.digest, packed.parts, durable=durable)
+    return {
+        name: Binding(name=name, artifact=_artifact(packed, type_name(namespace[name]), namespace[name]), member=name)
+        for name in names
+    }
+
+
+def _sharing(seen: Mapping[str, Mapping[int, Any]]) -> list[list[str]]:
+    """Return names in groups: those of one hold objects in common, directly or through a third.
+
+    Examples
+    --------
+    >>> rows: list[int] = []
+    >>> _sharing({"a": {id(rows): rows}, "b": {}, "c": {id(rows): rows}})
+    [['a', 'c'], ['b']]
+    """
+    leader = {name: name for name in seen}
+
+    def lead(name: str) -> str:
+        while leader[name] != name:
+            name = leader[name]
+        return name
+
+    first: dict[int, str] = {}
+    for name, inside in seen.items():
+        for key in inside:
+            if (other := first.setdefault(key, name)) != name:
+                leader[lead(name)] = lead(other)
+    groups: dict[str, list[str]] = {}
+    for name in seen:
+        groups.setdefault(lead(name), []).append(name)
+    return list(groups.values())
+
+
+# --- what can't be stored ---------------------------------------------------------------------------------------------
+
+_UNPICKLABLE = re.compile(r"cannot pickle '([^']+)' object", re.IGNORECASE)
+
+_INSTEAD: tuple[tuple[str, str, str], ...] = (
+    (r"(async_)?generator|.*coroutine", "a generator", "Keep what it yields instead, as in `list(…)`."),
+    (r"zip|map|filter|enumerate|reversed|.*_iterator|.*iterator", "an iterator", "Keep a list of it instead."),
+    (r"_io\..*|.*TemporaryFile.*", "an open file", "Keep its path or what it holds, and open it where it is used."),
+    (r"_thread\..*|threading\..*|multiprocessing\..*(Lock|Event|Condition|Queue|Semaphore|Pool).*|_queue\..*|queue\..*",
+     "a lock, thread or queue", "Make it in the cell that uses it."),
+    (r"(concurrent|asyncio|_asyncio|loky|joblib\.parallel)\..*", "an executor or a task",
+     "Make it in the cell that uses it, and keep its results."),
+    (r"(_?sqlite3|psycopg2?|psycopg2?_c|sqlalchemy|pymysql|pyodbc|duckdb|_?duckdb|redis|pymongo|snowflake|clickhouse_\w+|"
+     r"MySQLdb|mysql|oracledb|pymssql|ibis|google\.cloud)\..*",
+     "a database connection", "Connect in the cell that uses it, and keep the rows that you need."),
+    (r"_?socket\..*|_?ssl\..*|requests\..*|httpx\..*|urllib3\..*|aiohttp\..*|paramiko\..*|boto3\..*|botocore\..*",
+     "a network connection", "Connect in the cell that uses it."),
+    (r"weakref.*|_?weakref\..*", "a weak reference", "Keep the object itself."),
+    (r"_?contextvars\..*|.*ContextVar|.*Context", "a context", "Make it in the cell that uses it."),
+    (r"module", "a module", "Import it in the cell that uses it."),
+    (r"subprocess\..*|Popen", "a running process", "Start it in the cell that uses it."),
+    (r"frame|traceback", "a traceback", "Keep its text instead, as in `traceback.format_exc()`."),
+)  # fmt: skip
+
+
+def remedy(value: Any, error: BaseException | None = None) -> str:
+    """Say why a value can't be stored or sent, and what to do instead; begins where a name in front would end.
+
+    Parameters
+    ----------
+    value
+        What could not be pickled.
+    error
+        What pickling it raised, which names the part that is to blame.
+
+    Examples
+    --------
+    >>> remedy((i for i in range(3)))
+    "is a generator, which can't be stored. Keep what it yields instead, as in `list(…)`."
+    """
+    whole = type_name(value)
+    if isinstance(error, RecursionError):
+        return (
+            f"({whole}) is nested too deeply to be stored. Keep it flat, as in a table of its parts, or raise the limit "
+            "with `sys.setrecursionlimit(…)`."
+        )
+    if isinstance(error, MemoryError):
+        return f"({whole}) could not be stored: the memory was not enough. Keep a smaller part of it."
+    blamed = _UNPICKLABLE.search(str(error) if error is not None else "")
+    part = blamed[1] if blamed else whole
+    for pattern, words, instead in _INSTEAD:
+        for kind in dict.fromkeys((whole, part)):
+            if re.fullmatch(pattern, kind):
+                inside = "is" if kind == whole else f"({whole}) holds"
+                return f"{inside} {words}, which can't be stored. {instead}"
+    why = f": {type(error).__name__}: {str(error)[:200]}" if error is not None and not blamed else ""
+    holds = f" since it holds a {part}" if blamed and part != whole else ""
+    return (
+        f"({whole}) can't be stored{holds}{why}. Keep what it was made from, begin its name with an underscore, or leave "
+        "it out with `--no-store`."
+    )
