@@ -1,32 +1,29 @@
-"""What one cell reads, binds and changes, from its source alone."""
+"""What one cell reads, binds and changes, from its source alone.
+
+The cell is followed as Python would run it, on all paths at once. Of each name it is known where its value may come
+from at a point: from outside, from this cell, or from nowhere since it was deleted; where paths meet, all of their
+possibilities hold. A name is read from outside if it is read where its value may come from there. What a function does
+counts where it is first referred to, since from then on it may be called.
+"""
 
 from __future__ import annotations
 
 import ast
+import dis
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import CodeType
-from typing import Any
+
+from mlbench.notebook import scopes, syntax
+from mlbench.notebook.flow import Flow
+from mlbench.notebook.scopes import FunctionNames
+from mlbench.notebook.state import BUILTINS, GONE, HERE
 
 __all__ = ["CellNames", "FunctionNames", "analyse", "code_globals", "statement_reads"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FunctionNames:
-    """What happens to a cell's globals when a function (or class) defined there is used.
-
-    `reads`, `binds` (by `global`) and `changes` are global names, builtins among `reads`. `writes_paths` are constant
-    paths given to writing calls, `path_names` names given in their place, `names_paths` constant texts in the body.
-    """
-
-    reads: frozenset[str] = frozenset()
-    binds: frozenset[str] = frozenset()
-    changes: frozenset[str] = frozenset()
-    writes_paths: frozenset[str] = frozenset()
-    path_names: frozenset[str] = frozenset()
-    names_paths: frozenset[str] = frozenset()
-    draws: frozenset[str] = frozenset()
-    seeds: bool = False
+_HISTORY = re.compile(r"_{1,3}|_i{1,3}|_i?\d+|In|Out|_[iod]h")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +43,7 @@ class CellNames:
     deletes, maybe_deletes
         Names gone at the end on every path, and on some.
     changes
-        Names of outside or of the cell that are changed in place, as the syntax shows.
+        Names of outside whose values are changed in place, as the syntax shows.
     late
         Names that functions defined here read when they are called later, without those in `binds`; no builtins.
     functions
@@ -58,11 +55,12 @@ class CellNames:
     stars
         Modules whose names are all imported (`from m import *`).
     magics
-        Line and cell magics in order, and `!` for shell lines.
+        Line and cell magics, in the order in which they stand, and `!` for shell lines.
     is_async
         Whether the cell awaits at its top level.
-    writes_paths, path_names, names_paths
-        Constant paths given to writing calls; names given in their place; all constant texts that may be paths.
+    writes_paths, names_paths
+        Paths given to writing calls, and all constant texts that may be paths, as `evidence.path_text` spells them:
+        `"out/{name}.csv"` where only the kernel knows `name` (`evidence.resolve_text` fills in what is known).
     constants
         Names that hold a constant text (or path) at the end.
     seeds
@@ -89,7 +87,6 @@ class CellNames:
     magics: tuple[str, ...] = ()
     is_async: bool = False
     writes_paths: frozenset[str] = frozenset()
-    path_names: frozenset[str] = frozenset()
     names_paths: frozenset[str] = frozenset()
     constants: Mapping[str, str] = field(default_factory=dict)
     seeds: bool = False
@@ -103,15 +100,137 @@ class CellNames:
 
 
 def analyse(source: str) -> CellNames:
-    """Return the names of a cell's source (without its `%%step` line). Raise `SyntaxError`."""
-    raise NotImplementedError(source)
+    r"""Return the names of a cell's source (without its `%%step` line).
+
+    Raises
+    ------
+    SyntaxError
+        If neither Python nor IPython can read it.
+
+    Examples
+    --------
+    >>> names = analyse("if flag:\n    rate = 0.1\nprint(rate * len(flights))")
+    >>> sorted(names.reads), sorted(names.maybe)
+    (['flag', 'flights', 'rate'], ['rate'])
+    """
+    tree = syntax.parse(source)
+    try:
+        return _names(Flow(), tree)
+    except RecursionError:
+        return _all_names(tree)
 
 
 def statement_reads(module: ast.Module) -> list[set[str]]:
-    """Return, for each top-level statement, the names that it may read: builtins and IPython's own included."""
-    raise NotImplementedError(module)
+    r"""Return, for each top-level statement, the names that it may read: builtins and IPython's own included.
+
+    What statements above have bound does not matter here: whoever waits for a name sees whether it is still awaited.
+
+    Examples
+    --------
+    >>> [sorted(names) for names in statement_reads(ast.parse("x = a + b\ny = x"))]
+    [['a', 'b'], ['x']]
+    """
+    found: list[set[str]] = []
+    lazy = False
+    for statement in module.body:
+        flow = Flow(lazy_annotations=lazy)
+        try:
+            flow.statement(statement)
+            found.append(flow.reads)
+        except RecursionError:
+            found.append({node.id for node in ast.walk(statement) if isinstance(node, ast.Name)})
+        lazy = flow.lazy_annotations
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _code_globals(code: CodeType) -> frozenset[str]:
+    names: set[str] = set()
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in _GLOBAL_READS:
+            names.add(instruction.argval)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names |= _code_globals(constant)
+    return frozenset(names)
+
+
+_GLOBAL_READS = frozenset(
+    {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "DELETE_GLOBAL", "DELETE_NAME"} & set(dis.opmap)
+)
 
 
 def code_globals(code: CodeType) -> set[str]:
-    """Return the global names that a code object, or one nested in it, may read."""
-    raise NotImplementedError(code)
+    """Return the global names that a code object, or one nested in it, may read.
+
+    Examples
+    --------
+    >>> sorted(code_globals((lambda rows: [row * scale for row in rows]).__code__))
+    ['scale']
+    """
+    return set(_code_globals(code))
+
+
+def _all_names(tree: ast.Module) -> CellNames:
+    """Return every name that is mentioned: for a cell that is nested too deeply to be followed."""
+    reads: set[str] = set()
+    maybe: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            (reads if isinstance(node.ctx, ast.Load) else maybe).add(node.id)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            maybe.add(node.name)
+        elif isinstance(node, ast.alias):
+            maybe.add(node.asname or node.name.partition(".")[0])
+    reads |= maybe
+    return CellNames(
+        reads=frozenset(reads - BUILTINS),
+        builtins=frozenset(reads & BUILTINS),
+        maybe=frozenset(maybe),
+        results=frozenset(maybe),
+        dynamic=True,
+    )
+
+
+def _names(flow: Flow, tree: ast.Module) -> CellNames:
+    flow.block(tree.body)
+    state = flow.state or flow.everywhere
+    marks = {name: mark for name, mark in state.marks.items() if "." not in name}
+    bound = {name for name, mark in marks.items() if mark & HERE}
+    binds = frozenset(name for name, mark in marks.items() if mark == HERE)
+    deletes = frozenset(name for name, mark in marks.items() if mark == GONE)
+    functions: dict[str, FunctionNames] = {}
+    late: set[str] = set()
+    for name, candidates in state.functions.items():
+        if name in bound:
+            merged = candidates[0]
+            for candidate in candidates[1:]:
+                merged |= candidate
+            functions[name] = merged
+            late |= merged.reads
+    outside = flow.reads
+    history = frozenset(name for name in outside if _HISTORY.fullmatch(name))
+    bodies = [*tree.body, *(s for sub in flow.subtrees.values() for s in sub.body)]
+    return CellNames(
+        reads=frozenset(outside - BUILTINS - history),
+        builtins=frozenset(outside & BUILTINS),
+        history=history,
+        binds=binds,
+        maybe=frozenset(bound) - binds,
+        deletes=deletes,
+        maybe_deletes=frozenset(name for name, mark in marks.items() if mark & GONE) - deletes,
+        changes=frozenset(flow.seen.changes),
+        late=frozenset(late - binds - BUILTINS),
+        functions=functions,
+        results=frozenset(name for name in flow.results if name in bound and not name.startswith("_")),
+        imports={name: module for name, module in flow.imports.items() if name in bound},
+        stars=tuple(dict.fromkeys(flow.stars)),
+        magics=tuple(flow.magics.values()),
+        is_async=flow.is_async,
+        writes_paths=frozenset(flow.seen.writes_paths),
+        names_paths=frozenset(scopes.texts(bodies, flow.constants)),
+        constants={name: text for name, text in flow.constants.items() if name in binds},
+        seeds=flow.seen.seeds,
+        draws=frozenset(flow.seen.draws),
+        dynamic=flow.dynamic,
+    )

@@ -12,7 +12,7 @@ from mlbench.notebook.cell import CellNames
 __all__ = ["CellSource", "Edge", "Problem", "Step", "StepGraph", "build"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class CellSource:
     """A code cell: `number` is its place among all cells of the notebook, from 1."""
 
@@ -37,7 +37,7 @@ class Edge:
     names: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Problem:
     """What would fail, and where: `line` counts from 1 in the cell, 0 for the cell as a whole."""
 
