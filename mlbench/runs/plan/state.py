@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mlbench.core.ids import ExecutionId, new_id
+from mlbench.core.messages import Submission
 from mlbench.core.records import Execution, Reason
 from mlbench.runs.plan.words import Submitted
 
@@ -79,6 +80,25 @@ class Plan:
         while (node := self.nodes.get(execution)) is not None and node.replaced_by is not None:
             execution = node.replaced_by
         return execution
+
+    def same(self, submission: Submission, kernel: str, notebook: str | None) -> Node | None:
+        """Find what was submitted before, with the same key, and that a kernel may take for its own.
+
+        It is under way, or has succeeded while its kernel was away.
+        """
+        key = submission.key
+        if key is None:
+            return None
+        for node in reversed(self.nodes.values()):
+            if node.asked is None or node.record.key != key or node.asked.notebook != notebook:
+                continue
+            if node.replaced_by is not None or node.cancelled is not None:
+                continue
+            if node.phase != "ended" and (node.kernel == kernel or node.unattended):
+                return node
+            if node.phase == "ended" and node.unattended and node.record.state == "succeeded":
+                return node
+        return None
 
     def forget(self, kernel: str) -> None:
         """Drop what has ended of a kernel that will not come back."""

@@ -100,7 +100,7 @@ class _Turn:
                 Attach(submitted=submission.execution, record=self.plan.nodes[submission.execution].record)
             )
             return
-        if (found := self._same(event)) is not None:
+        if (found := self.plan.same(submission, event.kernel, event.notebook)) is not None:
             found.kernel, found.unattended = event.kernel, False
             if found.interrupted:
                 self.keep([found])
@@ -381,22 +381,6 @@ class _Turn:
 
     # --- looking around ----------------------------------------------------------------------------------------------
 
-    def _same(self, event: Submitted) -> Node | None:
-        """Find what was submitted before with the same key, and that this kernel may take for its own."""
-        key = event.submission.key
-        if key is None:
-            return None
-        for node in reversed(self.plan.nodes.values()):
-            if node.asked is None or node.record.key != key or node.replaced_by is not None or node.cancelled:
-                continue
-            if node.asked.notebook != event.notebook:
-                continue
-            if node.phase != "ended" and (node.kernel == event.kernel or node.unattended):
-                return node
-            if node.phase == "ended" and node.unattended and node.record.state == "succeeded":
-                return node
-        return None
-
     def _superseded(self, event: Submitted, parents: Collection[ExecutionId]) -> Node | None:
         """Find the execution of the same step that is under way and that the new one does not need."""
         named = event.submission.supersedes
@@ -500,7 +484,20 @@ class _Turn:
         if node.phase == "ended" and node.record.state not in {"succeeded", "failed"}:
             return False
         source, sure = self._random_source(node)
-        return sure and (source.id if source is not None else None) != node.random_used
+        if not sure or (source is not None and not self._drew_rightly(source)):
+            return False  # it may be wrong, and will be looked at again when what it depends on is known
+        return (source.id if source is not None else None) != node.random_used
+
+    def _drew_rightly(self, node: Node) -> bool:
+        """Say whether a step that has ended started from the state that it should have had, as far up as it goes."""
+        while node.asked is not None:
+            source, sure = self._random_source(node)
+            if not sure or (source.id if source is not None else None) != node.random_used:
+                return False
+            if source is None:
+                break
+            node = source
+        return True
 
     def _release(self) -> None:
         """Drop captures that no replacement can need any more: nothing above them is under way."""
