@@ -1,0 +1,90 @@
+"""What the tutorial and the example say happens, happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+BLOCK = re.compile(r"(?:<!-- (?P<note>[^>]*) -->\n)?```python\n(?P<source>.*?)```", re.DOTALL)
+RUN = "from mlbench.entrypoints.cli import main; main()"
+
+
+@pytest.fixture
+def surroundings(tmp_path: Path) -> dict[str, str]:
+    """Return an environment with a store of its own, in which a run ends the service that it starts."""
+    return {**os.environ, "MLBENCH_STORE": str(tmp_path / "store"), "MLBENCH_OWN_SERVICE": "1"}
+
+
+def mlbench(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a command of mlbench to its end."""
+    command = [sys.executable, "-c", RUN, *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=500)
+
+
+def tutorial(root: Path, *, failing: bool) -> Any:
+    """Return the tutorial's blocks as a notebook, with or without the mistake that it makes on purpose."""
+    text = (root / "docs" / "tutorial" / "first-notebook.md").read_text("utf-8")
+    notebook: Any = nbformat.v4.new_notebook(  # type: ignore[no-untyped-call]
+        metadata={"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
+    )
+    for place, block in enumerate(BLOCK.finditer(text)):
+        note = block["note"] or ""
+        if note.startswith("not run") or (note == "cell: fails" and not failing):
+            continue
+        cell: Any = nbformat.v4.new_code_cell(block["source"].strip(), id=f"cell{place}")  # type: ignore[no-untyped-call]
+        if note == "cell: parameters":
+            cell.metadata["tags"] = ["parameters"]
+        notebook.cells.append(cell)
+    nbformat.validate(notebook)
+    return notebook
+
+
+def test_the_tutorials_notebook_runs(root: Path, tmp_path: Path, surroundings: dict[str, str]) -> None:
+    file = tmp_path / "diabetes.ipynb"
+    nbformat.write(tutorial(root, failing=False), file)  # type: ignore[no-untyped-call]
+    answer = mlbench("run", str(file), "-p", "strength=2.0", env=surroundings)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    listed = mlbench("runs", "--json", env=surroundings)
+    (run,) = json.loads(listed.stdout)
+    assert run["state"] == "succeeded"
+    assert run["parameters"] == {"strength": 2.0}
+
+
+def test_the_tutorials_mistake_fails_as_it_says(root: Path, tmp_path: Path, surroundings: dict[str, str]) -> None:
+    file = tmp_path / "diabetes.ipynb"
+    nbformat.write(tutorial(root, failing=True), file)  # type: ignore[no-untyped-call]
+    answer = mlbench("run", str(file), env=surroundings)
+    assert answer.returncode == 1, answer.stdout + answer.stderr
+    assert "oops" in answer.stdout + answer.stderr
+
+
+def test_the_example_runs_and_two_of_its_steps_overlap(root: Path, surroundings: dict[str, str]) -> None:
+    pytest.importorskip("sklearn")
+    answer = mlbench("run", str(root / "examples" / "flights.ipynb"), "-p", "rounds=20", env=surroundings)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    (run,) = json.loads(mlbench("runs", "--json", env=surroundings).stdout)
+    shown = json.loads(mlbench("show", run["id"], "--json", env=surroundings).stdout)
+    steps = {execution["step"]: execution for execution in shown["executions"]}
+    assert list(steps) == ["load", "features", "baseline", "train", "evaluate"]
+    assert {execution["state"] for execution in steps.values()} == {"succeeded"}
+    assert steps["baseline"]["started"] < steps["train"]["ended"]
+    assert steps["train"]["started"] < steps["baseline"]["ended"]
+    assert {metric["name"] for metric in steps["evaluate"]["metrics"]} == {"skill", "gain"}
+
+
+def test_the_example_is_committed_without_outputs(root: Path) -> None:
+    notebook = json.loads((root / "examples" / "flights.ipynb").read_text("utf-8"))
+    nbformat.validate(notebook)
+    for cell in notebook["cells"]:
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None
