@@ -65,6 +65,7 @@ def make(
     names: Collection[str],
     namespace: dict[str, Any],
     *,
+    values: Mapping[str, Any] | None = None,
     without: Collection[str] = (),
     keep: Keep | None = None,
 ) -> Capture:
@@ -76,6 +77,8 @@ def make(
         The names that the cell reads. Those that the namespace lacks are left out.
     namespace
         The kernel's.
+    values
+        Values to send for some of the names in place of what the namespace holds now.
     without
         Names that come from other steps: helpers that read them are sent, their values are not.
     keep
@@ -86,14 +89,17 @@ def make(
     CaptureError
         Names each value that cannot be sent, where it is, its type and what to do instead.
     """
-    wanted = {name: namespace[name] for name in sorted(set(names)) if name in namespace and name not in without}
+    given = values or {}
+    wanted = {name: given[name] if name in given else namespace[name]
+              for name in sorted(set(names)) if (name in given or name in namespace) and name not in without}
+    hidden = frozenset(without) | {name for name in given if namespace.get(name) is not given[name]}
     sentinel = types.FunctionType(_nothing.__code__, namespace, _SENTINEL)
     sentinel.__module__ = "__main__"
     kept: dict[int, Json] = {}
     try:
-        data = _dumps({_SENTINEL: sentinel, **wanted}, namespace, frozenset(without), keep, kept)
+        data = _dumps({_SENTINEL: sentinel, **wanted}, namespace, hidden, keep, kept)
     except Exception as error:
-        problems = tuple(_problems(wanted, namespace, frozenset(without)))
+        problems = tuple(_problems(wanted, namespace, hidden))
         if not problems:
             raise CaptureError(f"What the cell reads can't be sent to a step: {type(error).__name__}: {error}.",
                                "Run the cell with --here, or make what it reads inside the step.") from error

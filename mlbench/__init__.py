@@ -1,0 +1,90 @@
+"""mlbench: a notebook goes from prototype to production and back without being rewritten.
+
+The notebook is the graph. One line on top of a cell, `%%step train`, is all that is added::
+
+    # a cell tagged `parameters`
+    origin: str = "JFK"      # airport the model is for
+    trees: int = 200         # size of each forest
+
+    %load_ext mlbench
+    import pandas as pd
+
+    %%step load
+    flights = delays(origin)                # runs on the cluster; the cell returns at once
+
+    %%step train
+    model = fit(flights, trees)             # that it needs `flights` is read from its source
+    mlbench.log(rmse=error(model))
+
+    model                                   # a plain cell: waits for `train`, then shows the value
+
+Each step's outputs, inputs, code, parameters and environment are recorded. Afterwards::
+
+    mlbench.runs()                          # a DataFrame, newest first
+    mlbench.run("mq2a")["train"].model      # a value of a former run
+
+Importing this package is cheap: what is heavy is imported where it is used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlbench.runs.context import context, log, progress, tag
+
+__all__ = [
+    "__version__",
+    "context",
+    "load_ipython_extension",
+    "log",
+    "progress",
+    "run",
+    "runs",
+    "tag",
+    "unload_ipython_extension",
+]
+
+
+def runs(notebook: str | None = None, *, limit: int = 50) -> Any:
+    """Return runs as a DataFrame, newest first: of one notebook, or all of the store's."""
+    from mlbench.project import Project
+
+    return Project.open().runs(notebook=notebook, limit=limit)
+
+
+def run(prefix: str) -> Any:
+    """Return the run of an id, or of a beginning of one: `mlbench.run("mq2a")["train"].model` is a value.
+
+    Raises
+    ------
+    NotFound
+        If no run, or more than one, begins with it.
+    """
+    from mlbench.project import Project
+
+    return Project.open().run(prefix)
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Make `%%step` known to a notebook (`%load_ext mlbench`)."""
+    from mlbench.entrypoints import kernel
+
+    kernel.load(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """Take it back (`%unload_ext mlbench`); steps under way go on."""
+    from mlbench.entrypoints import kernel
+
+    kernel.unload(shell)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":  # reading a distribution's metadata takes longer than all else here
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("mlbench")
+        except PackageNotFoundError:
+            return "0.0.0"
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

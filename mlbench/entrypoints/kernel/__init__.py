@@ -1,0 +1,68 @@
+"""The kernel's door: `%load_ext mlbench`, steps, and the names that they bind.
+
+Loading it starts nothing and imports nothing heavy; the service is found, or started, at the first step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlbench.entrypoints.kernel.session import Session
+
+__all__ = ["barrier", "load", "session_of", "unload"]
+
+_ATTRIBUTE = "mlbench_session"
+
+
+def load(shell: Any) -> Session:
+    """Make steps known to a shell; a second time it changes nothing."""
+    from mlbench.entrypoints.kernel.magics import LISTING, StepMagics, listing
+    from mlbench.entrypoints.kernel.session import Session
+    from mlbench.runs import context
+
+    known = session_of(shell)
+    if known is not None:
+        return known
+    session = Session(shell)
+    shell.__dict__[_ATTRIBUTE] = session
+    session.load()
+    shell.register_magics(StepMagics(shell, session))
+    magics = shell.magics_manager.magics["line"]
+    session.before_listing = {name: magics[name] for name in LISTING if name in magics}
+    magics.update({name: listing(session, magic) for name, magic in session.before_listing.items()})
+    session.before_context = context.enter(context.Context(emit=session.emit))
+    return session
+
+
+def session_of(shell: Any) -> Session | None:
+    """Return the session of a shell in which mlbench is loaded."""
+    found: Session | None = shell.__dict__.get(_ATTRIBUTE)
+    return found
+
+
+def barrier() -> bool:
+    """Return True when no step of this kernel is under way; mlbench's engine calls it when all cells have started."""
+    from IPython.core.getipython import get_ipython
+
+    shell = get_ipython()
+    session = session_of(shell) if shell is not None else None
+    if session is not None:
+        session.barrier()
+    return True
+
+
+def unload(shell: Any) -> None:
+    """Take back what `load` did. Steps under way go on."""
+    from mlbench.runs import context
+
+    session = session_of(shell)
+    if session is None:
+        return
+    del shell.__dict__[_ATTRIBUTE]
+    magics = shell.magics_manager.magics
+    magics["line"].update(session.before_listing)
+    magics["cell"].pop("step", None)
+    magics["line"].pop("cancel", None)
+    context.enter(session.before_context)
+    session.unload()

@@ -1,0 +1,55 @@
+"""`%%step` and `%cancel`: what a notebook's user types."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
+
+from mlbench.core.errors import UsageError
+from mlbench.entrypoints.kernel.session import Session
+
+__all__ = ["LISTING", "StepMagics", "listing"]
+
+LISTING = ("who", "whos", "who_ls")
+"""IPython's magics that list names: they look at values, and must not wait for them."""
+
+
+@magics_class
+class StepMagics(Magics):  # type: ignore[misc]
+    """The magics of one session."""
+
+    def __init__(self, shell: Any, session: Session) -> None:
+        super().__init__(shell)
+        self.session = session
+
+    @cell_magic
+    def step(self, line: str, cell: str) -> None:
+        """Run the cell as a step: `%%step NAME [options]`."""
+        self.session.submit(line, cell)
+
+    @line_magic
+    def cancel(self, line: str) -> None:
+        """Cancel a step, or all that are under way: `%cancel [STEP]`."""
+        words = line.split()
+        if len(words) > 1:
+            raise UsageError("%cancel takes one step's name, or nothing.")
+        self.session.cancel(words[0] if words else None)
+
+    def show_usage(self) -> None:
+        """Let `%%step?` show every option."""
+        from mlbench.notebook.step import usage
+
+        type(self).step.__doc__ = inspect.cleandoc(usage())
+
+
+def listing(session: Session, magic: Any) -> Any:
+    """Return a magic that lists names without waiting for any."""
+
+    def look(*args: Any, **keywords: Any) -> Any:
+        with session.front.looking():
+            return magic(*args, **keywords)
+
+    look.__doc__, look.__name__ = magic.__doc__, getattr(magic, "__name__", "magic")
+    return look

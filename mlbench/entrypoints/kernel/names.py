@@ -1,0 +1,149 @@
+"""Who provides each name of the notebook, and what each cell saw of it.
+
+A name is *provided* by an execution from the moment its step is submitted until a plain cell binds it anew or changes
+it. A cell that is run again starts from what it saw before its own last execution; so each step remembers, for every
+name that it read or bound, where it came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from mlbench.core.ids import ExecutionId
+from mlbench.entrypoints.kernel.pending import Placeholder, is_placeholder
+
+__all__ = ["ABSENT", "Absent", "Held", "Names", "Provided", "Source"]
+
+
+@dataclass(frozen=True, slots=True)
+class Provided:
+    """A name comes from an execution."""
+
+    execution: ExecutionId
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """A name had this value in the kernel."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """A name had no value."""
+
+
+ABSENT: Final = Absent()
+Source = Provided | Held | Absent
+_MISSING: Final = object()
+
+
+@dataclass(slots=True)
+class _Entry:
+    """`placeholder` until the value was needed, then `value`; `touched` once a plain cell could have changed it."""
+
+    execution: ExecutionId
+    placeholder: Placeholder
+    value: Any = _MISSING
+    touched: bool = field(default=False)
+
+
+class Names:
+    """The names of one namespace that executions provide.
+
+    Parameters
+    ----------
+    namespace
+        The notebook's own.
+    differs
+        Whether a touched value is not what its execution made any more.
+    """
+
+    def __init__(self, namespace: dict[str, Any], differs: Callable[[str, ExecutionId, Any], bool]) -> None:
+        self._namespace = namespace
+        self._differs = differs
+        self._entries: dict[str, _Entry] = {}
+        self._kept: dict[int, tuple[Any, Any]] = {}
+
+    def provide(self, name: str, execution: ExecutionId, placeholder: Placeholder) -> None:
+        """Make an execution the provider of a name: its placeholder takes the name's place."""
+        self._entries[name] = _Entry(execution, placeholder)
+        self._namespace[name] = placeholder
+
+    def replace(self, before: ExecutionId, now: ExecutionId) -> None:
+        """Let an execution provide what another one did."""
+        for entry in self._entries.values():
+            if entry.execution == before:
+                entry.execution = now
+
+    def withdraw(self, name: str) -> None:
+        """Forget a name, in the namespace too: a step deleted it."""
+        self._entries.pop(name, None)
+        self._namespace.pop(name, None)
+
+    def settle(self, name: str, value: Any) -> None:
+        """Put a name's value in the place of its placeholder, unless the name was bound anew meanwhile."""
+        entry = self._entries.get(name)
+        if entry is not None and self._namespace.get(name) is entry.placeholder:
+            self._namespace[name] = entry.value = value
+            entry.touched = False
+
+    def sync(self) -> None:
+        """Notice the names that a plain cell has bound or deleted: that wins."""
+        for name, entry in list(self._entries.items()):
+            value = self._namespace.get(name, _MISSING)
+            if value is not entry.placeholder and value is not entry.value:
+                del self._entries[name]
+
+    def touch(self, names: Iterable[str]) -> None:
+        """Note that a plain cell reaches names, and could change in place what they hold."""
+        for name in names:
+            value = self._namespace.get(name, _MISSING)
+            if value is _MISSING or is_placeholder(value):
+                continue
+            touched = {id(value), id(getattr(value, "base", None)) if type(value).__name__ == "ndarray" else id(value)}
+            for one in touched:
+                self._kept.pop(one, None)
+            for entry in self._entries.values():
+                if id(entry.value) in touched:
+                    entry.touched = True
+
+    def pending(self) -> frozenset[str]:
+        """Return the names whose value has not been put in place yet."""
+        return frozenset(name for name, entry in self._entries.items()
+                         if self._namespace.get(name) is entry.placeholder)
+
+    def provider(self, name: str) -> ExecutionId | None:
+        """Return the execution that provides a name, changed since or not."""
+        entry = self._entries.get(name)
+        return entry.execution if entry is not None else None
+
+    def source(self, name: str) -> Source:
+        """Return where a name comes from now. A value that a plain cell has changed in place is the kernel's own."""
+        entry = self._entries.get(name)
+        value = self._namespace.get(name, _MISSING)
+        if entry is not None and value is entry.placeholder:
+            return Provided(entry.execution)
+        if entry is not None and value is entry.value:
+            if not entry.touched or not self._differs(name, entry.execution, value):
+                entry.touched = False
+                return Provided(entry.execution)
+            del self._entries[name]
+        return ABSENT if value is _MISSING else Held(value)
+
+    def kept(self, value: Any) -> Any | None:
+        """Return the binding under which a large value was kept, if it cannot have changed since."""
+        found = self._kept.get(id(value))
+        return found[1] if found is not None and found[0]() is value else None
+
+    def keep(self, value: Any, binding: Any) -> None:
+        """Remember the binding of a large value, for as long as no plain cell reaches it."""
+        import weakref
+
+        try:
+            self._kept[id(value)] = (weakref.ref(value), binding)
+        except TypeError:  # a value without weak references is kept anew each time
+            return

@@ -1,0 +1,201 @@
+"""Turn a step's cell into what is handed to the service: its names, its capture, its edges and its key."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from mlbench.core.errors import UsageError
+from mlbench.core.ids import ExecutionId
+from mlbench.core.messages import StepOptions, Surroundings
+from mlbench.core.records import Execution, Json
+from mlbench.entrypoints.kernel.names import Held, Names, Provided, Source
+from mlbench.entrypoints.kernel.pending import is_placeholder
+from mlbench.entrypoints.kernel.sources import local_modules, user_key
+from mlbench.notebook.cell import CellNames
+from mlbench.runs import capture, key
+from mlbench.runs.reach import reach
+
+__all__ = ["Inputs", "Track", "defs_of", "find_inputs", "key_for"]
+
+_OF_THE_SHELL: Final = frozenset({"get_ipython", "display", "exit", "quit", "open", "__builtins__", "__builtin__"})
+_HISTORY: Final = frozenset({"_", "__", "___", "_i", "_ii", "_iii", "In", "Out", "_ih", "_oh", "_dh"})
+
+
+@dataclass(slots=True, eq=False)
+class Track:
+    """One step of this kernel, as far as it is known here. Guarded by the session's lock, `execution` included.
+
+    `before` is where each name came from that the cell read or bound; `seen` the names that it read. `late` says that
+    its output is sent as it comes, `running` that its own cell still runs, `shown` what has been shown of its end.
+    """
+
+    step: str
+    cell: str | None
+    place: int
+    execution: ExecutionId
+    body: str
+    names: CellNames
+    defs: frozenset[str]
+    unstored: Mapping[str, str]
+    quiet: frozenset[str]
+    before: dict[str, Source]
+    late: bool
+    parent: Json
+    key: str | None = None
+    record: Execution | None = None
+    ended: bool = False
+    running: bool = True
+    failed_at: float | None = None
+    error_seen: bool = False
+    queue: list[Json] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What a step is given: by other steps (`edges`), and captured from the kernel (`data`)."""
+
+    edges: dict[str, ExecutionId]
+    data: bytes
+    described: tuple[Json, ...]
+    before: dict[str, Source]
+    held: dict[str, Any]
+
+
+def defs_of(step: str, names: CellNames, options: StepOptions) -> tuple[frozenset[str], frozenset[str], dict[str, str]]:
+    """Return the names to store, those that are stored only if somebody reads them, and why others are not."""
+    bound = (names.binds | names.maybe | names.changes) - _HISTORY
+    if options.outputs is not None:
+        unknown = sorted(set(options.outputs) - bound)
+        if unknown:
+            raise UsageError(f"--outputs names {unknown[0]}, which step {step} does not bind.",
+                             f"It binds {', '.join(sorted(bound)) or 'nothing'}.")
+        wanted = frozenset(options.outputs)
+        return wanted, frozenset(), {name: f"Step {step} was run with --outputs, which leaves {name} out."
+                                     for name in bound - wanted}
+    unknown = sorted(set(options.no_store) - bound)
+    if unknown:
+        raise UsageError(f"--no-store names {unknown[0]}, which step {step} does not bind.",
+                         f"It binds {', '.join(sorted(bound)) or 'nothing'}.")
+    left_out = frozenset(options.no_store)
+    quiet = frozenset(name for name in bound - left_out if name.startswith("_"))
+    return bound - left_out - quiet, quiet, {
+        name: f"Step {step} was run with --no-store {name}." for name in left_out}
+
+
+def find_inputs(
+    names: CellNames,
+    namespace: dict[str, Any],
+    providers: Names,
+    former: Track | None,
+    *,
+    resume_own: bool,
+    defs: Collection[str],
+    keep: capture.Keep | None,
+) -> Inputs:
+    """Say where each name comes from that the cell reaches, and capture what the kernel has.
+
+    A cell that is run again (`former` is its last execution) starts from what it saw then, for each name that still
+    is as that execution left it; with `resume_own` from what it made.
+    """
+    wanted = set(names.reads | names.late | names.changes | names.maybe)
+    wanted |= {name for name in names.builtins if name in namespace}
+    wanted -= _OF_THE_SHELL
+
+    def origin(name: str) -> Source:
+        source = providers.source(name)
+        again = former is not None and not resume_own and isinstance(source, Provided)
+        if again and former is not None and source == Provided(former.execution) and name in former.before:
+            return former.before[name]
+        return source
+
+    edges: dict[str, ExecutionId] = {}
+    held: dict[str, Any] = {}
+    before: dict[str, Source] = {}
+    todo = set(wanted)
+    while todo:  # a value from before may reach names that the present one does not
+        name = todo.pop()
+        if name in before:
+            continue
+        source = before[name] = origin(name)
+        if isinstance(source, Provided):
+            edges[name] = source.execution
+        elif isinstance(source, Held):
+            held[name] = source.value
+            space = {**namespace, name: source.value} if namespace.get(name) is not source.value else namespace
+            todo |= reach({name}, space, inert=is_placeholder) - set(before)
+    named = {name: value for name, value in held.items() if name in wanted or namespace.get(name) is not value}
+    named |= _history(names.history, namespace)
+    packed = capture.make(named, namespace, values=named, without=edges, keep=keep)
+    for name in defs:
+        if name not in before:
+            before[name] = origin(name)
+    return Inputs(edges=edges, data=packed.data, described=packed.described, before=before, held=named)
+
+
+def _history(history: Collection[str], namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the results and inputs of former cells that a cell reads by IPython's names for them."""
+    found = {name: namespace[name] for name in history if name in namespace}
+    results = namespace.get("Out") or {}
+    numbers = [int(name[1:]) for name in history if name[1:].isdigit()]
+    if "Out" not in found and numbers:
+        found["Out"] = {number: results[number] for number in numbers if number in results}
+    return {name: dict(value) if name in ("Out", "_oh") else list(value) if name in ("In", "_ih") else value
+            for name, value in found.items()}
+
+
+def key_for(
+    *,
+    step: str,
+    source: str,
+    inputs: Inputs,
+    namespace: dict[str, Any],
+    names: CellNames,
+    parents: Mapping[str, str | None],
+    waits: Collection[str | None],
+    defs: Collection[str],
+    surroundings: Surroundings,
+    store: Path,
+    data: Callable[[Any], str],
+) -> str | None:
+    """Return the digest by which this very step is known again, or None where something has none."""
+    fingerprint = key.Fingerprint(namespace, without=inputs.edges, data=data)
+    try:
+        values = {name: fingerprint.of(value) for name, value in inputs.held.items()}
+    except Exception:  # noqa: BLE001  a stranger's reducer may raise anything; without a key nothing is reused
+        return None
+    if any(one is None for one in (*parents.values(), *waits)):
+        return None
+    modules = fingerprint.modules | {module.partition(":")[0] for module in names.imports.values()}
+    modules |= {module.replace(":", ".") for module in names.imports.values()}
+    folders = [surroundings.folder, *surroundings.path]
+    return key.key_of({
+        "step": step,
+        "source": key.digest_source(source),
+        "values": values,
+        "parents": dict(parents),
+        "waits": sorted(one for one in waits if one is not None),
+        "defs": sorted(defs),
+        "modules": local_modules(modules, folders),
+        "surroundings": _surroundings(surroundings, store),
+        "python": platform.python_version(),
+    })
+
+
+def _surroundings(surroundings: Surroundings, store: Path) -> str:
+    """Digest what surrounds a step, the working directory aside. Keyed: it holds the environment's values."""
+    from blake3 import blake3
+
+    hasher = blake3(key=user_key(store))
+    for name, settings in sorted(surroundings.libraries.items()):
+        hasher.update(f"{name}:{len(settings)}:".encode())
+        hasher.update(settings)
+    for folder in surroundings.path:
+        hasher.update(f"path:{folder if folder not in ('', os.getcwd()) else ''};".encode())
+    return hasher.hexdigest()
+
