@@ -1,0 +1,102 @@
+"""Keys say "the same step" in every process, and differ whenever the step could differ."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from typing import Any
+
+import pytest
+
+from mlbench.runs.key import Fingerprint, digest_source
+
+SOURCE = """
+import functools, math
+factor = 2
+class Base:
+    unit = 3
+class Shape(Base):
+    def area(self): return self.unit * factor
+def helper(v, w=1): return v * factor + w
+def outer(v):
+    names = {'a', 'b', 'c'}
+    return [helper(x) for x in range(v) if str(x) not in {'p', 'q', 'r'}] + sorted(names)
+@functools.lru_cache
+def cached(v): return helper(v)
+part = functools.partial(helper, w=2)
+shape = Shape()
+words = {'x', 'y', 'z'}
+"""
+NAMES = ("outer", "cached", "part", "shape", "words", "math")
+
+PROGRAM = """
+import sys, types
+main = types.ModuleType('__main__'); sys.modules['__main__'] = main
+exec(compile(sys.argv[1], sys.argv[2], 'exec'), main.__dict__)
+from mlbench.runs.key import Fingerprint
+print([Fingerprint(main.__dict__).of(main.__dict__[name]) for name in sys.argv[3].split()])
+"""
+
+
+def elsewhere(source: str, filename: str, seed: str) -> str:
+    found = subprocess.run(
+        [sys.executable, "-c", PROGRAM, source, filename, " ".join(NAMES)],
+        capture_output=True, text=True, check=True, timeout=60, env={**__import__("os").environ, "PYTHONHASHSEED": seed})
+    return found.stdout
+
+
+def test_a_key_is_the_same_in_other_processes_files_and_lines() -> None:
+    assert elsewhere(SOURCE, "one.py", "1") == elsewhere("# moved\n\n\n" + SOURCE, "two.py", "2")
+
+
+@pytest.mark.parametrize(("before", "after"), [
+    ("v * factor + w", "v * factor - w"),
+    ("factor = 2", "factor = 3"),
+    ("w=1", "w=5"),
+    ("unit = 3", "unit = 4"),
+    ("'c'", "'d'"),
+])
+def test_a_key_changes_with_what_the_code_does(before: str, after: str) -> None:
+    assert fingerprints(SOURCE) != fingerprints(SOURCE.replace(before, after))
+
+
+def fingerprints(source: str) -> list[str]:
+    main = types.ModuleType("__main__")
+    exec(source, main.__dict__)
+    prints = Fingerprint(main.__dict__)
+    return [prints.of(main.__dict__[name]) for name in NAMES]
+
+
+def test_comments_and_names_of_files_do_not_change_a_key() -> None:
+    assert fingerprints(SOURCE) == fingerprints(SOURCE.replace("def helper", "# why\n\n\ndef helper"))
+
+
+def test_a_name_that_a_step_provides_counts_by_name_not_by_value() -> None:
+    def of(value: int, without: tuple[str, ...]) -> str:
+        main = types.ModuleType("__main__")
+        exec(f"table = {value}\ndef f(): return table", main.__dict__)
+        return Fingerprint(main.__dict__, without=without).of(main.__dict__["f"])
+
+    assert of(1, ("table",)) == of(2, ("table",))
+    assert of(1, ()) != of(2, ())
+
+
+def test_modules_that_values_refer_to_are_known_by_name() -> None:
+    prints = Fingerprint({})
+    prints.of([Any, __import__("json"), __import__("json").dumps])
+    assert "json" in prints.modules
+
+
+def test_a_recursive_value_has_a_key() -> None:
+    loop: list[Any] = []
+    loop.append(loop)
+    assert Fingerprint({}).of(loop) == Fingerprint({}).of(loop)
+
+
+def test_equal_numbers_of_different_types_have_different_keys() -> None:
+    assert len({Fingerprint({}).of(one) for one in (1, 1.0, True, "1")}) == 4
+
+
+def test_syntax_that_cannot_be_parsed_still_has_a_digest() -> None:
+    assert digest_source("x = (") != digest_source("x = [")
