@@ -78,6 +78,8 @@ class Submission:
     `source` is the cell without its `%%step` line (which is `line`). `edges` maps a name to the execution that binds
     it; `waits_for` are parents that no name shows, with the reason. `capture` is the packed bundle of everything else
     that the cell reads: bytes, or the digest of the object where they are large. `defs` are the names to store.
+    `random` is the kernel's generators as they were then; `random_from` is the seeded step handed over before, unless
+    the kernel itself has drawn or seeded since: then `random` is where this step starts, whatever is under way.
     """
 
     execution: ExecutionId

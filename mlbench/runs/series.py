@@ -107,7 +107,7 @@ class Series:
         if member is None or self._current is None:
             return [], []
         had = member.steps.get(execution.step)
-        if had is None or had.id == execution.id or execution.replaces == had.id:
+        if had is None or had.id == execution.id or (had.queued or 0) <= (execution.queued or 0):
             member.steps[execution.step] = execution
         current = self._runs[self._current]
         if member is not current and execution.state in ENDED:

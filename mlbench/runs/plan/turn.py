@@ -112,8 +112,7 @@ class _Turn:
             if former.kernel == event.kernel and former.record.step == submission.step and former.phase == "ended":
                 former.unattended = False  # its cell has been run again: nobody will ask for that result
         old = self._superseded(event, {*edges.values(), *waits_for})
-        replaces = old.id if old is not None else event.takes_over
-        node = self._enter(event, edges, waits_for, replaces=replaces, note=None)
+        node = self._enter(event, edges, waits_for, replaces=event.takes_over, note=None)
         if old is not None:
             self._stand_in(old, node, event.at)
 

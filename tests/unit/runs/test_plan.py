@@ -205,7 +205,7 @@ def test_an_edited_cell_run_again_cancels_its_former_execution(desk: Desk) -> No
     desk.submit("a2", step="a")
     assert desk.cancelled == ["a1"]
     assert desk.started == []
-    assert desk.plan.nodes["a2"].record.replaces == "a1"
+    assert desk.plan.current("a1") == "a2"
 
 
 def test_the_new_execution_starts_when_the_old_one_is_gone(desk: Desk) -> None:

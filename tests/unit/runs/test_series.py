@@ -145,7 +145,7 @@ def test_a_run_goes_on_with_its_next_step(kernel: Kernel) -> None:
 def test_an_execution_that_was_replaced_does_not_count(kernel: Kernel) -> None:
     a1 = kernel.submit("a1", "a")
     a2 = kernel.submit("x", "x")
-    new = kernel.note(replace(a1, id=ExecutionId("a2"), replaces=a1.id))
+    new = kernel.note(replace(a1, id=ExecutionId("a2"), replaces=a1.id, queued=9))
     kernel.end(a1, "cancelled")
     kernel.end(a2)
     kernel.end(new)
