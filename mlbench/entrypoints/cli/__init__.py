@@ -1,0 +1,125 @@
+"""The command line. Each group of commands is a file, loaded when one of them is asked for, so that it starts fast.
+
+Exit status: 0 done, 1 the notebook failed, 2 wrong use, or a store or service that cannot be used.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from typing import Any, Final
+
+import click
+
+__all__ = ["main", "root"]
+
+COMMANDS: Final = {
+    "run": "mlbench.entrypoints.cli.run:run",
+    "runs": "mlbench.entrypoints.cli.history:runs",
+    "show": "mlbench.entrypoints.cli.history:show",
+    "logs": "mlbench.entrypoints.cli.history:logs",
+    "schedule": "mlbench.entrypoints.cli.jobs:schedule",
+    "jobs": "mlbench.entrypoints.cli.jobs:jobs",
+    "service": "mlbench.entrypoints.cli.service:service",
+    "config": "mlbench.entrypoints.cli.about:config",
+    "version": "mlbench.entrypoints.cli.about:version",
+}
+
+SUMMARIES: Final = {
+    "run": "Run a notebook, its steps side by side, and record it.",
+    "runs": "List runs, newest first.",
+    "show": "Show a run: its steps, metrics and what went wrong.",
+    "logs": "Print what a run, or one of its steps, has printed.",
+    "schedule": "Make a notebook a job that runs by the clock.",
+    "jobs": "List jobs; run, pause, resume, delete or show one.",
+    "service": "The process that runs steps and fires schedules.",
+    "config": "Show which store is used, and why.",
+    "version": "Show the version of mlbench.",
+}
+
+
+class _Commands(click.Group):
+    """The commands by name; their summaries are here so that `mlbench --help` loads none of them."""
+
+    def list_commands(self, _: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, _: click.Context, name: str) -> click.Command | None:
+        where = COMMANDS.get(name)
+        if where is None:
+            return None
+        module, _, attribute = where.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, context: click.Context, arguments: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if arguments and arguments[0] not in COMMANDS and not arguments[0].startswith("-"):
+            near = difflib.get_close_matches(arguments[0], COMMANDS, 1)
+            meant = f"Did you mean `mlbench {near[0]}`?" if near else "See: mlbench --help"
+            raise click.UsageError(f"There is no command `{arguments[0]}`. {meant}", context)
+        return super().resolve_command(context, arguments)
+
+    def format_commands(self, _: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(SUMMARIES.items()))
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: mlbench run examples/flights.ipynb -p origin=LGA",
+)
+@click.version_option(package_name="mlbench", message="mlbench %(version)s")
+def root() -> None:
+    """Run notebooks whose cells are steps, see what was recorded, and schedule them."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its status; errors of ours are one sentence, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure: Any = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
+    sys.exit(_status(arguments))
+
+
+def _status(arguments: list[str] | None) -> int:
+    from mlbench.core.errors import MlbenchError
+
+    try:
+        status = root(arguments, prog_name="mlbench", standalone_mode=False)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.UsageError as error:
+        _say_error(_sentence(error))
+        return 2
+    except click.ClickException as error:
+        _say_error(error.format_message())
+        return 2
+    except MlbenchError as error:
+        _say_error(str(error))
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        _say_error("Interrupted.")
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would complain again when it closes standard output.
+        import os
+
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status if isinstance(status, int) else 0
+
+
+def _sentence(error: click.UsageError) -> str:
+    """Return what is wrong, the nearest right option, and where help is, in one line."""
+    where = error.ctx.command_path if error.ctx is not None else "mlbench"
+    message = error.format_message()
+    return message if "See:" in message or "Did you mean" in message else f"{message} See: {where} --help"
+
+
+def _say_error(sentence: str) -> None:
+    click.secho(f"Error: {sentence}", fg="red", err=True)

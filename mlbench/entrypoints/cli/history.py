@@ -1,0 +1,214 @@
+"""`mlbench runs`, `mlbench show` and `mlbench logs`: what was recorded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlbench.core.errors import NotFound, UsageError
+from mlbench.core.ids import short
+from mlbench.core.records import Execution, Json, Run
+from mlbench.entrypoints.cli import output
+from mlbench.entrypoints.cli.output import console, json_option, plain, print_json
+
+if TYPE_CHECKING:
+    from mlbench.project import Project
+
+
+@click.command(epilog="Example: mlbench runs flights.ipynb --limit 5")
+@click.argument("notebook", required=False)
+@click.option("-n", "--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="How many.")
+@click.option("--job", help="Only the runs of this job: its name or id.")
+@click.option("--under-way", is_flag=True, help="Only those that are queued or running.")
+@json_option
+def runs(notebook: str | None, limit: int, job: str | None, under_way: bool, as_json: bool) -> None:
+    """List runs, newest first: all of them, or those of NOTEBOOK."""
+    project = _open(notebook)
+    which: dict[str, Any] = {"limit": limit, "under_way": under_way}
+    if notebook is not None:
+        which["notebook"] = os.path.abspath(notebook)
+    if job is not None:
+        which["job"] = project.catalog.job(job).id
+    found = project.catalog.runs(**which)
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        console().print("No runs yet. Run a notebook with: mlbench run NOTEBOOK.ipynb")
+        return
+    shown = output.table("run", "state", "name", "kind", "when", "time", "what", right=("time",))
+    for run in found:
+        shown.add_row(
+            short(run.id),
+            output.state_text(run.state),
+            plain(run.name + (f" v{run.job_version}" if run.job_version is not None else "")),
+            run.kind,
+            output.ago(run.started),
+            output.duration(run.started, run.ended),
+            plain(_headline(run)),
+        )
+    console().print(shown)
+
+
+@click.command(epilog="Example: mlbench show mq2a --output executed.ipynb")
+@click.argument("run")
+@click.option("-o", "--output", "target", type=click.Path(dir_okay=False), help="Write the executed notebook here.")
+@json_option
+def show(run: str, target: str | None, as_json: bool) -> None:
+    """Show the run with the id RUN, of which the first four characters are enough."""
+    project = _open(None)
+    found = project.catalog.run(run)
+    executions = project.catalog.executions(found.id)
+    if target is not None:
+        _write_notebook(project, found, target)
+    if as_json:
+        snapshot = project.catalog.snapshot(found.snapshot) if found.snapshot is not None else None
+        print_json({"run": found, "executions": executions, "snapshot": snapshot})
+        return
+    print_run(found, executions)
+    if target is not None:
+        console().print(f"\nThe executed notebook is in {target}.", markup=False)
+
+
+@click.command(epilog="Example: mlbench logs mq2a train")
+@click.argument("run")
+@click.argument("step", required=False)
+@json_option
+def logs(run: str, step: str | None, as_json: bool) -> None:
+    """Print what the run with the id RUN, or its step STEP, has printed."""
+    project = _open(None)
+    found = project.catalog.run(run)
+    chosen = _messages(project, found, step)
+    if as_json:
+        print_json(chosen)
+        return
+    for entry in chosen:
+        text = "".join(_texts(entry["messages"]))
+        if len(chosen) > 1 and text:
+            click.secho(f"--- {output.clean(str(entry['step'] or entry['cell']))} ---", bold=True)
+        click.echo(output.clean(text), nl=not text.endswith("\n"))
+
+
+def print_run(run: Run, executions: Sequence[Execution]) -> None:
+    """Print a run's head, its steps and what went wrong."""
+    from rich.text import Text
+
+    out = console()
+    head = output.state_text(run.state)
+    took = output.duration(run.started, run.ended)
+    out.print(Text.assemble(head, "  ", plain(run.name), f"  run {short(run.id)}  {took}"))
+    facts = output.table("", "")
+    facts.show_header = False
+    for name, value in _facts(run):
+        facts.add_row(name, plain(value))
+    out.print(facts)
+    if executions:
+        out.print()
+        out.print(output.steps_table(executions))
+    if run.failure is not None:
+        out.print()
+        where = f" in step {run.failed_step}" if run.failed_step else ""
+        out.print(Text(f"{run.failure.ename}{where}: ", style="red") + plain(run.failure.evalue))
+        for line in run.failure.traceback:
+            click.echo(output.clean(line))
+        if run.failure.remedy:
+            out.print(plain(run.failure.remedy))
+
+
+def _facts(run: Run) -> Iterator[tuple[str, str]]:
+    yield "id", run.id
+    yield "kind", run.kind + (f", job {short(run.job)} v{run.job_version}" if run.job is not None else "")
+    if run.notebook is not None:
+        yield "notebook", run.notebook
+    if run.started:
+        yield "started", output.ago(run.started)
+    if run.user or run.host:
+        yield "by", f"{run.user or '?'} on {run.host or '?'}"
+    if run.parameters:
+        yield "parameters", _pairs(run.parameters)
+    if run.metrics:
+        yield "metrics", output.metrics_text(run.metrics)
+    if run.tags:
+        yield "tags", _pairs(run.tags)
+    if run.snapshot is not None:
+        yield "snapshot", run.snapshot
+    if run.reason is not None and run.reason != "error":
+        yield "reason", run.reason
+
+
+def _pairs(values: Json) -> str:
+    return "  ".join(f"{name}={value}" for name, value in values.items())
+
+
+def _headline(run: Run) -> str:
+    if run.failure is not None and run.state == "failed":
+        where = f"{run.failed_step}: " if run.failed_step else ""
+        return output.first_line(f"{where}{run.failure.ename}: {run.failure.evalue}", 80)
+    return "  ".join(part for part in (output.metrics_text(run.metrics), _pairs(run.parameters)) if part)
+
+
+def _open(notebook: str | None) -> Project:
+    from mlbench.project import Project
+
+    return Project.open(notebook=notebook)
+
+
+def _write_notebook(project: Project, run: Run, target: str) -> None:
+    if run.output is None:
+        raise NotFound(f"Run {short(run.id)} has no executed notebook.")
+    data = project.blobs.get(run.output)
+    beside = f"{target}.part"
+    try:
+        with open(beside, "wb") as file:
+            file.write(data)
+        os.replace(beside, target)
+    except OSError as error:
+        raise UsageError(f"{target} cannot be written: {error.strerror or error}.") from error
+
+
+def _messages(project: Project, run: Run, step: str | None) -> list[Json]:
+    executions = project.catalog.executions(run.id)
+    names = list(dict.fromkeys(execution.step for execution in executions))
+    if step is not None and step not in names:
+        import difflib
+
+        near = difflib.get_close_matches(step, names, 1)
+        hint = f"Did you mean {near[0]}?" if near else f"It has: {', '.join(names)}." if names else "It has no steps."
+        raise NotFound(f"Run {short(run.id)} has no step {step}.", hint)
+    if executions:
+        return [
+            {"step": each.step, "cell": each.cell, "messages": list(project.catalog.execution(each.id).messages)}
+            for each in executions
+            if step is None or each.step == step
+        ]
+    if run.output is None:
+        return []
+    import msgspec
+
+    notebook = msgspec.json.decode(project.blobs.get(run.output))
+    return [
+        {"step": None, "cell": cell.get("id", f"cell {place}"), "messages": cell["outputs"]}
+        for place, cell in enumerate(notebook["cells"], 1)
+        if cell.get("outputs")
+    ]
+
+
+def _texts(messages: Sequence[Json]) -> Iterator[str]:
+    """Yield the text of outputs: what was printed, the plain form of what was shown, tracebacks."""
+    for message in messages:
+        kind = message.get("output_type")
+        if kind == "stream":
+            yield _joined(message.get("text", ""))
+        elif kind == "error":
+            yield "\n".join(message.get("traceback", [])) + "\n"
+        elif kind in ("display_data", "execute_result"):
+            text = (message.get("data") or {}).get("text/plain")
+            if text is not None:
+                yield f"{_joined(text)}\n"
+
+
+def _joined(text: str | list[str]) -> str:
+    return text if isinstance(text, str) else "".join(text)

@@ -1,0 +1,203 @@
+"""How the command line shows things: states, times, tables and JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from mlbench.core.records import Execution, Metric
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+__all__ = ["ago", "clean", "console", "duration", "errors", "json_option", "print_json", "state_text", "table"]
+
+_STATES: Final = {
+    "succeeded": ("✓", "green"),
+    "failed": ("✗", "red"),
+    "running": ("●", "blue"),
+    "queued": ("◌", "bright_black"),
+    "cancelled": ("■", "bright_black"),
+    "reused": ("○", "green"),
+    "skipped": ("–", "bright_black"),
+}
+"""Each state has a shape of its own: colour alone says nothing."""
+
+_ESCAPES: Final = re.compile(
+    r"\x1b\[(?![0-9;]*m)[0-?]*[ -/]*[@-~]"  # control sequences, but for colours
+    r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"  # operating system commands: links, titles, the clipboard
+    r"|\x1b(?!\[)[PX^_][^\x1b]*(?:\x1b\\)?"
+    r"|\x1b(?![\[\]])."
+    r"|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
+)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def console() -> Console:
+    """Return the console of standard output; a pipe gets whole lines, not a terminal's width."""
+    return _console(stderr=False)
+
+
+def errors() -> Console:
+    """Return the console of standard error."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    wide = None if stream.isatty() or os.environ.get("COLUMNS") else 200
+    return Console(stderr=stderr, width=wide, highlight=False, soft_wrap=not stream.isatty())
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON; records are written in their own words."""
+    click.echo(json.dumps(_plain(value), ensure_ascii=False, indent=2))
+
+
+def _plain(value: object) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None  # JSON has no such numbers
+    return value
+
+
+def clean(text: str) -> str:
+    r"""Return a text that cannot move a terminal's cursor, set its title or hide a link; colours stay.
+
+    Examples
+    --------
+    >>> clean("a\x1b]8;;http://x\x07b\x1b[31mc\x1b[2J")
+    'ab\x1b[31mc'
+    """
+    return _ESCAPES.sub("", text)
+
+
+def plain(text: str) -> Text:
+    """Return a stored text as a rich text that is shown as it is, without markup or colours."""
+    from rich.text import Text
+
+    return Text(clean(text).replace("\x1b", ""))
+
+
+def state_text(state: str) -> Text:
+    """Return a state with its shape and colour."""
+    from rich.text import Text
+
+    mark, colour = _STATES.get(state, ("?", "default"))
+    return Text(f"{mark} {state}", style=colour)
+
+
+def table(*columns: str, right: Sequence[str] = ()) -> Table:
+    """Return a table without lines; columns named in `right` hold numbers."""
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return made
+
+
+def duration(started: int | None, ended: int | None) -> str:
+    """Return how long something took, short.
+
+    Examples
+    --------
+    >>> duration(0 + 1, 2_600_000_001), duration(1, 72_000_000_001), duration(1, 7_500_000_000_001)
+    ('2.6 s', '1 min 12 s', '2 h 5 min')
+    """
+    if not started:
+        return ""
+    seconds = ((ended or time.time_ns()) - started) / 1e9
+    if seconds < 0:
+        return ""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
+
+
+def ago(moment: int | None, now: int | None = None) -> str:
+    """Return when something was, short.
+
+    Examples
+    --------
+    >>> ago(1, 14 * 60 * 10**9), ago(1, 5 * 10**9)
+    ('14 min ago', 'now')
+    """
+    if not moment:
+        return ""
+    seconds = ((now or time.time_ns()) - moment) / 1e9
+    if seconds < 10:
+        return "now"
+    if seconds < 60:
+        return f"{int(seconds)} s ago"
+    if seconds < 3600 - 30:
+        return f"{round(seconds / 60)} min ago"
+    if seconds < 24 * 3600:
+        return f"{round(seconds / 3600)} h ago"
+    return datetime.fromtimestamp(moment / 1e9).astimezone().strftime("%d %b %Y %H:%M")
+
+
+def number(value: float) -> str:
+    """Return a metric's value with as many digits as tell something.
+
+    Examples
+    --------
+    >>> number(11.82345), number(336776.0)
+    ('11.82', '336,776')
+    """
+    return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.4g}"
+
+
+def metrics_text(metrics: Sequence[Metric]) -> str:
+    """Return the last value of each metric."""
+    last = {metric.name: metric.value for metric in metrics}
+    return "  ".join(f"{clean(name)} {number(value)}" for name, value in last.items())
+
+
+def steps_table(executions: Sequence[Execution]) -> Table:
+    """Return the steps of a run, one line each."""
+    made = table("step", "state", "time", "what", right=("time",))
+    for execution in executions:
+        item = f"[{execution.item}]" if execution.item is not None else ""
+        made.add_row(
+            plain(f"{execution.step}{item}"),
+            state_text(execution.state),
+            duration(execution.started, execution.ended),
+            plain(_what(execution)),
+        )
+    return made
+
+
+def _what(execution: Execution) -> str:
+    if execution.failure is not None and execution.state == "failed":
+        return f"{execution.failure.ename}: {first_line(execution.failure.evalue)}"
+    if execution.note:
+        return execution.note
+    return metrics_text(execution.metrics)
+
+
+def first_line(text: str, most: int = 120) -> str:
+    """Return the first line of a text, cut."""
+    line = text.strip().splitlines()[0] if text.strip() else ""
+    return line if len(line) <= most else f"{line[: most - 3]}..."

@@ -1,0 +1,32 @@
+"""Arguments of the form NAME=VALUE."""
+
+from __future__ import annotations
+
+from mlbench.core.errors import ParameterError
+
+__all__ = ["read_pairs"]
+
+
+def read_pairs(pairs: tuple[str, ...], what: str = "parameter") -> dict[str, str]:
+    """Return `NAME=VALUE` arguments as a dictionary.
+
+    Raises
+    ------
+    ParameterError
+        If one has no `=` or no name, or is given twice.
+
+    Examples
+    --------
+    >>> read_pairs(("origin=LGA", "query=a=b"))
+    {'origin': 'LGA', 'query': 'a=b'}
+    """
+    given: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        name = name.strip()
+        if not equals or not name:
+            raise ParameterError(f"The {what} {pair[:60]!r} has no value.", f"Write: {name[:40] or 'NAME'}=VALUE")
+        if name in given:
+            raise ParameterError(f"The {what} {name[:60]} is given twice.", "Give it once.")
+        given[name] = value
+    return given

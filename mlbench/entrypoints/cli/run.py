@@ -1,0 +1,227 @@
+"""`mlbench run`: a notebook through papermill and our engine, with a live table of its steps."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from mlbench.core.errors import UsageError
+from mlbench.core.ids import short
+from mlbench.core.records import ENDED, Execution, Json, Run
+from mlbench.entrypoints.cli import output
+from mlbench.entrypoints.cli.output import console, errors, json_option, plain, print_json
+from mlbench.entrypoints.cli.pairs import read_pairs
+
+__all__ = ["run"]
+
+
+@click.command(epilog="Example: mlbench run flights.ipynb -p origin=LGA -p trees=50")
+@click.argument("notebook")
+@click.option("-p", "--parameter", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter of the notebook.")
+@click.option("-o", "--output", "target", type=click.Path(dir_okay=False), help="Write the executed notebook here.")
+@click.option("-k", "--kernel", help="The kernel to use instead of the notebook's own.")
+@click.option("--name", help="What the run is called; the notebook's name otherwise.")
+@click.option("--cwd", help="The folder to run in; the notebook's own otherwise.")
+@click.option("--cell-timeout", type=click.IntRange(min=1), metavar="SECONDS", help="The most that one cell may take.")
+@click.option("--tag", "tags", multiple=True, metavar="NAME=VALUE", help="A tag of the run.")
+@json_option
+def run(
+    notebook: str,
+    pairs: tuple[str, ...],
+    target: str | None,
+    kernel: str | None,
+    name: str | None,
+    cwd: str | None,
+    cell_timeout: int | None,
+    tags: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Run NOTEBOOK, its steps side by side, and record it.
+
+    The notebook itself is not changed. The exit status is 0 if it succeeded, 1 if it failed, 2 if it cannot be run.
+    """
+    from mlbench.backends import runner_papermill
+    from mlbench.project.preparation import prepare
+
+    given = read_pairs(pairs)
+    labels = read_pairs(tags, what="tag")
+    prepared = prepare(notebook, given=given, kernel=kernel)
+    prepared.require()
+    folder = _folder(cwd, prepared.path)
+    _check_target(target)
+    for finding in prepared.findings:
+        if finding.level == "warning" and not as_json:
+            errors().print(plain(f"{prepared.name}: {finding.text}"), style="yellow")
+    view = _view(prepared.steps, as_json=as_json)
+    request = runner_papermill.RunRequest(
+        notebook=prepared.path, name=name, tags=labels, watch=view.take if view is not None else None
+    )
+    with _terminated_as_interrupted(), view or contextlib.nullcontext():
+        outcome = runner_papermill.execute(
+            prepared.nb,
+            request,
+            parameters=prepared.values,
+            folder=folder,
+            output=target,
+            kernel=kernel,
+            cell_timeout=cell_timeout,
+        )
+    return _conclude(outcome, target, as_json=as_json)
+
+
+def _folder(cwd: str | None, path: str) -> str:
+    folder = os.path.abspath(cwd) if cwd is not None else str(Path(path).parent)
+    if not Path(folder).is_dir():
+        raise UsageError(f"There is no folder {folder} to run in.")
+    return folder
+
+
+def _check_target(target: str | None) -> None:
+    """Refuse a place for the executed notebook that cannot be written, before an hour's work is done for it."""
+    if target is None:
+        return
+    parent = Path(target).absolute().parent
+    if not parent.is_dir():
+        raise UsageError(f"There is no folder {parent} for the executed notebook.", "Make it, or choose another.")
+    if not os.access(parent, os.W_OK):
+        raise UsageError(f"The folder {parent} cannot be written.", "Choose another place with --output.")
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Take SIGTERM as Ctrl-C, so that the run is recorded as cancelled and nothing of it goes on."""
+
+    def interrupt(_: int, __: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _conclude(outcome: Any, target: str | None, *, as_json: bool) -> int:
+    from mlbench.entrypoints.cli.history import print_run
+    from mlbench.project import Project
+
+    run: Run | None = outcome.run
+    if run is None:
+        raise UsageError("papermill ended before the run began.")
+    project = Project.open(notebook=run.notebook)
+    executions = project.catalog.executions(run.id)
+    if as_json:
+        print_json({"run": run, "executions": executions})
+    else:
+        print_run(run, executions)
+        if run.state not in ENDED and outcome.error is not None:
+            errors().print(plain(str(outcome.error)), style="red")
+        if target is not None:
+            console().print(plain(f"\nThe executed notebook is in {target}."))
+        console().print(f"\nSee more: mlbench show {short(run.id)}   mlbench logs {short(run.id)}")
+    return 0 if run.state == "succeeded" and outcome.error is None else 1
+
+
+# --- what is shown while it runs ---------------------------------------------------------------------------------
+
+
+def _view(steps: tuple[str, ...], *, as_json: bool) -> _Lines | None:
+    if as_json:
+        return None
+    return _Table(steps) if console().is_terminal else _Lines(steps)
+
+
+class _Lines:
+    """One line for each step that changes, for logs and pipes."""
+
+    def __init__(self, steps: tuple[str, ...]) -> None:
+        self.steps: dict[str, Execution | None] = dict.fromkeys(steps)
+        self.cell = (0, 0)
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def take(self, news: Json) -> None:
+        """Take one piece of news; called from the threads of the engine."""
+        import msgspec
+
+        with self._lock:
+            if news["type"] == "execution":
+                execution = news["execution"]
+                if not isinstance(execution, Execution):
+                    execution = msgspec.convert(execution, Execution)
+                before = self.steps.get(execution.step)
+                self.steps[execution.step] = execution
+                if before is None or before.state != execution.state or before.id != execution.id:
+                    self.step_changed(execution)
+            elif news["type"] == "cell" and news["state"] == "running":
+                self.cell = (news["index"] + 1, news["count"])
+                self.cell_changed()
+            elif news["type"] == "run" and news["run"].state == "running":
+                self.run_began(news["run"])
+
+    def run_began(self, run: Run) -> None:
+        """Say which run it is."""
+        console().print(plain(f"{run.name}: run {short(run.id)}"))
+
+    def step_changed(self, execution: Execution) -> None:
+        """Say what a step does now."""
+        took = output.duration(execution.started, execution.ended) if execution.state in ENDED else ""
+        console().print(plain(f"{execution.step} {execution.state} {took}".rstrip()))
+
+    def cell_changed(self) -> None:
+        """Say which cell runs: only where nothing else is said."""
+
+
+class _Table(_Lines):
+    """A table of the steps that is drawn again as they change."""
+
+    def __init__(self, steps: tuple[str, ...]) -> None:
+        from rich.live import Live
+
+        super().__init__(steps)
+        self._name = ""
+        self._live = Live(get_renderable=self._draw, console=console(), refresh_per_second=8, transient=True)
+
+    def __enter__(self) -> _Table:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def run_began(self, run: Run) -> None:
+        self._name = f"{run.name}  run {short(run.id)}"
+
+    def step_changed(self, _: Execution) -> None:
+        """Nothing: the table is drawn from all of them."""
+
+    def _draw(self) -> Any:
+        from rich.console import Group
+
+        shown = output.table("step", "state", "time", right=("time",))
+        for name, execution in self.steps.items():
+            if execution is None:
+                shown.add_row(plain(name), output.state_text("queued"), "")
+            else:
+                took = output.duration(execution.started, execution.ended)
+                shown.add_row(plain(name), output.state_text(execution.state), took)
+        place, count = self.cell
+        where = f"cell {place} of {count}" if count else "starting the kernel"
+        head = plain(f"{self._name or 'starting'}  {where}")
+        return Group(head, shown) if self.steps else head
