@@ -33,7 +33,7 @@ def version_of(python: Path) -> tuple[int, int] | None:
 
 def other_pythons() -> list[Path]:
     """Return one interpreter for each version that mlbench supports and that is not this one's."""
-    candidates = [Path(found) for minor in MINORS if (found := shutil.which(f"python3.{minor}"))]
+    candidates = [Path(named) for minor in MINORS if (named := shutil.which(f"python3.{minor}"))]
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     candidates += sorted(pyenv.glob("3.*/bin/python")) if pyenv.is_dir() else []
     found: dict[tuple[int, int], Path] = {}

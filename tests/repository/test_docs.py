@@ -7,8 +7,9 @@ import inspect
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
+import click
 import pytest
 
 from mlbench.core import errors, ports, records
@@ -40,21 +41,22 @@ def anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-def commands() -> list[tuple[str, Any]]:
-    """Return every command of the command line with its full name."""
-    import click
+def commands() -> list[tuple[str, click.Command]]:
+    """Return every command of the command line with its full name, the root first."""
+    from mlbench.entrypoints.cli import root
 
-    from mlbench.entrypoints.cli import main
+    found: list[tuple[str, click.Command]] = []
 
-    found: list[tuple[str, Any]] = []
-
-    def walk(command: Any, name: str) -> None:
+    def walk(command: click.Command, name: str) -> None:
         found.append((name, command))
         if isinstance(command, click.Group):
-            for word, below in command.commands.items():
+            context = click.Context(command)
+            for word in command.list_commands(context):
+                below = command.get_command(context, word)
+                assert below is not None
                 walk(below, f"{name} {word}")
 
-    walk(main, "mlbench")
+    walk(root, "mlbench")
     return found
 
 
@@ -66,17 +68,12 @@ def test_every_option_of_a_step_has_a_heading() -> None:
     assert not missing
 
 
-def test_every_magic_has_a_heading(root: Path) -> None:
-    found = set()
-    for file in (root / "mlbench" / "entrypoints" / "kernel").rglob("*.py"):
-        text = file.read_text("utf-8")
-        found |= {
-            f"%{name}"
-            for name in re.findall(r'@line_magic\("(\w+)"\)|register_magic_function\([^)]*"line"', text)
-            if name
-        }
-        found |= {f"%%{name}" for name in re.findall(r'@cell_magic\("(\w+)"\)', text) if name}
-    assert not [magic for magic in sorted(found | {"%%step", "%cancel"}) if not has_heading("magics", magic)]
+def test_every_magic_has_a_heading() -> None:
+    from mlbench.entrypoints.kernel.magics import StepMagics
+
+    magics = [f"%{name}" for name in StepMagics.magics["line"]] + [f"%%{name}" for name in StepMagics.magics["cell"]]
+    assert "%%step" in magics
+    assert not [magic for magic in magics if not has_heading("magics", magic)]
 
 
 def test_every_command_has_a_heading_and_every_option_is_mentioned() -> None:
@@ -158,7 +155,7 @@ def test_every_variable_that_is_read_is_in_the_configuration_page(root: Path) ->
         read |= set(re.findall(r"[\"'](MLBENCH_[A-Z_]+)[\"']", file.read_text("utf-8")))
     # Handed from one of our processes to the next; nobody sets them by hand.
     internal = {name for name in read if name.startswith(("MLBENCH_RUN_", "MLBENCH_ENGINE", "MLBENCH_STEP"))}
-    internal |= {"MLBENCH_RUN", "MLBENCH_CI_MARK"}
+    internal |= {"MLBENCH_RUN", "MLBENCH_JOB", "MLBENCH_NOTEBOOK", "MLBENCH_CI_MARK"}
     assert not [name for name in sorted(read - internal) if not has_heading("configuration", name)]
 
 
