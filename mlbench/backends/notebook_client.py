@@ -13,17 +13,14 @@ from collections.abc import Callable, Mapping
 from queue import Empty
 from typing import Any, Final
 
-from nbclient.exceptions import CellExecutionError, CellTimeoutError
+from nbclient.exceptions import CellExecutionComplete, CellExecutionError, CellTimeoutError
 from nbclient.util import ensure_async, run_sync
 from nbformat import NotebookNode
+from nbformat.v4 import new_output
 from papermill.clientwrap import PapermillNotebookClient
 
 from mlbench.core.records import Json
 
-try:
-    from nbclient.client import CellExecutionComplete
-except ImportError:  # it moves between versions
-    from nbclient.exceptions import CellExecutionComplete
 
 __all__ = ["BARRIER", "NotebookRunner"]
 
@@ -82,6 +79,7 @@ class NotebookRunner(PapermillNotebookClient):  # type: ignore[misc]
         self._clear_next: set[int] = set()
         self._came_late: set[int] = set()
         self._failed_late: dict[int, Json] = {}
+        self.clear_before_next_output = False
         self.problems: list[str] = []
 
     def execute(self, **kwargs: Any) -> Any:
@@ -99,6 +97,10 @@ class NotebookRunner(PapermillNotebookClient):  # type: ignore[misc]
             self.run_hidden(self._set_up)
         for index, cell in enumerate(self.nb.cells):
             self._tell_cell(index, "running")
+            if self._has_steps:
+                # What JupyterLab says of a request: the kernel records the cell that a step is.
+                tags = list(cell.metadata.get("tags", []))
+                self.kc.session.metadata = {"cellId": cell.get("id"), "tags": tags}
             try:
                 self.nb_man.cell_start(cell, index)
                 self.execute_cell(cell, index)
@@ -113,6 +115,7 @@ class NotebookRunner(PapermillNotebookClient):  # type: ignore[misc]
                 if self._failed_late:
                     break
         if self._has_steps:
+            self.kc.session.metadata = {}
             self.run_hidden(BARRIER, timeout=self._get_timeout(None))
             self._read_late()
             self._settle()
@@ -142,6 +145,8 @@ class NotebookRunner(PapermillNotebookClient):  # type: ignore[misc]
             return
         cell = self.nb.cells[index]
         count, clear_other = cell.get("execution_count"), self.clear_before_next_output
+        if message["msg_type"] == "execute_result":
+            message["content"]["execution_count"] = count
         self.clear_before_next_output = index in self._clear_next
         try:
             self.process_message(message, cell, index)
@@ -244,9 +249,7 @@ class NotebookRunner(PapermillNotebookClient):  # type: ignore[misc]
     def _demote(self, cell: NotebookNode) -> None:
         for place, output in enumerate(cell.outputs):
             if output.output_type == "error" and output.ename == "StepFailed":
-                cell.outputs[place] = NotebookNode(
-                    output_type="stream", name="stderr", text=f"Not run: {output.evalue}\n"
-                )
+                cell.outputs[place] = new_output("stream", name="stderr", text=f"Not run: {output.evalue}\n")
                 cell.metadata.papermill["exception"] = False
 
     @property

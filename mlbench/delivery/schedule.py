@@ -156,7 +156,7 @@ def short_sentence(cron: str, timezone: str | None) -> str:
 
 def _read(cron: str) -> str:
     """Return the five fields of a line in one spelling, or say which one is wrong."""
-    if not isinstance(cron, str) or not cron.strip():
+    if not cron.strip():
         raise ScheduleError("The schedule is empty.", _EXAMPLE)
     if len(cron) > LONGEST_LINE:
         raise ScheduleError(f"The schedule has {len(cron):,} characters; {LONGEST_LINE} are the most.", _EXAMPLE)

@@ -188,7 +188,11 @@ class _Recording:
 
     def environment(self) -> dict[str, str]:
         """Return what a kernel is told: who runs it, for which run, with which store and notebook."""
-        told = {"MLBENCH_ENGINE": str(os.getpid()), "MLBENCH_RUN": self.run_id}
+        told = {
+            "MLBENCH_ENGINE": str(os.getpid()),
+            "MLBENCH_RUN": self.run_id,
+            "MLBENCH_RUN_KIND": self.request.kind,
+        }
         if self.request.notebook is not None:
             told["MLBENCH_NOTEBOOK"] = self.request.notebook
         store = self.request.store or _store_of(self.request.notebook)
@@ -272,7 +276,7 @@ class _Recording:
 
         if self._project is None or self._run is None:
             return
-        output = self._project.blobs.put(nbformat.writes(self.nb).encode("utf-8", "surrogatepass"))
+        output = self._project.blobs.put(str(nbformat.writes(self.nb)).encode("utf-8", "surrogatepass"))
         state, reason, failure, failed_step = _judge(self.nb, error)
         self._run = self._project.end_run(
             self._run,
@@ -443,7 +447,7 @@ def _kernel_of(interpreter: str, name: str) -> Any:
         language="python",
     )
 
-    class OneKernel(KernelSpecManager):  # type: ignore[misc]
+    class OneKernel(KernelSpecManager):
         def get_kernel_spec(self, _: str) -> KernelSpec:
             return spec
 

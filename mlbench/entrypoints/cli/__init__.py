@@ -45,7 +45,7 @@ class _Commands(click.Group):
     def list_commands(self, _: click.Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, _: click.Context, name: str) -> click.Command | None:
+    def get_command(self, __: click.Context, name: str) -> click.Command | None:
         where = COMMANDS.get(name)
         if where is None:
             return None

@@ -64,8 +64,7 @@ def stop(force: bool, as_json: bool) -> None:
     from mlbench.backends.service_socket import Door, connect, end_by_force
     from mlbench.core.errors import ServiceError
 
-    door = Door.find()
-    pid = door.alive()
+    pid = Door.find().alive()
     if pid is not None:
         try:
             with connect(role="cli", start=False) as client:
@@ -73,7 +72,7 @@ def stop(force: bool, as_json: bool) -> None:
         except ServiceError:
             if not force:
                 raise
-            end_by_force(door)
+            end_by_force()
     if as_json:
         print_json({"running": False, "pid": None, "stopped": pid})
     else:
