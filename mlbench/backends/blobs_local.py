@@ -1,10 +1,12 @@
-"""A store's directory: objects under their digest, and the folder of records. ::
+"""A store's directory: objects under their digest, and the folder of records.
+
+::
 
     format                                         {"format": 1}
     objects/<2 digits>/<64 digits>                 bytes, or an artifact's parts as `mlbench.runs.values.join` lays them
     records/<year>/<month>/<time>-<kind>-<id>.json
     tmp/                                           what is being written
-    reserve                                        1 MiB to give back when the disk is full, so that this can be recorded
+    reserve                                        1 MiB to give back when the disk is full, so that it can be said
 
 A file is written under `tmp/`, synced, renamed into its place and its folder synced, so that it is complete or absent.
 Only the standard library, blake3 and msgspec are needed: kernels and step processes write here themselves.

@@ -9,8 +9,9 @@ import functools
 import os
 import platform
 import subprocess
-import sys
 from pathlib import Path
+
+_LINUX = os.path.exists("/proc/self/stat")
 
 __all__ = ["is_alive", "owner_of", "owner_of_this_process"]
 
@@ -46,7 +47,7 @@ def is_alive(owner: str | None, /) -> bool:
 
 @functools.cache
 def _boot() -> str:
-    if sys.platform == "linux":
+    if _LINUX:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     asked = subprocess.run(["sysctl", "-n", "kern.boottime"], capture_output=True, text=True, check=False, timeout=5)
     return "".join(character for character in asked.stdout.partition("}")[0] if character.isdigit()) or "unknown"
@@ -54,7 +55,7 @@ def _boot() -> str:
 
 def _start(pid: int) -> str | None:
     """Return when a process started, in its system's own words, or None if there is none (or only its remains)."""
-    if sys.platform == "linux":
+    if _LINUX:
         try:
             fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):

@@ -152,7 +152,7 @@ def _module(name: str, module: types.ModuleType) -> Binding:
     if sys.modules.get(module.__name__) is not module or module.__name__ == "__main__":
         return Binding(
             name=name,
-            problem=f"`{name}` is a module that cannot be imported by a name. Put its source into a file, and import it.",
+            problem=f"`{name}` is a module that cannot be imported by name. Put its source into a file.",
         )
     return Binding(name=name, module=module.__name__)
 
@@ -207,6 +207,11 @@ def _sharing(seen: Mapping[str, Mapping[int, Any]]) -> list[list[str]]:
 
 _UNPICKLABLE = re.compile(r"cannot pickle '([^']+)' object", re.IGNORECASE)
 
+_DATABASES = (
+    r"(_?sqlite3|psycopg2?|psycopg_c|psycopg_binary|sqlalchemy|pymysql|pyodbc|_?duckdb|redis|pymongo|snowflake|"
+    r"clickhouse_\w+|MySQLdb|mysql|oracledb|pymssql|ibis|google\.cloud)\..*"
+)
+
 _INSTEAD: tuple[tuple[str, str, str], ...] = (
     (r"(async_)?generator|.*coroutine", "a generator", "Keep what it yields instead, as in `list(…)`."),
     (r"zip|map|filter|enumerate|reversed|.*_iterator|.*iterator", "an iterator", "Keep a list of it instead."),
@@ -215,8 +220,7 @@ _INSTEAD: tuple[tuple[str, str, str], ...] = (
      "a lock, thread or queue", "Make it in the cell that uses it."),
     (r"(concurrent|asyncio|_asyncio|loky|joblib\.parallel)\..*", "an executor or a task",
      "Make it in the cell that uses it, and keep its results."),
-    (r"(_?sqlite3|psycopg2?|psycopg2?_c|sqlalchemy|pymysql|pyodbc|duckdb|_?duckdb|redis|pymongo|snowflake|clickhouse_\w+|"
-     r"MySQLdb|mysql|oracledb|pymssql|ibis|google\.cloud)\..*",
+    (_DATABASES,
      "a database connection", "Connect in the cell that uses it, and keep the rows that you need."),
     (r"_?socket\..*|_?ssl\..*|requests\..*|httpx\..*|urllib3\..*|aiohttp\..*|paramiko\..*|boto3\..*|botocore\..*",
      "a network connection", "Connect in the cell that uses it."),
@@ -246,8 +250,8 @@ def remedy(value: Any, error: BaseException | None = None) -> str:
     whole = type_name(value)
     if isinstance(error, RecursionError):
         return (
-            f"({whole}) is nested too deeply to be stored. Keep it flat, as in a table of its parts, or raise the limit "
-            "with `sys.setrecursionlimit(…)`."
+            f"({whole}) is nested too deeply to be stored. Keep it flat, as in a table of its parts, or raise "
+            "the limit with `sys.setrecursionlimit(…)`."
         )
     if isinstance(error, MemoryError):
         return f"({whole}) could not be stored: the memory was not enough. Keep a smaller part of it."
@@ -261,6 +265,6 @@ def remedy(value: Any, error: BaseException | None = None) -> str:
     why = f": {type(error).__name__}: {str(error)[:200]}" if error is not None and not blamed else ""
     holds = f" since it holds a {part}" if blamed and part != whole else ""
     return (
-        f"({whole}) can't be stored{holds}{why}. Keep what it was made from, begin its name with an underscore, or leave "
-        "it out with `--no-store`."
+        f"({whole}) can't be stored{holds}{why}. Keep what it was made from, begin its name with an underscore, or "
+        "leave it out with `--no-store`."
     )

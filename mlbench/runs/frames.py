@@ -124,7 +124,7 @@ class _Writer:
                 "ordered": bool(array.ordered),
             }
         if isinstance(dtype, pd.DatetimeTZDtype):
-            again = pd.api.types.pandas_dtype(str(dtype))
+            again: Any = pd.api.types.pandas_dtype(str(dtype))
             if again != dtype or type(again.tz) is not type(dtype.tz) or str(again.tz) != str(dtype.tz):
                 raise Odd
             return {"type": "instants", "zone": str(dtype.tz), **self._array(array.asi8.view(f"M8[{dtype.unit}]"))}
@@ -236,7 +236,7 @@ def _missing_kind(kinds: set[type], values: list[Any]) -> str:
         return "None"
     if kinds == {type(pd.NA)}:
         return "NA"
-    if kinds == {float} and all(value != value for value in values if type(value) is float):  # noqa: PLR0124
+    if kinds == {float} and all(value != value for value in values if type(value) is float):
         return "nan"
     raise Odd
 
@@ -277,7 +277,7 @@ class _Reader:
             )
         if kind == "instants":
             return pd.DatetimeIndex(self._plain(about), tz="UTC").tz_convert(about["zone"]).array
-        dtype = pd.api.types.pandas_dtype(about["name"])
+        dtype: Any = pd.api.types.pandas_dtype(about["name"])
         values = self._plain(about)
         mask = np.zeros(len(values), dtype=bool) if about["mask"] is None else self._mask(about["mask"])
         return dtype.construct_array_type()(values, mask)
@@ -323,14 +323,16 @@ class _Reader:
         valid = None if empty is None else pa.py_buffer(np.packbits(~empty, bitorder="little").tobytes())
         text = pa.py_buffer(writable(self._buffers[about["text"]]))
         texts = pa.LargeStringArray.from_buffers(len(ends), pa.py_buffer(bounds), text, valid)
-        return pd.arrays.ArrowStringArray(pa.chunked_array([texts]), dtype=dtype)
+        made: Any = pd.arrays.ArrowStringArray
+        return made(pa.chunked_array([texts]), dtype=dtype)
 
     def index(self, about: Json) -> Any:
         """Return the index that `_Writer.index` was given."""
         import pandas as pd
 
         if "range" in about:
-            return pd.RangeIndex(*about["range"], name=_unlabel(about["name"]))
+            start, stop, step = about["range"]
+            return pd.RangeIndex(start, stop, step, name=_unlabel(about["name"]))
         if "levels" in about:
             return pd.MultiIndex(
                 levels=[self.index(level) for level in about["levels"]],

@@ -27,7 +27,15 @@ from cloudpickle import cloudpickle as internals
 
 from mlbench.runs.values import Buffer, Odd, Reduce, digest_of, writable
 
-__all__ = ["definition_digest", "dump", "load", "restore_curry", "restore_frame", "restore_lru_cache", "restore_wrapper"]
+__all__ = [
+    "definition_digest",
+    "dump",
+    "load",
+    "restore_curry",
+    "restore_frame",
+    "restore_lru_cache",
+    "restore_wrapper",
+]
 
 OUT_OF_BAND = 16 * 1024
 
@@ -48,7 +56,12 @@ def dump(value: Any, *, reduce: Reduce | None = None, seen: dict[int, Any] | Non
     pickler.dump(value)
     if seen is not None:
         # The memo is copied whole: it keeps alive what was made on the way, so that no id is used twice.
-        seen.update((key, found) for key, (_, found) in pickler.memo.copy().items() if _has_identity(found))
+        memo = {key: found for key, (_, found) in pickler.memo.copy().items()}
+        artist = getattr(sys.modules.get("matplotlib.artist"), "Artist", ())
+        if any(isinstance(found, artist) for found in memo.values()):
+            # All figures hold some lists and arrays of matplotlib's own in common, which nobody sees.
+            memo = {key: found for key, found in memo.items() if isinstance(found, artist) or found is value}
+        seen.update((key, found) for key, found in memo.items() if _has_identity(found))
     return [stream.getbuffer(), *buffers]
 
 
@@ -122,10 +135,9 @@ def _reduce_file(obj: Any) -> Any:
 def _reduce_numpy(obj: Any) -> Any:
     import numpy as np
 
-    if type(obj) is np.ndarray and obj.nbytes >= OUT_OF_BAND and obj.dtype.kind != "O":
-        if not (obj.flags.c_contiguous or obj.flags.f_contiguous):
-            return np.ascontiguousarray(obj).__reduce_ex__(5)
-    return NotImplemented
+    if type(obj) is not np.ndarray or obj.nbytes < OUT_OF_BAND or obj.flags.forc or obj.dtype.kind == "O":
+        return NotImplemented
+    return np.ascontiguousarray(obj).__reduce_ex__(5)  # by itself it would be copied into the stream
 
 
 def _reduce_frame(obj: Any) -> Any:
@@ -176,7 +188,7 @@ _RULES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-# --- named in stored pickles: never rename or remove these -------------------------------------------------------------
+# --- named in stored pickles: never rename or remove these ------------------------------------------------------------
 
 
 def restore_frame(header: bytes, buffers: Sequence[Buffer]) -> Any:
@@ -213,10 +225,23 @@ def definition_digest(cls: type) -> str:
     return digest_of(repr((cls.__qualname__, bases, sorted(own.items()))).encode("utf-8", "backslashreplace"))
 
 
-_NOT_WRITTEN = frozenset({
-    "__module__", "__dict__", "__weakref__", "__doc__", "__firstlineno__", "__static_attributes__", "_abc_impl",
-    "__abstractmethods__", "__annotations_cache__", "__annotate_func__", "__annotate__", "__parameters__", "__slotnames__",
-})
+_NOT_WRITTEN = frozenset(
+    {
+        "__module__",
+        "__dict__",
+        "__weakref__",
+        "__doc__",
+        "__firstlineno__",
+        "__static_attributes__",
+        "_abc_impl",
+        "__abstractmethods__",
+        "__annotations_cache__",
+        "__annotate_func__",
+        "__annotate__",
+        "__parameters__",
+        "__slotnames__",
+    }
+)
 
 
 def _definition(value: Any) -> str:

@@ -1,7 +1,7 @@
 """What is shown of a value without loading it: plain JSON, made where the value was made.
 
-Each preview has a `kind` (`frame`, `array`, `estimator`, `figure`, `module`, `text`) and a `text`, one line. Nothing here
-raises, looks at more of a value than it shows, or changes it: a preview that cannot be made is a text.
+Each preview has a `kind` (`frame`, `array`, `estimator`, `figure`, `module`, `text`) and a `text`, one line. Nothing
+here raises, looks at more of a value than it must, or changes it: a preview that cannot be made is a text.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def _array(value: Any) -> Json:
 
         with np.errstate(all="ignore"):
             low, high = value.min(), value.max()
-            if low != low:  # noqa: PLR0124  (nan: look at the rest)
+            if low != low:  # nan: look at the rest
                 finite = value[~np.isnan(value)]
                 found["missing"] = int(value.size - finite.size)
                 low, high = (finite.min(), finite.max()) if finite.size else (None, None)

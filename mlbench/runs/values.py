@@ -89,7 +89,7 @@ def pack(value: Any, *, reduce: Reduce | None = None, seen: dict[int, Any] | Non
     >>> pack(7).digest == packed.digest != pack(7.0).digest
     True
     """
-    codec, parts = ("", [])
+    codec, parts = "", list[bytes | memoryview]()
     if reduce is None:
         try:
             codec, parts = _canonical(value)
@@ -104,9 +104,7 @@ def pack(value: Any, *, reduce: Reduce | None = None, seen: dict[int, Any] | Non
     return _sealed(codec, type_name(value), parts)
 
 
-def unpack(
-    codec: str | None, parts: Sequence[Buffer], *, namespace: Mapping[str, Any] | None = None
-) -> Any:
+def unpack(codec: str | None, parts: Sequence[Buffer], *, namespace: Mapping[str, Any] | None = None) -> Any:
     """Return the value that `pack` was given.
 
     Parameters
@@ -182,9 +180,7 @@ def _dumps(document: Any) -> bytes:
 
 
 def _sealed(codec: str, kind: str, parts: Sequence[bytes | memoryview]) -> Packed:
-    manifest = _dumps(
-        {"codec": codec, "format": FORMAT, "parts": [[digest_of(part), _size(part)] for part in parts]}
-    )
+    manifest = _dumps({"codec": codec, "format": FORMAT, "parts": [[digest_of(part), _size(part)] for part in parts]})
     whole = (manifest, *parts)
     return Packed(codec, kind, whole, Digest(f"blake3:{digest_of(manifest)}"), sum(map(_size, whole)))
 
@@ -333,7 +329,7 @@ def _load_scalar(header: Mapping[str, Any], buffers: Sequence[Buffer]) -> Any:
 
 
 def plain_dtype(dtype: Any) -> str:
-    """Return a NumPy dtype as text that makes it again; raise `Odd` for objects, structures and dtypes with metadata."""
+    """Return a NumPy dtype as text that makes it again; raise `Odd` for objects, structures and metadata."""
     if dtype.kind not in "biufcSUmM" or dtype.hasobject or dtype.metadata or dtype.itemsize == 0:
         raise Odd
     return str(dtype.str)
