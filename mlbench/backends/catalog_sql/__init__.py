@@ -1,1 +1,9 @@
-"""The catalog in SQLite (PostgreSQL later), through SQLAlchemy Core."""
+"""The catalog in a database, through SQLAlchemy Core: SQLite, written so that PostgreSQL can follow.
+
+`catalog` fulfils the port, `tables` says what there is, `opening` makes, migrates and opens a database, `migrations`
+holds each change of the tables as Alembic has it. Importing this loads SQLAlchemy: kernels and steps do without.
+"""
+
+from mlbench.backends.catalog_sql.catalog import SqlCatalog
+
+__all__ = ["SqlCatalog"]

@@ -1,0 +1,192 @@
+"""Makes, migrates and opens a catalog's database.
+
+SQLite: write-ahead log, `synchronous=FULL` (what is acknowledged survives a power cut), every writing transaction
+`BEGIN IMMEDIATE` (one that reads first and writes later is refused as soon as another has written between), ten seconds
+of patience for the lock. The file is open to its owner only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import DBAPIError
+
+from mlbench.core.errors import StoreError
+
+__all__ = ["REVISIONS", "clear_errors", "open_engine", "sqlite_file"]
+
+REVISIONS: Final = ("0001",)
+"""The migrations of `migrations/versions`, oldest first."""
+
+_BUSY_SECONDS = 10
+_LOCK_SECONDS = 60
+
+
+def sqlite_file(url: str) -> Path | None:
+    """Return the file of a SQLite URL, `None` for another database."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return None
+    return Path(parsed.database)
+
+
+def open_engine(url: str, *, migrate: bool = True) -> Engine:
+    """Return an engine on an existing catalog, or on a new one.
+
+    Parameters
+    ----------
+    url
+        SQLAlchemy's URL of the database.
+    migrate
+        Whether an older catalog may be brought up to date (after a backup); otherwise it is refused. A new one is
+        always made.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be opened, was written by a later version, or is older and may not be migrated.
+    """
+    file = sqlite_file(url)
+    engine = create_engine(url)
+    if file is not None:
+        _prepare_sqlite(engine)
+        with clear_errors(str(file)):
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    where = str(file or make_url(url).render_as_string(hide_password=True))
+    with clear_errors(where):
+        if _revision(engine, where) != REVISIONS[-1]:
+            with _alone(file):  # whoever waited here may find that all is done
+                found = _revision(engine, where)
+                if found != REVISIONS[-1]:
+                    if found is not None and not migrate:
+                        raise StoreError(
+                            f"The catalog {where} was made by an older version of mlbench.",
+                            "Stop the service with `mlbench service stop`; the next one brings it up to date.",
+                        )
+                    _upgrade(engine, file, found)
+    return engine
+
+
+def _prepare_sqlite(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def connected(connection: sqlite3.Connection, _record: Any) -> None:
+        connection.isolation_level = None  # the driver's own BEGIN would be a deferred one
+        for pragma in (f"busy_timeout={_BUSY_SECONDS * 1000}", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begun(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("mlbench_writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _revision(engine: Engine, where: str) -> str | None:
+    """Return the catalog's revision, `None` for a new one."""
+    with engine.connect() as connection:
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    if found is not None and found not in REVISIONS:
+        raise StoreError(
+            f"The catalog {where} was made by a newer version of mlbench (its revision is {found}, this version knows "
+            f"{REVISIONS[-1]}).",
+            "Update mlbench in this environment, or name another store in MLBENCH_STORE.",
+        )
+    return found
+
+
+@contextmanager
+def _alone(file: Path | None) -> Iterator[None]:
+    """Hold the lock of a catalog's file: one process at a time makes or migrates it."""
+    if file is None:
+        yield
+        return
+    lock = os.open(file.with_name(f"{file.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        end = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise StoreError(
+                        f"Another process has been making the catalog {file} for more than {_LOCK_SECONDS} s.",
+                        "Look what it does, or end it, and try again.",
+                    ) from None
+                time.sleep(0.02)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _upgrade(engine: Engine, file: Path | None, found: str | None) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    if file is not None:
+        if found is not None:
+            _back_up(file, found)
+        with closing(sqlite3.connect(file, timeout=_BUSY_SECONDS)) as raw:
+            raw.execute("PRAGMA journal_mode=WAL")
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    with engine.connect().execution_options(mlbench_writes=True) as connection, connection.begin():
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _back_up(file: Path, revision: str) -> None:
+    target = file.with_name(f"{file.stem}-{revision}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}.backup")
+    os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    with closing(sqlite3.connect(file)) as old, closing(sqlite3.connect(target)) as new:
+        old.backup(new)
+
+
+@contextmanager
+def clear_errors(where: str) -> Iterator[None]:
+    """Say what a database says about its disk or lock as one sentence; let everything else through."""
+    try:
+        yield
+    except DBAPIError as error:
+        said = str(error.orig)
+        for sign, sentence, remedy in _SENTENCES:
+            if sign in said:
+                raise StoreError(sentence.format(where=where), remedy) from error
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"The catalog {where} cannot be opened: {error.strerror or error}.",
+            "Make its directory writable, or name another store in MLBENCH_STORE.",
+        ) from error
+
+
+_SENTENCES = (
+    ("disk is full", "There is no space left on {where}.", "Free some, or name another store in MLBENCH_STORE."),
+    ("is locked", "Another process has held the catalog {where} for more than 10 s.", "End it, and try again."),
+    ("readonly", "The catalog {where} cannot be written.", "Make it writable, or name another store in MLBENCH_STORE."),
+    (
+        "unable to open",
+        "The catalog {where} cannot be opened.",
+        "Make its directory writable, or name another store in MLBENCH_STORE.",
+    ),
+    (
+        "malformed",
+        "The catalog {where} is damaged.",
+        "Move it away: the next start makes a new one from the store's records.",
+    ),
+    (
+        "not a database",
+        "The file {where} is no catalog.",
+        "Move it away: the next start makes a new one from the store's records.",
+    ),
+)

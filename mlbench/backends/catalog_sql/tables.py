@@ -1,0 +1,157 @@
+"""The tables: each record as JSON, beside it the columns that are searched, sorted or changed by themselves.
+
+A column that is changed by itself (a job's `next_due`, all of a firing) is the truth, and the JSON's field follows it.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    false,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_STATES = "state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled', 'reused', 'skipped')"
+_UNDER_WAY = text("state IN ('queued', 'running')")
+
+snapshots = Table(
+    "snapshots", metadata, Column("digest", String(80), primary_key=True), Column("record", Text, nullable=False)
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("notebook", Text),
+    Column("notebook_id", String(26)),
+    Column("job", String(26)),
+    Column("kernel", Text),
+    Column("owner", Text),
+    Column("started", BigInteger, nullable=False),
+    Column("ended", BigInteger),
+    Column("record", Text, nullable=False),
+    CheckConstraint(_STATES, name="state"),
+    Index(None, "started", "id"),
+    Index(None, "notebook", "started", "id"),
+    Index(None, "notebook_id", "started", "id"),
+    Index(None, "job", "started", "id"),
+    Index(None, "kernel", "started", "id"),
+    Index("ix_runs_under_way", "state", sqlite_where=_UNDER_WAY, postgresql_where=_UNDER_WAY),
+)
+
+executions = Table(
+    "executions",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("run", String(26), nullable=False),  # no foreign key: records arrive in any order when they are indexed anew
+    Column("step", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("position", Integer),
+    Column("item", Integer),
+    Column("attempt", Integer, nullable=False),
+    Column("key", Text),
+    Column("moment", BigInteger, nullable=False),  # when it started, was queued or ended: the first that is known
+    Column("record", Text, nullable=False),  # without its messages, which a list does without
+    Column("messages", Text),
+    CheckConstraint(_STATES, name="state"),
+    Index(None, "run", "position"),
+    Index(None, "key", "moment"),
+    Index(None, "step", "moment"),
+    Index("ix_executions_under_way", "state", sqlite_where=_UNDER_WAY, postgresql_where=_UNDER_WAY),
+)
+
+metrics = Table(
+    "metrics",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("run", String(26), nullable=False),
+    Column("execution", String(26)),  # none: logged by the run itself
+    Column("name", Text, nullable=False),
+    Column("step", BigInteger),
+    Column("value", Double),  # none: not a number (SQLite has no other word for it)
+    Column("time", BigInteger, nullable=False),
+    Index(None, "run", "execution"),
+    Index(None, "name", "value"),
+)
+
+params = Table(
+    "params",
+    metadata,
+    Column("run", String(26), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),  # JSON
+    Column("number", Double),
+    Index(None, "name", "number"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("notebook_id", String(26)),
+    Column("host", Text),
+    Column("paused", Boolean, nullable=False),
+    Column("deleted", Boolean, nullable=False),
+    Column("next_due", BigInteger),  # UTC seconds, as all that is due
+    Column("last_due", BigInteger),
+    Column("created", BigInteger, nullable=False),
+    Column("record", Text, nullable=False),
+    Index(None, "name"),
+    Index(None, "paused", "next_due"),
+)
+
+job_versions = Table(
+    "job_versions",
+    metadata,
+    Column("job", String(26), ForeignKey("jobs.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("record", Text, nullable=False),
+)
+
+_LEASED = text("state IN ('queued', 'running')")
+
+firings = Table(
+    "firings",
+    metadata,
+    Column("job", String(26), ForeignKey("jobs.id"), primary_key=True),
+    Column("due", BigInteger, primary_key=True),
+    Column("manual", Boolean, primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("reason", Text),
+    Column("run", String(26), unique=True),
+    Column("token", Integer, nullable=False, server_default=text("0")),
+    Column("attempt", Integer, nullable=False, server_default=text("1")),
+    Column("owner", Text),
+    Column("boot_id", Text),
+    Column("lease_until", BigInteger),
+    Column("cancel_requested", Boolean, nullable=False, server_default=false()),
+    Column("skipped", Integer, nullable=False, server_default=text("0")),
+    Column("created", BigInteger, nullable=False),
+    Column("claimed", BigInteger),
+    CheckConstraint(_STATES, name="state"),
+    Index("ix_firings_under_way", "state", "due", sqlite_where=_LEASED, postgresql_where=_LEASED),
+)
