@@ -39,4 +39,8 @@ def root() -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def _leave_nothing_behind() -> Iterator[None]:
     yield
+    if list((_FOLDER / "run").glob("*.lock")):
+        from mlbench.backends.service_socket import end_by_force
+
+        end_by_force(runtime=_FOLDER / "run")
     shutil.rmtree(_FOLDER, ignore_errors=True)
