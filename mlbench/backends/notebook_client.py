@@ -21,7 +21,6 @@ from papermill.clientwrap import PapermillNotebookClient
 
 from mlbench.core.records import Json
 
-
 __all__ = ["BARRIER", "NotebookRunner"]
 
 BARRIER: Final = (
@@ -249,7 +248,8 @@ class NotebookRunner(PapermillNotebookClient):  # type: ignore[misc]
     def _demote(self, cell: NotebookNode) -> None:
         for place, output in enumerate(cell.outputs):
             if output.output_type == "error" and output.ename == "StepFailed":
-                cell.outputs[place] = new_output("stream", name="stderr", text=f"Not run: {output.evalue}\n")
+                text = f"Not run: {output.evalue}\n"
+                cell.outputs[place] = new_output("stream", name="stderr", text=text)  # type: ignore[no-untyped-call]
                 cell.metadata.papermill["exception"] = False
 
     @property

@@ -276,7 +276,8 @@ class _Recording:
 
         if self._project is None or self._run is None:
             return
-        output = self._project.blobs.put(str(nbformat.writes(self.nb)).encode("utf-8", "surrogatepass"))
+        text = str(nbformat.writes(self.nb))  # type: ignore[no-untyped-call]
+        output = self._project.blobs.put(text.encode("utf-8", "surrogatepass"))
         state, reason, failure, failed_step = _judge(self.nb, error)
         self._run = self._project.end_run(
             self._run,
