@@ -278,11 +278,13 @@ class SqlCatalog:
 
     def fire(self, job: JobId, firings: Sequence[Firing], /, *, was_due: int, next_due: int | None) -> bool:
         c = t.jobs.c
-        last = max([was_due, *(firing.due for firing in firings)])
+        moved: Json = {"next_due": next_due}
+        if firings:
+            moved["last_due"] = max([was_due, *(firing.due for firing in firings)])
         rows = [_firing_row(firing) for firing in firings]
         with self._writing() as connection:
             advanced = connection.execute(
-                update(t.jobs).where(c.id == job, c.next_due == was_due).values(next_due=next_due, last_due=last)
+                update(t.jobs).where(c.id == job, c.next_due == was_due).values(**moved)
             )
             if not advanced.rowcount:
                 return False

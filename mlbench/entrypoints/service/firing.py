@@ -216,8 +216,8 @@ class Scheduler:
                 due = schedule.next_due(job.cron, job.timezone, now)
             except MlbenchError:
                 continue  # said when it is due
-            if job.next_due is None or job.next_due > due:
-                self.project.catalog.put_job(replace(job, next_due=due))
+            if job.next_due is not None and job.next_due > due:
+                self.project.catalog.fire(job.id, (), was_due=job.next_due, next_due=due)
 
     def _pause(self) -> float:
         dues = [
@@ -249,8 +249,9 @@ class Scheduler:
                 continue
             lost = "The service that ran it ended before it did."
             ended = self._ended(job, firing, "service-lost", lost)
-            if job.version.on_lost == "retry" and ended.state == "failed" and firing.attempt <= job.version.retries + 1:
-                ended = replace(firing, state="queued", reason=lost, owner=None, run=None, attempt=firing.attempt + 1)
+            # Each claim makes the token greater by one: it counts the times that the body may have begun.
+            if job.version.on_lost == "retry" and ended.state == "failed" and firing.token <= max(1, job.version.retries):
+                ended = replace(firing, state="queued", reason=lost, run=None)
             if self.project.catalog.end_firing(ended):
                 changed.append((job, ended))
         return changed
