@@ -46,7 +46,8 @@ _RESERVE = 1 << 20
 _WRITE = 1 << 30
 
 _KIND = re.compile(r"[a-z]+(-[a-z]+)*")
-_NAME = re.compile(r"[A-Za-z0-9._:]{1,120}")
+_NAME = re.compile(r"[A-Za-z0-9._:-]{1,120}")
+_NOT_IN_FILE_NAMES = str.maketrans(":-", "..")
 _RECORD = re.compile(r"(\d{19})-([a-z]+(?:-[a-z]+)*)-([A-Za-z0-9._]{1,120})\.json")
 
 Buffer = bytes | memoryview
@@ -135,17 +136,20 @@ class LocalBlobs:
     # --- records ------------------------------------------------------------------------------------------------------
 
     def append(self, kind: str, identifier: str, record: Json, /, *, durable: bool = True) -> None:
-        """Add one immutable record (`schema`, `kind`, `id`, `time` are added) to `records/<year>/<month>/`."""
+        """Add one immutable record to `records/<year>/<month>/`.
+
+        `schema`, `record` (its kind), `id` and `time` are added, where it has no field of that name.
+        """
         import msgspec
 
         if not _KIND.fullmatch(kind) or not _NAME.fullmatch(identifier):
             raise ValueError(f"not a record's kind and id: {kind!r}, {identifier!r}")
         now = time.time_ns()
         plain = _numbers_as_text(msgspec.to_builtins(record))
-        data = msgspec.json.encode({"schema": SCHEMA, "kind": kind, **plain, "id": identifier, "time": now})
+        data = msgspec.json.encode({"schema": SCHEMA, "record": kind, "id": identifier, "time": now} | plain)
         moment = time.gmtime(now // 1_000_000_000)
         folder = os.path.join(self.root, "records", f"{moment.tm_year:04}", f"{moment.tm_mon:02}")
-        name = identifier.replace(":", ".")
+        name = identifier.translate(_NOT_IN_FILE_NAMES)
         with self._clear_errors():
             _make_folders(folder, durable=durable)
             path = os.path.join(folder, f"{now:019}-{kind}-{name}.json")
@@ -165,7 +169,7 @@ class LocalBlobs:
 
     def find_record(self, kind: str, identifier: str, /) -> Json | None:
         """Return the latest record of a kind and id written in this month or the one before, if there is one."""
-        name = identifier.replace(":", ".")
+        name = identifier.translate(_NOT_IN_FILE_NAMES)
         for folder in reversed(self._months()[-2:]):
             fitting = [file for _, found, file in _listed(folder) if found == kind and file.endswith(f"-{name}.json")]
             if fitting:

@@ -54,7 +54,10 @@ class BlobStore(Protocol):
         ...
 
     def append(self, kind: str, identifier: str, record: Json, /, *, durable: bool = True) -> None:
-        """Add one immutable record (`schema`, `kind`, `id`, `time` are added) to `records/<year>/<month>/`."""
+        """Add one immutable record to `records/<year>/<month>/`.
+
+        `schema`, `record` (its kind: a run has a `kind` of its own), `id` and `time` are added.
+        """
         ...
 
     def records(self, kind: str | None = None, /) -> Iterator[Json]:

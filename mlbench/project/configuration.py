@@ -1,16 +1,46 @@
-"""Where the store is, and why. Light: the kernel imports it."""
+"""Where the store is, and why. Light: kernels import it.
+
+A store is named by `MLBENCH_STORE`, else by `[tool.mlbench]` in a `pyproject.toml` or by an `mlbench.toml`, the nearest
+above the notebook, else it is in the user's data directory.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any, Final
+
+from mlbench.core.errors import StoreError, UsageError
+from mlbench.core.records import Json
+
+__all__ = ["StoreLocation", "describe", "find_store", "low_space"]
+
+SETTINGS: Final = ("store", "catalog")
+"""What an `mlbench.toml` or `[tool.mlbench]` may say."""
+
+_LOW: Final = 0.1
+
+_NETWORK = frozenset(
+    (
+        "nfs nfs4 cifs smb3 smbfs 9p afs ceph lustre gpfs beegfs glusterfs ocfs2 gfs2 pvfs2 orangefs coda ncpfs davfs "
+        "fuse.sshfs fuse.s3fs fuse.gcsfuse fuse.rclone fuse.goofys fuse.glusterfs fuse.ceph fuse.juicefs fuse.blobfuse2 "
+        "fuse.mount-s3 fuse.davfs fuse.beegfs"
+    ).split()
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreLocation:
     """A store's folder, why it is this one (a sentence), and its catalog's URL.
 
-    `notice` is one line for the user when the catalog does not lie in the store.
+    `notice` is one line for the user where the catalog does not lie in the store.
     """
 
     path: Path
@@ -20,10 +50,165 @@ class StoreLocation:
 
 
 def find_store(notebook: str | None = None, *, store: str | None = None) -> StoreLocation:
-    """Find the store of a notebook (or of the working directory). `store` names one outright."""
-    raise NotImplementedError
+    """Find the store of a notebook.
+
+    Parameters
+    ----------
+    notebook
+        Its path; without one, the working directory decides.
+    store
+        A directory that overrides everything.
+
+    Raises
+    ------
+    StoreError
+        If a file of settings cannot be read, or names something that is no directory.
+    UsageError
+        If it has a setting that does not exist.
+    """
+    if store is not None:
+        return _located(_directory(store, Path.cwd()), "It was named outright.")
+    if named := os.environ.get("MLBENCH_STORE"):
+        return _located(_directory(named, Path.cwd()), "MLBENCH_STORE names it.")
+    start = Path(os.path.abspath(notebook)).parent if notebook else Path.cwd()
+    for file, settings in _settings_above(start):
+        if "store" in settings:
+            path = _directory(settings["store"], file.parent)
+            return _located(path, f"{file} names it.", settings.get("catalog"))
+    import platformdirs
+
+    path = Path(platformdirs.user_data_dir("mlbench", appauthor=False))
+    return _located(path, "Nothing names another, so it is in your data directory.")
+
+
+def describe(location: StoreLocation) -> Json:
+    """Return what `mlbench config` shows of a store, as plain JSON."""
+    return {
+        "store": str(location.path),
+        "source": location.source,
+        "catalog": location.catalog_url,
+        "notice": location.notice,
+        "space": low_space(location.path),
+    }
 
 
 def low_space(path: str | Path) -> str | None:
-    """Return a sentence if less than a tenth of the disk under a path is free."""
-    raise NotImplementedError
+    """Return a sentence if less than a tenth of the disk under a path is free.
+
+    The path itself need not be there yet.
+    """
+    there = Path(os.path.abspath(path))
+    while not there.exists():
+        there = there.parent
+    disk = os.statvfs(there)
+    if not disk.f_blocks or disk.f_bavail / disk.f_blocks >= _LOW:
+        return None
+    left = disk.f_bavail * disk.f_frsize / 1e9
+    return (
+        f"The disk of the store {path} is nearly full: {left:.1f} GB are left, "
+        f"{100 * disk.f_bavail / disk.f_blocks:.0f} %. Free some, or name another directory in MLBENCH_STORE."
+    )
+
+
+def _directory(named: Any, beside: Path) -> Path:
+    if not isinstance(named, str) or not named.strip() or "\0" in named:
+        raise StoreError(f"A store is named by the path of a directory, not by {named!r}.")
+    if "://" in named:
+        raise StoreError(f"The store {named} is a URL, which this version cannot use.", "Name a directory.")
+    path = Path(os.path.abspath(beside / Path(named).expanduser()))
+    if path.exists() and not path.is_dir():
+        raise StoreError(f"The store {path} is not a directory.", "Name another in MLBENCH_STORE.")
+    return path
+
+
+def _settings_above(folder: Path) -> Iterator[tuple[Path, Json]]:
+    """Yield the files of settings of a folder and those above it, nearest first."""
+    for place in (folder, *folder.parents):
+        for name in ("mlbench.toml", "pyproject.toml"):
+            file = place / name
+            if file.is_file() and _is_ours(file):
+                settings = _read_settings(file)
+                if settings is not None:
+                    yield file, settings
+
+
+def _is_ours(file: Path) -> bool:
+    """Say whether a file may speak for its user: in a folder that all can write to, a stranger's may not."""
+    return file.stat().st_uid in {os.getuid(), 0} or not file.parent.stat().st_mode & stat.S_IWOTH
+
+
+def _read_settings(file: Path) -> Json | None:
+    import tomllib
+
+    try:
+        with file.open("rb") as source:
+            document = tomllib.load(source)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{file} cannot be read: {error}.", "Correct it, or name a store in MLBENCH_STORE.") from error
+    settings = document.get("tool", {}).get("mlbench") if file.name == "pyproject.toml" else document
+    if settings is None:
+        return None
+    if not isinstance(settings, dict):
+        raise UsageError(f"{file}: [tool.mlbench] is not a table.")
+    for name in settings:
+        if name not in SETTINGS:
+            near = get_close_matches(name, SETTINGS, 1)
+            hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(SETTINGS)}."
+            raise UsageError(f"{file} has the setting {name!r}, which does not exist.", hint)
+    return settings
+
+
+def _located(path: Path, source: str, catalog: str | None = None) -> StoreLocation:
+    if catalog is not None:
+        if not str(catalog).startswith("sqlite:///"):
+            raise UsageError(
+                f"The catalog {catalog!r} is not a URL that begins with sqlite:///, as this version needs."
+            )
+        return StoreLocation(path=path, source=source, catalog_url=catalog)
+    kind = file_system(path)
+    if kind in _NETWORK and (local := _local_folder(path)) is not None:
+        notice = (
+            f"The store {path} lies on a network file system ({kind}), so its catalog is in {local} on this machine."
+        )
+        return StoreLocation(path=path, source=source, catalog_url=_sqlite(local), notice=notice)
+    return StoreLocation(path=path, source=source, catalog_url=_sqlite(path))
+
+
+def _sqlite(folder: Path) -> str:
+    return f"sqlite:///{folder / 'catalog.sqlite'}"
+
+
+def _local_folder(store: Path) -> Path | None:
+    """Return a folder on a local disk for a store's catalog, or None if there is none."""
+    name = hashlib.blake2b(os.fsencode(store), digest_size=8).hexdigest()
+    for temporary in (Path("/var/tmp"), Path(tempfile.gettempdir())):  # noqa: S108  (its folder is 0700 and checked)
+        if not temporary.is_dir() or not os.access(temporary, os.W_OK) or file_system(temporary) in _NETWORK:
+            continue
+        folder = temporary / f"mlbench-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise StoreError(f"{folder} is not a folder of yours alone.", "Remove it: mlbench makes it anew.")
+        return folder / name
+    return None
+
+
+def file_system(path: str | Path) -> str | None:
+    """Return the kind of file system under a path (which need not be there yet), `None` where that is not known."""
+    if sys.platform != "linux":
+        return None
+    there = os.path.realpath(path)
+    best, kind = "", None
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+            lines = mounts.read().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        fields = line.split(" ")
+        if "-" not in fields:
+            continue
+        mount = fields[4].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
+        if os.path.commonpath([mount, there]) == mount and len(mount) >= len(best):
+            best, kind = mount, fields[fields.index("-") + 1]
+    return kind
