@@ -39,6 +39,10 @@ _RETURN_NOTHING = frozenset(
     """append extend insert remove clear sort reverse update add discard subtract put fill resize truncate eval train
     shuffle compile""".split()
 )
+# By convention these are modules, also where another cell imports them: settings of theirs are surroundings.
+_MODULES = frozenset(
+    "np numpy pd pandas plt sns mpl matplotlib torch tf os sys random math warnings logging mlbench".split()
+)
 _ARGUMENT_CHANGERS = {
     "random.shuffle": 0,
     "heapq.heappush": 0,
@@ -148,7 +152,7 @@ def assigned_roots(target: ast.expr) -> Iterator[str]:
         yield from assigned_roots(target.value)
     elif isinstance(target, (ast.Attribute, ast.Subscript)):
         name = root_name(target)
-        if name is not None:
+        if name is not None and name not in _MODULES:
             yield name
 
 
@@ -164,7 +168,7 @@ def call_changes(call: ast.Call, *, kept: bool = False) -> Iterator[str]:
     if isinstance(function, ast.Attribute):
         method = function.attr
         owner = root_name(function.value)
-        if owner is not None:
+        if owner is not None and owner not in _MODULES:
             trailing = method.endswith("_") and not method.startswith("_") and not method.endswith("__")
             changes = trailing or (method in _CHANGERS and not (kept and method in _RETURN_NOTHING))
             if method in ("eval", "train") and call.args and not _is_constant(call.args[0], bool):

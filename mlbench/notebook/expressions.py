@@ -190,9 +190,7 @@ class Expressions(Names):
             self.expression(argument)
         for keyword in node.keywords:
             self.expression(keyword.value)
-        self.seen.note_call(
-            node, imports=self.imports, constants=self.constants, changed=self.changed, kept=kept
-        )
+        self.seen.note_call(node, imports=self.imports, constants=self.constants, changed=self.changed, kept=kept)
         magic = syntax.magic_call(node)
         if magic is not None:
             self.magic(node, *magic)
@@ -256,9 +254,12 @@ class Expressions(Names):
             code, names = syntax.strip_options(magic, line)
             for name in names:
                 self.read(name)
-            if magic == "timeit" and code:
-                self._source(node.args[1], code, lines_above=0, strict=False, keeps=False)
-            self._source(node, body, lines_above=1, strict=True, keeps=magic != "timeit")
+            before = self.state.copy() if self.state else None
+            if magic == "timeit":
+                self._source(node.args[1], code, lines_above=0, strict=False)  # its line sets up
+            self._source(node, body, lines_above=1, strict=True)
+            if magic == "timeit":
+                self.state = before
             if magic == "capture" and code.isidentifier():
                 self.bind(code)
             return
@@ -278,9 +279,7 @@ class Expressions(Names):
             for name in syntax.template_names(body):
                 self.read(name)
 
-    def _source(
-        self, node: ast.AST, text: str, *, lines_above: int, strict: bool, keeps: bool = True
-    ) -> None:
+    def _source(self, node: ast.AST, text: str, *, lines_above: int, strict: bool, keeps: bool = True) -> None:
         """Follow a text that is run as Python; what it binds is forgotten unless it `keeps` it."""
         tree = self.subtrees.get(id(node))
         if tree is None:
@@ -299,10 +298,6 @@ class Expressions(Names):
             self.state = before
 
 
-
-
 def calls(node: ast.expr, *names: str) -> bool:
     """Say whether an expression calls one of these functions, without an argument."""
     return isinstance(node, ast.Call) and not node.args and isinstance(node.func, ast.Name) and node.func.id in names
-
-

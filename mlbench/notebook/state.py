@@ -172,9 +172,7 @@ class Names:
         self.seen.note_use(function)
         if self.state is not None:
             for name in function.binds:
-                self.mark(
-                    name, self.state.marks.get(name, OUTSIDE) | HERE, self.state.functions.get(name, ())
-                )
+                self.mark(name, self.state.marks.get(name, OUTSIDE) | HERE, self.state.functions.get(name, ()))
                 self.results.add(name)
 
     def changed(self, name: str) -> None:
@@ -196,4 +194,3 @@ class Names:
                 if origin not in done:
                     done.add(origin)
                     pending.append(origin)
-

@@ -1,24 +1,72 @@
-"""The `%%step` line: a name and options."""
+"""The `%%step` line: a name and options.
+
+Options are spelled as users of other tools know them. What cannot be understood is refused with the nearest right word;
+nothing is guessed.
+"""
 
 from __future__ import annotations
 
+import difflib
+import re
+import shlex
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from mlbench.core.errors import UsageError
 from mlbench.core.messages import StepOptions
 
 __all__ = ["OPTIONS", "Option", "StepCell", "parse", "read_line", "same_name", "usage"]
 
+LONGEST_NAME = 64
+LONGEST_TIMEOUT = 366 * 86400.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """One option of `%%step`: its spelling, what follows it (`None` if nothing) and what it does."""
+    """One option of `%%step`: its spelling, what follows it (None if nothing) and what it does."""
 
     name: str
     value: str | None
     help: str
 
 
-OPTIONS: tuple[Option, ...] = ()
+OPTIONS: tuple[Option, ...] = (
+    Option(name="--wait", value=None, help="The cell returns when the step has ended."),
+    Option(name="--no-wait", value=None, help="The cell returns at once, where late output is shown under its cell."),
+    Option(name="--here", value=None, help="Run in the kernel itself, recorded all the same, so that %debug works."),
+    Option(name="--continue", value=None, help="Start from this step's own last result, not from what it saw then."),
+    Option(name="--after", value="A,B|none", help="Wait for these steps, though no name says so; none: for no others."),
+    Option(name="--outputs", value="a,b", help="Store only these names."),
+    Option(name="--no-store", value="a,b", help="Do not store these names."),
+    Option(name="--timeout", value="10m", help="End the step if it takes longer: 30s, 10m, 2h, 1d."),
+    Option(name="--tag", value="key=value", help="A tag for the record; may be given several times."),
+)
+"""What this release understands."""
+
+LATER = frozenset(
+    {
+        "--foreach",
+        "--cpu",
+        "--gpu",
+        "--memory",
+        "--resources",
+        "--retries",
+        "--retry-delay",
+        "--cache",
+        "--no-cache",
+        "--catch",
+        "--max-parallel",
+        "--env",
+    }
+)
+"""Options that are decided but not there yet."""
+
+_BY_NAME: Mapping[str, Option] = {option.name: option for option in OPTIONS}
+_MAGIC = re.compile(r"(?:[ \t]*\n)*%%step(?=[ \t]|\n|\Z)([^\n]*)(?:\n|\Z)")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,20 +81,260 @@ class StepCell:
 
 
 def parse(source: str) -> StepCell | None:
-    """Return the step that a cell is, or None. Raise `UsageError`."""
-    raise NotImplementedError(source)
+    r"""Return the step that a cell is, or None if it does not begin with `%%step`.
+
+    Raises
+    ------
+    UsageError
+        If its line has no name, or an option that is unknown, malformed or not there yet.
+
+    Examples
+    --------
+    >>> step = parse("%%step train --timeout 10m\nmodel = fit(flights)")
+    >>> step.name, step.options.timeout, step.body
+    ('train', 600.0, 'model = fit(flights)')
+    >>> parse("model = fit(flights)") is None
+    True
+    """
+    match = _MAGIC.match(source.replace("\r\n", "\n"))
+    if match is None:
+        return None
+    line = match[1].strip()
+    name, options = read_line(line)
+    body = match.string[match.end() :]
+    return StepCell(name=name, line=line, body=body, options=options, first_line=match[0].count("\n") + 1)
+
+
+def is_step(source: str) -> bool:
+    """Say whether a cell begins with `%%step`, be its line right or wrong.
+
+    Examples
+    --------
+    >>> is_step("%%step"), is_step("%%stepwise x")
+    (True, False)
+    """
+    return _MAGIC.match(source.replace("\r\n", "\n")) is not None
 
 
 def read_line(line: str) -> tuple[str, StepOptions]:
-    """Return the name and the options of what follows `%%step`. Raise `UsageError`."""
-    raise NotImplementedError(line)
+    """Return the name and the options of what follows `%%step`. Raise `UsageError`.
+
+    Examples
+    --------
+    >>> name, options = read_line("report --after load,train --tag team=ops")
+    >>> name, options.after, options.tags
+    ('report', ('load', 'train'), {'team': 'ops'})
+    """
+    words = _words(line)
+    names: list[str] = []
+    values: dict[str, Any] = {}
+    tags: dict[str, str] = {}
+    given: set[str] = set()
+    while words:
+        word = words.pop(0)
+        if not word.startswith("-") or word == "-":
+            names.append(word)
+            continue
+        spelled, equals, value = word.partition("=")
+        option = _option(spelled)
+        if option.value is None:
+            if equals:
+                raise UsageError(f"{option.name} takes no value: {_shown(word)}.")
+        elif not equals:
+            if not words or (words[0].startswith("--") and words[0].partition("=")[0] in _BY_NAME):
+                raise UsageError(f"{option.name} needs a value: {option.name} {option.value}.")
+            value = words.pop(0)
+        if option.name in given and option.name != "--tag":
+            raise UsageError(f"{option.name} is given twice.")
+        given.add(option.name)
+        if option.name == "--tag":
+            key, text = _tag(value)
+            if key in tags:
+                raise UsageError(f"--tag {key} is given twice.")
+            tags[key] = text
+        else:
+            field_name, read = _READ[option.name]
+            values[field_name] = read(value)
+    if {"--wait", "--no-wait"} <= given:
+        raise UsageError("--wait and --no-wait exclude each other: leave one out.")
+    if {"--here", "--no-wait"} <= given:
+        raise UsageError("--here runs in the kernel, so the cell must wait: leave out --no-wait.")
+    both = set(values.get("outputs") or ()) & set(values.get("no_store", ()))
+    if both:
+        raise UsageError(f"{min(both)} is named by both --outputs and --no-store: leave it out of one.")
+    if not names:
+        raise UsageError("A step needs a name: %%step NAME.")
+    if len(names) > 1:
+        found = " and ".join(_shown(name) for name in names)
+        raise UsageError(f"A step has one name, a word: found {found}.")
+    name = _name(names[0])
+    if name in (values.get("after") or ()):
+        raise UsageError(f"--after {name}: a step cannot wait for itself.")
+    return name, StepOptions(tags=tags, **values)
 
 
 def same_name(name: str) -> str:
-    """Return what two step names have in common if they differ only in case or Unicode form."""
-    raise NotImplementedError(name)
+    """Return what two step names have in common if they differ only in case or Unicode form.
+
+    Examples
+    --------
+    >>> same_name("Train") == same_name("train")
+    True
+    """
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
 def usage() -> str:
-    """Return what `%%step?` shows."""
-    raise NotImplementedError
+    """Return what `%%step?` shows.
+
+    Examples
+    --------
+    >>> print(usage().splitlines()[0])
+    %%step NAME [options]
+    """
+    wide = max(len(_spelling(option)) for option in OPTIONS)
+    lines = [f"  {_spelling(option):<{wide}}  {option.help}" for option in OPTIONS]
+    return "\n".join(
+        [
+            "%%step NAME [options]",
+            "",
+            "Run this cell on the cluster, in parallel with the steps whose results it does not need, and record it.",
+            "NAME is made of letters, digits, '_', '-' and '.'; another cell's code reads what this one binds by name.",
+            "",
+            *lines,
+        ]
+    )
+
+
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """Return the word that was most likely meant, if one is near.
+
+    Examples
+    --------
+    >>> nearest("--timout", ["--timeout", "--tag"])
+    '--timeout'
+    """
+    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def _spelling(option: Option) -> str:
+    return option.name if option.value is None else f"{option.name} {option.value}"
+
+
+def _words(line: str) -> list[str]:
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=False)
+    lexer.whitespace_split = True
+    lexer.commenters = ""
+    lexer.escape = ""
+    try:
+        words = list(lexer)
+    except ValueError:
+        raise UsageError(f"A quotation mark is left open in %%step {_shown(line)}.") from None
+    for place, word in enumerate(words):
+        if word.startswith("#"):
+            return words[:place]  # a comment, as on every other line
+    return words
+
+
+def _option(word: str) -> Option:
+    option = _BY_NAME.get(word)
+    if option is not None:
+        return option
+    if word in LATER:
+        raise UsageError(
+            f"{word} is not there yet: this release of mlbench has {', '.join(_BY_NAME)}.",
+        )
+    near = nearest(word, [*_BY_NAME, *sorted(LATER)])
+    hint = f"did you mean {near}?" if near else "%%step? shows those there are."
+    raise UsageError(f"Unknown option {_shown(word)}: {hint}")
+
+
+def _name(text: str) -> str:
+    name = unicodedata.normalize("NFC", text)
+    if not name:
+        raise UsageError("A step needs a name: %%step NAME.")
+    if len(name) > LONGEST_NAME:
+        raise UsageError(f"A step's name has at most {LONGEST_NAME} characters: {_shown(name)} has {len(name)}.")
+    for character in name:
+        if not (character.isalnum() or character in "_-."):
+            raise UsageError(
+                f"The step name {_shown(name)} holds {_shown(character)}: use letters, digits, '_', '-' and '.'."
+            )
+    if not (name[0].isalnum() or name[0] == "_"):
+        raise UsageError(f"The step name {_shown(name)} must begin with a letter, a digit or '_'.")
+    if name.lower() == "none":
+        raise UsageError("A step cannot be called none: --after none means that it waits for no other.")
+    return name
+
+
+def _shown(text: str) -> str:
+    """Return a text as it is if it is harmless, else with its strange characters spelled out."""
+    cut = text if len(text) <= 80 else text[:77] + "..."
+    return cut if cut.isprintable() and cut.strip() else ascii(cut)
+
+
+def _flag(*, to: bool) -> Callable[[str], bool]:
+    def read(_text: str) -> bool:
+        return to
+
+    return read
+
+
+def _after(text: str) -> tuple[str, ...]:
+    if text == "none":
+        return ()
+    return tuple(dict.fromkeys(_name(part) for part in _list(text, "--after", "step names")))
+
+
+def _variables(option: str) -> Callable[[str], tuple[str, ...]]:
+    def read(text: str) -> tuple[str, ...]:
+        names = [unicodedata.normalize("NFKC", part) for part in _list(text, option, "names")]
+        for name in names:
+            if not name.isidentifier():
+                raise UsageError(f"{option} takes names of variables, with commas between: {_shown(name)} is none.")
+        return tuple(dict.fromkeys(names))
+
+    return read
+
+
+def _list(text: str, option: str, what: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise UsageError(f"{option} takes {what} with commas between, and no spaces: found {_shown(text)}.")
+    return parts
+
+
+def _timeout(text: str) -> float:
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+        seconds = float(text)
+    elif text.isascii() and _DURATION.fullmatch(text):
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([\d.]+)(ms|[smhd])", text))
+    else:
+        raise UsageError(f"--timeout takes a time such as 30s, 10m, 2h or 1d: found {_shown(text)}.")
+    if seconds <= 0:
+        raise UsageError("--timeout must be more than nothing: leave it out for no limit.")
+    if seconds > LONGEST_TIMEOUT:
+        raise UsageError(f"--timeout {_shown(text)} is more than a year: leave it out for no limit.")
+    return seconds
+
+
+def _tag(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"--tag takes key=value: found {_shown(text)}.")
+    if not (key + value).isprintable():
+        raise UsageError(f"--tag takes printable text: found {_shown(text)}.")
+    return key.strip(), value.strip()
+
+
+_READ: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "--wait": ("wait", _flag(to=True)),
+    "--no-wait": ("wait", _flag(to=False)),
+    "--here": ("here", _flag(to=True)),
+    "--continue": ("resume_own", _flag(to=True)),
+    "--after": ("after", _after),
+    "--outputs": ("outputs", _variables("--outputs")),
+    "--no-store": ("no_store", _variables("--no-store")),
+    "--timeout": ("timeout", _timeout),
+}

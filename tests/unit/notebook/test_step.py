@@ -1,0 +1,149 @@
+"""The `%%step` line."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlbench.core.errors import UsageError
+from mlbench.core.messages import StepOptions
+from mlbench.notebook import step
+
+
+def refused(line: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        step.read_line(line)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert sentence.isprintable()
+    assert len(sentence) < 300
+    return sentence
+
+
+def test_a_cell_that_begins_with_the_magic_is_a_step() -> None:
+    found = step.parse("%%step train\nmodel = fit(rows)\n")
+    assert found == step.StepCell(name="train", line="train", body="model = fit(rows)\n", options=StepOptions())
+
+
+@pytest.mark.parametrize(
+    "source", ["", "x = 1", "# %%step a", "x = 1\n%%step a", "%%steps a", "%step a", "%%time\nf()"]
+)
+def test_any_other_cell_is_none(source: str) -> None:
+    assert step.parse(source) is None
+    assert not step.is_step(source)
+
+
+def test_empty_lines_above_the_magic_are_counted() -> None:
+    found = step.parse("\n \n%%step a\nx")
+    assert found is not None
+    assert (found.name, found.first_line, found.body) == ("a", 4, "x")
+
+
+def test_a_step_may_have_no_body() -> None:
+    found = step.parse("%%step a")
+    assert found is not None
+    assert found.body == ""
+
+
+def test_windows_line_ends_are_read() -> None:
+    found = step.parse("%%step a\r\nx = 1\r\n")
+    assert found is not None
+    assert (found.name, found.body) == ("a", "x = 1\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "options"),
+    [
+        ("a", StepOptions()),
+        ("a --wait", StepOptions(wait=True)),
+        ("--no-wait a", StepOptions(wait=False)),
+        ("a --here --continue", StepOptions(here=True, resume_own=True)),
+        ("a --after load,clean-2", StepOptions(after=("load", "clean-2"))),
+        ("a --after none", StepOptions(after=())),
+        ("a --outputs x,y --no-store z", StepOptions(outputs=("x", "y"), no_store=("z",))),
+        ("a --outputs 'x, y'", StepOptions(outputs=("x", "y"))),
+        ("a --timeout 10m", StepOptions(timeout=600)),
+        ("a --timeout=1h30m", StepOptions(timeout=5400)),
+        ("a --timeout 500ms", StepOptions(timeout=0.5)),
+        ("a --timeout 90", StepOptions(timeout=90)),
+        ("a --tag team=ops --tag 'note=two words'", StepOptions(tags={"team": "ops", "note": "two words"})),
+        ("a --tag q=a=b", StepOptions(tags={"q": "a=b"})),
+        ("a --wait  # until it is done", StepOptions(wait=True)),
+    ],
+)
+def test_options_are_read(line: str, options: StepOptions) -> None:
+    assert step.read_line(line) == ("a", options)
+
+
+@pytest.mark.parametrize("name", ["a", "train_2", "clean-data", "v1.2", "été", "特征", "_x", "3d", "x" * 64])
+def test_names_that_are_allowed(name: str) -> None:
+    assert step.read_line(name)[0] == name
+
+
+def test_a_name_is_kept_in_its_composed_form() -> None:
+    assert step.read_line("e\u0301te\u0301")[0] == "\u00e9t\u00e9"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a/b", "..", ".a", "../x", "a\\b", "'a b'", "a\u202eb", "a\u200bb", "$(id)", "`id`", "<img", "a;b", "a\x00b", "x" * 65,
+        "none", "-", "''", "a,b", "{x}", "\ud800",
+    ],
+)  # fmt: skip
+def test_names_that_are_refused(name: str) -> None:
+    refused(name)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("", "A step needs a name: %%step NAME."),
+        ("--wait", "A step needs a name: %%step NAME."),
+        ("a b", "A step has one name, a word: found a and b."),
+        ("a --timout 3m", "Unknown option --timout: did you mean --timeout?"),
+        ("a --Wait", "Unknown option --Wait: did you mean --wait?"),
+        ("a --retires 3", "Unknown option --retires: did you mean --retries?"),
+        ("a --zzzzz", "Unknown option --zzzzz: %%step? shows those there are."),
+        ("a -t 3", "Unknown option -t: %%step? shows those there are."),
+        ("a --timeout", "--timeout needs a value: --timeout 10m."),
+        ("a --timeout --wait", "--timeout needs a value: --timeout 10m."),
+        ("a --wait=yes", "--wait takes no value: --wait=yes."),
+        ("a --timeout 1m --timeout 2m", "--timeout is given twice."),
+        ("a --tag k=1 --tag k=2", "--tag k is given twice."),
+        ("a --tag k", "--tag takes key=value: found k."),
+        ("a --tag =v", "--tag takes key=value: found =v."),
+        ("a --timeout soon", "--timeout takes a time such as 30s, 10m, 2h or 1d: found soon."),
+        ("a --timeout -5", "--timeout takes a time such as 30s, 10m, 2h or 1d: found -5."),
+        ("a --timeout nan", "--timeout takes a time such as 30s, 10m, 2h or 1d: found nan."),
+        ("a --timeout ٣m", "--timeout takes a time such as 30s, 10m, 2h or 1d: found ٣m."),
+        ("a --timeout 0", "--timeout must be more than nothing: leave it out for no limit."),
+        ("a --timeout 1000000d", "--timeout 1000000d is more than a year: leave it out for no limit."),
+        ("a --wait --no-wait", "--wait and --no-wait exclude each other: leave one out."),
+        ("a --here --no-wait", "--here runs in the kernel, so the cell must wait: leave out --no-wait."),
+        ("a --outputs x,y --no-store y", "y is named by both --outputs and --no-store: leave it out of one."),
+        ("a --outputs x,,y", "--outputs takes names with commas between, and no spaces: found x,,y."),
+        ("a --outputs 1x", "--outputs takes names of variables, with commas between: 1x is none."),
+        ("a --after a", "--after a: a step cannot wait for itself."),
+        ("a --after b/c", "The step name b/c holds /: use letters, digits, '_', '-' and '.'."),
+        ("a --tag 'open", "A quotation mark is left open in %%step a --tag 'open."),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(line: str, says: str) -> None:
+    assert refused(line) == says
+
+
+@pytest.mark.parametrize("option", sorted(step.LATER))
+def test_an_option_of_a_later_release_is_refused_by_name(option: str) -> None:
+    assert refused(f"a {option} 3").startswith(f"{option} is not there yet")
+
+
+def test_usage_shows_every_option() -> None:
+    text = step.usage()
+    for option in step.OPTIONS:
+        assert option.name in text
+        assert option.help in text
+
+
+def test_names_that_look_alike_are_the_same() -> None:
+    assert step.same_name("Étape") == step.same_name("e\u0301tape")
+    assert step.same_name("train") != step.same_name("trains")
