@@ -47,7 +47,7 @@ def current() -> Context:
 
 def enter(context: Context) -> Context:
     """Make a context the current one; return the one before, to go back to."""
-    global _current  # noqa: PLW0603  one process, one context: threads of a step share it
+    global _current
     before, _current = _current, context
     return before
 

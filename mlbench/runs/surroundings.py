@@ -6,23 +6,370 @@ An entry is read only if its library is imported already: nothing is imported to
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+import os
+import pickle
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 
 from mlbench.core.messages import Surroundings
 
 __all__ = ["apply", "preloadable", "read"]
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One thing that notebooks set: `read` returns plain data, or None for nothing to say.
+
+    Both get the shell (IPython's, or None) besides.
+    """
+
+    name: str
+    module: str
+    read: Callable[[Any], Any]
+    apply: Callable[[Any, Any], None]
+
+
 def read(shell: Any = None) -> Surroundings:
-    """Return what holds in this process: the kernel's."""
-    raise NotImplementedError
+    """Return what holds in this process, which is a kernel's.
+
+    Parameters
+    ----------
+    shell
+        The kernel's IPython shell; without it, nothing of IPython is read.
+    """
+    settings: dict[str, bytes] = {}
+    for entry in _TABLE:
+        if entry.module not in sys.modules:
+            continue
+        found = entry.read(shell)
+        if found is not None:
+            packed = _pack(found)
+            if packed is not None:
+                settings[entry.name] = packed
+    return Surroundings(folder=os.getcwd(), path=tuple(sys.path), libraries=settings)
 
 
 def apply(surroundings: Surroundings, shell: Any = None) -> list[str]:
-    """Make it hold in this process; return a sentence for each setting that could not be made to."""
-    raise NotImplementedError
+    """Make it hold in this process; return a sentence for each setting that could not be made to.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the kernel's working directory is not there.
+    """
+    os.chdir(surroundings.folder)
+    if surroundings.path:
+        sys.path[:] = surroundings.path
+    problems: list[str] = []
+    for entry in _TABLE:
+        packed = surroundings.libraries.get(entry.name)
+        if packed is None:
+            continue
+        try:
+            entry.apply(pickle.loads(packed), shell)  # noqa: S301  the bytes come from this user's own kernel
+        except Exception as error:  # noqa: BLE001  a setting of another version of a library must not stop the step
+            problems.append(f"The kernel's settings of {entry.name} do not hold here: {type(error).__name__}: {error}")
+    return problems
 
 
-def preloadable(modules: Any = None) -> tuple[str, ...]:
-    """Return those of the modules given (else of the imported ones) that a step server can import before it forks."""
-    raise NotImplementedError
+_PRELOADABLE: Final = frozenset({
+    "IPython", "PIL", "altair", "bs4", "cycler", "dateutil", "imageio", "joblib", "matplotlib", "matplotlib_inline",
+    "networkx", "nltk", "numexpr", "numpy", "openpyxl", "pandas", "patsy", "plotly", "pyarrow", "requests", "scipy",
+    "seaborn", "shapely", "skimage", "sklearn", "statsmodels", "sympy", "tabulate", "tqdm", "yaml",
+})
+"""Safe to have imported before a fork: no threads of their own, no device, no connection."""
+
+_NOT_SAFE: Final = frozenset({"matplotlib.testing", "numpy.f2py", "numpy.testing", "pandas.testing", "pyarrow.flight"})
+
+
+def preloadable(modules: Iterable[str] | None = None) -> tuple[str, ...]:
+    """Return those of the modules given, else of the imported ones, that may be imported before a fork.
+
+    Examples
+    --------
+    >>> preloadable(["numpy", "sklearn.ensemble", "sklearn.ensemble._forest", "torch", "helpers"])
+    ('numpy', 'sklearn.ensemble')
+    """
+    wanted = []
+    for name in list(sys.modules) if modules is None else modules:
+        root, _, rest = name.partition(".")
+        if root in _PRELOADABLE and "." not in rest and not rest.startswith("_") and name not in _NOT_SAFE:
+            wanted.append(name)
+    return tuple(sorted(wanted))
+
+
+def _pack(settings: Any) -> bytes | None:
+    """Pickle settings: with the standard pickle where it can, whose bytes are the same in every process."""
+    try:
+        return pickle.dumps(settings, protocol=5)
+    except Exception:  # noqa: BLE001  functions of the notebook, such as a formatter, take the longer way
+        import cloudpickle
+
+        try:
+            return bytes(cloudpickle.dumps(settings, protocol=5))
+        except Exception:  # noqa: BLE001  a setting that holds a connection or the like stays where it is
+            return None
+
+
+def _packed_each(settings: Mapping[str, Any]) -> dict[str, bytes]:
+    """Pickle each setting by itself, so that one that can't be sent, or read there, costs only itself."""
+    return {name: packed for name, value in settings.items() if (packed := _pack(value)) is not None}
+
+
+def _unpacked_each(settings: Mapping[str, bytes]) -> dict[str, Any]:
+    values = {}
+    for name, packed in settings.items():
+        try:
+            values[name] = pickle.loads(packed)  # noqa: S301  the bytes come from this user's own kernel
+        except Exception:  # noqa: BLE001  a class that this process does not have
+            _log.debug("Setting %s can't be read here", name, exc_info=True)
+    return values
+
+
+_log = logging.getLogger(__name__)
+
+
+# The standard library.
+
+def _read_warnings(_: Any) -> Any:
+    return [packed for one in warnings.filters if (packed := _pack(one)) is not None]
+
+
+def _apply_warnings(filters: list[bytes], _: Any) -> None:
+    known = []
+    for packed in filters:
+        try:
+            known.append(pickle.loads(packed))  # noqa: S301  the bytes come from this user's own kernel
+        except Exception:  # noqa: BLE001  the category is a class that this process does not have
+            _log.debug("A warnings filter can't be read here", exc_info=True)
+    warnings.resetwarnings()
+    warnings.filters[:] = known  # type: ignore[index]  # typeshed says Sequence; it is a list
+
+
+_KERNEL_LOGGERS: Final = re.compile(
+    r"(traitlets|ipykernel|IPKernelApp|IPython|asyncio|tornado|zmq|parso|jedi|mlbench|distributed|comm|concurrent)(\.|$)")
+
+
+def _read_logging(_: Any) -> Any:
+    loggers: dict[str, Any] = {}
+    for name, logger in sorted(logging.Logger.manager.loggerDict.items()):
+        if not isinstance(logger, logging.Logger) or _KERNEL_LOGGERS.match(name):
+            continue
+        said = _read_logger(logger)
+        if said != _PLAIN_LOGGER:
+            loggers[name] = said
+    settings = {"root": _read_logger(logging.root), "loggers": loggers, "disable": logging.root.manager.disable}
+    plain = {"root": {**_PLAIN_LOGGER, "level": logging.WARNING}, "loggers": {}, "disable": 0}
+    return None if settings == plain else settings
+
+
+_PLAIN_LOGGER: Final = {"level": logging.NOTSET, "propagate": True, "disabled": False, "handlers": []}
+
+
+def _read_logger(logger: logging.Logger) -> dict[str, Any]:
+    handlers = [said for handler in logger.handlers if (said := _read_handler(handler)) is not None]
+    return {"level": logger.level, "propagate": logger.propagate, "disabled": logger.disabled, "handlers": handlers}
+
+
+def _read_handler(handler: logging.Handler) -> dict[str, Any] | None:
+    """Return a handler's settings if it writes to a standard stream or to a file, None for any other kind."""
+    if type(handler) is logging.StreamHandler:
+        stream = getattr(handler.stream, "name", None)
+        target = "stdout" if handler.stream is sys.stdout or stream in ("stdout", "<stdout>") else "stderr"
+        standard = handler.stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+        if not standard and stream not in ("stdout", "stderr", "<stdout>", "<stderr>"):
+            return None
+    elif type(handler) is logging.FileHandler:
+        target = handler.baseFilename
+    else:
+        return None
+    formatter = handler.formatter
+    said: dict[str, Any] = {"target": target, "level": handler.level}
+    if formatter is not None:
+        style = _STYLES.get(type(formatter._style).__name__, "%")
+        said["format"] = (formatter._fmt, formatter.datefmt, style)
+    return said
+
+
+_STYLES: Final = {"PercentStyle": "%", "StrFormatStyle": "{", "StringTemplateStyle": "$"}
+
+
+def _apply_logging(settings: dict[str, Any], _: Any) -> None:
+    logging.disable(settings["disable"])
+    _apply_logger(logging.root, settings["root"])
+    for name, said in settings["loggers"].items():
+        _apply_logger(logging.getLogger(name), said)
+
+
+def _apply_logger(logger: logging.Logger, said: Mapping[str, Any]) -> None:
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+    for one in said["handlers"]:
+        target = one["target"]
+        handler = (logging.StreamHandler(getattr(sys, target)) if target in ("stdout", "stderr")
+                   else logging.FileHandler(target, delay=True))
+        handler.setLevel(one["level"])
+        if "format" in one:
+            text, dates, style = one["format"]
+            handler.setFormatter(logging.Formatter(text, dates, style))
+        logger.addHandler(handler)
+    logger.setLevel(said["level"])
+    logger.propagate = said["propagate"]
+    logger.disabled = said["disabled"]
+
+
+# IPython, and figures under cells.
+
+_OWN_EXTENSIONS: Final = frozenset({"mlbench", "storemagic", "IPython.extensions.storemagic"})
+
+
+def _read_ipython(shell: Any) -> Any:
+    if shell is None:
+        return None
+    plain = shell.display_formatter.formatters["text/plain"]
+    loaded = shell.extension_manager.loaded
+    return {
+        "extensions": sorted(name for name in loaded if name not in _OWN_EXTENSIONS),
+        "interactivity": shell.ast_node_interactivity,
+        "precision": plain.float_precision,
+        "pretty": plain.pprint,
+        "xmode": shell.InteractiveTB.mode,
+    }
+
+
+def _apply_ipython(settings: dict[str, Any], shell: Any) -> None:
+    if shell is None:
+        return
+    shell.ast_node_interactivity = settings["interactivity"]
+    plain = shell.display_formatter.formatters["text/plain"]
+    if settings["precision"]:
+        plain.float_precision = settings["precision"]
+    plain.pprint = settings["pretty"]
+    if shell.InteractiveTB.mode != settings["xmode"]:
+        shell.InteractiveTB.set_mode(settings["xmode"])
+    for name in settings["extensions"]:
+        if name not in shell.extension_manager.loaded:
+            shell.extension_manager.load_extension(name)
+
+
+_INLINE: Final = ("figure_formats", "print_figure_kwargs", "close_figures", "rc")
+
+
+def _inline_backend(shell: Any) -> Any:
+    from matplotlib_inline.config import InlineBackend
+
+    return InlineBackend.instance(parent=shell)
+
+
+def _read_inline(shell: Any) -> Any:
+    if shell is None:
+        return None
+    backend = _inline_backend(shell)
+    settings: dict[str, Any] = {name: getattr(backend, name) for name in _INLINE}
+    settings["figure_formats"] = sorted(settings["figure_formats"])
+    return settings
+
+
+def _apply_inline(settings: dict[str, Any], shell: Any) -> None:
+    if shell is None:
+        return
+    from IPython.core import pylabtools
+
+    backend = _inline_backend(shell)
+    for name in _INLINE:
+        setattr(backend, name, set(settings[name]) if name == "figure_formats" else settings[name])
+    select: Any = pylabtools.select_figure_formats
+    select(shell, settings["figure_formats"], **settings["print_figure_kwargs"])
+
+
+# Libraries that notebooks configure globally.
+
+_BACKENDS: Final = frozenset({
+    "backend", "backend_fallback", "interactive", "toolbar", "timezone", "webagg.port", "webagg.address",
+    "webagg.open_in_browser", "webagg.port_retries", "savefig.directory", "tk.window_focus", "docstring.hardcopy",
+    "date.epoch",
+})
+
+
+def _read_matplotlib(_: Any) -> Any:
+    settings: Any = sys.modules["matplotlib"].rcParams
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {name: dict.__getitem__(settings, name) for name in sorted(dict.__iter__(settings))
+                if name not in _BACKENDS}
+
+
+def _apply_matplotlib(settings: dict[str, Any], shell: Any) -> None:
+    import matplotlib
+
+    known: Any = matplotlib.rcParams
+    if shell is not None:
+        # Activated first: it brings settings of its own, over which the kernel's then hold.
+        shell.enable_matplotlib("inline")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        known.update({name: value for name, value in settings.items() if name in known})
+
+
+def _read_pandas(_: Any) -> Any:
+    config: Any = sys.modules["pandas._config.config"]
+    changed = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, option in config._registered_options.items():
+            value = config.get_option(name)
+            if value is not option.defval and value != option.defval:
+                changed[name] = value
+    return _packed_each(changed)
+
+
+def _apply_pandas(settings: dict[str, bytes], _: Any) -> None:
+    import pandas as pd
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, value in _unpacked_each(settings).items():
+            pd.set_option(name, value)
+
+
+def _read_numpy(_: Any) -> Any:
+    numpy = sys.modules["numpy"]
+    return {"print": _packed_each(numpy.get_printoptions()), "errors": dict(numpy.geterr())}
+
+
+def _apply_numpy(settings: dict[str, Any], _: Any) -> None:
+    import numpy as np
+
+    options = _unpacked_each(settings["print"])
+    options.pop("override_repr", None)
+    np.set_printoptions(**options)
+    np.seterr(**settings["errors"])
+
+
+def _read_sklearn(_: Any) -> Any:
+    return sys.modules["sklearn"].get_config()
+
+
+def _apply_sklearn(settings: dict[str, Any], _: Any) -> None:
+    import sklearn
+
+    known = sklearn.get_config()
+    sklearn.set_config(**{name: value for name, value in settings.items() if name in known})
+
+
+_TABLE: Final = (
+    _Entry("warnings", "warnings", _read_warnings, _apply_warnings),
+    _Entry("logging", "logging", _read_logging, _apply_logging),
+    _Entry("ipython", "IPython", _read_ipython, _apply_ipython),
+    _Entry("matplotlib", "matplotlib", _read_matplotlib, _apply_matplotlib),
+    _Entry("inline", "matplotlib_inline.config", _read_inline, _apply_inline),
+    _Entry("pandas", "pandas", _read_pandas, _apply_pandas),
+    _Entry("numpy", "numpy", _read_numpy, _apply_numpy),
+    _Entry("sklearn", "sklearn", _read_sklearn, _apply_sklearn),
+)
+"""In the order in which they are applied."""

@@ -1,0 +1,144 @@
+"""What a step's process and its supervisor say to each other over a socket, and in which order.
+
+Frames are a length (4 bytes, big-endian) and MessagePack. The supervisor sends one task; the process sends messages,
+the last of which is `done`. Text does not come this way but through pipes, so that what C libraries and subprocesses
+print is caught and stays in order with Python's. Where text and messages meet, the process sends `sync` and waits for
+one byte: by then the supervisor has read all that was in the pipes.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import threading
+import time
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from mlbench.core.records import Json
+
+__all__ = ["ACK", "Channel", "Frames", "frame"]
+
+ACK: Final = b"\x06"
+_LENGTH: Final = struct.Struct(">I")
+_T = TypeVar("_T")
+_SYNCS_AT_ONCE: Final = 5_000
+_SYNC_PAUSE: Final = 0.002
+
+
+def frame(message: Any) -> bytes:
+    r"""Return a message as bytes with its length before it.
+
+    Examples
+    --------
+    >>> frame({"op": "sync"})[:4]
+    b'\x00\x00\x00\t'
+    """
+    try:
+        body = msgspec.msgpack.encode(message)
+    except UnicodeEncodeError:  # half of a surrogate pair in what a step shows
+        body = msgspec.msgpack.encode(_encodable(message))
+    return _LENGTH.pack(len(body)) + body
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    return [_encodable(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+class Frames:
+    """Messages out of bytes that come in pieces.
+
+    Examples
+    --------
+    >>> frames = Frames()
+    >>> frames.feed(frame({"op": "sync"})[:6]), frames.feed(frame({"op": "sync"})[6:])
+    ([], [{'op': 'sync'}])
+    """
+
+    def __init__(self) -> None:
+        self._left = bytearray()
+
+    def feed(self, data: bytes) -> list[Json]:
+        """Take bytes and return the messages that are complete."""
+        self._left += data
+        messages: list[Json] = []
+        while len(self._left) >= _LENGTH.size:
+            end = _LENGTH.size + _LENGTH.unpack_from(self._left)[0]
+            if len(self._left) < end:
+                break
+            messages.append(msgspec.msgpack.decode(bytes(self._left[_LENGTH.size:end]), type=Json))
+            del self._left[:end]
+        return messages
+
+
+class Channel:
+    """The process's end. Safe for its threads; processes that it forks have none (`open` is False there)."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection: socket.socket | None = connection
+        self._lock = threading.RLock()
+        self._writing_to: int | None = None
+        self._syncs = 0
+        self._synced = 0.0
+        os.register_at_fork(after_in_child=self._leave)
+
+    @property
+    def open(self) -> bool:
+        """Whether there is somebody to speak to."""
+        return self._connection is not None
+
+    def receive(self, kind: type[_T]) -> _T:
+        """Return the next message, of a type. Raise `ConnectionError` if the supervisor is gone."""
+        return msgspec.msgpack.decode(self._read(_LENGTH.unpack(self._read(_LENGTH.size))[0]), type=kind)
+
+    def send(self, message: Json) -> None:
+        """Send a message after all the text that was written before it."""
+        with self._lock:
+            if self._connection is not None:
+                self._sync()
+                self._connection.sendall(frame(message))
+
+    def about_to_write(self, descriptor: int) -> None:
+        """Keep stdout and stderr in order: called before Python writes to one of them."""
+        if descriptor == self._writing_to or self._connection is None:
+            return
+        with self._lock:
+            if self._writing_to is not None and (
+                    self._syncs < _SYNCS_AT_ONCE or time.monotonic() - self._synced > _SYNC_PAUSE):
+                self._sync()
+            self._writing_to = descriptor
+
+    def _sync(self) -> None:
+        if self._connection is None:
+            return
+        self._syncs += 1
+        try:
+            self._connection.sendall(_SYNC)
+            self._connection.recv(1)
+        except OSError:
+            self._connection = None
+        self._synced = time.monotonic()
+
+    def _read(self, size: int) -> bytes:
+        assert self._connection is not None
+        data = bytearray()
+        while len(data) < size:
+            piece = self._connection.recv(size - len(data))
+            if not piece:
+                raise ConnectionError("The supervisor of this step is gone.")
+            data += piece
+        return bytes(data)
+
+    def _leave(self) -> None:
+        """Run in a process that this one forks: acknowledgements are not for it, and a lock may be held for ever."""
+        self._connection = None
+        self._lock = threading.RLock()
+
+
+_SYNC: Final = frame({"op": "sync"})

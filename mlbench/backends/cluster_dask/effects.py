@@ -1,0 +1,330 @@
+"""What a step does that its names do not show: files that it opens, network connections, values changed in place."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pickle
+import sys
+import sysconfig
+import tempfile
+import types
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
+
+from mlbench.core.records import FileUse
+
+__all__ = ["Opened", "Values"]
+
+_MOST_FILES: Final = 5_000
+_WRITES: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+_EVENTS: Final = frozenset({"open", "socket.connect"})
+
+
+class Opened:
+    """Files and connections of this process, seen by Python's audit hook.
+
+    Python's own files, those of installed packages, of the system and of the store are left out. What C libraries and
+    subprocesses open is not seen.
+    """
+
+    def __init__(self, *, without: Collection[str] = ()) -> None:
+        self.network = False
+        self._files: dict[tuple[str, str], tuple[int | None, int | None]] = {}
+        own = {os.path.realpath(folder) for folder in without}
+        self._without = tuple(f"{folder}{os.sep}" for folder in _system_folders() | own)
+        self._on = False
+
+    def start(self) -> None:
+        """Begin to look. An audit hook can't be taken away again; `stop` makes it look no more."""
+        self._on = True
+        sys.addaudithook(self._hook)
+
+    def stop(self) -> tuple[FileUse, ...]:
+        """Stop looking and return the files; those written have the size and time that they have now."""
+        self._on = False
+        uses = []
+        for (path, mode), seen in self._files.items():
+            size, modified = seen if mode == "r" else _state(path)
+            uses.append(FileUse(path=path, mode=mode, size=size, modified=modified))
+        return tuple(uses)
+
+    def _hook(self, event: str, details: tuple[Any, ...]) -> None:
+        if event not in _EVENTS or not self._on:
+            return
+        if event == "open":
+            self._opened(*details)
+        elif isinstance(details[1], tuple):  # an internet address; others are local
+            self.network = True
+
+    def _opened(self, path: Any, mode: str | None, flags: int) -> None:
+        if isinstance(path, bytes):
+            path = os.fsdecode(path)
+        if not isinstance(path, str) or len(self._files) >= _MOST_FILES:
+            return
+        writes = bool(flags & _WRITES) if mode is None else any(sign in mode for sign in "wax+")
+        where = os.path.abspath(path)
+        key = (where, "w" if writes else "r")
+        if key in self._files or where.endswith(".pyc") or where.startswith(self._without):
+            return
+        if os.path.realpath(where).startswith(self._without):
+            return
+        seen = (None, None) if writes else _state(where)
+        if writes or seen[0] is not None:  # a file that is not there, or a folder, was not read
+            self._files[key] = seen
+
+
+def _state(path: str) -> tuple[int | None, int | None]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None, None
+    return status.st_size, status.st_mtime_ns
+
+
+@functools.cache
+def _system_folders() -> frozenset[str]:
+    paths = sysconfig.get_paths()
+    home = os.path.expanduser("~")
+    own = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    folders = {
+        *(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib") if name in paths),
+        *(os.path.join(sys.prefix, part) for part in ("bin", "etc", "lib", "share")),
+        os.path.dirname(os.__file__), os.path.join(own, "mlbench"),
+        "/proc", "/dev", "/sys", "/usr/share", "/usr/lib", "/etc/ssl", "/etc/fonts", "/etc/localtime",
+        *(os.path.join(home, part) for part in (
+            ".cache/matplotlib", ".config/matplotlib", ".matplotlib", ".ipython", ".cache/fontconfig")),
+        os.path.join(tempfile.gettempdir(), f"mlbench-{os.getuid()}"),
+    }
+    return frozenset(os.path.realpath(folder) for folder in folders)
+
+
+# Values changed in place: fingerprints before and after.
+
+_LARGE: Final = 64 << 20
+_KEPT: Final = 4 << 20
+_IMMUTABLE: Final = (type(None), bool, int, float, complex, str, bytes, range, frozenset)
+_SHELL: Final = frozenset({
+    "In", "Out", "_", "__", "___", "_ih", "_oh", "_dh", "_i", "_ii", "_iii", "get_ipython", "exit", "quit", "display"})
+
+
+class Values:
+    """The values of a namespace as they were, so that it can be said later which have changed.
+
+    A value's fingerprint is the digest of its pickle; of arrays and frames over 64 MB, which are mapped from the
+    store, the number of pages written to. What neither has is not watched.
+    """
+
+    def __init__(self, namespace: dict[str, Any], *, store: str, without: Collection[str] = ()) -> None:
+        self._namespace = namespace
+        self._store = store
+        self._before: dict[str, tuple[Any, Any]] = {}
+        self._large: dict[str, list[tuple[int, int]]] = {}
+        for name, value in list(namespace.items()):
+            if name in _SHELL or name in without or (name.startswith("__") and name.endswith("__")):
+                continue
+            ranges = _memory_of(value)
+            if sum(end - start for start, end in ranges) > _LARGE:
+                self._large[name] = ranges
+                self._before[name] = (value, None)
+            else:
+                self._before[name] = (value, _fingerprint(value))
+        self._dirty = self._written()
+
+    def changed(self) -> tuple[str, ...]:
+        """Return the names whose values are not what they were; names that are gone or changed by no code are not."""
+        names = []
+        written = self._written()
+        for name, (value, before) in self._before.items():
+            if name not in self._namespace:
+                continue
+            now = self._namespace[name]
+            if now is not value:
+                if not _same_plain(now, value):
+                    names.append(name)
+            elif name in self._large:
+                if written.get(name, 0) > self._dirty.get(name, 0):
+                    names.append(name)
+            elif before is not None and not before.same(now):
+                names.append(name)
+        return tuple(names)
+
+    def _written(self) -> dict[str, int]:
+        """Return how much of each large value's memory differs from the file that it is mapped from, in KB."""
+        if not self._large or not os.path.exists("/proc/self/smaps"):
+            return {}
+        written = dict.fromkeys(self._large, 0)
+        inside: list[str] = []
+        store = os.path.realpath(self._store)
+        with open("/proc/self/smaps", encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                words = line.split(None, 5)
+                if "-" in words[0] and not words[0].endswith(":"):
+                    start, end = (int(part, 16) for part in words[0].split("-"))
+                    inside = []
+                    if len(words) == 6 and words[5].startswith(store):
+                        inside = [name for name, ranges in self._large.items()
+                                  if any(first < end and start < last for first, last in ranges)]
+                elif inside and words[0] == "Private_Dirty:":
+                    for name in inside:
+                        written[name] += int(words[1])
+        return written
+
+
+class _Fingerprint:
+    """A digest of a value's pickle, and the pickle itself where it is small."""
+
+    __slots__ = ("_data", "_digest", "_of")
+
+    def __init__(self, of: Callable[[Any], Any], digest: bytes, data: bytes | None) -> None:
+        self._of = of
+        self._digest = digest
+        self._data = data
+
+    def same(self, value: Any) -> bool:
+        """Say whether a value still has this fingerprint.
+
+        Pickles of some objects settle only after one round trip: if the digests differ, settled forms are compared.
+        """
+        taken = _pickled(self._of(value))
+        if taken is None or taken[0] == self._digest:
+            return True
+        if self._data is None or taken[1] is None:
+            return False
+        return bool(_settled(self._data) == _settled(taken[1]))
+
+
+def _settled(data: bytes) -> Any:
+    try:
+        again = _pickled(pickle.loads(data))  # noqa: S301  pickled by this process a moment ago
+    except Exception:  # noqa: BLE001  what can't be loaded again is compared as it is
+        return data
+    return again[0] if again is not None else data
+
+
+def _fingerprint(value: Any) -> _Fingerprint | None:
+    of = _what_of(value)
+    if of is None:
+        return None
+    taken = _pickled(of(value))
+    return None if taken is None else _Fingerprint(of, *taken)
+
+
+def _what_of(value: Any) -> Callable[[Any], Any] | None:
+    """Return what of a value can change in place, as a function of it, or None."""
+    kind = type(value)
+    if kind in _IMMUTABLE or isinstance(value, (types.ModuleType, types.BuiltinFunctionType)):
+        return None
+    if kind is types.FunctionType:
+        if value.__module__ != "__main__" or not (
+                value.__closure__ or value.__defaults__ or value.__kwdefaults__ or value.__dict__):
+            return None
+        return _held_by
+    if isinstance(value, type):
+        return _attributes if value.__module__ == "__main__" else None
+    if kind.__module__ == "torch._C" and kind.__name__ == "Generator":
+        return lambda generator: generator.get_state().numpy()
+    return lambda same: same
+
+
+def _held_by(function: Any) -> Any:
+    cells = []
+    for cell in function.__closure__ or ():
+        try:
+            cells.append(None if isinstance(cell.cell_contents, types.FunctionType) else cell.cell_contents)
+        except ValueError:  # not bound yet
+            cells.append(None)
+    return cells, function.__defaults__, function.__kwdefaults__, {
+        name: item for name, item in function.__dict__.items() if name != "__wrapped__"}
+
+
+def _attributes(kind: Any) -> Any:
+    return {name: item for name, item in vars(kind).items()
+            if not name.startswith("__") and not callable(item) and not hasattr(item, "__get__")}
+
+
+class _TooLarge(Exception):
+    """More than a fingerprint is worth."""
+
+
+class _Sink:
+    """Takes a pickle and keeps its digest, and its bytes as long as they are few."""
+
+    def __init__(self) -> None:
+        from blake3 import blake3
+
+        self._hash = blake3()
+        self._pieces: list[bytes] | None = []
+        self._size = 0
+
+    def write(self, data: Any) -> int:
+        piece = bytes(data) if not isinstance(data, bytes) else data
+        self._take(piece)
+        return len(piece)
+
+    def take_buffer(self, buffer: pickle.PickleBuffer) -> bool:
+        """Hash a buffer where it lies; return True, so that it stays in the pickle's place if it must be copied."""
+        try:
+            raw = buffer.raw()
+        except BufferError:
+            return True
+        self._pieces = None
+        self._size += raw.nbytes
+        if self._size > _LARGE:
+            raise _TooLarge
+        self._hash.update(raw)
+        return False
+
+    def _take(self, piece: bytes) -> None:
+        self._size += len(piece)
+        if self._size > _LARGE:
+            raise _TooLarge
+        self._hash.update(piece)
+        if self._pieces is not None:
+            self._pieces = [*self._pieces, piece] if self._size <= _KEPT and len(self._pieces) < 64 else None
+
+    def result(self) -> tuple[bytes, bytes | None]:
+        return self._hash.digest(), None if self._pieces is None else b"".join(self._pieces)
+
+
+def _pickled(value: Any) -> tuple[bytes, bytes | None] | None:
+    """Return the digest of a value's pickle and, where it is small, the pickle; None if it has none."""
+    import cloudpickle
+
+    for pickler in (pickle.Pickler, cloudpickle.Pickler):
+        sink = _Sink()
+        try:
+            pickler(sink, protocol=5, buffer_callback=sink.take_buffer).dump(value)
+        except _TooLarge:
+            return None
+        except Exception:  # noqa: BLE001, S112  the next way, or none: what can't be pickled is not watched
+            continue
+        return sink.result()
+    return None
+
+
+def _same_plain(now: Any, before: Any) -> bool:
+    """Say whether a name that was bound again holds an equal plain value."""
+    return type(now) is type(before) and type(now) in _IMMUTABLE and now == before
+
+
+def _memory_of(value: Any) -> list[tuple[int, int]]:
+    """Return where an array's or a frame's memory lies, for those of NumPy's kinds."""
+    kind = type(value)
+    if kind.__module__ == "numpy" and kind.__name__ == "ndarray":
+        return _span(value)
+    if kind.__name__ in ("DataFrame", "Series") and kind.__module__.partition(".")[0] == "pandas":
+        blocks: Mapping[Any, Any] | list[Any] = getattr(getattr(value, "_mgr", None), "arrays", [])
+        return [span for block in blocks for span in _memory_of(getattr(block, "_ndarray", block))]
+    return []
+
+
+def _span(array: Any) -> list[tuple[int, int]]:
+    if array.dtype.hasobject or not array.nbytes:
+        return []
+    try:
+        from numpy.lib.array_utils import byte_bounds
+    except ImportError:  # NumPy 1
+        from numpy import byte_bounds  # type: ignore[attr-defined,no-redef]
+    start, end = byte_bounds(array)
+    return [(int(start), int(end))]

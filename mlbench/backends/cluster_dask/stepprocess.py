@@ -1,0 +1,229 @@
+"""What runs in a step's own process: become the kernel's likeness, run the cell, store what it bound, say so.
+
+The process was forked from a step server, or started by one where forking is not safe. It reads and writes the store
+by itself; its supervisor only passes on what it says.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import os
+import resource
+import socket
+import sys
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.backends.cluster_dask import processors
+from mlbench.backends.cluster_dask.channel import Channel
+from mlbench.backends.cluster_dask.effects import Opened, Values
+from mlbench.backends.cluster_dask.stepserver import INLINE_BACKEND, PRIVATE_VARIABLES
+from mlbench.backends.cluster_dask.stepshell import ZMQInteractiveShell, make_shell, open_stream
+from mlbench.core.errors import MlbenchError
+from mlbench.core.messages import RandomState, StepTask
+from mlbench.core.records import Binding, Failure, Json
+from mlbench.runs import artifacts, capture, context, previews, randomness, surroundings, values
+
+__all__ = ["main", "serve", "warm"]
+
+
+def warm() -> None:
+    """Do once, before processes are forked, what every one of them needs."""
+    make_shell().rehearse()
+    values.pack([1])
+    previews.preview([1])
+    Opened()
+    processors.find()
+
+
+def serve(handover: socket.socket) -> None:
+    """Be a spare process: wait to be given a step's pipes and channel, run it, and end. Never returns."""
+    os.environ["MLBENCH_STEP_PROCESS"] = str(os.getpid())
+    try:
+        _, descriptors, _, _ = socket.recv_fds(handover, 1, 3)
+        if len(descriptors) != 3:
+            os._exit(0)  # the server has ended, or needs no spare any more
+        handover.close()
+        output, errors, spoken = descriptors
+        silent = os.open(os.devnull, os.O_RDONLY)
+        for source, target in ((silent, 0), (output, 1), (errors, 2)):
+            os.dup2(source, target)
+            os.close(source)
+        main(Channel(socket.socket(fileno=spoken)))
+    except ConnectionError:
+        os._exit(0)  # the supervisor has ended, and with it the wish for this step
+    except BaseException:  # noqa: BLE001  the last stop: say it where the step's output goes
+        traceback.print_exc(file=sys.__stderr__)
+        os._exit(70)
+    os._exit(0)
+
+
+def main(channel: Channel) -> None:
+    """Run the one step that comes over a channel."""
+    task = channel.receive(StepTask)
+    _take_environment(task.environment.variables)
+    sys.stdout, sys.stderr = open_stream(1, channel), open_stream(2, channel)
+    faulthandler.enable(file=2)
+    step = _Step(task, channel)
+    done = step.run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    channel.send({"op": "done", "cpu": used.ru_utime + used.ru_stime, **done})
+    atexit._run_exitfuncs()
+
+
+def _take_environment(variables: Mapping[str, str]) -> None:
+    own = {name: os.environ[name] for name in ("MLBENCH_STEP_PROCESS",) if name in os.environ}
+    kept = {name: value for name, value in variables.items() if not PRIVATE_VARIABLES.match(name)}
+    os.environ.clear()
+    os.environ.update(kept)
+    os.environ.update(own)
+    os.environ.setdefault("MPLBACKEND", INLINE_BACKEND)
+
+
+class _Step:
+    """One step, from its task to what it has to say at the end."""
+
+    def __init__(self, task: StepTask, channel: Channel) -> None:
+        self._task = task
+        self._channel = channel
+        self._shell: ZMQInteractiveShell = ZMQInteractiveShell.instance()
+        self._blobs = LocalBlobs(task.store)
+        self._opened = Opened(without=(task.store,))
+        self._namespace: dict[str, Any] = {}
+
+    def run(self) -> Json:
+        """Run the step; return what it bound, drew and opened, or why it failed."""
+        try:
+            given, before = self._prepare()
+        except Exception as refusal:  # noqa: BLE001  whatever stops a step before its first line is its failure
+            return {"ok": False, "failure": msgspec.to_builtins(self._refused(refusal))}
+        error, shown = self._execute()
+        files = self._opened.stop()
+        done: Json = {"ok": error is None and shown is None, "network": self._opened.network,
+                      "files": msgspec.to_builtins(files), **self._drew(before)}
+        if done["ok"]:
+            hidden = [name for name in given.changed() if name not in self._task.defs]
+            done["binds"] = msgspec.to_builtins(self._bind(hidden))
+        else:
+            done["failure"] = msgspec.to_builtins(self._failure(error, shown))
+        return done
+
+    def _prepare(self) -> tuple[Values, RandomState]:
+        """Make everything as it was in the kernel."""
+        task = self._task
+        processors.share(task.threads, os.environ)
+        randomness.refresh()
+        context.enter(context.Context(
+            run=task.run, step=task.step, execution=task.execution, item=task.base.get("item"), attempt=task.attempt,
+            emit=self._emit))
+        if task.surroundings is not None:
+            for problem in surroundings.apply(task.surroundings, self._shell):
+                print(f"mlbench: {problem}", file=sys.stderr)  # noqa: T201  the step's own output
+        packed = self._blobs.get(task.capture_digest) if task.capture_digest is not None else task.capture
+        namespace = capture.install(packed, self._blobs) if packed else {}
+        loader = artifacts.Loader(self._blobs, namespace)
+        self._namespace = namespace
+        self._shell.enter(task.step, task.source, namespace, self._say)
+        for name, binding in task.inputs.items():
+            namespace[name] = loader.load(binding)
+        given = Values(namespace, store=task.store, without=task.defs)
+        if task.random:
+            randomness.restore(task.random)
+        return given, randomness.read_states()
+
+    def _execute(self) -> tuple[BaseException | None, Failure | None]:
+        """Run the cell; return what it raised, and the traceback that was shown.
+
+        Some magics, such as `%%time`, show what their cell raised and go on: that cell failed all the same.
+        """
+        self._opened.start()
+        error = self._shell.run(self._task.source)
+        return error, self._shell.failure
+
+    def _drew(self, before: RandomState) -> Json:
+        after = randomness.read_states()
+        draws = randomness.drew(before, after)
+        kept = self._blobs.put(randomness.to_bytes(after)) if draws and self._task.seeded else None
+        return {"draws": draws, "random": kept}
+
+    def _bind(self, hidden: list[str]) -> list[Binding]:
+        task, namespace = self._task, self._namespace
+        quiet = frozenset(task.quiet_defs)
+        names = [name for name in dict.fromkeys((*task.defs, *task.quiet_defs, *hidden)) if name in namespace]
+        return [binding for binding in artifacts.save_names(namespace, names, self._blobs)
+                if binding.problem is None or binding.name not in quiet]
+
+    def _failure(self, error: BaseException | None, shown: Failure | None) -> Failure:
+        """Say why the cell failed: which line of it, and what to do."""
+        ename = type(error).__name__ if error is not None else shown.ename if shown is not None else "Error"
+        evalue = _text_of(error) if error is not None else shown.evalue if shown is not None else ""
+        lines = shown.traceback if shown is not None else (f"{ename}: {evalue}",)
+        if shown is None:
+            self._say({"output_type": "error", "ename": ename, "evalue": evalue, "traceback": list(lines)})
+        return Failure(ename=ename, evalue=evalue, traceback=lines, line=self._line_of(error),
+                       remedy=self._remedy(error))
+
+    def _line_of(self, error: BaseException | None) -> int | None:
+        if isinstance(error, SyntaxError) and error.filename in (self._shell.compile.code_name(), "<tokenize>"):
+            return error.lineno
+        own = self._shell.compile.code_name()
+        line = None
+        step = error.__traceback__ if error is not None else None
+        while step is not None:
+            name = step.tb_frame.f_code.co_filename
+            if name == own:
+                line = step.tb_lineno
+            elif name == "<timed exec>":  # below the lines of `%%step` and `%%time`
+                line = step.tb_lineno + 2
+            step = step.tb_next
+        return line
+
+    def _remedy(self, error: BaseException | None) -> str:
+        if isinstance(error, MlbenchError) and error.remedy:
+            return error.remedy
+        if type(error) is NameError and error.name:
+            return (f"If the notebook has {error.name}, nothing in the text of the cell showed that it is read: write "
+                    f"{error.name} on a line of its own in the step, so that it is sent along.")
+        if isinstance(error, SystemExit):
+            return "A step ends where its cell ends: leave sys.exit() out, or raise an error that says what is wrong."
+        if isinstance(error, ModuleNotFoundError):
+            return f"Install {error.name} in the kernel's environment, or put its folder on sys.path in a plain cell."
+        return f"Run the cell with `%%step {self._task.step} --here`, then `%debug`."
+
+    def _refused(self, error: Exception) -> Failure:
+        """Say why a step could not even begin."""
+        if isinstance(error, FileNotFoundError) and self._task.surroundings is not None and (
+                error.filename == self._task.surroundings.folder):
+            said = Failure(ename="FileNotFoundError", evalue=f"The kernel's folder {error.filename} is not there.",
+                           remedy="Make it again, or restart the kernel in another folder.")
+        elif isinstance(error, MlbenchError):
+            said = Failure(ename=type(error).__name__, evalue=error.message, remedy=error.remedy)
+        else:
+            said = Failure(
+                ename=type(error).__name__, evalue=f"What the step reads could not be made here: {_text_of(error)}",
+                traceback=tuple(traceback.format_exception(error)),
+                remedy=f"Run the cell with `%%step {self._task.step} --here`, or make what it reads inside the step.")
+        lines = list(said.traceback) or [f"{said.ename}: {said.evalue}"]
+        self._say({"output_type": "error", "ename": said.ename, "evalue": said.evalue, "traceback": lines})
+        return said
+
+    def _say(self, message: Json) -> None:
+        self._channel.send({"op": "output", "message": message})
+
+    def _emit(self, news: Json) -> None:
+        self._channel.send({"op": "news", "news": news})
+
+
+def _text_of(error: BaseException) -> str:
+    """Return an error's text, also of one whose `__str__` fails."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001  a stranger's class
+        return f"<{type(error).__name__} that can't be shown>"

@@ -1,0 +1,598 @@
+"""The worker's side: run one step in a process of its own, and write the record of its end.
+
+`run_step` is the one function that Dask calls. A step is bytes here: no code of a user is imported and nothing of a
+user's is unpickled. `cancel`, `pause` and `resume` are called in the worker's event loop while a thread is busy in
+`run_step`; they take effect at any moment of an execution, also before its process is there.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import dataclasses
+import functools
+import logging
+import mmap
+import os
+import select
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import IO, Any, Final
+
+import msgspec
+
+from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.backends.cluster_dask.channel import ACK, Frames, frame
+from mlbench.backends.cluster_dask.processors import available
+from mlbench.backends.cluster_dask.servers import StepServers, kill, send
+from mlbench.core.errors import MlbenchError
+from mlbench.core.ids import Digest, ExecutionId
+from mlbench.core.messages import Environment, StepTask
+from mlbench.core.records import Binding, Execution, Failure, FileUse, Json, Metric, Reason, State
+from mlbench.runs.transcript import Transcript
+
+__all__ = ["TOPIC", "Sealed", "cancel", "close", "ended_record", "pause", "prepare", "resume", "run_step", "supervise"]
+
+TOPIC: Final = "mlbench-news"
+_BATCH: Final = 0.05
+_EXIT_SECONDS: Final = 3.0
+_PIECE: Final = 1 << 18
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A task as bytes, which Dask can carry and log without showing what is in it."""
+
+    data: bytes = field(repr=False)
+
+
+@dataclass(slots=True)
+class _Running:
+    """What is known of an execution while `run_step` has it. Guarded by `_lock`."""
+
+    process: int | None = None
+    cancelled: Reason | None = None
+    paused: bool = False
+    paused_at: float = 0.0
+    paused_for: float = 0.0
+    ended: bool = False
+
+
+_lock = threading.Lock()
+_running: dict[ExecutionId, _Running] = {}
+_refused: dict[ExecutionId, Reason] = {}
+_servers: list[StepServers] = []
+
+
+def run_step(sealed: Sealed) -> bytes:
+    """Run a step on a Dask worker; return the record of its end. Never raises."""
+    from distributed import get_worker
+
+    worker = get_worker()
+
+    def publish(execution: ExecutionId, news: list[Json]) -> None:
+        worker.log_event(TOPIC, {"execution": execution, "news": news})
+
+    return msgspec.json.encode(supervise(msgspec.msgpack.decode(sealed.data, type=StepTask), publish))
+
+
+def prepare(data: Sealed) -> None:
+    """Start the step server of an environment ahead of its first step."""
+    _the_servers().get(msgspec.msgpack.decode(data.data, type=Environment))
+
+
+def cancel(execution: ExecutionId, reason: Reason = "user") -> bool:
+    """End an execution, or see to it that it does not begin; say whether it was there."""
+    with _lock:
+        running = _running.get(execution)
+        if running is None:
+            _refused[execution] = reason
+            return False
+        if running.ended:
+            return False
+        running.cancelled = reason
+        if running.process is not None:
+            kill(running.process)
+        return True
+
+
+def pause(execution: ExecutionId) -> bool:
+    """Stop an execution's process where it is."""
+    return _set_paused(execution, paused=True)
+
+
+def resume(execution: ExecutionId) -> bool:
+    """Let a paused execution go on."""
+    return _set_paused(execution, paused=False)
+
+
+def close() -> None:
+    """End everything that runs here."""
+    with _lock:
+        for running in _running.values():
+            running.cancelled = running.cancelled or "service-lost"
+            if running.process is not None:
+                kill(running.process)
+        servers = _servers[:]
+        _servers.clear()
+    for one in servers:
+        one.close()
+
+
+def supervise(task: StepTask, publish: Callable[[ExecutionId, list[Json]], None]) -> Execution:
+    """Run a step to its end and write its record; return it.
+
+    Parameters
+    ----------
+    publish
+        Takes news of the execution as it comes; called in this thread.
+    """
+    started = time.time_ns()
+    with _lock:
+        running = _running[task.execution] = _Running(cancelled=_refused.pop(task.execution, None))
+    try:
+        return _Supervision(task, running, publish, started).run()
+    finally:
+        with _lock:
+            _running.pop(task.execution, None)
+
+
+def ended_record(task: StepTask, *, state: State, reason: Reason | None = None, failure: Failure | None = None,
+                 **others: Any) -> Execution:
+    """Return the record of a task's end: what was known when it was sent, and what is known now."""
+    fields = Execution.__dataclass_fields__
+    known = {name: value for name, value in task.base.items() if name in fields and value is not None}
+    own = {"id": task.execution, "run": task.run, "step": task.step, "attempt": task.attempt,
+           "source": known.get("source", task.source), "ended": time.time_ns()}
+    record = msgspec.convert({**known, **own, "state": state}, Execution)
+    return dataclasses.replace(record, reason=reason, failure=failure, **others)
+
+
+def _set_paused(execution: ExecutionId, *, paused: bool) -> bool:
+    with _lock:
+        running = _running.get(execution)
+        if running is None or running.ended:
+            return False
+        if running.paused != paused:
+            now = time.monotonic()
+            if paused:
+                running.paused_at = now
+            else:
+                running.paused_for += now - running.paused_at
+            running.paused = paused
+            if running.process is not None:
+                send(running.process, signal.SIGSTOP if paused else signal.SIGCONT)
+        return True
+
+
+def _the_servers() -> StepServers:
+    with _lock:
+        if not _servers:
+            _servers.append(StepServers())
+        return _servers[0]
+
+
+class _Supervision:
+    """One execution, from its task to its record."""
+
+    def __init__(self, task: StepTask, running: _Running, publish: Callable[[ExecutionId, list[Json]], None],
+                 started: int) -> None:
+        self._task = task
+        self._running = running
+        self._publish = publish
+        self._started = started
+        self._blobs = LocalBlobs(task.store)
+        self._transcript = Transcript()
+        self._news: list[Json] = []
+        self._published = 0.0
+        self._spool: IO[bytes] | None = None
+        self._metrics: list[Json] = []
+        self._tags: dict[str, str] = {}
+        self._done: Json | None = None
+        self._status: Json | None = None
+        self._timed_out = False
+
+    def run(self) -> Execution:
+        """Run the step."""
+        failure: Failure | None = None
+        try:
+            self._process()
+        except MlbenchError as error:
+            failure = Failure(ename=type(error).__name__, evalue=error.message, remedy=error.remedy)
+        except OSError as error:
+            failure = Failure(ename=type(error).__name__, evalue=f"No process could be started for the step: {error}",
+                              remedy="Run the cell again.")
+        record = self._record(failure)
+        return self._write(record)
+
+    # --- the process -------------------------------------------------------------------------------------------------
+
+    def _process(self) -> None:
+        for attempt in range(2):
+            if self._cancelled():
+                return
+            server = _the_servers().get(self._task.environment)
+            server.await_ready(self._cancelled)
+            if self._cancelled():
+                return
+            pipes = _Pipes()
+            try:
+                try:
+                    server.start(pipes.theirs)
+                finally:
+                    pipes.close_theirs()
+            except OSError:
+                pipes.close()
+                if attempt:
+                    raise
+                server.close()
+                continue
+            try:
+                if self._attend(pipes):
+                    return
+            finally:
+                pipes.close()
+                server.ended()
+
+    def _cancelled(self) -> bool:
+        with _lock:
+            return self._running.cancelled is not None
+
+    def _attend(self, pipes: _Pipes) -> bool:
+        """See one process through; return False if it ended before the task reached it."""
+        process = self._meet(pipes)
+        if process is None:
+            return False
+        try:
+            self._say({"type": "started", "started": self._started, "worker": self._worker()})
+            threads = self._task.threads or max(1, available() // max(1, len(_running)))
+            task = dataclasses.replace(self._task, threads=None if threads == available() else threads)
+            with contextlib.suppress(BrokenPipeError, ConnectionError):  # ended already: its status says how
+                pipes.channel.sendall(frame(task))
+            self._pump(pipes, process)
+        finally:
+            if self._status is None:
+                kill(process)
+        return True
+
+    def _meet(self, pipes: _Pipes) -> int | None:
+        """Wait for the process's id; from then on it can be ended and paused."""
+        pipes.status.settimeout(30.0)
+        frames = Frames()
+        try:
+            while not (told := frames.feed(data := pipes.status.recv(4096))):
+                if not data:
+                    return None
+        except OSError:
+            return None
+        process = int(told[0]["pid"])
+        for more in told[1:]:
+            self._status = more
+        with _lock:
+            self._running.process = process
+            if self._running.cancelled:
+                kill(process)
+            elif self._running.paused:
+                send(process, signal.SIGSTOP)
+        return process
+
+    def _pump(self, pipes: _Pipes, process: int) -> None:
+        """Pass on what the process says until it has ended."""
+        task = self._task
+        readers = {pipes.output: _Reader("stdout"), pipes.errors: _Reader("stderr")}
+        frames, told = Frames(), Frames()
+        poll = select.poll()
+        for descriptor in (pipes.channel.fileno(), pipes.output, pipes.errors, pipes.status.fileno()):
+            poll.register(descriptor, select.POLLIN)
+        begun = time.monotonic()
+        done_at = 0.0
+        pipes.channel.settimeout(0)
+        pipes.status.settimeout(0)
+
+        def drain() -> None:
+            for descriptor, reader in readers.items():
+                while text := reader.read(descriptor):
+                    self._add_text(reader.name, text)
+
+        def hear(*, first: Callable[[], None] | None = None) -> None:
+            """Take what the channel has; text that was read before a `sync` goes before what follows it."""
+            nonlocal done_at
+            data = _received(pipes.channel)
+            if data == b"":
+                with contextlib.suppress(KeyError):
+                    poll.unregister(pipes.channel.fileno())
+            for message in frames.feed(data or b""):
+                if message["op"] == "sync":
+                    if first is not None:
+                        first()
+                        first = None
+                    drain()
+                    with contextlib.suppress(OSError):
+                        pipes.channel.send(ACK)
+                else:
+                    self._handle(message)
+                    if message["op"] == "done":
+                        done_at = time.monotonic()
+            if first is not None:
+                first()
+
+        while self._status is None:
+            ready = {descriptor for descriptor, _ in poll.poll(1000 * self._patience(begun, done_at))}
+            texts = [(descriptor, reader) for descriptor, reader in readers.items() if descriptor in ready]
+            for descriptor, reader in texts:
+                text = reader.read(descriptor)
+                if reader.ended:
+                    with contextlib.suppress(KeyError):
+                        poll.unregister(descriptor)
+                hear(first=functools.partial(self._add_text, reader.name, text))
+            if not texts and pipes.channel.fileno() in ready:
+                hear()
+            if pipes.status.fileno() in ready:
+                self._hear_status(pipes, told, process)
+            now = time.monotonic()
+            if task.timeout is not None and done_at == 0.0 and now > begun + task.timeout + self._held():
+                self._timed_out = True
+                kill(process)
+                done_at = now
+            elif done_at and now > done_at + _EXIT_SECONDS:
+                kill(process)
+            self._flush(now)
+        drain()
+        hear()
+        drain()
+        for reader in readers.values():
+            self._add_text(reader.name, reader.last())
+        self._flush(time.monotonic(), everything=True)
+
+    def _hear_status(self, pipes: _Pipes, told: Frames, process: int) -> None:
+        data = _received(pipes.status)
+        if data is None:
+            return
+        if not data:  # the server has ended, and this process with it, though not what it started
+            kill(process)
+            self._status = {"status": None}
+        for message in told.feed(data):
+            self._status = message
+
+    def _held(self) -> float:
+        """Return for how long the execution has been paused."""
+        with _lock:
+            running = self._running
+            return running.paused_for + (time.monotonic() - running.paused_at if running.paused else 0.0)
+
+    def _patience(self, begun: float, done_at: float) -> float:
+        now = time.monotonic()
+        times = [now + 1.0]
+        if self._news:
+            times.append(self._published + _BATCH)
+        if self._task.timeout is not None and not done_at:
+            times.append(begun + self._task.timeout + self._held() + 0.01)
+        if done_at:
+            times.append(done_at + _EXIT_SECONDS + 0.01)
+        return max(0.001, min(times) - now)
+
+    # --- what it says ------------------------------------------------------------------------------------------------
+
+    def _handle(self, message: Json) -> None:
+        kind = message["op"]
+        if kind == "output":
+            self._say_outputs(self._transcript.add(message["message"]))
+        elif kind == "news":
+            news = message["news"]
+            if news["type"] == "metrics":
+                self._metrics += news["metrics"]
+            elif news["type"] == "tags":
+                self._tags.update(news["tags"])
+            self._say(news)
+        elif kind == "done":
+            self._done = message
+
+    def _add_text(self, name: str, text: str) -> None:
+        if not text:
+            return
+        if self._spool is None:
+            self._spool = tempfile.TemporaryFile()  # noqa: SIM115  closed when it has been kept
+        self._spool.write(text.encode("utf-8", "replace"))
+        self._say_outputs(self._transcript.add({"output_type": "stream", "name": name, "text": text}))
+
+    def _say_outputs(self, outputs: list[Json]) -> None:
+        for one in outputs:
+            last = self._news[-1] if self._news and self._news[-1]["type"] == "messages" else None
+            if last is None:
+                self._say({"type": "messages", "messages": [one]})
+                continue
+            before = last["messages"][-1]
+            if one["output_type"] == before["output_type"] == "stream" and one["name"] == before["name"]:
+                last["messages"][-1] = {**before, "text": before["text"] + one["text"]}
+            else:
+                last["messages"].append(one)
+
+    def _say(self, news: Json) -> None:
+        self._news.append(news)
+
+    def _flush(self, now: float, *, everything: bool = False) -> None:
+        if self._news and (everything or now - self._published >= _BATCH):
+            news, self._news = self._news, []
+            self._published = now
+            try:
+                self._publish(self._task.execution, news)
+            except Exception:  # noqa: BLE001  news may be lost, the step's end may not
+                _log.exception("News of execution %s could not be sent", self._task.execution)
+
+    # --- its end -----------------------------------------------------------------------------------------------------
+
+    def _record(self, failure: Failure | None) -> Execution:
+        with _lock:
+            self._running.ended = True
+            cancelled = self._running.cancelled
+        done = self._done or {}
+        status = self._status or {}
+        state, reason = self._judge(done, failure, cancelled)
+        if state == "failed" and failure is None:
+            if self._timed_out:
+                failure = self._timeout()
+            elif "failure" in done:
+                failure = msgspec.convert(done["failure"], Failure)
+                reason = "memory" if failure.ename == "MemoryError" else "error"
+            else:
+                failure = self._death(status)
+        if failure is not None and "failure" not in done:
+            self._say_outputs(self._transcript.add({
+                "output_type": "error", "ename": failure.ename, "evalue": failure.evalue,
+                "traceback": [f"\x1b[31m{failure.ename}\x1b[39m: {failure.evalue}"]}))
+        self._say_outputs(self._transcript.last_words())
+        self._flush(time.monotonic(), everything=True)
+        return ended_record(
+            self._task, state=state, reason=reason, failure=failure, started=self._started,
+            worker=self._worker(), binds=msgspec.convert(done.get("binds", []), tuple[Binding, ...])
+            if state == "succeeded" else (),
+            metrics=msgspec.convert(self._metrics, tuple[Metric, ...]), messages=tuple(self._transcript.outputs()),
+            files=msgspec.convert(done.get("files", []), tuple[FileUse, ...]), network=done.get("network", False),
+            draws=tuple(done.get("draws", ())), random=done.get("random") if state == "succeeded" else None,
+            cpu=status.get("cpu") or done.get("cpu"), peak_memory=status.get("peak"),
+            tags={**self._task.base.get("tags", {}), **self._tags})
+
+    def _judge(self, done: Json, failure: Failure | None, cancelled: Reason | None) -> tuple[State, Reason | None]:
+        if cancelled is not None:
+            return "cancelled", cancelled
+        if self._timed_out:
+            return "failed", "timeout"
+        return ("succeeded", None) if failure is None and done.get("ok") else ("failed", "error")
+
+    def _timeout(self) -> Failure:
+        seconds = self._task.timeout or 0.0
+        return Failure(
+            ename="StepTimeout", evalue=f"Step {self._task.step} ran longer than {seconds:g} s and was ended.",
+            remedy="Give it longer with `--timeout`, or find out what it waits for.")
+
+    def _death(self, status: Json) -> Failure:
+        """Say how a process ended that never said so itself."""
+        code = status.get("status")
+        peak = status.get("peak")
+        used = f" It had used {_size(peak)} of memory at most." if peak else ""
+        remedy = f"Run the cell with `%%step {self._task.step} --here` to see where."
+        if code is None:
+            how = "ended with the process that had started it."
+            remedy = "Run the cell again."
+        elif code < 0:
+            name = signal.Signals(-code).name
+            how = f"was killed by {name} ({signal.strsignal(-code)})."
+            if -code == signal.SIGKILL:
+                remedy = ("Nobody cancelled it, so the system probably ran out of memory: let the step hold less at "
+                          "once.")
+        elif code == 0:
+            how = "ended by itself before the cell's end, as os._exit() makes it do."
+            remedy = "Leave os._exit() out: a step ends where its cell ends."
+        else:
+            how = f"ended with exit status {code} before the cell's end."
+        return Failure(ename="StepProcessDied", evalue=f"The process of step {self._task.step} {how}{used}",
+                       remedy=remedy)
+
+    def _write(self, record: Execution) -> Execution:
+        """Keep the log, then the record, durably; if that fails, return one that says so."""
+        try:
+            record = dataclasses.replace(record, log=self._keep_log())
+            self._blobs.append("execution", record.id, msgspec.to_builtins(record), durable=True)
+        except (MlbenchError, OSError) as error:
+            _log.error("The end of execution %s could not be recorded: %s", record.id, error)
+            remedy = getattr(error, "remedy", None) or "See that the store can be written, then run the cell again."
+            said = getattr(error, "message", None) or str(error)
+            return dataclasses.replace(
+                record, state="failed", reason="error", binds=(),
+                failure=Failure(ename="StoreError", evalue=f"The end of the step could not be recorded: {said}",
+                                remedy=remedy))
+        return record
+
+    def _keep_log(self) -> Digest | None:
+        spool, self._spool = self._spool, None
+        if spool is None:
+            return None
+        with spool:
+            if not self._transcript.cut:
+                return None
+            spool.flush()
+            with mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ) as whole, memoryview(whole) as text:
+                return self._blobs.put(text)
+
+    def _worker(self) -> str:
+        return f"{socket.gethostname()}/{self._running.process or os.getpid()}"
+
+
+class _Pipes:
+    """A step's stdout, stderr, channel and status: our ends, and those that the process and its server get."""
+
+    def __init__(self) -> None:
+        self.output, output = os.pipe()
+        self.errors, errors = os.pipe()
+        self.channel, channel = socket.socketpair()
+        self.status, status = socket.socketpair()
+        for descriptor in (self.output, self.errors):
+            os.set_blocking(descriptor, False)
+            _widen(descriptor)
+        self.theirs = (output, errors, channel.detach(), status.detach())
+
+    def close_theirs(self) -> None:
+        for descriptor in self.theirs:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        os.close(self.output)
+        os.close(self.errors)
+        self.channel.close()
+        self.status.close()
+
+
+def _received(connection: socket.socket) -> bytes | None:
+    """Return what has come, b"" if the other end is gone, None if nothing has."""
+    try:
+        return connection.recv(_PIECE)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
+
+
+def _widen(pipe: int) -> None:
+    """Let a pipe hold more, so that a step that prints a lot waits less (Linux)."""
+    import fcntl
+
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        with contextlib.suppress(OSError):  # over the user's limit
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 1 << 20)
+
+
+class _Reader:
+    """Text out of a pipe's bytes."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.ended = False
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def read(self, descriptor: int) -> str:
+        """Return what is there now, which may be nothing."""
+        while not self.ended:
+            try:
+                data = os.read(descriptor, _PIECE)
+            except (BlockingIOError, InterruptedError):
+                return ""
+            if not data:
+                self.ended = True
+            elif text := self._decoder.decode(data):
+                return text
+        return ""
+
+    def last(self) -> str:
+        """Return what is left of a character that was cut."""
+        return self._decoder.decode(b"", final=True)
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
