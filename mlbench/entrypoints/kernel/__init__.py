@@ -17,7 +17,7 @@ _ATTRIBUTE = "mlbench_session"
 
 def load(shell: Any) -> Session:
     """Make steps known to a shell; a second time it changes nothing."""
-    from mlbench.entrypoints.kernel.magics import LISTING, StepMagics, listing
+    from mlbench.entrypoints.kernel.magics import StepMagics
     from mlbench.entrypoints.kernel.session import Session
     from mlbench.runs import context
 
@@ -28,9 +28,6 @@ def load(shell: Any) -> Session:
     shell.__dict__[_ATTRIBUTE] = session
     session.load()
     shell.register_magics(StepMagics(shell, session))
-    magics = shell.magics_manager.magics["line"]
-    session.before_listing = {name: magics[name] for name in LISTING if name in magics}
-    magics.update({name: listing(session, magic) for name, magic in session.before_listing.items()})
     session.before_context = context.enter(context.Context(emit=session.emit))
     return session
 
@@ -61,7 +58,6 @@ def unload(shell: Any) -> None:
         return
     del shell.__dict__[_ATTRIBUTE]
     magics = shell.magics_manager.magics
-    magics["line"].update(session.before_listing)
     magics["cell"].pop("step", None)
     magics["line"].pop("cancel", None)
     context.enter(session.before_context)

@@ -11,7 +11,7 @@ from mlbench.core.records import Failure
 __all__ = ["CellNotRun", "StepError", "shown_failure"]
 
 
-class CellNotRun(InputRejected):  # type: ignore[misc]
+class CellNotRun(InputRejected):
     """A cell that was asked for before a step failed, and would have started after."""
 
     def _render_traceback_(self) -> list[str]:

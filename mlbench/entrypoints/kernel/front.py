@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 
 from mlbench.core.ids import RunId
@@ -72,6 +73,11 @@ class Front:
         """Return the id of the running cell, where the front end sends it."""
         return self._cell
 
+    @property
+    def source(self) -> str:
+        """Return the source of the cell that ran last, or runs."""
+        return self._raw
+
     def cell_starts(self, info: Any) -> None:
         """Note which cell runs now."""
         self._in_cell = True
@@ -109,6 +115,8 @@ class Front:
             return False
         if thread is not threading.main_thread() and not thread.name.startswith("subshell"):
             return True
+        if self._in_cell and _lists_names():
+            return False
         if self.kernel is None:
             return self._in_cell
         request = self.request()
@@ -116,10 +124,6 @@ class Front:
         if kind.startswith("comm_"):
             return True
         return self._in_cell and kind == "execute_request" and not request.get("content", {}).get("silent", False)
-
-    def looking(self) -> _Looking:
-        """Return a context in which code of a cell only looks: `%who` and the like."""
-        return _Looking(self)
 
     def _sent(self) -> float | None:
         sent = self._request.get("header", {}).get("date")
@@ -165,35 +169,33 @@ class Front:
 
     def on_shutdown(self, action: Callable[[], None]) -> None:
         """Call back before the kernel ends or restarts."""
-        if self.kernel is None:
+        kernel = self.kernel
+        if kernel is None:
             return
-        shut_down = self._shutdown = self.kernel.do_shutdown
+        shut_down = self._shutdown = kernel.do_shutdown
 
         def closing(restart: bool) -> Any:  # noqa: FBT001  ipykernel's signature
             action()
             return shut_down(restart)
 
-        self.kernel.do_shutdown = closing
+        kernel.do_shutdown = closing
 
     def restore(self) -> None:
         """Take back what was changed of the kernel."""
-        if self._shutdown is not None:
+        if self.kernel is not None and self._shutdown is not None:
             self.kernel.do_shutdown = self._shutdown
             self._shutdown = None
 
 
-class _Looking:
-    """A time in which a cell's code only looks."""
-
-    def __init__(self, front: Front) -> None:
-        self._front = front
-
-    def __enter__(self) -> None:
-        self._before = self._front._in_cell
-        self._front._in_cell = False
-
-    def __exit__(self, *_: object) -> None:
-        self._front._in_cell = self._before
+def _lists_names() -> bool:
+    """Say whether `%who` or one like it runs: it looks at every value, and must wait for none."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name in ("who", "whos", "who_ls") and code.co_filename.endswith("magics/namespace.py"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _kernel_id() -> str:

@@ -10,14 +10,11 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
 from mlbench.core.errors import UsageError
 from mlbench.entrypoints.kernel.session import Session
 
-__all__ = ["LISTING", "StepMagics", "listing"]
-
-LISTING = ("who", "whos", "who_ls")
-"""IPython's magics that list names: they look at values, and must not wait for them."""
+__all__ = ["StepMagics"]
 
 
 @magics_class
-class StepMagics(Magics):  # type: ignore[misc]
+class StepMagics(Magics):
     """The magics of one session."""
 
     def __init__(self, shell: Any, session: Session) -> None:
@@ -42,14 +39,3 @@ class StepMagics(Magics):  # type: ignore[misc]
         from mlbench.notebook.step import usage
 
         type(self).step.__doc__ = inspect.cleandoc(usage())
-
-
-def listing(session: Session, magic: Any) -> Any:
-    """Return a magic that lists names without waiting for any."""
-
-    def look(*args: Any, **keywords: Any) -> Any:
-        with session.front.looking():
-            return magic(*args, **keywords)
-
-    look.__doc__, look.__name__ = magic.__doc__, getattr(magic, "__name__", "magic")
-    return look

@@ -13,7 +13,7 @@ import operator
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final, Protocol
 
-__all__ = ["WAIT", "PendingError", "Placeholder", "Waits", "is_placeholder", "name_of"]
+__all__ = ["WAIT", "PendingError", "Placeholder", "Waits", "is_placeholder", "name_of", "runs_a_step"]
 
 WAIT: Final = "__mlbench_wait__"
 """The hidden function of the notebook's namespace that inserted statements call."""
@@ -39,7 +39,7 @@ class Placeholder:
         object.__setattr__(self, "_mlbench_name", name)
         object.__setattr__(self, "_mlbench_resolver", resolver)
 
-    @property  # type: ignore[misc]
+    @property
     def __class__(self) -> Any:
         return type(_value(self)) if _may_wait(self) else Placeholder
 
@@ -154,15 +154,15 @@ class Waits(ast.NodeTransformer):
     Parameters
     ----------
     begin
-        Called with each cell's tree before it runs; returns False for one that is to be left as it is (a silent
-        request). May raise `InputRejected` for one that must not run.
+        Called with each cell's tree before it runs; returns what the cell as a whole waits for, or None for a cell
+        that is to be left as it is. May raise `InputRejected` for one that must not run.
     needs
         Which of the pending names a statement that reads these names has to wait for.
     """
 
     def __init__(
         self,
-        begin: Callable[[ast.Module], bool],
+        begin: Callable[[ast.Module], list[str] | None],
         reads: Callable[[ast.Module], list[set[str]]],
         needs: Callable[[Collection[str]], list[str]],
     ) -> None:
@@ -172,12 +172,13 @@ class Waits(ast.NodeTransformer):
 
     def visit(self, node: ast.AST) -> ast.AST:
         """Transform a cell (IPython's protocol; only whole modules come here)."""
-        if not isinstance(node, ast.Module) or not self._begin(node):
+        first = self._begin(node) if isinstance(node, ast.Module) else None
+        if first is None or not isinstance(node, ast.Module) or not node.body:
             return node
-        body: list[ast.stmt] = []
+        body: list[ast.stmt] = [_wait(node.body[0], first)] if first else []
         waited: set[str] = set()
         for statement, reads in zip(node.body, self._reads(node), strict=True):
-            names = [] if _runs_a_step(statement) else [name for name in self._needs(reads) if name not in waited]
+            names = [] if runs_a_step(statement) else [name for name in self._needs(reads) if name not in waited]
             if names:
                 waited.update(names)
                 body.append(_wait(statement, names))
@@ -195,7 +196,7 @@ def _wait(statement: ast.stmt, names: list[str]) -> ast.stmt:
     return call
 
 
-def _runs_a_step(statement: ast.stmt) -> bool:
+def runs_a_step(statement: ast.stmt) -> bool:
     """Say whether a statement is what `%%step` becomes: what the cell inside reads is waited for elsewhere."""
     call = statement.value if isinstance(statement, ast.Expr) else None
     return (

@@ -20,12 +20,13 @@ from typing import Any, Final, Protocol
 from mlbench.core.errors import MlbenchError, NotFound, ResultError, ServiceError, StepFailed, UsageError
 from mlbench.core.ids import ExecutionId, RunId, new_id
 from mlbench.core.messages import Event, KernelHello, StepOptions, Submission
-from mlbench.core.records import ENDED, Binding, Execution, Failure, Json
+from mlbench.core.records import ENDED, Binding, Execution, Failure, Json, Read
 from mlbench.entrypoints.kernel.display import Delivery, show_here
 from mlbench.entrypoints.kernel.errors import CellNotRun, shown_failure
 from mlbench.entrypoints.kernel.front import Front
+from mlbench.entrypoints.kernel.generators import Generators, Start
 from mlbench.entrypoints.kernel.names import Held, Names, Provided
-from mlbench.entrypoints.kernel.pending import WAIT, Placeholder, Waits, is_placeholder
+from mlbench.entrypoints.kernel.pending import WAIT, Placeholder, Waits, is_placeholder, runs_a_step
 from mlbench.entrypoints.kernel.sources import environment
 from mlbench.entrypoints.kernel.submission import Track, defs_of, find_inputs, key_for
 from mlbench.runs.reach import reach
@@ -95,8 +96,8 @@ class Session:
         self._places: dict[str, int] = {}
         self._writers: dict[str, Track] = {}
         self._hidden: list[tuple[Track, Binding]] = []
-        self._random: dict[str, bytes] | None = None
-        self._seeded = False
+        self._drawn: list[tuple[Track, Execution]] = []
+        self.generators = Generators()
         self._new_run = False
         self._service: Service | None = None
         self._closed = False
@@ -104,11 +105,10 @@ class Session:
         self._blobs: Any = None
         self._loader: Any = None
         self._store: Path | None = None
-        self._run: RunId | None = None
+        self.run: RunId | None = None
         self._sources: list[str] = []
         self._last_failure: float | None = None
         self._parameter_names: tuple[str, ...] = ()
-        self.before_listing: dict[str, Any] = {}
         self.before_context: Any = None
         self._delivery = Delivery(self.front.kernel) if self.front.kernel is not None else None
         self.waits = Waits(self._begin, _statement_reads, self._needs)
@@ -131,6 +131,7 @@ class Session:
         """Note that a cell has ended (IPython's `post_run_cell`)."""
         del result
         self.names.sync()
+        self.generators.note_source(self.front.source)
         self.front.cell_ends()
         request = self.front.last_request
         with self._news:
@@ -140,16 +141,29 @@ class Session:
         else:
             self._flush(tracks)
 
-    def _begin(self, tree: ast.Module) -> bool:
-        """Look at a cell's tree before it runs; False for one of a silent request."""
+    def _begin(self, tree: ast.Module) -> list[str] | None:
+        """Look at a cell's tree before it runs; return which executions it waits for, None if it waits for nothing."""
         if not self.front.runs_cell():
-            return False
+            return None
         failed = self._last_failure
         if failed is not None and not self.front.under_engine() and self.front.sent_before(failed):
             raise CellNotRun("Not run: a step failed after this cell had been asked for. Run it again to run it.")
         self.names.sync()
         self.names.touch(self._touched(tree))
-        return bool(self.names.pending())
+        files = self._files_awaited(tree)
+        return files if files or self.names.pending() else None
+
+    def _files_awaited(self, tree: ast.Module) -> list[str]:
+        """Return the steps under way that write files which a plain cell names."""
+        if not any(not track.ended for track in self._writers.values()) or all(map(runs_a_step, tree.body)):
+            return []
+        from mlbench.notebook.cell import analyse
+
+        try:
+            named = analyse(self.front.source).names_paths
+        except SyntaxError:
+            return []
+        return sorted({_EXECUTION + track.execution for _, track in self._writers_of(named) if not track.ended})
 
     def _touched(self, tree: ast.Module) -> frozenset[str]:
         reads: set[str] = set()
@@ -189,7 +203,8 @@ class Session:
         if options.here:
             from mlbench.entrypoints.kernel.here import run_here
 
-            run_here(self, step, line, body, names, options)
+            self.service()
+            run_here(self, step, body, names, options, store=defs_of(step, names, options)[0])
             return
         track = self._hand_over(step, line, body, names, options)
         if self._waits(options):
@@ -214,7 +229,7 @@ class Session:
             resume_own=options.resume_own, defs=defs | quiet, keep=self._keep,
         )
         surroundings = surroundings_of.read(self.shell)
-        waits_for = self._order(step, names, options, set(inputs.edges.values()), former)
+        waits_for = self._order(step, names, options, set(inputs.edges.values()))
         key = key_for(
             step=step, source=self.shell.transform_cell(body), inputs=inputs, namespace=self.namespace, names=names,
             parents={name: self._tracks[one].key for name, one in inputs.edges.items() if one in self._tracks},
@@ -228,7 +243,7 @@ class Session:
         track = Track(
             step=step, cell=cell, place=self._places.setdefault(step, len(self._places)), execution=execution,
             body=body, names=names, defs=defs, unstored=unstored, quiet=quiet, before=inputs.before, late=late,
-            parent=self.front.request(), key=key,
+            parent=self.front.request(), key=key, start=self._start(execution, names, former),
         )
         with self._news:
             self._tracks[execution] = track  # before the service can have news of it
@@ -237,7 +252,8 @@ class Session:
             waits_for=waits_for, capture=b"" if digest else inputs.data, capture_digest=digest,
             captured=inputs.described, defs=tuple(sorted(defs)), quiet_defs=tuple(sorted(quiet)),
             deletes=tuple(sorted(names.deletes)), changes=tuple(sorted(names.changes)), surroundings=surroundings,
-            random=self._random_states(), seeded=self._seeded, parameters=self._parameter_values(),
+            random=track.start.states if track.start else None, random_from=track.start.after if track.start else None,
+            seeded=self.generators.seeded, parameters=self._parameter_values(),
             new_run=self._new_run, supersedes=supersedes, key=key, cells=tuple(self._sources),
         )
         try:
@@ -259,12 +275,13 @@ class Session:
                 self._tracks.pop(track.execution, None)
                 known = self._tracks.get(record.id)
                 self._tracks[record.id] = track
+                self.generators.rename(track.execution, record.id)
                 track.execution = record.id
                 if known is not None:  # the same cell again while it is on: what it has printed is under this one too
                     track.queue[:0] = [dict(one) for one in (record.messages or ())]
                 else:
                     track.queue.extend(dict(one) for one in record.messages)
-            self._run = record.run
+            self.run = record.run
             self._take_record(track, record)
         note = answer.get("note") or record.note
         if answer.get("attached") and note:
@@ -278,7 +295,7 @@ class Session:
         self._by_step[track.step] = track
         if track.cell:
             self._by_cell[track.cell] = track
-        for path in track.names.writes_paths:
+        for path in self._resolved(track.names.writes_paths):
             self._writers[path] = track
         for name in track.names.deletes:
             self.names.withdraw(name)
@@ -292,7 +309,7 @@ class Session:
         return self._by_step.get(step)
 
     def _order(
-        self, step: str, names: Any, options: StepOptions, parents: set[ExecutionId], former: Track | None
+        self, step: str, names: Any, options: StepOptions, parents: set[ExecutionId]
     ) -> dict[ExecutionId, str]:
         """Return the parents that no name shows, each with why."""
         waits: dict[ExecutionId, str] = {}
@@ -308,26 +325,33 @@ class Session:
         elif names.for_effects:
             for one in above:
                 waits[one.execution] = "the step is run for its effects, so it waits for the steps above it"
-        for path in self._paths_named(names):
-            writer = self._writers.get(path)
-            if writer is not None and writer is not former and writer.step != step:
+        for path, writer in self._writers_of(names.names_paths):
+            if writer.step != step:
                 waits.setdefault(writer.execution, f"it names {path}, which {writer.step} writes")
         return {one: why for one, why in waits.items() if one not in parents}
 
-    def _paths_named(self, names: Any) -> set[str]:
-        paths = set(names.names_paths)
-        for name in names.reads | names.path_names:
-            value = self.namespace.get(name)
-            if type(value) is str or isinstance(value, os.PathLike):
-                paths.add(os.fspath(value))
-        return {str(path) for path in paths} & set(self._writers)
+    def _writers_of(self, paths: Iterable[str]) -> list[tuple[str, Track]]:
+        """Return the steps that write paths that a cell names."""
+        from mlbench.notebook.evidence import paths_meet
 
-    def _random_states(self) -> dict[str, bytes] | None:
-        if not self._seeded:
-            return None
-        from mlbench.runs.randomness import read_states
+        named = self._resolved(paths) if self._writers else set()
+        return [(written, track) for written, track in self._writers.items()
+                if any(paths_meet(written, one) for one in named)]
 
-        return read_states()
+    def _resolved(self, paths: Iterable[str]) -> set[str]:
+        """Return paths with what the kernel knows filled in; those that stay unknown are left out."""
+        from mlbench.notebook.evidence import resolve_text
+
+        texts = {name: os.fspath(value) for name, value in self.namespace.items()
+                 if type(value) is str or isinstance(value, os.PathLike)} if any("{" in path for path in paths) else {}
+        resolved = (resolve_text(path, texts) for path in paths)
+        return {path for path in resolved if path is not None}
+
+    def _start(self, execution: ExecutionId, names: Any, former: Track | None) -> Start | None:
+        if names.seeds:
+            self.generators.seeded = True
+        again = former is not None and self.generators.is_last(former.execution)
+        return self.generators.start(execution, former.start if former is not None else None, again)
 
     def _parameter_values(self) -> Json:
         plain = (str, int, float, bool, type(None), list, dict, tuple)
@@ -339,6 +363,9 @@ class Session:
     def wait(self, *names: str) -> None:
         """Put the values of names in their place: what the statements call that are inserted before a cell's own."""
         for name in names:
+            if name.startswith(_EXECUTION):
+                self.wait_for(self._tracks[self._now(ExecutionId(name.removeprefix(_EXECUTION)))])
+                continue
             execution = self.names.provider(name)
             if execution is None or not is_placeholder(self.namespace.get(name)):
                 continue
@@ -447,7 +474,7 @@ class Session:
             ename="ServiceError", evalue="The service that ran this step is gone, and no other knows of it.",
             remedy="Run the cell again.",
         )
-        record = Execution(id=track.execution, run=self._run or RunId(""), step=track.step, state="failed",
+        record = Execution(id=track.execution, run=self.run or RunId(""), step=track.step, state="failed",
                            reason="service-lost", failure=failure, ended=time.time_ns())
         with self._news:
             self._take_record(track, record)
@@ -479,17 +506,17 @@ class Session:
         if self.front.under_engine() and self._delivery is not None:
             self._delivery.tell(what)
         elif news["type"] == "metrics":
-            self.service().request("metrics", {"run": self._run, **what})
+            self.service().request("metrics", {"run": self.run, **what})
         else:
-            self.service().request("tag", {"run": self._run, **what})
+            self.service().request("tag", {"run": self.run, **what})
 
     def cancel(self, step: str | None) -> None:
         """Cancel a step, or all of this run's that are under way (`%cancel`)."""
         if step is None:
-            if self._run is None:
+            if self.run is None:
                 self._say("No step has been run.")
                 return
-            body: Json = {"run": self._run}
+            body: Json = {"run": self.run}
         else:
             track = self._by_step.get(step)
             if track is None:
@@ -533,8 +560,6 @@ class Session:
                     self._move(record)
                 track = self._tracks.get(record.id)
                 if track is not None:
-                    if event.body.get("random"):
-                        self._random = dict(event.body["random"])
                     self._take_record(track, record)
 
     def _take_messages(self, body: Json) -> None:
@@ -561,6 +586,7 @@ class Session:
         track.record = None
         track.values.clear()
         self.names.replace(before, record.id)
+        self.generators.rename(before, record.id)
         if record.note:
             track.queue.append({"output_type": "stream", "name": "stderr", "text": f"mlbench: {record.note}\n"})
 
@@ -578,10 +604,11 @@ class Session:
             track.ended = True
             known = track.defs | track.quiet
             self._hidden.extend((track, one) for one in record.binds if one.name not in known)
+            if record.draws and record.random is not None and track.start is not None:
+                self._drawn.append((track, record))
             if record.state == "failed":
-                track.failed_at = (record.ended or time.time_ns()) / 1e9
                 if track.late:
-                    self._last_failure = track.failed_at
+                    self._last_failure = (record.ended or time.time_ns()) / 1e9
                 if record.failure is not None and not track.error_seen:
                     failure = shown_failure(record.failure, track.step, self._hint(record.failure))
                     track.queue.append({"output_type": "error", "ename": record.failure.ename,
@@ -621,7 +648,7 @@ class Session:
         """Move names to executions that turned out to have changed them, and generators to where steps left them."""
         with self._news:
             hidden, self._hidden = self._hidden, []
-            states, self._random = self._random, None
+            drawn, self._drawn = self._drawn, []
         for track, binding in hidden:
             name = binding.name
             saw, now = track.before.get(name), self.names.source(name)
@@ -631,10 +658,13 @@ class Session:
             if same and (binding.artifact is not None or binding.module is not None):
                 self.names.provide(name, track.execution, Placeholder(name, _Waiter(self, track)))
                 self.names.settle(name, self.value_of(track, name))
-        if states and self._seeded:
-            from mlbench.runs import randomness
+        for track, record in drawn:
+            from mlbench.runs.randomness import from_bytes
 
-            randomness.restore(states)
+            if track.start is not None and record.random is not None:
+                warning = self.generators.go_on(track.start, from_bytes(self._blobs.get(record.random)), record)
+                if warning:
+                    self._say(warning)
 
     # --- the service and the store ----------------------------------------------------------------------------------
 
@@ -718,6 +748,22 @@ class Session:
         except Exception:  # noqa: BLE001  a value that cannot be compared counts as changed
             return True
 
+    def read_of(self, name: str) -> Read:
+        """Say what a step that runs in the kernel is given."""
+        from mlbench.runs.capture import size_of, type_name
+
+        provider = self.names.provider(name)
+        track = self._tracks.get(self._now(provider)) if provider is not None else None
+        value = self.namespace[name]
+        return Read(name=name, type=type_name(value), size=size_of(value), execution=provider,
+                    step=track.step if track is not None else None)
+
+    def save(self, names: Collection[str]) -> tuple[Binding, ...]:
+        """Store values of the namespace."""
+        from mlbench.runs.artifacts import save_names
+
+        return tuple(save_names(self.namespace, [name for name in names if name in self.namespace], self._blobs))
+
     def _say(self, text: str) -> None:
         sys.stderr.write(f"mlbench: {text}\n")
         sys.stderr.flush()
@@ -751,6 +797,8 @@ class Session:
             service.close()
 
 
+_EXECUTION: Final = "execution:"
+"""Before an execution's id where a wait is for it as a whole; no name has a colon."""
 _DYNAMIC: Final = frozenset({"eval", "exec", "globals", "locals"})
 
 

@@ -13,6 +13,7 @@ from mlbench.core.errors import UsageError
 from mlbench.core.ids import ExecutionId
 from mlbench.core.messages import StepOptions, Surroundings
 from mlbench.core.records import Execution, Json
+from mlbench.entrypoints.kernel.generators import Start
 from mlbench.entrypoints.kernel.names import Held, Names, Provided, Source
 from mlbench.entrypoints.kernel.pending import is_placeholder
 from mlbench.entrypoints.kernel.sources import local_modules, user_key
@@ -50,7 +51,7 @@ class Track:
     record: Execution | None = None
     ended: bool = False
     running: bool = True
-    failed_at: float | None = None
+    start: Start | None = None
     error_seen: bool = False
     queue: list[Json] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,117 @@
+"""`%%step NAME --here`: run a step in the kernel, for the debugger's sake, and record it all the same."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from mlbench.core.ids import ExecutionId, RunId, new_id
+from mlbench.core.messages import StepOptions
+from mlbench.core.records import Binding, Execution, Failure, Json, Metric
+from mlbench.runs import context
+
+if TYPE_CHECKING:
+    from mlbench.entrypoints.kernel.session import Session
+    from mlbench.notebook.cell import CellNames
+
+__all__ = ["run_here"]
+
+
+def run_here(
+    session: Session,
+    step: str,
+    body: str,
+    names: CellNames,
+    options: StepOptions,
+    *,
+    store: frozenset[str],
+) -> None:
+    """Run a step's body in the kernel as a cell of its own, and hand its record to the service.
+
+    What it raises is raised: `%debug` then looks into it.
+    """
+    execution = ExecutionId(new_id())
+    metrics: list[Metric] = []
+    tags: dict[str, str] = dict(options.tags)
+
+    def take(news: Json) -> None:
+        if news["type"] == "metrics":
+            metrics.extend(Metric(**one) for one in news["metrics"])
+        elif news["type"] == "tags":
+            tags.update(news["tags"])
+
+    reads = tuple(session.read_of(name) for name in sorted(names.reads) if name in session.namespace)
+    before = context.enter(context.Context(step=step, execution=execution, attempt=1, emit=take))
+    started, cpu = time.time_ns(), time.process_time()
+    with _recorded(session.shell) as messages:
+        try:
+            result = session.shell.run_cell(body, store_history=False)
+        finally:
+            context.enter(before)
+    error = result.error_before_exec or result.error_in_exec
+    binds: tuple[Binding, ...] = () if error is not None else session.save(sorted(store))
+    failure = None if error is None else Failure(
+        ename=type(error).__name__, evalue=str(error),
+        traceback=tuple(getattr(session.shell, "_last_traceback", None) or ()))
+    session.service().request("here", Execution(
+        id=execution, run=RunId(session.run or ""), step=step, state="succeeded" if error is None else "failed",
+        reason=None if error is None else "error", cell=session.front.cell_id(), queued=started, started=started,
+        ended=time.time_ns(), worker="kernel", source=body, reads=reads, binds=binds, metrics=tuple(metrics),
+        messages=tuple(messages), failure=failure, cpu=time.process_time() - cpu, tags=tags,
+    ))
+    if error is not None:
+        raise _Shown(error)
+
+
+class _Shown(Exception):
+    """An error whose traceback the cell shows already."""
+
+    def _render_traceback_(self) -> list[str]:
+        return []
+
+
+class _Tee:
+    """A stream that notes what passes."""
+
+    def __init__(self, stream: Any, name: str, messages: list[Json]) -> None:
+        self._stream = stream
+        self._name = name
+        self._messages = messages
+
+    def write(self, text: str) -> int:
+        last = self._messages[-1] if self._messages else {}
+        if last.get("output_type") == "stream" and last.get("name") == self._name:
+            last["text"] += text
+        else:
+            self._messages.append({"output_type": "stream", "name": self._name, "text": text})
+        self._stream.write(text)
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _recorded(shell: Any) -> Iterator[list[Json]]:
+    """Note the output of the code inside, which is shown all the same."""
+    messages: list[Json] = []
+    publisher = shell.display_pub
+    publish = publisher.publish
+
+    def noting(data: Json, metadata: Json | None = None, **keywords: Any) -> Any:
+        kind = "update_display_data" if keywords.get("update") else "display_data"
+        if kind == "display_data":
+            messages.append({"output_type": kind, "data": dict(data), "metadata": dict(metadata or {})})
+        return publish(data, metadata, **keywords)
+
+    out, err = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _Tee(out, "stdout", messages), _Tee(err, "stderr", messages)
+    publisher.publish = noting
+    try:
+        yield messages
+    finally:
+        sys.stdout, sys.stderr = out, err
+        del publisher.publish
