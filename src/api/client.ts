@@ -37,7 +37,9 @@ export interface IRunsQuestion {
 }
 
 export class Client {
-  constructor(readonly serverSettings: ServerConnection.ISettings = ServerConnection.makeSettings()) {}
+  constructor(
+    readonly serverSettings: ServerConnection.ISettings = ServerConnection.makeSettings()
+  ) {}
 
   status(path: string | null = null): Promise<IStatus> {
     return request(this.serverSettings, 'GET', 'status', { notebook: path });

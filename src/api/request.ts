@@ -62,7 +62,8 @@ async function problemOf(response: Response): Promise<IProblem> {
       response.status === 404
         ? 'This Jupyter server does not have the server half of mlbench.'
         : `The Jupyter server answered ${response.status} ${response.statusText}.`,
-    remedy: response.status === 404 ? "Install mlbench where JupyterLab runs: its extra 'lab'." : null,
+    remedy:
+      response.status === 404 ? "Install mlbench where JupyterLab runs: its extra 'lab'." : null,
     type: 'HTTPError'
   };
   try {

@@ -96,7 +96,11 @@ export function merged(messages: ReadonlyArray<PartialJSONObject>): PartialJSONO
   const result: PartialJSONObject[] = [];
   for (const message of messages) {
     const last = result[result.length - 1];
-    if (message.output_type === 'stream' && last?.output_type === 'stream' && last.name === message.name) {
+    if (
+      message.output_type === 'stream' &&
+      last?.output_type === 'stream' &&
+      last.name === message.name
+    ) {
       result[result.length - 1] = { ...last, text: textOf(last.text) + textOf(message.text) };
     } else {
       result.push(message);

@@ -82,7 +82,14 @@ export class ScheduleModel implements IDisposable {
   ) {
     const { own, all } = timezones();
     this.zones = all;
-    this._when = { word: 'Daily', time: '06:00', weekday: 1, day: 1, cron: '0 6 * * 1-5', timezone: own };
+    this._when = {
+      word: 'Daily',
+      time: '06:00',
+      weekday: 1,
+      day: 1,
+      cron: '0 6 * * 1-5',
+      timezone: own
+    };
     void this._preview();
     void this._checkNow();
   }

@@ -20,9 +20,9 @@ export type KernelKind = 'unknown' | 'other' | 'lacks-mlbench' | 'not-loaded' | 
 export class StepsModel implements IDisposable {
   constructor(
     private _client: Client,
-    private _news: NewsFeed
+    news: NewsFeed
   ) {
-    _news.arrived.connect(this._onNews, this);
+    news.arrived.connect(this._onNews, this);
   }
 
   /** Emitted when anything that is shown has changed. */

@@ -1,0 +1,19 @@
+/**
+ * The names of the commands, all of which are in the palette or a menu.
+ */
+
+export const CATEGORY = 'mlbench';
+
+export const Commands = {
+  showSidebar: 'mlbench:show-sidebar',
+  openRun: 'mlbench:open-run',
+  scheduleNotebook: 'mlbench:schedule-notebook',
+  goToCell: 'mlbench:go-to-cell',
+  turnIntoStep: 'mlbench:turn-cell-into-step',
+  cancelStep: 'mlbench:cancel-step',
+  openLastRun: 'mlbench:open-last-run',
+  runJob: 'mlbench:run-job',
+  pauseJob: 'mlbench:pause-job',
+  resumeJob: 'mlbench:resume-job',
+  deleteJob: 'mlbench:delete-job'
+} as const;

@@ -1,0 +1,211 @@
+/**
+ * One execution: its error, what it read and made, its metrics and its log.
+ */
+
+import type { PartialJSONObject } from '@lumino/coreutils';
+import * as React from 'react';
+
+import type { IBinding, IExecution, IMetric, IRead } from '../api/schema';
+import { exact, figure, millis, size } from '../model/format';
+import { Preview, summary } from './preview';
+import { LinkButton, Line, useNow } from './shared';
+import { StateIcon } from './stateicon';
+import { timeOf } from './steplist';
+
+export interface IExecutionProps {
+  readonly execution: IExecution;
+  /** Show outputs through the registry of renderers, untrusted. */
+  readonly outputs: (key: string, outputs: ReadonlyArray<PartialJSONObject>) => JSX.Element;
+  readonly onGoToCell: (() => void) | null;
+  readonly onCancel: () => void;
+}
+
+export function ExecutionView(props: IExecutionProps): JSX.Element {
+  const { execution, outputs } = props;
+  const { failure } = execution;
+  const now = useNow(execution.state === 'running');
+  const isUnderWay = execution.state === 'running' || execution.state === 'queued';
+  const log = execution.messages.filter(each => each.output_type !== 'error');
+  const bundle = (data: PartialJSONObject) =>
+    outputs(`preview-${execution.id}`, [{ output_type: 'display_data', data, metadata: {} }]);
+  return (
+    <section className="jp-mlb-Execution" aria-label={`Step ${execution.step}`}>
+      <div className="jp-mlb-Execution-title">
+        <StateIcon state={execution.state} />
+        <h2>{execution.step}</h2>
+        <span className="jp-mod-quiet">
+          {[execution.state, timeOf(execution, now)].filter(Boolean).join(' · ')}
+          {execution.attempt > 1 ? ` · attempt ${execution.attempt}` : ''}
+        </span>
+        <span className="jp-mlb-Execution-actions">
+          {isUnderWay && <LinkButton onClick={props.onCancel}>Cancel</LinkButton>}
+          {props.onGoToCell && <LinkButton onClick={props.onGoToCell}>Go to cell</LinkButton>}
+        </span>
+      </div>
+      {execution.note && <p className="jp-mlb-Execution-note">{execution.note}</p>}
+      {failure && (
+        <Part title="Error">
+          <ErrorText execution={execution} />
+          {failure.remedy && <p className="jp-mlb-Execution-remedy">{failure.remedy}</p>}
+          {failure.traceback.length > 0 && (
+            <details className="jp-mlb-Execution-traceback">
+              <summary>Traceback</summary>
+              {outputs(`traceback-${execution.id}`, [
+                {
+                  output_type: 'error',
+                  ename: failure.ename,
+                  evalue: failure.evalue,
+                  traceback: [...failure.traceback]
+                }
+              ])}
+            </details>
+          )}
+        </Part>
+      )}
+      {execution.reads.length > 0 && (
+        <Part title="Reads">
+          {execution.reads.map(read => (
+            <ReadCard key={read.name} read={read} />
+          ))}
+        </Part>
+      )}
+      {execution.binds.length > 0 && (
+        <Part title="Made">
+          {execution.binds.map(binding => (
+            <BindingCard key={binding.name} binding={binding} bundle={bundle} />
+          ))}
+        </Part>
+      )}
+      {execution.metrics.length > 0 && (
+        <Part title="Metrics">
+          <Metrics metrics={execution.metrics} />
+        </Part>
+      )}
+      {execution.files.length > 0 && (
+        <Part title="Files">
+          <dl className="jp-mlb-Facts">
+            {execution.files.map(file => (
+              <React.Fragment key={`${file.mode}${file.path}`}>
+                <dt>{file.mode === 'w' ? 'wrote' : 'read'}</dt>
+                <dd title={file.path}>
+                  <code>{file.path}</code>
+                  {file.size === null ? '' : ` · ${size(file.size)}`}
+                </dd>
+              </React.Fragment>
+            ))}
+          </dl>
+        </Part>
+      )}
+      <Part title="Log">
+        {log.length ? (
+          <div className="jp-mlb-Execution-log">{outputs(`log-${execution.id}`, log)}</div>
+        ) : (
+          <Line>{isUnderWay ? 'It has printed nothing yet.' : 'It printed nothing.'}</Line>
+        )}
+      </Part>
+    </section>
+  );
+}
+
+function Part(props: { readonly title: string; readonly children: React.ReactNode }): JSX.Element {
+  return (
+    <>
+      <h3>{props.title}</h3>
+      {props.children}
+    </>
+  );
+}
+
+function ErrorText({ execution }: { readonly execution: IExecution }): JSX.Element | null {
+  const { failure, source, step } = execution;
+  if (!failure) {
+    return null;
+  }
+  // Lines count from 1 in the cell as written, whose first is the %%step line; a source without it begins at 2.
+  const lines = (source ?? '').split('\n');
+  const first = /^\s*%%step/.test(lines[0]) ? 1 : 2;
+  const code = failure.line === null ? undefined : lines[failure.line - first];
+  return (
+    <div className="jp-mlb-Error">
+      <div>
+        {failure.ename}: {failure.evalue}
+      </div>
+      {failure.line !== null && (
+        <div className="jp-mod-quiet">
+          step {step}, line {failure.line}
+        </div>
+      )}
+      {code !== undefined && (
+        <div>
+          {'----> '}
+          {failure.line} {code}
+        </div>
+      )}
+    </div>
+  );
+}
+
+function ReadCard({ read }: { readonly read: IRead }): JSX.Element {
+  const facts = [
+    read.type?.split('.').pop(),
+    read.size === null ? null : size(read.size),
+    read.step ? `from ${read.step}` : 'from the kernel'
+  ];
+  return (
+    <div className="jp-mlb-Card">
+      <div className="jp-mlb-Card-head">
+        <code>{read.name}</code>
+        <span title={read.digest ?? undefined}>{facts.filter(Boolean).join(' · ')}</span>
+      </div>
+    </div>
+  );
+}
+
+interface IBindingCardProps {
+  readonly binding: IBinding;
+  readonly bundle: (data: PartialJSONObject) => JSX.Element;
+}
+
+function BindingCard({ binding, bundle }: IBindingCardProps): JSX.Element {
+  const { artifact } = binding;
+  return (
+    <div className="jp-mlb-Card">
+      <div className="jp-mlb-Card-head">
+        <code>{binding.name}</code>
+        {artifact && (
+          <span title={artifact.digest}>
+            {summary(artifact.type, artifact.preview)} · {size(artifact.size)}
+          </span>
+        )}
+        {binding.module && <span>module {binding.module}</span>}
+      </div>
+      {binding.problem && <div className="jp-mlb-Card-problem">{binding.problem}</div>}
+      {artifact && <Preview preview={artifact.preview} bundle={bundle} />}
+    </div>
+  );
+}
+
+function Metrics({ metrics }: { readonly metrics: ReadonlyArray<IMetric> }): JSX.Element {
+  const series = new Map<string, IMetric[]>();
+  for (const metric of metrics) {
+    series.set(metric.name, [...(series.get(metric.name) ?? []), metric]);
+  }
+  return (
+    <dl className="jp-mlb-Facts jp-mod-metrics">
+      {[...series].map(([name, points]) => {
+        const last = points[points.length - 1];
+        return (
+          <React.Fragment key={name}>
+            <dt>{name}</dt>
+            <dd title={last.time ? exact(millis(last.time)) : undefined}>
+              <b>{figure(last.value)}</b>
+              {points.length > 1 && (
+                <span className="jp-mod-quiet"> last of {points.length} values</span>
+              )}
+            </dd>
+          </React.Fragment>
+        );
+      })}
+    </dl>
+  );
+}

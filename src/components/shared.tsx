@@ -1,0 +1,95 @@
+/**
+ * What several views share: the time that goes on, arrow keys, and lines that say what to do.
+ */
+
+import * as React from 'react';
+
+/** The present, again each second while something is going on, else each half minute. */
+export function useNow(isLive: boolean): number {
+  const [now, setNow] = React.useState(() => Date.now());
+  React.useEffect(() => {
+    setNow(Date.now());
+    const timer = window.setInterval(() => setNow(Date.now()), isLive ? 1000 : 30000);
+    return () => window.clearInterval(timer);
+  }, [isLive]);
+  return now;
+}
+
+/** Let the arrow keys, Home and End go through the rows of a list. */
+export function moveFocus(event: React.KeyboardEvent<HTMLElement>): void {
+  const moves: { readonly [key: string]: number } = { ArrowDown: 1, ArrowUp: -1 };
+  const isEdge = event.key === 'Home' || event.key === 'End';
+  if (!(event.key in moves) && !isEdge) {
+    return;
+  }
+  const rows = [...event.currentTarget.querySelectorAll<HTMLElement>('[data-row]')];
+  const at = rows.findIndex(row => row === document.activeElement);
+  if (at < 0) {
+    return;
+  }
+  const to = isEdge ? (event.key === 'Home' ? 0 : rows.length - 1) : at + moves[event.key];
+  rows[to]?.focus();
+  event.preventDefault();
+}
+
+export interface ILineProps {
+  readonly kind?: 'plain' | 'error';
+  readonly children: React.ReactNode;
+}
+
+/** One line in place of a list: what it will hold, or what went wrong. */
+export function Line({ kind = 'plain', children }: ILineProps): JSX.Element {
+  return (
+    <div
+      className={`jp-mlb-Line${kind === 'error' ? ' jp-mod-error' : ''}`}
+      role={kind === 'error' ? 'alert' : undefined}
+    >
+      {children}
+    </div>
+  );
+}
+
+export interface IProblemProps {
+  readonly sentence: string;
+  readonly onRetry?: () => void;
+}
+
+/** What happened, what to do, and its details to take along. */
+export function Problem({ sentence, onRetry }: IProblemProps): JSX.Element {
+  return (
+    <Line kind="error">
+      <span>{sentence}</span>
+      <span className="jp-mlb-Line-actions">
+        {onRetry && <LinkButton onClick={onRetry}>Try again</LinkButton>}
+        <LinkButton onClick={() => void navigator.clipboard?.writeText(sentence)}>
+          Copy details
+        </LinkButton>
+      </span>
+    </Line>
+  );
+}
+
+export interface ILinkButtonProps {
+  readonly onClick: () => void;
+  readonly children: React.ReactNode;
+  readonly title?: string;
+  readonly disabled?: boolean;
+}
+
+/** An action that is written like a link. */
+export function LinkButton({ onClick, children, title, disabled }: ILinkButtonProps): JSX.Element {
+  return (
+    <button
+      type="button"
+      className="jp-mlb-LinkButton"
+      title={title}
+      disabled={disabled}
+      onClick={event => {
+        event.stopPropagation();
+        onClick();
+      }}
+    >
+      {children}
+    </button>
+  );
+}

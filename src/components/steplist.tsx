@@ -1,0 +1,137 @@
+/**
+ * The steps of a notebook, one line each, with lanes.
+ */
+
+import * as React from 'react';
+
+import type { IExecution, IGraph, IGraphStep } from '../api/schema';
+import { clock, duration, millis } from '../model/format';
+import { layOut } from '../model/lanes';
+import { LaneRow } from './lanes';
+import { Line, moveFocus, useNow } from './shared';
+import type { ShownState } from './stateicon';
+
+const ROW = 26;
+
+export interface IStepListProps {
+  readonly graph: IGraph;
+  readonly activeCell: string | null;
+  readonly executionOf: (cell: string) => IExecution | undefined;
+  readonly onOpen: (cell: string) => void;
+}
+
+export function StepList(props: IStepListProps): JSX.Element {
+  const { graph, activeCell, executionOf, onOpen } = props;
+  const [pointed, setPointed] = React.useState<number | null>(null);
+  const executions = graph.steps.map(step => executionOf(step.cell));
+  const now = useNow(executions.some(each => each?.state === 'running'));
+  const layout = React.useMemo(
+    () =>
+      layOut(
+        graph.steps.map(step => ({ name: step.name, parents: step.parents.map(each => each.step) }))
+      ),
+    [graph]
+  );
+  const related = relatives(graph, pointed);
+  return (
+    <div className="jp-mlb-StepList" role="list" aria-label="Steps" onKeyDown={moveFocus}>
+      {graph.steps.map((step, row) => {
+        const execution = executions[row];
+        const isActive = step.cell === activeCell;
+        return (
+          <div role="listitem" key={step.cell}>
+            <button
+              type="button"
+              data-row={row}
+              className={[
+                'jp-mlb-StepList-row',
+                isActive ? 'jp-mod-active' : '',
+                related.has(row) ? 'jp-mod-related' : ''
+              ].join(' ')}
+              aria-current={isActive || undefined}
+              title={hint(step, execution)}
+              onClick={() => onOpen(step.cell)}
+              onMouseEnter={() => setPointed(row)}
+              onMouseLeave={() => setPointed(null)}
+              onFocus={() => setPointed(row)}
+              onBlur={() => setPointed(null)}
+            >
+              <LaneRow
+                layout={layout}
+                row={row}
+                height={ROW}
+                state={shownState(execution)}
+                pointedAt={pointed}
+              />
+              <span className="jp-mlb-StepList-name">{step.name}</span>
+              <span className="jp-mlb-StepList-extra">{remark(step, execution)}</span>
+              <span className="jp-mlb-StepList-time">{timeOf(execution, now)}</span>
+            </button>
+          </div>
+        );
+      })}
+      {graph.problems.map(problem => (
+        <Line kind="error" key={problem}>
+          {problem}
+        </Line>
+      ))}
+    </div>
+  );
+}
+
+export function shownState(execution: IExecution | undefined): ShownState {
+  return execution?.state ?? 'none';
+}
+
+/** How long a step took, or how long it has been running. */
+export function timeOf(execution: IExecution | undefined, now: number): string {
+  if (!execution || execution.started === null || execution.state === 'queued') {
+    return '';
+  }
+  if (execution.ended === null) {
+    return clock(now - millis(execution.started));
+  }
+  return duration(millis(execution.ended - execution.started));
+}
+
+/** Why a step did not run or succeed, in a few words. */
+export function remark(step: IGraphStep | null, execution: IExecution | undefined): string {
+  if (step && step.problems.length) {
+    return step.problems[0];
+  }
+  switch (execution?.state) {
+    case 'failed':
+      return execution.failure?.ename ?? execution.reason ?? '';
+    case 'skipped':
+    case 'cancelled':
+      return execution.note ?? execution.failure?.evalue ?? '';
+    default:
+      return '';
+  }
+}
+
+function hint(step: IGraphStep, execution: IExecution | undefined): string {
+  const lines = step.parents.map(parent => `waits for ${parent.step}: ${parent.why}`);
+  if (execution?.failure) {
+    lines.push(`${execution.failure.ename}: ${execution.failure.evalue}`);
+  }
+  if (execution?.note) {
+    lines.push(execution.note);
+  }
+  return [...lines, ...step.problems].join('\n');
+}
+
+function relatives(graph: IGraph, row: number | null): Set<number> {
+  const found = new Set<number>();
+  if (row === null) {
+    return found;
+  }
+  const parents = new Set(graph.steps[row]?.parents.map(each => each.step));
+  graph.steps.forEach((step, other) => {
+    const isChild = step.parents.some(each => each.step === graph.steps[row]?.name);
+    if (isChild || parents.has(step.name)) {
+      found.add(other);
+    }
+  });
+  return found;
+}

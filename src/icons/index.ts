@@ -1,0 +1,9 @@
+/**
+ * The mark of mlbench, in the colour that JupyterLab gives it.
+ */
+
+import { LabIcon } from '@jupyterlab/ui-components';
+
+import mark from './mlbench.svg';
+
+export const mlbenchIcon = new LabIcon({ name: 'mlbench:mark', svgstr: mark });

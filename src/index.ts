@@ -1,0 +1,369 @@
+/**
+ * The plugins of mlbench: this file only wires.
+ */
+
+import {
+  ILabShell,
+  ILayoutRestorer,
+  JupyterFrontEnd,
+  JupyterFrontEndPlugin
+} from '@jupyterlab/application';
+import {
+  Dialog,
+  ICommandPalette,
+  IToolbarWidgetRegistry,
+  Notification,
+  showDialog,
+  WidgetTracker
+} from '@jupyterlab/apputils';
+import { INotebookTracker, NotebookPanel } from '@jupyterlab/notebook';
+import { IRenderMimeRegistry } from '@jupyterlab/rendermime';
+import { ISettingRegistry } from '@jupyterlab/settingregistry';
+import { IStateDB } from '@jupyterlab/statedb';
+import type {
+  PartialJSONObject,
+  ReadonlyJSONObject,
+  ReadonlyPartialJSONObject
+} from '@lumino/coreutils';
+import { Menu } from '@lumino/widgets';
+
+import { Client, sentence } from './api/client';
+import { NewsFeed } from './api/news';
+import { CATEGORY, Commands } from './commands';
+import { mlbenchIcon } from './icons';
+import { JobsModel, RunsModel } from './model/listing';
+import { RunModel } from './model/run';
+import { ScheduleModel } from './model/schedule';
+import { isUnderWay, stepName } from './model/steps';
+import { IMlbench } from './tokens';
+import { OpenNotebook } from './widgets/notebook';
+import { Renderers } from './widgets/rendered';
+import { RunPage } from './widgets/runpage';
+import { ScheduleDialog } from './widgets/scheduledialog';
+import { Sidebar } from './widgets/sidebar';
+
+export { IMlbench };
+
+const client: JupyterFrontEndPlugin<IMlbench> = {
+  id: 'mlbench:client',
+  description: 'Asks the server half of mlbench, and brings its news.',
+  autoStart: true,
+  provides: IMlbench,
+  activate: (app: JupyterFrontEnd): IMlbench => {
+    const settings = app.serviceManager.serverSettings;
+    const news = new NewsFeed(settings);
+    void app.restored.then(() => news.start());
+    return { client: new Client(settings), news };
+  }
+};
+
+/** The notebooks that are open, each with what mlbench adds to it. */
+class OpenNotebooks {
+  constructor(app: JupyterFrontEnd, tracker: INotebookTracker, { client, news }: IMlbench) {
+    let install: Promise<string> | null = null;
+    const add = (panel: NotebookPanel) => {
+      const notebook = new OpenNotebook(panel, {
+        client,
+        news,
+        localPath: path => app.serviceManager.contents.localPath(path),
+        report: message => Notification.error(message),
+        openExecution: (execution, run, path) => {
+          void app.commands.execute(Commands.openRun, { run, path, execution });
+        }
+      });
+      this._known.set(panel, notebook);
+      install = install ?? client.status().then(status => status.install);
+      install.then(
+        line => notebook.isDisposed || notebook.setInstall(line),
+        () => (install = null)
+      );
+    };
+    tracker.forEach(add);
+    tracker.widgetAdded.connect((_, panel) => add(panel));
+  }
+
+  get(panel: NotebookPanel | null): OpenNotebook | null {
+    return (panel && this._known.get(panel)) || null;
+  }
+
+  private _known = new WeakMap<NotebookPanel, OpenNotebook>();
+}
+
+const plugin: JupyterFrontEndPlugin<void> = {
+  id: 'mlbench:plugin',
+  description:
+    'The sidebar, the pages of runs, the marks on cells and the schedule dialog of mlbench.',
+  autoStart: true,
+  requires: [IMlbench, INotebookTracker, IRenderMimeRegistry],
+  optional: [
+    ICommandPalette,
+    ILayoutRestorer,
+    IStateDB,
+    ILabShell,
+    ISettingRegistry,
+    IToolbarWidgetRegistry
+  ],
+  activate: (
+    app: JupyterFrontEnd,
+    mlbench: IMlbench,
+    tracker: INotebookTracker,
+    rendermime: IRenderMimeRegistry,
+    palette: ICommandPalette | null,
+    restorer: ILayoutRestorer | null,
+    state: IStateDB | null,
+    labShell: ILabShell | null,
+    settings: ISettingRegistry | null
+  ): void => {
+    const { client, news } = mlbench;
+    const { commands, shell } = app;
+    const notebooks = new OpenNotebooks(app, tracker, mlbench);
+    const runs = new RunsModel(client, news);
+    const jobs = new JobsModel(client, news);
+    const renderers = new Renderers(rendermime);
+    const pages = new WidgetTracker<RunPage>({ namespace: 'mlbench-runs' });
+    const report = (error: unknown) => Notification.error(sentence(error));
+    const current = () => notebooks.get(tracker.currentWidget);
+
+    const jobMenu = new Menu({ commands });
+    const sidebar = new Sidebar({
+      icon: mlbenchIcon,
+      state,
+      runs,
+      jobs,
+      onOpenRun: (run, path) => void commands.execute(Commands.openRun, { run, path }),
+      onOpenJob: ({ last, path }) => {
+        if (last?.run) {
+          void commands.execute(Commands.openRun, { run: last.run, path });
+        } else if (path) {
+          void commands.execute('docmanager:open', { path });
+        }
+      },
+      onJobMenu: ({ job }, x, y) => {
+        jobMenu.clearItems();
+        const args = { id: job.id, name: job.name };
+        jobMenu.addItem({ command: Commands.runJob, args });
+        const toggle = job.paused ? Commands.resumeJob : Commands.pauseJob;
+        jobMenu.addItem({ command: toggle, args });
+        jobMenu.addItem({ type: 'separator' });
+        jobMenu.addItem({ command: Commands.deleteJob, args });
+        jobMenu.open(x, y);
+      },
+      onSchedule: () => void commands.execute(Commands.scheduleNotebook),
+      onOpenExample: () => void commands.execute('filebrowser:activate')
+    });
+    shell.add(sidebar, 'left', { rank: 450, type: 'mlbench' });
+    restorer?.add(sidebar, sidebar.id);
+    const follow = () => {
+      sidebar.current = current();
+    };
+    tracker.currentChanged.connect(follow);
+    news.arrived.connect((_, arrived) => {
+      if (arrived.type === 'run') {
+        follow();
+      }
+    });
+    void app.restored.then(() => {
+      follow();
+      runs.refresh();
+      jobs.refresh();
+    });
+
+    const showRun = (id: string, path: string | null): RunPage => {
+      const open = pages.find(page => page.model.id === id);
+      if (open) {
+        shell.activateById(open.id);
+        return open;
+      }
+      const page = new RunPage({
+        model: new RunModel(id, path, client, news),
+        icon: mlbenchIcon,
+        renderers,
+        onGoToCell: (notebook, cell) => {
+          void commands.execute(Commands.goToCell, { path: notebook, cell });
+        },
+        onCancelExecution: async execution => {
+          await client.cancelExecution(execution).catch(report);
+        }
+      });
+      void pages.add(page);
+      shell.add(page, 'main', { type: 'mlbench' });
+      shell.activateById(page.id);
+      return page;
+    };
+    if (restorer) {
+      void restorer.restore(pages, {
+        command: Commands.openRun,
+        args: page => ({ run: page.model.id, path: page.model.path }),
+        name: page => page.model.id
+      });
+    }
+
+    const schedule = async (): Promise<void> => {
+      const notebook = current();
+      const model = notebook?.panel.model;
+      if (!notebook || !model) {
+        return;
+      }
+      notebook.ensureId();
+      const dialog = new ScheduleDialog(
+        new ScheduleModel(client, {
+          path: notebook.path,
+          content: withoutOutputs(model.toJSON() as PartialJSONObject)
+        })
+      );
+      const result = await dialog.launch();
+      if (result.value) {
+        jobs.refresh();
+        shell.activateById(sidebar.id);
+      }
+    };
+
+    const aboutJob = (
+      label: string,
+      work: (id: string, name: string) => Promise<unknown>
+    ): {
+      label: string;
+      describedBy: { args: ReadonlyJSONObject };
+      execute: (args: ReadonlyPartialJSONObject) => Promise<void>;
+    } => ({
+      label,
+      describedBy: { args: JOB_ARGS },
+      execute: async args => {
+        await work(String(args.id), String(args.name)).catch(report);
+        jobs.refresh();
+      }
+    });
+    commands.addCommand(
+      Commands.runJob,
+      aboutJob('Run now', id => client.runJob(id))
+    );
+    commands.addCommand(
+      Commands.pauseJob,
+      aboutJob('Pause', id => client.pauseJob(id, true))
+    );
+    commands.addCommand(
+      Commands.resumeJob,
+      aboutJob('Resume', id => client.pauseJob(id, false))
+    );
+    commands.addCommand(
+      Commands.deleteJob,
+      aboutJob('Delete', async (id, name) => {
+        const answer = await showDialog({
+          title: `Delete the job ${name}?`,
+          body: 'It will not run again. Its runs stay.',
+          buttons: [Dialog.cancelButton(), Dialog.warnButton({ label: 'Delete' })]
+        });
+        return answer.button.accept ? client.deleteJob(id) : null;
+      })
+    );
+    commands.addCommand(Commands.showSidebar, {
+      label: 'Show Steps, Runs and Jobs',
+      describedBy: { args: NO_ARGS },
+      execute: () => shell.activateById(sidebar.id)
+    });
+    commands.addCommand(Commands.openRun, {
+      label: 'Open a Run',
+      describedBy: { args: RUN_ARGS },
+      execute: args => {
+        const path = typeof args.path === 'string' ? args.path : null;
+        const page = showRun(String(args.run), path);
+        if (typeof args.execution === 'string') {
+          page.model.tab = 'steps';
+          page.model.choose(args.execution);
+        }
+      }
+    });
+    commands.addCommand(Commands.openLastRun, {
+      label: 'Open the Last Run of This Notebook',
+      describedBy: { args: NO_ARGS },
+      isEnabled: () => runs.runs.length > 0,
+      execute: () => {
+        const [last] = runs.runs;
+        return last && commands.execute(Commands.openRun, { run: last.run.id, path: last.path });
+      }
+    });
+    commands.addCommand(Commands.scheduleNotebook, {
+      label: args => (args.toolbar ? 'Schedule' : 'Schedule This Notebook'),
+      caption: 'Run this notebook by itself, at times that you choose',
+      describedBy: { args: NO_ARGS },
+      isEnabled: () => current() !== null,
+      execute: schedule
+    });
+    commands.addCommand(Commands.turnIntoStep, {
+      label: 'Turn This Cell Into a Step',
+      describedBy: { args: NO_ARGS },
+      isEnabled: () => {
+        const cell = tracker.activeCell;
+        return cell?.model.type === 'code' && stepName(cell.model.sharedModel.getSource()) === null;
+      },
+      execute: () => current()?.turnIntoStep()
+    });
+    commands.addCommand(Commands.cancelStep, {
+      label: 'Cancel the Step of This Cell',
+      describedBy: { args: NO_ARGS },
+      isEnabled: () => {
+        const cell = tracker.activeCell?.model.id;
+        const execution = cell ? current()?.steps.executionOf(cell) : undefined;
+        return execution !== undefined && isUnderWay(execution);
+      },
+      execute: async () => {
+        const cell = tracker.activeCell?.model.id;
+        const execution = cell ? current()?.steps.executionOf(cell) : undefined;
+        if (execution) {
+          await client.cancelExecution(execution.id).catch(report);
+        }
+      }
+    });
+    commands.addCommand(Commands.goToCell, {
+      label: 'Go to a Cell',
+      describedBy: { args: CELL_ARGS },
+      execute: async args => {
+        await commands.execute('docmanager:open', { path: args.path, factory: 'Notebook' });
+        const found = tracker.find(panel => notebooks.get(panel)?.path === String(args.path));
+        await found?.context.ready;
+        await found?.revealed;
+        notebooks.get(found ?? null)?.goTo(String(args.cell));
+      }
+    });
+    for (const command of [
+      Commands.showSidebar,
+      Commands.scheduleNotebook,
+      Commands.turnIntoStep,
+      Commands.cancelStep,
+      Commands.openLastRun
+    ]) {
+      palette?.addItem({ command, category: CATEGORY });
+    }
+    labShell?.currentChanged.connect(() => commands.notifyCommandChanged());
+    // The settings hold where the toolbar's button stands; nothing else is set there.
+    void settings?.load(plugin.id).catch(error => console.warn(sentence(error)));
+  }
+};
+
+/** The notebook as it is sent: what a job makes of it has outputs of its own. */
+function withoutOutputs(notebook: PartialJSONObject): PartialJSONObject {
+  const cells = (notebook.cells ?? []) as PartialJSONObject[];
+  return {
+    ...notebook,
+    cells: cells.map(cell =>
+      cell.cell_type === 'code' ? { ...cell, outputs: [], execution_count: null } : cell
+    )
+  };
+}
+
+const text = { type: 'string' } as const;
+const NO_ARGS = { type: 'object', properties: {} } as const;
+const JOB_ARGS = { type: 'object', properties: { id: text, name: text }, required: ['id', 'name'] };
+const CELL_ARGS = {
+  type: 'object',
+  properties: { path: text, cell: text },
+  required: ['path', 'cell']
+};
+const RUN_ARGS = {
+  type: 'object',
+  properties: { run: text, path: text, execution: text },
+  required: ['run']
+};
+
+const plugins: JupyterFrontEndPlugin<unknown>[] = [client, plugin];
+export default plugins;

@@ -1,0 +1,132 @@
+/**
+ * The page of a run.
+ */
+
+import { MainAreaWidget } from '@jupyterlab/apputils';
+import { LabIcon, ReactWidget, UseSignal } from '@jupyterlab/ui-components';
+import * as React from 'react';
+
+import { ExecutionView } from '../components/execution';
+import { NotebookRead } from '../components/notebookview';
+import { RunHead, StepsTable, Tabs } from '../components/runpage';
+import { Line, Problem } from '../components/shared';
+import type { RunModel } from '../model/run';
+import type { Renderers } from './rendered';
+
+export interface IRunPageOptions {
+  readonly model: RunModel;
+  readonly icon: LabIcon;
+  readonly renderers: Renderers;
+  readonly onGoToCell: (path: string, cell: string) => void;
+  readonly onCancelExecution: (execution: string) => Promise<void>;
+}
+
+export class RunPage extends MainAreaWidget<ReactWidget> {
+  constructor(options: IRunPageOptions) {
+    const { model } = options;
+    const content = ReactWidget.create(
+      <UseSignal signal={model.changed} initialSender={model}>
+        {() => <RunPageBody {...options} />}
+      </UseSignal>
+    );
+    content.addClass('jp-mlb-RunPage');
+    super({ content });
+    this.model = model;
+    this.id = `mlbench-run-${model.id}`;
+    this.title.label = `run ${model.id.slice(0, 4)}`;
+    this.title.caption = `mlbench run ${model.id}`;
+    this.title.icon = options.icon;
+    this.title.closable = true;
+    this.toolbar.hide();
+  }
+
+  readonly model: RunModel;
+
+  override dispose(): void {
+    this.model.dispose();
+    super.dispose();
+  }
+}
+
+function RunPageBody(options: IRunPageOptions): JSX.Element {
+  const { model, renderers } = options;
+  const { detail, error, selected } = model;
+  if (!detail) {
+    return error ? (
+      <Problem sentence={error} onRetry={() => model.refresh()} />
+    ) : (
+      <Line>Asking for the run …</Line>
+    );
+  }
+  const { path } = detail;
+  return (
+    <>
+      {error && <Problem sentence={error} onRetry={() => model.refresh()} />}
+      <RunHead detail={detail} onCancel={() => void model.cancel()} />
+      <Tabs tab={model.tab} onTab={tab => (model.tab = tab)} />
+      {model.tab === 'steps' ? (
+        <div className="jp-mlb-RunPage-split">
+          <div className="jp-mlb-RunPage-steps">
+            {detail.executions.length ? (
+              <StepsTable
+                detail={detail}
+                chosen={model.chosen}
+                onChoose={execution => model.choose(execution)}
+              />
+            ) : (
+              <Line>
+                This run has no steps: a cell that begins with <code>%%step NAME</code> is one. What
+                its cells printed is on the tab Notebook.
+              </Line>
+            )}
+            {detail.run.failure && !detail.executions.some(each => each.state === 'failed') && (
+              <div className="jp-mlb-RunPage-failure">
+                {renderers.outputs('run-failure', [
+                  {
+                    output_type: 'error',
+                    ename: detail.run.failure.ename,
+                    evalue: detail.run.failure.evalue,
+                    traceback: detail.run.failure.traceback.length
+                      ? [...detail.run.failure.traceback]
+                      : [`${detail.run.failure.ename}: ${detail.run.failure.evalue}`]
+                  }
+                ])}
+                {detail.run.failure.remedy && <p>{detail.run.failure.remedy}</p>}
+              </div>
+            )}
+          </div>
+          {selected && (
+            <div className="jp-mlb-RunPage-side">
+              <ExecutionView
+                key={selected.id}
+                execution={selected}
+                outputs={renderers.outputs}
+                onCancel={() => void options.onCancelExecution(selected.id)}
+                onGoToCell={
+                  path && selected.cell
+                    ? () => options.onGoToCell(path, selected.cell as string)
+                    : null
+                }
+              />
+            </div>
+          )}
+        </div>
+      ) : (
+        <div className="jp-mlb-RunPage-notebook">
+          {model.notebook ? (
+            <NotebookRead
+              view={model.notebook}
+              outputs={renderers.outputs}
+              markdown={renderers.markdown}
+              code={renderers.code}
+            />
+          ) : model.notebookError ? (
+            <Problem sentence={model.notebookError} onRetry={() => void model.showNotebook(true)} />
+          ) : (
+            <Line>Asking for the notebook …</Line>
+          )}
+        </div>
+      )}
+    </>
+  );
+}

@@ -1,0 +1,313 @@
+/**
+ * The sidebar: this notebook, its runs, the jobs.
+ */
+
+import {
+  LabIcon,
+  PanelWithToolbar,
+  ReactWidget,
+  SidePanel,
+  UseSignal
+} from '@jupyterlab/ui-components';
+import type { IStateDB } from '@jupyterlab/statedb';
+import { ISignal, Signal } from '@lumino/signaling';
+import { AccordionPanel } from '@lumino/widgets';
+import * as React from 'react';
+
+import type { IJobView, IRunSummary } from '../api/schema';
+import { JobList } from '../components/joblist';
+import { RunList } from '../components/runlist';
+import { Line, LinkButton, Problem } from '../components/shared';
+import { StepList } from '../components/steplist';
+import { counted } from '../model/format';
+import type { JobsModel, RunsModel } from '../model/listing';
+import type { StepsModel } from '../model/steps';
+
+/** The notebook that is in front. */
+export interface ICurrentNotebook {
+  readonly steps: StepsModel;
+  readonly path: string;
+  readonly notebookId: string | null;
+  readonly hasSteps: boolean;
+  goTo(cell: string): void;
+  insertLoad(): void;
+  turnIntoStep(): void;
+}
+
+export interface ISidebarOptions {
+  readonly icon: LabIcon;
+  readonly state: IStateDB | null;
+  readonly runs: RunsModel;
+  readonly jobs: JobsModel;
+  readonly onOpenRun: (run: string, path: string | null) => void;
+  readonly onOpenJob: (job: IJobView) => void;
+  readonly onJobMenu: (job: IJobView, x: number, y: number) => void;
+  readonly onSchedule: () => void;
+  readonly onOpenExample: (() => void) | null;
+}
+
+const OPEN_SECTIONS = 'mlbench:open-sections';
+
+export class Sidebar extends SidePanel {
+  constructor(private _options: ISidebarOptions) {
+    super();
+    this.id = 'mlbench-sidebar';
+    this.addClass('jp-mlb-Sidebar');
+    this.title.icon = _options.icon;
+    this.title.caption = 'mlbench: steps, runs and jobs';
+    this.node.setAttribute('aria-label', 'mlbench');
+    this._addSection('This notebook', 'steps', this._steps, this._stepsCount, null);
+    this._addSection('Runs', 'runs', this._runs, this._runsCount, this._runsAction);
+    this._addSection('Jobs', 'jobs', this._jobs, this._jobsCount, this._jobsAction);
+    void this._restoreSections();
+  }
+
+  get current(): ICurrentNotebook | null {
+    return this._current;
+  }
+
+  /** Show another notebook, or none. */
+  set current(current: ICurrentNotebook | null) {
+    if (current?.steps !== this._current?.steps) {
+      this._current?.steps.changed.disconnect(this._onSteps, this);
+      current?.steps.changed.connect(this._onSteps, this);
+    }
+    this._current = current;
+    this._followScope();
+    this._changed.emit();
+  }
+
+  get changed(): ISignal<this, void> {
+    return this._changed;
+  }
+
+  private _onSteps(): void {
+    this._changed.emit();
+  }
+
+  private _followScope(): void {
+    const { runs } = this._options;
+    const current = this._allNotebooks ? null : this._current;
+    runs.scope = { path: current?.path ?? null, notebookId: current?.notebookId ?? null };
+  }
+
+  private _addSection(
+    label: string,
+    name: string,
+    body: () => JSX.Element,
+    count: () => string,
+    action: (() => JSX.Element | null) | null
+  ): void {
+    const section = new PanelWithToolbar();
+    section.addClass('jp-mlb-Section');
+    section.addClass(`jp-mod-${name}`);
+    section.title.label = label;
+    const signals: ISignal<object, unknown>[] = [
+      this._changed,
+      this._options.runs.changed,
+      this._options.jobs.changed
+    ];
+    const live = (render: () => JSX.Element | null) => () => (
+      <Live signals={signals} render={render} />
+    );
+    const head = ReactWidget.create(<Live signals={signals} render={() => <>{count()}</>} />);
+    head.addClass('jp-mlb-Section-count');
+    section.toolbar.addItem('count', head);
+    if (action) {
+      const button = ReactWidget.create(live(action)());
+      button.addClass('jp-mlb-Section-action');
+      section.toolbar.addItem('action', button);
+    }
+    const content = ReactWidget.create(live(body)());
+    content.addClass('jp-mlb-Section-body');
+    section.addWidget(content);
+    this.addWidget(section);
+  }
+
+  private async _restoreSections(): Promise<void> {
+    const panel = this.content as AccordionPanel;
+    const { state } = this._options;
+    const closed = ((await state?.fetch(OPEN_SECTIONS)) as { closed?: string[] } | undefined)
+      ?.closed;
+    this.widgets.forEach((section, at) => {
+      if (closed?.includes(section.title.label)) {
+        panel.collapse(at);
+      }
+    });
+    panel.expansionToggled.connect(() => {
+      const now = this.widgets
+        .filter((_, at) => !panel.titles[at].classList.contains('lm-mod-expanded'))
+        .map(section => section.title.label);
+      void state?.save(OPEN_SECTIONS, { closed: now });
+    });
+  }
+
+  private _steps = (): JSX.Element => {
+    const current = this._current;
+    if (!current) {
+      return (
+        <Line>
+          <span>The steps of the notebook that you open are drawn here.</span>
+          {this._options.onOpenExample && (
+            <LinkButton onClick={this._options.onOpenExample}>Open a notebook</LinkButton>
+          )}
+        </Line>
+      );
+    }
+    const { steps } = current;
+    if (steps.error) {
+      return <Problem sentence={steps.error} />;
+    }
+    if (!steps.graph) {
+      return <Line>Reading the notebook …</Line>;
+    }
+    if (!steps.graph.steps.length && !steps.graph.problems.length) {
+      return (
+        <Line>
+          <span>
+            A cell that begins with <code>%%step NAME</code> is a step and appears here.
+          </span>
+          <LinkButton onClick={() => current.turnIntoStep()}>Turn this cell into a step</LinkButton>
+        </Line>
+      );
+    }
+    return (
+      <>
+        {steps.isCopy && (
+          <Line>This is a copy of the notebook that its kernel runs: it shows no states.</Line>
+        )}
+        <StepList
+          graph={steps.graph}
+          activeCell={steps.activeCell}
+          executionOf={cell => steps.executionOf(cell)}
+          onOpen={cell => current.goTo(cell)}
+        />
+      </>
+    );
+  };
+
+  private _stepsCount = (): string => {
+    const count = this._current?.steps.graph?.steps.length ?? 0;
+    return count ? counted(count, 'step') : '';
+  };
+
+  private _runs = (): JSX.Element => {
+    const { runs } = this._options;
+    if (runs.error && !runs.runs.length) {
+      return <Problem sentence={runs.error} onRetry={() => runs.refresh()} />;
+    }
+    if (!runs.isLoaded && !runs.runs.length) {
+      return <Line>Asking for the runs …</Line>;
+    }
+    if (!runs.runs.length) {
+      return (
+        <Line>
+          {runs.scope.path
+            ? 'Runs of this notebook appear here, newest first. Run a step to make the first.'
+            : 'Runs of all notebooks appear here, newest first. Run a step to make the first.'}
+        </Line>
+      );
+    }
+    return (
+      <>
+        {runs.error && <Problem sentence={runs.error} onRetry={() => runs.refresh()} />}
+        <RunList
+          runs={runs.runs}
+          hasMore={runs.hasMore}
+          onMore={this._onMore}
+          onOpen={this._onOpenRun}
+        />
+      </>
+    );
+  };
+
+  private _onMore = (): void => {
+    void this._options.runs.more();
+  };
+
+  private _onOpenRun = (summary: IRunSummary): void => {
+    this._options.onOpenRun(summary.run.id, summary.path);
+  };
+
+  private _runsCount = (): string => {
+    const { runs } = this._options;
+    const name = runs.scope.path?.split('/').pop() ?? 'all notebooks';
+    return runs.isLoaded ? `${name} · ${runs.count.toLocaleString('en-US')}` : name;
+  };
+
+  private _runsAction = (): JSX.Element | null => {
+    if (!this._current) {
+      return null;
+    }
+    return (
+      <LinkButton
+        onClick={() => {
+          this._allNotebooks = !this._allNotebooks;
+          this._followScope();
+          this._changed.emit();
+        }}
+      >
+        {this._allNotebooks ? 'This notebook' : 'All notebooks'}
+      </LinkButton>
+    );
+  };
+
+  private _jobs = (): JSX.Element => {
+    const { jobs } = this._options;
+    if (jobs.error && !jobs.jobs.length) {
+      return <Problem sentence={jobs.error} onRetry={() => jobs.refresh()} />;
+    }
+    if (!jobs.isLoaded) {
+      return <Line>Asking for the jobs …</Line>;
+    }
+    if (!jobs.jobs.length) {
+      return (
+        <Line>
+          <span>Notebooks that run by themselves appear here, with when they run next.</span>
+          {this._current && (
+            <LinkButton onClick={this._options.onSchedule}>Schedule this notebook</LinkButton>
+          )}
+        </Line>
+      );
+    }
+    return (
+      <>
+        {jobs.error && <Problem sentence={jobs.error} onRetry={() => jobs.refresh()} />}
+        <JobList
+          jobs={jobs.jobs}
+          onOpen={this._options.onOpenJob}
+          onMenu={this._options.onJobMenu}
+        />
+      </>
+    );
+  };
+
+  private _jobsCount = (): string => {
+    const count = this._options.jobs.jobs.length;
+    return count ? String(count) : '';
+  };
+
+  private _jobsAction = (): JSX.Element | null =>
+    this._current && this._options.jobs.jobs.length ? (
+      <LinkButton onClick={this._options.onSchedule}>Schedule this notebook</LinkButton>
+    ) : null;
+
+  private _allNotebooks = false;
+  private _changed = new Signal<this, void>(this);
+  private _current: ICurrentNotebook | null = null;
+}
+
+interface ILiveProps {
+  readonly signals: ReadonlyArray<ISignal<object, unknown>>;
+  readonly render: () => JSX.Element | null;
+}
+
+/** Draw again whenever one of several signals is emitted. */
+function Live({ signals, render }: ILiveProps): JSX.Element {
+  const [first, ...rest] = signals;
+  return (
+    <UseSignal signal={first}>
+      {() => (rest.length ? <Live signals={rest} render={render} /> : <>{render()}</>)}
+    </UseSignal>
+  );
+}
