@@ -147,8 +147,8 @@ def promote(
         created=before.created if before is not None else now,
     )
     project.blobs.append("job-version", f"{job.id}-{version.number}", {"job": job.id, **asdict(version)}, durable=True)
-    project.catalog.put_job_version(job.id, version)
     _put(project, job)
+    project.catalog.put_job_version(job.id, version)
     return job
 
 

@@ -250,7 +250,8 @@ class Scheduler:
             lost = "The service that ran it ended before it did."
             ended = self._ended(job, firing, "service-lost", lost)
             # Each claim makes the token greater by one: it counts the times that the body may have begun.
-            if job.version.on_lost == "retry" and ended.state == "failed" and firing.token <= max(1, job.version.retries):
+            again = job.version.on_lost == "retry" and firing.token <= max(1, job.version.retries)
+            if again and ended.state == "failed":
                 ended = replace(firing, state="queued", reason=lost, run=None)
             if self.project.catalog.end_firing(ended):
                 changed.append((job, ended))
@@ -305,7 +306,8 @@ class Scheduler:
         if job.deleted:
             return replace(firing, state="cancelled", reason="The job has been deleted.")
         lock = self._waiting.setdefault(job.id, asyncio.Lock())
-        if lock.locked() and not firing.manual and job.version.overlap == "skip":
+        skips = job.version.overlap == "skip" and job.version.missed != "all"  # those that are made up for queue
+        if lock.locked() and not firing.manual and skips:
             return replace(firing, state="skipped", reason="The run before it was still under way.")
         if job.version.overlap == "allow" or firing.manual:
             return await self._run_body(job, firing)
