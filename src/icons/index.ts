@@ -4,6 +4,6 @@
 
 import { LabIcon } from '@jupyterlab/ui-components';
 
-import mark from './mlbench.svg';
+import mark from '../../style/icons/mlbench.svg';
 
 export const mlbenchIcon = new LabIcon({ name: 'mlbench:mark', svgstr: mark });
