@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import subprocess
@@ -75,8 +76,8 @@ class Bench:
         self.bodies: list[FakeBody] = []
         self.news: list[tuple[str, str | None]] = []
 
-    def scheduler(self) -> Scheduler:
-        return Scheduler(self.project, self.clock, self._changed, self._spawn)
+    def scheduler(self, owner: str | None = None) -> Scheduler:
+        return Scheduler(self.project, self.clock, self._changed, self._spawn, owner)
 
     def _changed(self, job: Job, firing: Firing | None) -> None:
         self.news.append((job.name, firing.state if firing is not None else None))
@@ -169,7 +170,7 @@ def test_two_schedulers_fire_a_due_time_once(bench: Bench, tmp_path: Path) -> No
     jobs = [make_job(bench.project, tmp_path, f"job{n}") for n in range(6)]
 
     async def story(first: Scheduler) -> None:
-        other = bench.scheduler()
+        other = bench.scheduler(owner_of(os.getppid()))
         loop = asyncio.create_task(other.run())
         done: set[int] = set()
         while len(done) < len(jobs):

@@ -83,6 +83,9 @@ class Scheduler:
         Called in the event loop with each job, and the firing, whose state has changed: the news for the page.
     spawn
         Starts the process of a claimed firing; `None` is the real one.
+    owner
+        Who claims firings, in the words of `mlbench.backends.owners`; this process otherwise. Each scheduler of a
+        store has one of its own.
     """
 
     def __init__(
@@ -91,12 +94,13 @@ class Scheduler:
         clock: Clock,
         on_change: OnChange | None = None,
         spawn: Spawn | None = None,
+        owner: str | None = None,
     ) -> None:
         self.project = project
         self.clock = clock
         self._on_change = on_change
         self._spawn = spawn or start_process
-        self._owner = owner_of_this_process()
+        self._owner = owner or owner_of_this_process()
         self._host = socket.gethostname()
         self._wake = asyncio.Event()
         self._closing = False
