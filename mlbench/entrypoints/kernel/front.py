@@ -24,6 +24,7 @@ __all__ = ["PAGES", "Front"]
 PAGES: Final = "mlbench_pages"
 """Attribute of the shell: the sessions of pages that have greeted this kernel."""
 
+_LISTING: Final = frozenset({"who", "whos", "who_ls"})
 _CONTROL: Final = frozenset({"Control", "IOPub", "Heartbeat"})
 
 
@@ -115,7 +116,7 @@ class Front:
             return False
         if thread is not threading.main_thread() and not thread.name.startswith("subshell"):
             return True
-        if self._in_cell and _lists_names():
+        if self._in_cell and _only_looks():
             return False
         if self.kernel is None:
             return self._in_cell
@@ -187,12 +188,14 @@ class Front:
             self._shutdown = None
 
 
-def _lists_names() -> bool:
-    """Say whether `%who` or one like it runs: it looks at every value, and must wait for none."""
+def _only_looks() -> bool:
+    """Say whether `%who` or one like it runs, or IPython's prefilter: they look at values, and must wait for none."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        if code.co_name in ("who", "whos", "who_ls") and code.co_filename.endswith("magics/namespace.py"):
+        if code.co_name in _LISTING and code.co_filename.endswith("magics/namespace.py"):
+            return True
+        if code.co_filename.endswith("IPython/core/prefilter.py"):
             return True
         frame = frame.f_back
     return False

@@ -89,7 +89,7 @@ class Names:
         entry = self._entries.get(name)
         if entry is not None and self._namespace.get(name) is entry.placeholder:
             self._namespace[name] = entry.value = value
-            entry.touched = False
+            entry.touched = True  # by whoever needed it
 
     def sync(self) -> None:
         """Notice the names that a plain cell has bound or deleted: that wins."""

@@ -231,7 +231,7 @@ class Session:
         surroundings = surroundings_of.read(self.shell)
         waits_for = self._order(step, names, options, set(inputs.edges.values()))
         key = key_for(
-            step=step, source=self.shell.transform_cell(body), inputs=inputs, namespace=self.namespace, names=names,
+            step=step, source=self._python(body), inputs=inputs, namespace=self.namespace, names=names,
             parents={name: self._tracks[one].key for name, one in inputs.edges.items() if one in self._tracks},
             waits=[self._tracks[one].key for one in waits_for if one in self._tracks],
             defs=defs, surroundings=surroundings, store=self._found_store(), data=self._digest,
@@ -266,6 +266,10 @@ class Session:
         self._accept(track, answer)
         self._place(track, former)
         return track
+
+    def _python(self, body: str) -> str:
+        """Return a cell as Python. IPython's prefilter is left out: it looks at values."""
+        return str(self.shell.input_transformer_manager.transform_cell(body))
 
     def _accept(self, track: Track, answer: Json) -> None:
         """Take the service's answer: a new execution, or one that was under way or had ended."""
