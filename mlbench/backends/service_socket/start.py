@@ -81,6 +81,8 @@ def dial(
     with _starting(door):
         if (connection := _ours(door, role)) is not None:
             return connection
+        if (connection := _await_end(door, role)) is not None:
+            return connection
         if until_idle is None:
             until_idle = bool(os.environ.get("CI") or os.environ.get("MLBENCH_OWN_SERVICE"))
         _start(door, until_idle=until_idle)
@@ -88,6 +90,21 @@ def dial(
     if connection is None:
         raise ServiceError("The mlbench service has started and ended at once." + _said(door), f"Its log: {door.log}")
     return connection
+
+
+def _await_end(door: Door, role: Role) -> Connection | None:
+    """Wait for a service that holds the lock to listen, or to end; None when the lock is free."""
+    deadline = time.monotonic() + START_TIMEOUT
+    while (pid := door.alive()) is not None:
+        if (connection := _ours(door, role)) is not None:
+            return connection
+        if time.monotonic() > deadline:
+            raise ServiceError(
+                f"The mlbench service (process {pid}) is ending, and has not ended within {START_TIMEOUT:.0f} s.",
+                _STOP_COMMAND,
+            )
+        time.sleep(0.05)
+    return None
 
 
 def _ours(door: Door, role: Role) -> Connection | None:

@@ -28,6 +28,7 @@ from mlbench.runs.plan.words import (
     Recalled,
     Report,
     Resume,
+    Returned,
     Start,
     Started,
     Submitted,
@@ -65,6 +66,9 @@ def advance(plan: Plan, event: Event) -> tuple[Instruction, ...]:
             turn.end_grace(event)
         case Detached():
             turn.detach(event)
+        case Returned():
+            for node in plan.nodes.values():
+                node.unattended = node.unattended and node.kernel != event.kernel
         case Closing():
             for node in list(plan.nodes.values()):
                 turn.cancel(node, "service-lost", event.at)
@@ -162,10 +166,10 @@ class _Turn:
         if node is None or node.phase == "ended":
             return
         record = event.record
-        own = False
+        own = event.own
         if node.cancelled is not None and record.state in {"cancelled", "failed"}:
             state: State = "failed" if node.cancelled == "service-lost" else "cancelled"
-            own = (record.state, record.reason) != (state, node.cancelled)
+            own = own or (record.state, record.reason) != (state, node.cancelled)
             record = replace(record, state=state, reason=node.cancelled, note=record.note or _NOTES.get(node.cancelled))
         self._end(node, record, own=own)
 

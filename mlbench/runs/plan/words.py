@@ -51,10 +51,11 @@ class Started:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """The executor hands over the final record of an execution."""
+    """The executor hands over the final record of an execution. `own`: no worker has written it."""
 
     at: int
     record: Execution
+    own: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,13 +103,33 @@ class Detached:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Returned:
+    """The very kernel that was gone is back: it had only lost its connection, and knows its steps."""
+
+    at: int
+    kernel: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Closing:
     """The service ends: nothing may stay under way."""
 
     at: int
 
 
-Event = Submitted | Recalled | Started | Ended | CancelAsked | Interrupted | Kept | GraceOver | Detached | Closing
+Event = (
+    Submitted
+    | Recalled
+    | Started
+    | Ended
+    | CancelAsked
+    | Interrupted
+    | Kept
+    | GraceOver
+    | Detached
+    | Returned
+    | Closing
+)
 
 
 # --- instructions ----------------------------------------------------------------------------------------------------

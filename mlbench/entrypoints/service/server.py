@@ -1,0 +1,486 @@
+"""The process: its socket, its stores, the operations that it answers, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import msgspec
+
+from mlbench.backends.owners import is_alive, owner_of_this_process
+from mlbench.backends.service_socket.door import Door, ServiceInfo
+from mlbench.core.errors import MlbenchError, NotFound, ServiceError
+from mlbench.core.ids import ExecutionId, RunId, new_id
+from mlbench.core.messages import PROTOCOL, KernelHello, Submission
+from mlbench.core.records import Execution, Firing, Job, Json, Run
+from mlbench.entrypoints.service import remembered
+from mlbench.entrypoints.service.events import News, Wish
+from mlbench.entrypoints.service.firing import Scheduler
+from mlbench.entrypoints.service.peers import OLDEST_PROTOCOL, Peer
+from mlbench.entrypoints.service.sessions import Session
+from mlbench.entrypoints.service.store import Executor, OpenStore
+
+if TYPE_CHECKING:
+    from mlbench.project import Project
+
+__all__ = ["Service"]
+
+logger = logging.getLogger(__name__)
+
+LINGER: Final = 1.0
+"""Seconds without clients or work after which a service that is to end when idle does."""
+
+FIRST_CLIENT: Final = 60.0
+"""Seconds that such a service waits for its first client."""
+
+PATIENCE: Final = 8.0
+"""Seconds for steps to be gone when the service ends."""
+
+ENGINE_PATIENCE: Final = 3.0
+"""Seconds after the loss of an engine's connection before it is looked whether the engine is alive."""
+
+T = TypeVar("T")
+
+
+class _Clock:
+    def now(self) -> int:
+        return time.time_ns()
+
+
+class Service:
+    """One life of the service.
+
+    Parameters
+    ----------
+    door
+        Where it listens.
+    executor
+        What runs steps; it may have `start`, `prepare`, `close`, `running` and `idle_since` as the Dask cluster has.
+    open_project
+        Opens a store by its path.
+    version
+        What it says of itself.
+    until_idle
+        End when the last client has gone and nothing is under way.
+    """
+
+    def __init__(
+        self,
+        door: Door,
+        executor: Executor,
+        *,
+        open_project: Callable[[str], Project],
+        version: str,
+        until_idle: bool = False,
+    ) -> None:
+        self.door = door
+        self.info = ServiceInfo(
+            protocol=PROTOCOL, version=version, pid=os.getpid(), life=new_id(), serves=(OLDEST_PROTOCOL, PROTOCOL)
+        )
+        self._executor = executor
+        self._open_project = open_project
+        self._until_idle = until_idle
+        self._since = time.time_ns()
+        self._news = News(self.info.life)
+        self._owner = owner_of_this_process()
+        self._stores: dict[str, OpenStore] = {}
+        self._opening: dict[str, asyncio.Task[OpenStore]] = {}
+        self._schedulers: dict[str, Scheduler] = {}
+        self._peers: set[Peer] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._retired = False
+        self._had_client = False
+        self._stop = asyncio.Event()
+        self._farewell = "The mlbench service was stopped."
+        self._stirred = asyncio.Event()
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    async def run(self, listening: socket.socket, ready: Callable[[], None]) -> None:
+        """Serve until it is told to stop, or is not needed any more."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        server = await asyncio.start_unix_server(self._welcome, sock=listening, limit=1 << 20)
+        ready()
+        logger.info("mlbench service %s, process %s, listens at %s", self.info.version, self.info.pid, self.door.socket)
+        self._spawn(self._open_remembered())
+        self._spawn(self._watch())
+        await self._stop.wait()
+        logger.info("Ending: %s", self._farewell)
+        server.close()
+        self.door.socket.unlink(missing_ok=True)
+        await self._end()
+
+    async def _end(self) -> None:
+        schedulers = [scheduler.close() for scheduler in self._schedulers.values()]
+        await asyncio.gather(*schedulers, return_exceptions=True)
+        closing = [store.close(patience=PATIENCE) for store in self._stores.values()]
+        for problem in await asyncio.gather(*closing, return_exceptions=True):
+            if isinstance(problem, BaseException):
+                logger.error("A store was not closed in order", exc_info=problem)
+        close = getattr(self._executor, "close", None)
+        if close is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(close(), PATIENCE)
+        for peer in list(self._peers):
+            await peer.close(self._farewell)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.sleep(0)
+
+    async def _watch(self) -> None:
+        """End a service that is not needed any more; wakes when something has ended."""
+        begun = time.monotonic()
+        while True:
+            self._stirred.clear()
+            wait: float | None = None
+            if self._unneeded():
+                wait = LINGER if self._had_client else max(LINGER, begun + FIRST_CLIENT - time.monotonic())
+            try:
+                await asyncio.wait_for(self._stirred.wait(), wait)
+            except TimeoutError:
+                if self._unneeded():
+                    self._farewell = "The mlbench service ended: nothing was left to do."
+                    self._stop.set()
+                    return
+
+    def _unneeded(self) -> bool:
+        if self._under_way() or any(scheduler.busy for scheduler in self._schedulers.values()):
+            return False
+        return self._retired or (self._until_idle and not self._peers)
+
+    def _stir(self) -> None:
+        self._stirred.set()
+
+    def _under_way(self) -> list[Execution]:
+        return [record for store in self._stores.values() for record in store.under_way()]
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("Something in the background failed", exc_info=error)
+
+    # --- stores ------------------------------------------------------------------------------------------------------
+
+    async def store(self, path: str) -> OpenStore:
+        """Return an open store; several who need it at once get one."""
+        path = _real(path)
+        if path in self._stores:
+            return self._stores[path]
+        if path not in self._opening:
+            self._opening[path] = asyncio.ensure_future(self._open(path))
+        try:
+            return await asyncio.shield(self._opening[path])
+        finally:
+            if path in self._opening and self._opening[path].done():
+                del self._opening[path]
+
+    async def _open(self, path: str) -> OpenStore:
+        project = await asyncio.to_thread(self._open_project, path)
+        store = OpenStore(project, self._executor, self._news, self._owner, self._stir)
+        await store.open()
+        self._stores[path] = store
+        scheduler = Scheduler(project, _Clock(), partial(self._job_changed, path))
+        self._schedulers[path] = scheduler
+        self._spawn(scheduler.run())
+        await self._note_schedules(store)
+        return store
+
+    async def _open_remembered(self) -> None:
+        """Open the stores that have schedules, so that these are fired whether or not anybody connects."""
+        for path in await asyncio.to_thread(remembered.stores):
+            try:
+                await self.store(path)
+            except MlbenchError as error:
+                logger.warning("The store %s, which has schedules, cannot be opened: %s", path, error)
+
+    async def _note_schedules(self, store: OpenStore) -> None:
+        scheduled = await store.ledger.ask(partial(_has_schedules, store.project))
+        await asyncio.to_thread(remembered.note, store.path, scheduled=scheduled)
+
+    def _job_changed(self, path: str, job: Job, firing: Firing | None) -> None:
+        body: Json = {"job": job, "store": path, **({"firing": firing} if firing is not None else {})}
+        self._news.publish("job", body, notebook=job.notebook)
+        self._stir()
+
+    # --- connections -------------------------------------------------------------------------------------------------
+
+    async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = Peer(reader, writer, self._greet, self._handle)
+        try:
+            await peer.serve()
+        finally:
+            self._leave(peer)
+
+    def _greet(self, peer: Peer, _: dict[str, Any]) -> ServiceInfo:
+        self._peers.add(peer)
+        self._had_client = True
+        self._stir()
+        return replace(self.info, retired=self._retired)
+
+    def _leave(self, peer: Peer) -> None:
+        self._peers.discard(peer)
+        self._news.leave(peer)
+        others = any(other.session is peer.session for other in self._peers)
+        if peer.session is not None and peer.store is not None and not others:
+            peer.store.detach(peer.session)
+        for store, run in peer.opened_runs:
+            asyncio.get_running_loop().call_later(ENGINE_PATIENCE, self._look_after, store, RunId(run))
+        self._stir()
+
+    def _look_after(self, store: OpenStore, run: RunId) -> None:
+        if not any(run == opened for peer in self._peers for _, opened in peer.opened_runs):
+            self._spawn(store.abandon_run(run, is_alive))
+
+    async def _handle(self, peer: Peer, op: str, body: Any) -> Any:
+        operation = getattr(self, f"op_{op}", None)
+        if operation is None:
+            raise ServiceError(f"This mlbench service ({self.info.version}) does not know the operation {op!r}.")
+        return await operation(peer, body if body is not None else {})
+
+    def _session(self, peer: Peer) -> tuple[OpenStore, Session]:
+        if peer.session is None or peer.store is None:
+            raise ServiceError("This connection has not attached a kernel.")
+        return peer.store, peer.session
+
+    # --- operations of kernels ---------------------------------------------------------------------------------------
+
+    async def op_attach(self, peer: Peer, body: Json) -> Json:
+        hello = _read(body, KernelHello)
+        store = await self.store(hello.store)
+        session, answer = await store.attach(hello, peer.pid)
+        peer.session, peer.store, peer.wish.kernel = session, store, hello.kernel
+        self._news.join(peer)
+        prepare = getattr(self._executor, "prepare", None)
+        if hello.run is not None and prepare is not None and not self._retired:
+            self._spawn(prepare(hello.environment))
+        return answer
+
+    async def op_submit(self, peer: Peer, body: Json) -> Json:
+        store, session = self._session(peer)
+        if self._retired or self._stop.is_set():
+            raise ServiceError(
+                "This mlbench service ends with the steps that are under way, and takes no new ones.",
+                "Run the cell again when they have ended.",
+            )
+        return await store.submit(session, _read(body, Submission))
+
+    async def op_interrupt(self, peer: Peer, body: Json) -> Json:
+        store, session = self._session(peer)
+        return {"cancelled": store.interrupt(session, [ExecutionId(one) for one in body["executions"]])}
+
+    async def op_keep(self, peer: Peer, body: Json) -> Json:
+        store, session = self._session(peer)
+        store.keep(session, [ExecutionId(one) for one in body["executions"]])
+        return {}
+
+    async def op_here(self, peer: Peer, body: Json) -> Json:
+        store, session = self._session(peer)
+        record = _read(body.get("execution", body), Execution)
+        return store.here(session, record, new_run=bool(body.get("new_run")))
+
+    async def op_cells(self, peer: Peer, body: Json) -> Json:
+        kernel = body.get("kernel")
+        sessions = [peer.session] if kernel is None else [store.sessions.get(kernel) for store in self._stores.values()]
+        for session in sessions:
+            if session is not None:
+                session.note_cells([str(one) for one in body.get("cells") or ()])
+                session.document = body.get("document") or session.document
+        return {}
+
+    async def op_metrics(self, peer: Peer, body: Json) -> Json:
+        store = await self._store_of(peer, body)
+        await store.add_to_run(peer.session if peer.store is store else None, body.get("run"), body)
+        return {}
+
+    op_tag = op_metrics
+
+    # --- operations on what is under way -----------------------------------------------------------------------------
+
+    async def op_cancel(self, peer: Peer, body: Json) -> Json:
+        cancelled: list[Json] = []
+        for store in self._stores.values():
+            cancelled += store.cancel(_chosen(store, peer, body))
+        if (run := body.get("run")) is not None:
+            for scheduler in self._schedulers.values():
+                if await scheduler.cancel(run):
+                    cancelled.append({"run": run, "step": None, "execution": None})
+        return {"cancelled": cancelled}
+
+    async def op_execution(self, peer: Peer, body: Json) -> Json:
+        return {"execution": await self._find(peer, body, lambda store: store.execution(body["id"]))}
+
+    async def op_executions(self, peer: Peer, body: Json) -> Json:
+        return {"executions": await self._find(peer, body, lambda store: store.executions(body["run"]))}
+
+    async def _find(self, peer: Peer, body: Json, look: Callable[[OpenStore], Awaitable[T]]) -> T:
+        problem: NotFound | None = None
+        if body.get("store") is not None:
+            await self.store(body["store"])
+        for store in sorted(self._stores.values(), key=lambda store: store is not peer.store):
+            try:
+                return await look(store)
+            except NotFound as error:
+                problem = problem or error
+        raise problem or NotFound("The mlbench service has no store open.", "Name the store.")
+
+    # --- operations of engines ---------------------------------------------------------------------------------------
+
+    async def op_open_run(self, peer: Peer, body: Json) -> Json:
+        store = await self._store_of(peer, body)
+        run = _read(body["run"], Run)
+        store.open_run(run)
+        peer.opened_runs.append((store, run.id))
+        peer.wish.kernel = peer.wish.kernel or run.kernel
+        start = getattr(self._executor, "start", None)
+        if start is not None and not self._retired:
+            self._spawn(start())  # its steps will need it, and its kernel takes as long to start
+        return {}
+
+    async def op_close_run(self, peer: Peer, body: Json) -> Json:
+        store = await self._store_of(peer, body)
+        run = _read(body["run"], Run)
+        peer.opened_runs = [(where, opened) for where, opened in peer.opened_runs if opened != run.id]
+        store.close_run(run)
+        return {}
+
+    # --- news --------------------------------------------------------------------------------------------------------
+
+    async def op_subscribe(self, peer: Peer, body: Json) -> Json:
+        kernel = peer.wish.kernel
+        peer.wish = Wish(
+            subscribed=True, messages=bool(body.get("messages")), notebook=body.get("notebook"), kernel=kernel
+        )
+        self._news.join(peer)
+        known = self._news.catch_up(peer, seq=body.get("from"), life=body.get("life"))
+        return {"reset": not known, "seq": self._news.seq, "life": self.info.life}
+
+    # --- operations on the service -----------------------------------------------------------------------------------
+
+    async def op_status(self, peer: Peer, body: Json) -> Json:
+        del peer, body
+        idle = getattr(self._executor, "idle_since", None)
+        stores = [
+            {"path": path, "schedules": await store.ledger.ask(partial(_count_schedules, store.project))}
+            for path, store in self._stores.items()
+        ]
+        return {
+            "version": self.info.version,
+            "protocol": self.info.protocol,
+            "pid": self.info.pid,
+            "life": self.info.life,
+            "since": self._since,
+            "retired": self._retired,
+            "socket": str(self.door.socket),
+            "log": str(self.door.log),
+            "stores": stores,
+            "executions": [store.summary(record) for store in self._stores.values() for record in store.under_way()],
+            "jobs": sum(scheduler.busy for scheduler in self._schedulers.values()),
+            "cluster": {
+                "running": bool(getattr(self._executor, "running", False)),
+                "idle": time.monotonic() - idle if idle is not None else None,
+            },
+            "clients": [one.describe() for one in self._peers],
+        }
+
+    async def op_stop(self, peer: Peer, body: Json) -> Json:
+        del peer
+        busy = len(self._under_way()) + sum(scheduler.busy for scheduler in self._schedulers.values())
+        if busy and not body.get("force"):
+            said = "1 step or job is" if busy == 1 else f"{busy} steps or jobs are"
+            raise ServiceError(f"The mlbench service was not stopped: {said} under way.", "Add --force to end them.")
+        asyncio.get_running_loop().call_soon(self._stop.set)
+        return {"pid": self.info.pid, "ended": busy}
+
+    async def op_retire(self, peer: Peer, body: Json) -> Json:
+        del peer
+        self._retired = True
+        self._farewell = f"mlbench {body.get('version', 'of a newer version')} has taken over."
+        self._stir()
+        return {"under_way": len(self._under_way())}
+
+    async def op_drain(self, peer: Peer, body: Json) -> Json:
+        """Answer when nothing is under way."""
+        del peer, body
+        while busy := [store for store in self._stores.values() if store.under_way()]:
+            busy[0].changed.clear()
+            await busy[0].changed.wait()
+        return {}
+
+    async def op_jobs_changed(self, peer: Peer, body: Json) -> Json:
+        store = await self._store_of(peer, body)
+        self._schedulers[_real(store.path)].wake()
+        await self._note_schedules(store)
+        self._news.publish("job", {"store": store.path})
+        return {}
+
+    async def op_run_job(self, peer: Peer, body: Json) -> Json:
+        from mlbench.project import promotion
+
+        store = await self._store_of(peer, body)
+        firing = await store.ledger.ask(partial(promotion.run_now, store.project, body["job"]))
+        self._schedulers[_real(store.path)].wake()
+        return {"firing": firing}
+
+    async def _store_of(self, peer: Peer, body: Json) -> OpenStore:
+        if body.get("store") is not None:
+            return await self.store(body["store"])
+        if peer.store is not None:
+            return peer.store
+        run = body.get("run")
+        for store in self._stores.values():
+            if run is not None and (run in store.runs or any(one.run == run for one in store.sessions.values())):
+                return store
+        raise ServiceError("The request names no store.")
+
+
+def _real(path: str) -> str:
+    return os.path.realpath(path)
+
+
+def _read(body: Any, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(body, kind)
+    except msgspec.ValidationError as error:
+        raise ServiceError(f"The service cannot read this {kind.__name__}: {error}.", "Update mlbench.") from error
+
+
+def _chosen(store: OpenStore, peer: Peer, body: Json) -> list[Execution]:
+    """Return the executions under way that a `cancel` means."""
+    records = store.under_way()
+    if (execution := body.get("execution")) is not None:
+        current = store.plan.current(ExecutionId(execution))
+        return [one for one in records if one.id in (execution, current)]
+    if (run := body.get("run")) is not None:
+        return [one for one in records if one.run == run]
+    if (step := body.get("step")) is not None:
+        own = peer.session.hello.kernel if peer.session is not None else None
+        return [one for one in records if one.step == step and (own is None or store.plan.nodes[one.id].kernel == own)]
+    raise ServiceError("Cancel what? Name an execution, a step or a run.")
+
+
+def _scheduled(project: Project) -> list[Job]:
+    return [job for job in project.catalog.jobs() if job.cron is not None and not job.paused]
+
+
+def _has_schedules(project: Project) -> bool:
+    return bool(_scheduled(project)) or bool(project.catalog.firings(states=("queued", "running"), limit=1))
+
+
+def _count_schedules(project: Project) -> int:
+    return len(_scheduled(project))

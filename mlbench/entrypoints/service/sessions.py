@@ -1,0 +1,167 @@
+"""Kernels: who is attached, and which run their steps go to."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from mlbench.core.ids import RunId, new_id
+from mlbench.core.messages import KernelHello
+from mlbench.core.records import Execution, Json, Metric, Run
+from mlbench.runs.series import Series
+
+__all__ = ["Session", "ago", "describe", "metrics_of", "notebook_of", "read_notebook"]
+
+LARGEST_NOTEBOOK: Final = 50 << 20
+"""Bytes of a notebook's file that is read for a snapshot; a longer one is made of the cells that were run."""
+
+
+def _user() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without an entry in the system's list
+        return None
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One kernel, attached or gone.
+
+    `pid` tells a kernel that has restarted from one that has only connected again. `fixed` is the run that an engine
+    has opened for it; without one its runs are interactive. `here` are steps under way in the kernel itself.
+    """
+
+    hello: KernelHello
+    owner: str
+    pid: int | None = None
+    attached: bool = True
+    parameters: Json = field(default_factory=dict)
+    cells: tuple[str, ...] = ()
+    document: Json | None = None
+    kept_cells: tuple[str, ...] = ()
+    metrics: list[Metric] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+    lost_at: int | None = None
+    here: dict[str, Execution] = field(default_factory=dict)
+    series: Series = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.series = Series(self.hello.kernel, self._make_run, new_id)
+
+    @property
+    def fixed(self) -> RunId | None:
+        return self.hello.run
+
+    @property
+    def notebook(self) -> str | None:
+        """What the notebook is known by."""
+        return self.hello.notebook_id or self.hello.notebook
+
+    @property
+    def run(self) -> RunId | None:
+        """The run that a step goes to now, unless it opens the next."""
+        if self.fixed is not None:
+            return self.fixed
+        current = self.series.current
+        return current.id if current is not None else None
+
+    def attach(self, hello: KernelHello, pid: int | None) -> None:
+        """Take the kernel's word for where it is now; another process is a kernel that has restarted."""
+        if pid is None or pid != self.pid:
+            self.series.restart()
+            self.cells = ()
+        self.hello, self.pid, self.attached, self.lost_at = hello, pid, True, None
+
+    def _make_run(self, at: int) -> Run:
+        hello = self.hello
+        run = Run(
+            id=RunId(new_id()),
+            kind="interactive",
+            state="running",
+            name=Path(hello.notebook).stem if hello.notebook else "notebook",
+            notebook=hello.notebook,
+            notebook_id=hello.notebook_id,
+            parameters=dict(self.parameters),
+            user=_user(),
+            host=socket.gethostname(),
+            started=at,
+            kernel=hello.kernel,
+            owner=self.owner,
+            metrics=tuple(self.metrics),
+            tags=dict(self.tags),
+        )
+        self.metrics, self.tags = [], {}
+        return run
+
+    def note_cells(self, cells: Sequence[str]) -> None:
+        """Keep the sources of the cells as they were run."""
+        if cells:
+            self.cells = tuple(cells)
+
+
+def describe(execution: Execution) -> Json:
+    """Return what is said of an execution when it is cancelled or asked for in short."""
+    return {"execution": execution.id, "step": execution.step, "state": execution.state}
+
+
+def ago(record: Execution, clock: Callable[[float], time.struct_time] = time.localtime) -> str:
+    """Say, to the user of a kernel that takes an execution over, since when it has been there.
+
+    Examples
+    --------
+    >>> from mlbench.core.ids import ExecutionId
+    >>> done = Execution(id=ExecutionId("a"), run=RunId("r"), step="load", state="succeeded", ended=3_600_000_000_000)
+    >>> ago(done, time.gmtime)
+    'Step load ended at 01:00:00, before this cell was run again: this is its result.'
+    """
+
+    def at(moment: int | None) -> str:
+        return time.strftime("%H:%M:%S", clock((moment or 0) / 1e9))
+
+    if record.ended is not None:
+        return f"Step {record.step} ended at {at(record.ended)}, before this cell was run again: this is its result."
+    since = record.started or record.queued
+    return f"Step {record.step} has been under way since {at(since)}; this cell shows it."
+
+
+def metrics_of(body: Any) -> list[Metric]:
+    """Return the metrics in a message."""
+    import msgspec
+
+    return msgspec.convert(body or [], list[Metric])
+
+
+def read_notebook(path: str | None) -> Json | None:
+    """Return a notebook's file as it is on disk, which may be older than what was run; None without a usable one."""
+    if path is None:
+        return None
+    file = Path(path)
+    try:
+        if file.stat().st_size > LARGEST_NOTEBOOK:
+            return None
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("cells"), list) else None
+
+
+def notebook_of(cells: Iterable[str]) -> Json:
+    """Return a notebook made of the cells that were run."""
+    made: list[Json] = [
+        {
+            "cell_type": "code",
+            "id": f"cell-{place}",
+            "metadata": {},
+            "outputs": [],
+            "execution_count": None,
+            "source": one,
+        }
+        for place, one in enumerate(cells)
+    ]
+    return {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": made}

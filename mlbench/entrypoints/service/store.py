@@ -1,0 +1,577 @@
+"""One open store: its plan, and the acting on what the plan says."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Protocol, assert_never
+
+from mlbench.core.errors import MlbenchError, NotFound, ServiceError
+from mlbench.core.ids import ExecutionId, RunId
+from mlbench.core.messages import KernelHello, RandomState, StepTask, Submission
+from mlbench.core.records import ENDED, UNDER_WAY, Execution, Failure, Json, Run
+from mlbench.entrypoints.service.events import News
+from mlbench.entrypoints.service.ledger import Ledger
+from mlbench.entrypoints.service.sessions import Session, ago, describe, metrics_of, notebook_of, read_notebook
+from mlbench.runs import plan as plans
+from mlbench.runs.plan import Plan, advance
+from mlbench.runs.transcript import Transcript
+
+if TYPE_CHECKING:
+    from mlbench.project import Project
+
+__all__ = ["Executor", "OpenStore"]
+
+logger = logging.getLogger(__name__)
+
+FORGET_AFTER: Final = 24 * 3600
+"""Seconds for which the results of a kernel that is gone are held ready for the next one."""
+
+
+class Executor(Protocol):
+    """Runs steps: `mlbench.backends.cluster_dask.cluster.DaskCluster`, or one in memory for tests."""
+
+    async def submit(self, task: StepTask, on_event: Callable[[Json], None]) -> Execution: ...
+    async def cancel(self, execution: ExecutionId) -> bool: ...
+    async def pause(self, execution: ExecutionId) -> bool: ...
+    async def resume(self, execution: ExecutionId) -> bool: ...
+
+
+class OpenStore:
+    """A store that this service answers for.
+
+    Parameters
+    ----------
+    project
+        The store's use cases, opened.
+    owner
+        What the runs that this service begins say of who answers for them.
+    stir
+        Called when something may have ended.
+    """
+
+    def __init__(self, project: Project, executor: Executor, news: News, owner: str, stir: Callable[[], None]) -> None:
+        self.path = str(project.location.path)
+        self.project = project
+        self.ledger = Ledger(project)
+        self.plan = Plan()
+        self.sessions: dict[str, Session] = {}
+        self.runs: dict[RunId, Run] = {}
+        self.changed = asyncio.Event()
+        self._executor = executor
+        self._news = news
+        self._owner = owner
+        self._stir = stir
+        self._draws: dict[tuple[str, str], bool] = {}
+        self._transcripts: dict[ExecutionId, Transcript] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Say of what a dead service or engine has left behind what became of it."""
+        from mlbench.backends.owners import is_alive
+
+        for run in await self.ledger.ask(partial(self.project.reconcile, is_alive)):
+            self._publish_run(run)
+
+    async def close(self, *, patience: float) -> None:
+        """End what is under way, and write everything."""
+        self.tell(plans.Closing(at=time.time_ns()))
+        deadline = time.monotonic() + patience
+        while self.plan.under_way() and time.monotonic() < deadline:
+            self.changed.clear()
+            await _first(self.changed.wait(), deadline - time.monotonic())
+        for record in self.plan.under_way():
+            ended = replace(record, state="failed", reason="service-lost", ended=time.time_ns())
+            self.tell(plans.Ended(at=time.time_ns(), record=ended, own=True))
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=patience)
+        await self.ledger.close()
+
+    def under_way(self) -> list[Execution]:
+        """Return what is queued or running here."""
+        return self.plan.under_way()
+
+    # --- kernels -----------------------------------------------------------------------------------------------------
+
+    async def attach(self, hello: KernelHello, pid: int | None) -> tuple[Session, Json]:
+        """Take a kernel in; return its session and what it has to know."""
+        session = self.sessions.get(hello.kernel)
+        if session is None or session.fixed != hello.run:
+            session = Session(hello=hello, owner=self._owner, pid=pid)
+            self.sessions[hello.kernel] = session
+            if hello.run is None:
+                await self._remember(session)
+            else:
+                await self._settle_lost(hello.run)
+        else:
+            same = session.pid == pid
+            if session.attached and not same:
+                self.detach(session)
+            session.attach(hello, pid)
+            if same:
+                self.tell(plans.Returned(at=time.time_ns(), kernel=hello.kernel))
+        self._forget_the_gone()
+        known = [self._shown(record) for record in self.plan.of_kernel(hello.kernel)]
+        return session, {"run": session.run, "executions": known}
+
+    def detach(self, session: Session) -> None:
+        """Let a kernel go; its steps go on."""
+        session.attached, session.lost_at = False, time.monotonic_ns()
+        for record in session.here.values():
+            lost = replace(record, state="failed", reason="kernel-lost", ended=time.time_ns())
+            self._report(lost, own=True, session=session)
+        session.here.clear()
+        self.tell(plans.Detached(at=time.time_ns(), kernel=session.hello.kernel))
+
+    async def _remember(self, session: Session) -> None:
+        """Find out what the kernel's last run came to, which another life of the service has seen."""
+        kernel = session.hello.kernel
+
+        def look() -> list[Execution]:
+            runs = self.project.catalog.runs(kernel=kernel, limit=1)
+            return self.project.catalog.executions(runs[0].id) if runs else []
+
+        session.series.resume([one for one in await self.ledger.ask(look) if one.state in ENDED])
+
+    async def _settle_lost(self, run: RunId) -> None:
+        """Say what became of executions of an engine's run that a service which is gone had under way."""
+
+        def look() -> list[Execution]:
+            return [
+                self._end_of_lost(record)
+                for record in self.project.catalog.executions(run)
+                if record.state in UNDER_WAY and record.id not in self.plan.nodes
+            ]
+
+        for record in await self.ledger.ask(look):
+            self.ledger.put(record, recorded=record.reason != "service-lost", then=partial(self._publish, record))
+
+    def _end_of_lost(self, record: Execution) -> Execution:
+        import msgspec
+
+        written = self.project.blobs.find_record("execution", record.id)
+        if written is not None and written.get("state") in ENDED:
+            return msgspec.convert(written, Execution)
+        failure = Failure(
+            ename="ServiceError",
+            evalue="The mlbench service was lost while this step was under way.",
+            remedy="Run the cell again.",
+        )
+        return replace(record, state="failed", reason="service-lost", failure=failure, ended=time.time_ns())
+
+    def _forget_the_gone(self) -> None:
+        """Drop the sessions of kernels that have been gone for long, and what they left."""
+        for kernel, session in list(self.sessions.items()):
+            if session.attached or session.lost_at is None:
+                continue
+            gone = (time.monotonic_ns() - session.lost_at) / 1e9
+            busy = any(record for record in self.plan.of_kernel(kernel) if record.state in UNDER_WAY)
+            if gone > FORGET_AFTER and not busy:
+                self.plan.forget(kernel)
+                del self.sessions[kernel]
+
+    # --- steps -------------------------------------------------------------------------------------------------------
+
+    async def submit(self, session: Session, submission: Submission) -> Json:
+        """Take a step's cell over; return its execution, or the one that it is attached to."""
+        await self._recall(session, submission)
+        draws = await self._known_draws(session, submission)
+        session.note_cells(submission.cells)
+        session.parameters = dict(submission.parameters)
+        at = time.time_ns()
+        kernel = session.hello.kernel
+        takes_over: ExecutionId | None = None
+        known = submission.execution in self.plan.nodes
+        if known or self.plan.same(submission, kernel, session.notebook) is not None:
+            run = session.run or RunId("")
+        else:
+            run = self._place(session, submission.step, at, new_run=submission.new_run)
+            takes_over = session.series.taken_over(submission.step)
+        event = plans.Submitted(
+            at=at,
+            submission=submission,
+            kernel=kernel,
+            run=run,
+            store=self.path,
+            environment=session.hello.environment,
+            notebook=session.notebook,
+            draws=draws,
+            takes_over=takes_over,
+        )
+        for instruction in self.tell(event):
+            if isinstance(instruction, plans.Attach):
+                record = self._full(await self.execution(instruction.record.id))
+                answer = {"execution": record, "attached": True}
+                if record.id != submission.execution:
+                    answer["note"] = ago(record)
+                return answer
+        return {"execution": self._shown(self.plan.nodes[submission.execution].record), "attached": False}
+
+    def _place(self, session: Session, step: str, at: int, *, new_run: bool) -> RunId:
+        if session.fixed is not None:
+            return session.fixed
+        run, opened = session.series.place(step, at, new_run=new_run)
+        if opened:
+            self.ledger.put(run)
+            self._publish_run(run)
+        return run.id
+
+    async def _recall(self, session: Session, submission: Submission) -> None:
+        """Tell the plan of executions that a submission names and that another life of the service has seen end."""
+        wanted = {*submission.edges.values(), *submission.waits_for} - set(self.plan.nodes)
+        if not wanted:
+            return
+
+        def look() -> list[Execution]:
+            return [self.project.catalog.execution(one) for one in wanted]
+
+        try:
+            found = await self.ledger.ask(look)
+        except NotFound as error:
+            raise ServiceError(
+                f"Step {submission.step} needs the result of a step that the mlbench service does not know.",
+                "Run the cells above it again.",
+            ) from error
+        for record in found:
+            ended = self._end_of_lost(record) if record.state in UNDER_WAY else record
+            self.tell(plans.Recalled(at=time.time_ns(), record=ended, kernel=session.hello.kernel))
+
+    async def _known_draws(self, session: Session, submission: Submission) -> bool | None:
+        """Say whether the step drew random numbers when it ran last."""
+        if not submission.seeded:
+            return None
+        key = (session.notebook or session.hello.kernel, submission.step)
+        if key not in self._draws and session.hello.notebook_id is not None:
+            look = partial(
+                self.project.catalog.last_execution, notebook_id=session.hello.notebook_id, step=submission.step
+            )
+            last = await self.ledger.ask(look)
+            if last is not None and last.state == "succeeded":
+                self._draws[key] = bool(last.draws)
+        return self._draws.get(key)
+
+    def here(self, session: Session, record: Execution, *, new_run: bool = False) -> Json:
+        """Take the record of a step that ran in the kernel itself."""
+        known = session.here.pop(record.id, None)
+        if known is not None:
+            run = known.run
+        else:
+            run = self._place(session, record.step, record.queued or record.started or time.time_ns(), new_run=new_run)
+        record = replace(record, run=run)
+        if record.state in ENDED:
+            self.tell(plans.Recalled(at=time.time_ns(), record=record, kernel=session.hello.kernel))
+        else:
+            session.here[record.id] = record
+        self._report(record, own=record.state in ENDED, session=session)
+        return {"run": run}
+
+    def interrupt(self, session: Session, executions: Iterable[ExecutionId]) -> list[Json]:
+        """Pause what a kernel waited for; return what will end with it unless that is taken back."""
+        event = plans.Interrupted(at=time.time_ns(), kernel=session.hello.kernel, executions=tuple(executions))
+        for instruction in self.tell(event):
+            if isinstance(instruction, plans.Later) and isinstance(instruction.event, plans.GraceOver):
+                return [describe(self.plan.nodes[one].record) for one in instruction.event.executions]
+        return []
+
+    def keep(self, session: Session, executions: Iterable[ExecutionId]) -> None:
+        """Let what a kernel has interrupted go on."""
+        self.tell(plans.Kept(at=time.time_ns(), kernel=session.hello.kernel, executions=tuple(executions)))
+
+    def summary(self, record: Execution) -> Json:
+        """Return what `status` says of an execution under way."""
+        notebook, _ = self._whose(record)
+        since = record.started or record.queued
+        return {**describe(record), "run": record.run, "notebook": notebook, "since": since, "worker": record.worker}
+
+    def cancel(self, chosen: Iterable[Execution]) -> list[Json]:
+        """End executions; return those that were under way."""
+        records = [record for record in chosen if record.state in UNDER_WAY]
+        self.tell(plans.CancelAsked(at=time.time_ns(), executions=tuple(record.id for record in records)))
+        return [describe(record) for record in records]
+
+    async def execution(self, identifier: str) -> Execution:
+        """Return an execution with its messages, as far as there are any."""
+        identifier = self.plan.current(ExecutionId(identifier)) if identifier in self.plan.nodes else identifier
+        node = self.plan.nodes.get(ExecutionId(identifier))
+        if node is not None and node.phase != "ended":
+            return self._full(node.record)
+        return await self.ledger.ask(partial(self.project.catalog.execution, identifier))
+
+    async def executions(self, run: str) -> list[Execution]:
+        """Return the executions of a run, those under way as they are now."""
+        found = await self.ledger.ask(partial(self.project.catalog.executions, RunId(run)))
+        return [node.record if (node := self.plan.nodes.get(one.id)) is not None else one for one in found]
+
+    def _full(self, record: Execution) -> Execution:
+        transcript = self._transcripts.get(record.id)
+        return record if transcript is None else replace(record, messages=tuple(transcript.outputs()))
+
+    # --- runs --------------------------------------------------------------------------------------------------------
+
+    def open_run(self, run: Run) -> None:
+        """Take note of a run that an engine has begun, and has written itself."""
+        self.runs[run.id] = run
+        self._publish_run(run)
+
+    def close_run(self, run: Run) -> None:
+        """Take note of an engine's run that has ended."""
+        self.runs.pop(run.id, None)
+        self._publish_run(run)
+        for kernel, session in list(self.sessions.items()):
+            if session.fixed == run.id and not session.attached:
+                self.plan.forget(kernel)
+                del self.sessions[kernel]
+
+    async def abandon_run(self, run: RunId, owner_alive: Callable[[str | None], bool]) -> None:
+        """End a run whose engine has gone without a word, unless it is still alive somewhere."""
+        begun = self.runs.get(run)
+        if begun is None or owner_alive(begun.owner):
+            return
+        self.runs.pop(run)
+        self.cancel([record for record in self.plan.under_way() if record.run == run])
+        failure = Failure(
+            ename="WorkerLost",
+            evalue="The process that ran this notebook ended without a word.",
+            remedy="Run it again.",
+        )
+
+        def end() -> Run | None:
+            found = self.project.catalog.run(run)
+            if found.state in ENDED:
+                return None
+            return self.project.end_run(found, "failed", reason="worker-lost", failure=failure)
+
+        ended = await self.ledger.ask(end)
+        if ended is not None:
+            self._publish_run(ended)
+
+    async def add_to_run(self, session: Session | None, run: str | None, body: Json) -> None:
+        """Add what a plain cell logged to its run, or to the next one if none is open."""
+        metrics, tags = metrics_of(body.get("metrics")), {str(k): str(v) for k, v in (body.get("tags") or {}).items()}
+        current = session.series.current if session is not None and session.fixed is None else None
+        if session is not None and session.fixed is None and (current is None or session.series.fresh):
+            session.metrics.extend(metrics)
+            session.tags.update(tags)
+            return
+        if current is None:
+            identifier = run or (session.run if session is not None else None)
+            if identifier is None:
+                raise ServiceError("Metrics were sent for no run.", "Name the run.")
+            current = self.runs.get(RunId(identifier))
+            if current is None:
+                current = await self.ledger.ask(partial(self.project.catalog.run, identifier))
+        changed = replace(current, metrics=(*current.metrics, *metrics), tags={**current.tags, **tags})
+        if session is not None:
+            session.series.edit(current.id, metrics=changed.metrics, tags=changed.tags)
+        if current.id in self.runs:
+            self.runs[current.id] = changed
+        self.ledger.put(changed, then=partial(self._publish_run, changed))
+        await self.ledger.settled()
+
+    # --- acting ------------------------------------------------------------------------------------------------------
+
+    def tell(self, event: plans.Event) -> tuple[plans.Instruction, ...]:
+        """Tell the plan of an event and do what it says."""
+        instructions = advance(self.plan, event)
+        for instruction in instructions:
+            self._act(instruction)
+        self.changed.set()
+        self._stir()
+        return instructions
+
+    def _act(self, instruction: plans.Instruction) -> None:
+        match instruction:
+            case plans.Start():
+                self._spawn(self._run(instruction))
+            case plans.Cancel():
+                self._spawn(self._executor.cancel(instruction.execution))
+            case plans.Pause():
+                self._spawn(self._executor.pause(instruction.execution))
+            case plans.Resume():
+                self._spawn(self._executor.resume(instruction.execution))
+            case plans.Report():
+                session = self.sessions.get(self.plan.nodes[instruction.record.id].kernel)
+                self._report(instruction.record, own=instruction.own, session=session)
+            case plans.Later():
+                asyncio.get_running_loop().call_later(instruction.seconds, self.tell, instruction.event)
+            case plans.Attach():
+                pass  # the answer to who submitted it
+            case _:
+                assert_never(instruction)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("The executor failed", exc_info=error)
+
+    async def _run(self, start: plans.Start) -> None:
+        task = start.task
+        self._transcripts[task.execution] = Transcript()
+        own = False
+        try:
+            if start.random_of is not None:
+                states = await self._end_states(self.plan.nodes[start.random_of].record)
+                task = replace(task, random=states if states is not None else task.random)
+            node = self.plan.nodes[task.execution]
+            if node.cancelled is None:
+                record = await self._executor.submit(task, partial(self._take_news, task.execution))
+            else:
+                record, own = replace(node.record, state="cancelled", reason="user", ended=time.time_ns()), True
+        except Exception as error:
+            logger.exception("Step %s could not be run", task.step)
+            sentence = f"The step could not be run: {type(error).__name__}: {error}"
+            failure = Failure(ename=type(error).__name__, evalue=sentence, remedy="Run the cell again.")
+            record = self.plan.nodes[task.execution].record
+            record = replace(record, state="failed", reason="worker-lost", failure=failure, ended=time.time_ns())
+            own = True
+        self.tell(plans.Ended(at=time.time_ns(), record=record, own=own))
+
+    async def _end_states(self, record: Execution) -> RandomState | None:
+        from mlbench.runs import randomness
+
+        if record.random is None:
+            return None
+        digest = record.random
+        return randomness.from_bytes(await asyncio.to_thread(self.project.blobs.get, digest))
+
+    def _take_news(self, execution: ExecutionId, news: Json) -> None:
+        """Take what a step says while it runs."""
+        node = self.plan.nodes[execution]
+        if node.phase == "ended":
+            return
+        match news["type"]:
+            case "started":
+                at = news.get("started") or time.time_ns()
+                self.tell(plans.Started(at=at, execution=execution, worker=news.get("worker")))
+            case "messages":
+                transcript = self._transcripts[execution]
+                for message in news["messages"]:
+                    transcript.add(message)
+                self._publish_messages(node.record, node.kernel, news["messages"])
+            case "metrics":
+                node.record = replace(node.record, metrics=(*node.record.metrics, *metrics_of(news["metrics"])))
+                self._publish(node.record)
+            case "tags":
+                node.record = replace(node.record, tags={**node.record.tags, **news["tags"]})
+                self._publish(node.record)
+            case "progress":
+                self._publish(node.record, progress={"done": news["done"], "total": news.get("total")})
+            case other:
+                logger.warning("News of an unknown type %s of step %s", other, node.record.step)
+
+    # --- telling -----------------------------------------------------------------------------------------------------
+
+    def _report(self, record: Execution, *, own: bool, session: Session | None) -> None:
+        """Write a record and tell everybody: of an end only when it is written."""
+        runs: list[Run] = []
+        reused: list[Execution] = []
+        if session is not None and session.fixed is None:
+            runs, reused = session.series.note(record)
+        if record.state in UNDER_WAY:
+            self.ledger.put(record)
+            self._publish(record)
+        else:
+            if session is not None and record.state == "succeeded":
+                self._draws[(session.notebook or session.hello.kernel, record.step)] = bool(record.draws)
+            self.ledger.put(record, recorded=not own, then=partial(self._tell_end, record))
+        for one in reused:
+            self.ledger.put(one, recorded=False, then=partial(self._publish, one))
+        for run in runs:
+            if run.state == "running":
+                self.ledger.put(run)
+                self._publish_run(run)
+            else:
+                self.ledger.put(run, then=partial(self._publish_run, run))
+                if session is not None:
+                    self._spawn(self._snapshot(session, run.id))
+
+    def _tell_end(self, record: Execution) -> None:
+        if record.random is not None and record.draws:
+            self._spawn(self._tell_end_of_random(record))
+        else:
+            self._let_go(record)
+
+    async def _tell_end_of_random(self, record: Execution) -> None:
+        """Tell of an end together with where the generators ended: the kernel's go on from there."""
+        try:
+            states = await self._end_states(record)
+        except MlbenchError as error:
+            logger.warning("Where the generators of step %s ended cannot be read: %s", record.step, error)
+            states = None
+        self._let_go(record, **({"random": states} if states else {}))
+
+    def _let_go(self, record: Execution, **more: Any) -> None:
+        self._publish(record, **more)
+        self._transcripts.pop(record.id, None)
+        node = self.plan.nodes.get(record.id)
+        if node is not None and node.phase == "ended":
+            node.record = self._shown(node.record)  # what it printed is read from the catalog from now on
+
+    def _shown(self, record: Execution) -> Execution:
+        return replace(record, messages=(), source=None)
+
+    def _whose(self, record: Execution) -> tuple[str | None, str | None]:
+        """Return the notebook and the kernel of an execution."""
+        node = self.plan.nodes.get(record.id)
+        session = self.sessions.get(node.kernel) if node is not None else None
+        if session is None:
+            session = next((one for one in self.sessions.values() if one.run == record.run), None)
+        return (session.hello.notebook, session.hello.kernel) if session is not None else (None, None)
+
+    def _publish(self, record: Execution, **more: Any) -> None:
+        notebook, kernel = self._whose(record)
+        body = {"execution": self._shown(record), **more}
+        self._news.publish("execution", body, run=record.run, notebook=notebook, kernel=kernel)
+
+    def _publish_messages(self, record: Execution, kernel: str, messages: list[Json]) -> None:
+        notebook, _ = self._whose(record)
+        body = {"execution": record.id, "step": record.step, "cell": record.cell, "messages": messages}
+        self._news.publish("messages", body, run=record.run, notebook=notebook, kernel=kernel)
+
+    def _publish_run(self, run: Run) -> None:
+        self._news.publish("run", {"run": run}, run=run.id, notebook=run.notebook, kernel=run.kernel)
+
+    # --- snapshots ---------------------------------------------------------------------------------------------------
+
+    async def _snapshot(self, session: Session, run: RunId) -> None:
+        """Record the notebook behind an interactive run that has come to rest, if it has changed since the last."""
+        cells = session.cells
+        if not cells or cells == session.kept_cells:
+            return
+        session.kept_cells = cells
+        hello, document = session.hello, session.document
+
+        def make() -> Any:
+            notebook = document or read_notebook(hello.notebook) or notebook_of(cells)
+            return self.project.snapshot(
+                notebook, hello.notebook, hello.environment.interpreter, dict(session.parameters), cells=cells
+            )
+
+        try:
+            digest = await self.ledger.ask(make)
+        except (MlbenchError, OSError) as error:
+            logger.warning("The notebook of run %s cannot be recorded: %s", run, error)
+            return
+        changed = session.series.edit(run, snapshot=digest)
+        if changed is not None:
+            self.ledger.put(changed, then=partial(self._publish_run, changed))
+
+
+async def _first(waiting: Any, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(waiting, max(0.0, seconds))
+    except TimeoutError:
+        return
