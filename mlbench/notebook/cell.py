@@ -99,8 +99,10 @@ class CellNames:
         return not (self.results or self.changes or self.deletes)
 
 
-def analyse(source: str) -> CellNames:
+def analyse(source: str, functions: Mapping[str, FunctionNames] | None = None) -> CellNames:
     r"""Return the names of a cell's source (without its `%%step` line).
+
+    `functions` are those of cells above: what they do counts as the cell's own where it uses them.
 
     Raises
     ------
@@ -115,7 +117,7 @@ def analyse(source: str) -> CellNames:
     """
     tree = syntax.parse(source)
     try:
-        return _names(Flow(), tree)
+        return _names(Flow(functions=functions), tree)
     except RecursionError:
         return _all_names(tree)
 
@@ -228,7 +230,7 @@ def _names(flow: Flow, tree: ast.Module) -> CellNames:
         magics=tuple(flow.magics.values()),
         is_async=flow.is_async,
         writes_paths=frozenset(flow.seen.writes_paths),
-        names_paths=frozenset(scopes.texts(bodies, flow.constants)),
+        names_paths=frozenset(scopes.texts(bodies, flow.constants)) | flow.seen.names_paths,
         constants={name: text for name, text in flow.constants.items() if name in binds},
         seeds=flow.seen.seeds,
         draws=frozenset(flow.seen.draws),

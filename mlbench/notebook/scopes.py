@@ -55,6 +55,7 @@ class Effects:
         self.binds: set[str] = set()
         self.changes: set[str] = set()
         self.writes_paths: set[str] = set()
+        self.names_paths: set[str] = set()
         self.draws: set[str] = set()
         self.seeds = False
 
@@ -79,6 +80,7 @@ class Effects:
     def note_use(self, names: FunctionNames) -> None:
         """Note what using a function does, reads, binds and changes aside."""
         self.writes_paths |= names.writes_paths
+        self.names_paths |= names.names_paths
         self.draws |= names.draws
         self.seeds = self.seeds or names.seeds
 

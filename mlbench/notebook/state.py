@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+from collections.abc import Mapping
 
 from mlbench.notebook.scopes import Effects, FunctionNames
 
@@ -80,8 +81,11 @@ class Class:
 class Names:
     """The names of a cell while it is followed: `state` is what holds now, None where no path gets to."""
 
-    def __init__(self, *, lazy_annotations: bool = False) -> None:
-        self.state: State | None = State({}, {})
+    def __init__(self, *, functions: Mapping[str, FunctionNames] | None = None, lazy_annotations: bool = False) -> None:
+        known: dict[str, tuple[FunctionNames, ...]] = {
+            name: (function,) for name, function in (functions or {}).items()
+        }
+        self.state: State | None = State({}, known)
         self.everywhere = State({}, {})  # what held anywhere, for a cell that always ends in an exception
         self.catchers: list[State] = [self.everywhere]
         self.reads: set[str] = set()

@@ -181,7 +181,8 @@ CASES = [
     ),
     Case(
         "a function's own match names",
-        "def f(c):\n    match c:\n        case {'a': x, **rest}: return x, rest\n        case [y, *more]: return y, more\nf(1)",
+        "def f(c):\n    match c:\n        case {'a': x, **rest}: return x, rest\n"
+        "        case [y, *more]: return y, more\nf(1)",
         "",
         "f",
     ),
@@ -260,7 +261,8 @@ CASES = [
     Case("async with", "async with a() as x:\n    w = x", "a", "x w"),
     Case(
         "match",
-        "match cmd:\n    case {'k': v, **rest}:\n        r = v\n    case [a, *more]:\n        r = a\n    case Point(x=px):\n        r = px\n    case _:\n        r = 0\nw = r",
+        "match cmd:\n    case {'k': v, **rest}:\n        r = v\n    case [a, *more]:\n        r = a\n"
+        "    case Point(x=px):\n        r = px\n    case _:\n        r = 0\nw = r",
         "cmd Point",
         "r w",
         "v rest a more px",
@@ -301,7 +303,7 @@ CASES = [
         "a",
         "v w",
     ),
-    # imports
+    # names that imports bind
     Case("imports", "import numpy as np, os.path\nfrom a.b import c as d", "", "np os d"),
     Case("a star import", "from math import *\nw = pi * r", "pi r", "w"),
     # changes in place
@@ -416,7 +418,8 @@ def test_a_cell_that_binds_or_changes_something_is_not_for_its_effects(source: s
 
 def test_a_function_says_what_using_it_does() -> None:
     found = analyse(
-        "def f(p):\n    global n\n    n = scale\n    rows.append(1)\n    np.random.seed(1)\n    p.to_csv('a.csv')\n    return random.random()"
+        "def f(p):\n    global n\n    n = scale\n    rows.append(1)\n    np.random.seed(1)\n"
+        "    p.to_csv('a.csv')\n    return random.random()"
     )
     does = found.functions["f"]
     assert does.reads == {"scale", "rows", "np", "random"}
