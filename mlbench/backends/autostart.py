@@ -68,7 +68,7 @@ class Autostart:
 
 def find() -> Autostart:
     """Return how the service can be started with this machine, for this interpreter and this user's settings."""
-    command = [sys.executable, "-m", "mlbench.entrypoints.service"]
+    command = [sys.executable, "-m", "mlbench.entrypoints.service", "run"]
     kept = {name: os.environ[name] for name in ("MLBENCH_STORE", "MLBENCH_RUNTIME") if os.environ.get(name)}
     if sys.platform == "darwin":
         path = Path.home() / "Library" / "LaunchAgents" / f"{LABEL}.plist"

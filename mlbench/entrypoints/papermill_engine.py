@@ -241,6 +241,8 @@ class _Recording:
             from mlbench.backends.service_socket import connect
 
             self._client = connect(role="engine", reconnect=True)
+        elif request.kind == "job":
+            self._client = _service_that_runs()
         self._run = project.begin_run(
             kind=request.kind,
             id=self.run_id,
@@ -254,10 +256,16 @@ class _Recording:
         )
         if self._client is not None:
             self._client.on_event(self._pass_on)
-            self._client.request("open_run", {"store": str(project.location.path), "run": self._run})
-            if request.watch is not None:
-                self._client.request("subscribe", {"from": None, "life": None, "messages": False})
+            self._client.on_connected(self._greet)
+            self._greet(self._client)
         self._tell()
+
+    def _greet(self, client: ServiceClient) -> None:
+        """Tell the service of the run, also the one that has taken the place of a service that was lost."""
+        assert self._project is not None
+        client.request("open_run", {"store": str(self._project.location.path), "run": self._run})
+        if self.request.watch is not None:
+            client.request("subscribe", {"from": None, "life": None, "messages": False})
 
     def _kernel(self) -> Kernel | None:
         if self.request.interpreter is not None:
@@ -286,7 +294,7 @@ class _Recording:
             failure=failure,
             failed_step=failed_step,
             output=output,
-            metrics=self._all_metrics(),
+            metrics=[*self._metrics, *_scraps(self.nb)],
             tags=self._tags,
         )
         if self._client is not None:
@@ -297,15 +305,6 @@ class _Recording:
             except ServiceError as lost:
                 logger.warning("The service was not told of the run's end: %s", lost)
         self._tell()
-
-    def _all_metrics(self) -> list[Metric]:
-        assert self._project is not None
-        kept = list(self._metrics)
-        if self._has_steps:
-            # Metrics of plain cells reached the service: they are in the run as it stands now.
-            kept.extend(self._project.catalog.run(self.run_id).metrics)
-        kept.extend(_scraps(self.nb))
-        return kept
 
     def _tell(self) -> None:
         if self.request.watch is not None and self._run is not None:
@@ -404,6 +403,16 @@ def _scraps(nb: Any) -> list[Metric]:
                 if isinstance(name, str) and isinstance(value, int | float) and not isinstance(value, bool):
                     found.append(Metric(name=name, value=float(value)))
     return found
+
+
+def _service_that_runs() -> ServiceClient | None:
+    """Return a client of the service if there is one: it fired this job, and shows its run at once."""
+    from mlbench.backends.service_socket import connect
+
+    try:
+        return connect(role="job", start=False)
+    except ServiceError:
+        return None
 
 
 def _local_path(path: Any) -> str | None:

@@ -87,7 +87,7 @@ def stop(force: bool, as_json: bool) -> None:
 def run(options: tuple[str, ...]) -> None:
     """Run it in the foreground, as a supervisor (systemd, a container) wants it."""
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "mlbench.entrypoints.service", *options])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, "-m", "mlbench.entrypoints.service", "run", *options])  # noqa: S606
 
 
 @service.command(epilog="Example: mlbench service install --print")
