@@ -94,7 +94,7 @@ $(MADE)/venv:
 
 # The front end's tools live in both worlds: jupyter-builder is a Python package, and Node may come as one.
 $(MADE)/tools: $(MADE)/venv hatch_build.py $(CONSTRAINTS)
-	$(call install,$$($(BIN)/python -c 'import tomllib; print(*tomllib.loads(open("pyproject.toml").read())["build-system"]["requires"])'))
+	$(call install,editables $$($(BIN)/python -c 'import tomllib; print(*tomllib.loads(open("pyproject.toml").read())["build-system"]["requires"])'))
 	node="$$($(BIN)/python hatch_build.py)"; [ -z "$$node" ] || { $(call install,"$$node"); }
 	@touch $@
 
