@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from mlbench.core.ids import Digest, JobId, RunId
-from mlbench.core.records import Execution, Firing, Job, Json, JobVersion, Run, Snapshot
+from mlbench.core.records import Execution, Firing, Job, JobVersion, Json, Metric, Run, Snapshot
 
 __all__ = ["BlobStore", "Catalog", "Clock"]
 
@@ -46,7 +46,7 @@ class BlobStore(Protocol):
         ...
 
     def get_parts(self, digest: Digest, /) -> list[memoryview]:
-        """Return the parts kept by `put_parts`; large ones are private memory maps, writable without any effect here."""
+        """Return the parts kept by `put_parts`; large ones are private memory maps; all can be written to."""
         ...
 
     def has(self, digest: Digest, /) -> bool:
@@ -99,6 +99,10 @@ class Catalog(Protocol):
         ...
 
     def count_runs(self, *, notebook: str | None = None, notebook_id: str | None = None) -> int: ...
+
+    def metrics(self, runs: Sequence[RunId], /) -> dict[RunId, tuple[Metric, ...]]:
+        """Return the metrics of runs and of their executions, oldest first; a run without any is left out."""
+        ...
 
     def put_execution(self, execution: Execution, /) -> None: ...
     def put_executions(self, executions: Sequence[Execution], /) -> None: ...

@@ -1,33 +1,103 @@
-"""Puts a configuration's backends together; the use cases of a store."""
+"""Puts a configuration's backends together; the use cases of a store.
+
+What is said here is written twice: as an immutable record in the store, and in the catalog, which is an index of the
+records and is made from them again if it is lost. Importing this is light; the catalog, and with it SQLAlchemy, is
+loaded when it is first used.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import functools
+import getpass
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.core.ids import Digest, NotebookId, RunId
+from mlbench.core.errors import NotFound
+from mlbench.core.ids import Digest, JobId, NotebookId, RunId, new_id
 from mlbench.core.ports import Catalog
-from mlbench.core.records import Execution, Failure, Json, Metric, Reason, Run, RunKind, State
+from mlbench.core.records import (
+    ENDED,
+    Execution,
+    Failure,
+    Job,
+    JobVersion,
+    Json,
+    Metric,
+    Reason,
+    Run,
+    RunKind,
+    Snapshot,
+    State,
+)
 from mlbench.project.configuration import StoreLocation, find_store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mlbench.project.history import RunView
 
 __all__ = ["Project", "StoreLocation", "find_store"]
 
 
 class Project:
-    """A store with its use cases. The catalog is opened (and migrated) when it is first used."""
+    """A store with its use cases.
 
-    location: StoreLocation
-    blobs: LocalBlobs
+    Parameters
+    ----------
+    location
+        Where it is; its directory is made if it is not there.
+    catalog
+        A catalog that is open already; without one it is opened, made or migrated when it is first used.
+    """
+
+    def __init__(self, location: StoreLocation, *, catalog: Catalog | None = None) -> None:
+        self.location = location
+        self.blobs = LocalBlobs(location.path)
+        self._catalog = catalog
+        self._opening = threading.Lock()
 
     @classmethod
     def open(cls, store: str | None = None, notebook: str | None = None) -> Project:
-        """Open the store that is configured, or the one named."""
-        raise NotImplementedError
+        """Open the store named, or the one that is configured for a notebook.
+
+        Raises
+        ------
+        StoreError, UsageError
+            If it cannot be used; see `mlbench.project.configuration.find_store`.
+        """
+        return cls(find_store(notebook, store=store))
+
+    def __repr__(self) -> str:
+        return f"Project({str(self.location.path)!r})"
 
     @property
     def catalog(self) -> Catalog:
-        raise NotImplementedError
+        """The index of all records."""
+        with self._opening:
+            if self._catalog is None:
+                from mlbench.backends.catalog_sql import SqlCatalog
+
+                catalog = SqlCatalog(self.location.catalog_url)
+                if catalog.is_new:
+                    self._index(catalog)
+                self._catalog = catalog
+            return self._catalog
+
+    def close(self) -> None:
+        """Close the catalog's connections."""
+        with self._opening:
+            if self._catalog is not None:
+                self._catalog.close()
+                self._catalog = None
+
+    # --- recording ----------------------------------------------------------------------------------------------------
 
     def begin_run(
         self,
@@ -35,15 +105,40 @@ class Project:
         kind: RunKind,
         notebook: str | None = None,
         name: str | None = None,
-        id: RunId | None = None,  # noqa: A002
+        id: RunId | None = None,  # noqa: A002  (the record's own word)
         notebook_id: NotebookId | None = None,
         snapshot: Digest | None = None,
         parameters: Json | None = None,
         owner: str | None = None,
         **more: Any,
     ) -> Run:
-        """Record that a run began (`state="running"`); `more` are further fields of `Run`."""
-        raise NotImplementedError
+        """Record that a run has begun, and return it.
+
+        Parameters
+        ----------
+        kind, notebook, name, id, notebook_id, snapshot, parameters, owner
+            As in `Run`; the id is made, the name is the notebook's, and the owner this process unless they are given.
+        more
+            Further fields of `Run`.
+        """
+        if owner is None:
+            from mlbench.backends.owners import owner_of_this_process
+
+            owner = owner_of_this_process()
+        given: Json = {"state": "running", "started": time.time_ns(), "user": _user(), "host": platform.node(), **more}
+        run = Run(
+            id=id or RunId(new_id()),
+            kind=kind,
+            name=name or (Path(notebook).stem if notebook else kind),
+            notebook=notebook,
+            notebook_id=notebook_id,
+            snapshot=snapshot,
+            parameters=dict(parameters or {}),
+            owner=owner,
+            **given,
+        )
+        self.put_run(run)
+        return run
 
     def end_run(
         self,
@@ -58,15 +153,32 @@ class Project:
         **more: Any,
     ) -> Run:
         """Record a run's end, durably, and return it."""
-        raise NotImplementedError
+        ended = replace(
+            run,
+            **{
+                "state": state,
+                "reason": reason,
+                "failure": failure,
+                "failed_step": failed_step,
+                "output": output if output is not None else run.output,
+                "metrics": tuple(metrics) if metrics is not None else run.metrics,
+                "ended": time.time_ns(),
+                **more,
+            },
+        )
+        self.put_run(ended, durable=True)
+        return ended
 
     def put_run(self, run: Run, *, durable: bool = False) -> None:
-        """Write a run as it is: record and catalog."""
-        raise NotImplementedError
+        """Write a run as it is: its record, then the catalog."""
+        self.blobs.append("run", run.id, _plain(run), durable=durable)
+        self.catalog.put_run(run)
 
     def put_execution(self, execution: Execution, *, recorded: bool = False) -> None:
-        """Write an execution to the catalog, and its record if it has ended and is not `recorded` yet."""
-        raise NotImplementedError
+        """Write an execution to the catalog; before that its record, if it has ended and is not `recorded` yet."""
+        if execution.state in ENDED and not recorded:
+            self.blobs.append("execution", execution.id, _plain(execution), durable=True)
+        self.catalog.put_execution(execution)
 
     def snapshot(
         self,
@@ -80,18 +192,201 @@ class Project:
         python: str | None = None,
         packages: Mapping[str, str] | None = None,
         environment: Sequence[str] = (),
+        durable: bool = True,
     ) -> Digest:
-        """Make and keep a snapshot of a notebook (nbformat's dict, outputs are dropped) and of what it stands on."""
-        raise NotImplementedError
+        """Make and keep a snapshot of a notebook and of what it stands on.
 
-    def runs(self, **which: Any) -> Any:
-        """Return runs as a DataFrame, newest first."""
-        raise NotImplementedError
+        Parameters
+        ----------
+        notebook
+            nbformat's dictionary; its outputs are dropped.
+        path
+            Where it lies: the modules beside it and the state of git are taken from its folder.
+        interpreter, python, packages
+            The kernel's Python; its version and packages are read from its folders unless they are given.
+        parameters, cells, kernel_name
+            As in `Snapshot`.
+        environment
+            Names of environment variables that it had; never their values.
+        durable
+            Whether it must survive a power cut once this returns.
 
-    def run(self, prefix: str) -> Any:
-        """Return a run by its id or a unique prefix of it."""
-        raise NotImplementedError
+        Returns
+        -------
+        Digest
+            That of the snapshot's record.
+        """
+        from mlbench.backends.runner_papermill import installed_packages, python_version
+        from mlbench.project.snapshots import keep_modules, read_git
+        from mlbench.runs.snapshots import notebook_bytes, snapshot_bytes, without_outputs
+
+        folder = os.path.dirname(os.path.abspath(path)) if path is not None else None
+        there = folder is not None and os.path.isdir(folder)
+        if interpreter is not None:
+            python = python or python_version(interpreter)
+            packages = installed_packages(interpreter) if packages is None else packages
+        snapshot = Snapshot(
+            notebook=self.blobs.put(notebook_bytes(without_outputs(notebook)), durable=durable),
+            cells=tuple(cells),
+            parameters=dict(parameters or {}),
+            modules=keep_modules(folder, self.blobs, durable=durable) if folder and there else {},
+            folder=folder,
+            interpreter=interpreter,
+            kernel_name=kernel_name,
+            python=python,
+            packages=dict(packages or {}),
+            environment=tuple(sorted(environment)),
+            git=read_git(folder, self.blobs, durable=durable) if folder and there else None,
+        )
+        record = snapshot_bytes(snapshot)
+        digest = self.blobs.put(record, durable=durable)
+        self.blobs.append("snapshot", digest, _plain(snapshot), durable=durable)
+        self.catalog.put_snapshot(digest, snapshot)
+        return digest
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    def runs(
+        self, *, notebook: str | None = None, limit: int = 50, before: tuple[int, str] | None = None, **which: Any
+    ) -> pd.DataFrame:
+        """Return runs as a table, newest first; `which` are further conditions of `Catalog.runs`."""
+        from mlbench.project.history import as_frame
+
+        path = os.path.abspath(notebook) if notebook is not None else None
+        found = self.catalog.runs(notebook=path, limit=limit, before=before, **which)
+        return as_frame(found, self.catalog.metrics([run.id for run in found]))
+
+    def run(self, prefix: str) -> RunView:
+        """Return a run by its id or a beginning of it.
+
+        Raises
+        ------
+        NotFound
+            If no run, or more than one, begins with it.
+        """
+        from mlbench.project.history import RunView
+
+        return RunView(self.catalog.run(prefix), self.catalog, self.blobs)
+
+    # --- after a loss -------------------------------------------------------------------------------------------------
 
     def reconcile(self, alive: Callable[[str | None], bool]) -> list[Run]:
-        """Say of every run and execution whose owner is dead what became of it; return the runs that changed."""
-        raise NotImplementedError
+        """Say of all that is under way and whose owner is dead what became of it.
+
+        An end that was recorded is taken, so that nothing that finished is lost; everything else has failed with the
+        reason `service-lost`, or `kernel-lost` where a process of its own carried the run.
+
+        Parameters
+        ----------
+        alive
+            Says whether the process that an owner text names still lives (`mlbench.backends.owners.is_alive`).
+
+        Returns
+        -------
+        list of Run
+            The runs that are ended now.
+        """
+        owners = functools.cache(alive)
+        open_runs = {run.id: run for run in _pages(self.catalog)}
+        lost: dict[RunId, list[Execution]] = {run.id: [] for run in open_runs.values() if not owners(run.owner)}
+        for execution in self.catalog.under_way():
+            run = open_runs.get(execution.run)
+            if run is None:
+                try:
+                    run = self.catalog.run(execution.run)
+                except NotFound:
+                    run = None
+            if run is None or not owners(run.owner):
+                lost.setdefault(execution.run, []).append(execution)
+        changed = []
+        for run_id, executions in lost.items():
+            for execution in executions:
+                self._settle(execution)
+            if run_id in open_runs:
+                changed.append(self._settle_run(open_runs[run_id]))
+        return changed
+
+    def _settle(self, execution: Execution) -> None:
+        import msgspec
+
+        written = self.blobs.find_record("execution", execution.id)
+        if written is not None and written.get("state") in ENDED:
+            self.put_execution(msgspec.convert(written, Execution), recorded=True)
+            return
+        failure = Failure(
+            ename="ServiceError",
+            evalue=f"The service ended while step {execution.step} was {execution.state}.",
+            remedy="Run its cell again.",
+        )
+        self.put_execution(
+            replace(execution, state="failed", reason="service-lost", failure=failure, ended=time.time_ns())
+        )
+
+    def _settle_run(self, run: Run) -> Run:
+        import msgspec
+
+        written = self.blobs.find_record("run", run.id)
+        if written is not None and written.get("state") in ENDED:
+            ended = msgspec.convert(written, Run)
+            self.catalog.put_run(ended)
+            return ended
+        failed = next((one for one in self.catalog.executions(run.id) if one.state == "failed"), None)
+        if run.kind == "interactive":
+            state: State = "failed" if failed is not None else "succeeded"
+            return self.end_run(
+                run, state, reason=failed.reason if failed else None, failed_step=failed.step if failed else None
+            )
+        failure = Failure(
+            ename="ServiceError",
+            evalue="The process that ran this notebook ended without a word.",
+            remedy="Run it again; if it happens again, look whether the machine ran out of memory.",
+        )
+        return self.end_run(
+            run, "failed", reason="kernel-lost", failure=failure, failed_step=failed.step if failed else None
+        )
+
+    def _index(self, catalog: Catalog) -> None:
+        """Fill a new catalog from the store's records: they are there already if the catalog was lost or moved."""
+        import msgspec
+
+        jobs: dict[str, Job] = {}
+        versions: list[tuple[JobId, JobVersion]] = []
+        for record in self.blobs.records():
+            match record["record"]:
+                case "run":
+                    catalog.put_run(msgspec.convert(record, Run))
+                case "execution":
+                    catalog.put_execution(msgspec.convert(record, Execution))
+                case "snapshot":
+                    catalog.put_snapshot(Digest(record["id"]), msgspec.convert(record, Snapshot))
+                case "job":
+                    jobs[record["id"]] = msgspec.convert(record, Job)
+                case "job-version":
+                    versions.append((JobId(record["job"]), msgspec.convert(record, JobVersion)))
+        for job in jobs.values():
+            catalog.put_job(job)
+        for job_id, version in versions:
+            if job_id in jobs:
+                catalog.put_job_version(job_id, version)
+
+
+def _pages(catalog: Catalog) -> Iterator[Run]:
+    """Yield all runs that are under way."""
+    before: tuple[int, str] | None = None
+    while page := catalog.runs(under_way=True, limit=200, before=before):
+        yield from page
+        before = (page[-1].started, page[-1].id)
+
+
+def _plain(record: Any) -> Json:
+    import msgspec
+
+    plain: Json = msgspec.to_builtins(record)
+    return plain
+
+
+def _user() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return None

@@ -27,13 +27,14 @@ SETTINGS: Final = ("store", "catalog")
 
 _LOW: Final = 0.1
 
-_NETWORK = frozenset(
-    (
-        "nfs nfs4 cifs smb3 smbfs 9p afs ceph lustre gpfs beegfs glusterfs ocfs2 gfs2 pvfs2 orangefs coda ncpfs davfs "
-        "fuse.sshfs fuse.s3fs fuse.gcsfuse fuse.rclone fuse.goofys fuse.glusterfs fuse.ceph fuse.juicefs fuse.blobfuse2 "
-        "fuse.mount-s3 fuse.davfs fuse.beegfs"
-    ).split()
-)
+# fmt: off
+_NETWORK = frozenset({
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs",
+    "glusterfs", "ocfs2", "gfs2", "pvfs2", "orangefs", "coda", "ncpfs", "davfs",
+    "fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "fuse.goofys", "fuse.glusterfs",
+    "fuse.ceph", "fuse.juicefs", "fuse.blobfuse2", "fuse.mount-s3", "fuse.davfs", "fuse.beegfs",
+})
+# fmt: on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -177,6 +177,17 @@ class SqlCatalog:
         with self._reading() as connection:
             return int(connection.execute(query).scalar_one())
 
+    def metrics(self, runs: Sequence[RunId], /) -> dict[RunId, tuple[Metric, ...]]:
+        c = t.metrics.c
+        found: dict[RunId, list[Metric]] = {}
+        with self._reading() as connection:
+            for some in (runs[start : start + 500] for start in range(0, len(runs), 500)):
+                for row in connection.execute(select(t.metrics).where(c.run.in_(some)).order_by(c.time, c.id)):
+                    value = math.nan if row.value is None else row.value
+                    metric = Metric(name=row.name, value=value, step=row.step, time=row.time)
+                    found.setdefault(RunId(row.run), []).append(metric)
+        return {run: tuple(metrics) for run, metrics in found.items()}
+
     # --- executions ---------------------------------------------------------------------------------------------------
 
     def put_execution(self, execution: Execution, /) -> None:
@@ -283,9 +294,7 @@ class SqlCatalog:
             moved["last_due"] = max([was_due, *(firing.due for firing in firings)])
         rows = [_firing_row(firing) for firing in firings]
         with self._writing() as connection:
-            advanced = connection.execute(
-                update(t.jobs).where(c.id == job, c.next_due == was_due).values(**moved)
-            )
+            advanced = connection.execute(update(t.jobs).where(c.id == job, c.next_due == was_due).values(**moved))
             if not advanced.rowcount:
                 return False
             for row in rows:

@@ -1,0 +1,334 @@
+"""Every port in memory: for tests, and as the shortest account of what a port promises."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from mlbench.core.errors import ArtifactCorrupt, NotFound
+from mlbench.core.ids import Digest, JobId, RunId, is_digest, is_prefix
+from mlbench.core.records import (
+    ENDED,
+    SCHEMA,
+    UNDER_WAY,
+    Execution,
+    Firing,
+    Job,
+    JobVersion,
+    Json,
+    Metric,
+    Run,
+    Snapshot,
+)
+from mlbench.runs import values
+
+__all__ = ["FixedClock", "MemoryBlobs", "MemoryCatalog"]
+
+
+class FixedClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self, now: int = 0) -> None:
+        self.time = now
+
+    def now(self) -> int:
+        """Return UTC nanoseconds."""
+        return self.time
+
+
+class MemoryBlobs:
+    """Objects and records in dictionaries."""
+
+    def __init__(self) -> None:
+        self._objects: dict[Digest, bytes] = {}
+        self._records: list[Json] = []
+
+    def put(self, data: bytes | memoryview, /, *, durable: bool = True) -> Digest:  # noqa: ARG002  (nothing lasts here)
+        digest = Digest(f"blake3:{values.digest_of(data)}")
+        self._objects.setdefault(digest, bytes(data))
+        return digest
+
+    def put_parts(
+        self,
+        digest: Digest,
+        parts: Sequence[bytes | memoryview],
+        /,
+        *,
+        durable: bool = True,  # noqa: ARG002
+    ) -> None:
+        if not is_digest(digest):
+            raise ValueError(f"not a digest: {digest!r}")
+        self._objects.setdefault(digest, values.join(parts))
+
+    def get(self, digest: Digest, /) -> bytes:
+        data = self._object(digest)
+        if f"blake3:{values.digest_of(data)}" == digest:
+            return data
+        return bytes(values.split(data)[0])
+
+    def get_parts(self, digest: Digest, /) -> list[memoryview]:
+        data = self._object(digest)
+        if not values.is_joined(data):
+            raise ArtifactCorrupt(f"The object {digest} is no artifact.")
+        return values.split(bytearray(data))
+
+    def has(self, digest: Digest, /) -> bool:
+        return digest in self._objects
+
+    def append(self, kind: str, identifier: str, record: Json, /, *, durable: bool = True) -> None:  # noqa: ARG002
+        import msgspec
+
+        head = {"schema": SCHEMA, "record": kind, "id": identifier, "time": time.time_ns()}
+        self._records.append(head | msgspec.to_builtins(record))
+
+    def records(self, kind: str | None = None, /) -> Iterator[Json]:
+        yield from (record for record in list(self._records) if kind is None or record["record"] == kind)
+
+    def find_record(self, kind: str, identifier: str, /) -> Json | None:
+        return next((one for one in reversed(self._records) if (one["record"], one["id"]) == (kind, identifier)), None)
+
+    def _object(self, digest: Digest) -> bytes:
+        if digest not in self._objects:
+            raise NotFound(f"There is no object {digest}.")
+        return self._objects[digest]
+
+
+class MemoryCatalog:
+    """Records in dictionaries, one lock around them."""
+
+    is_new = False
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._version = 0
+        self._snapshots: dict[Digest, Snapshot] = {}
+        self._runs: dict[str, Run] = {}
+        self._executions: dict[str, Execution] = {}
+        self._jobs: dict[str, Job] = {}
+        self._job_versions: dict[tuple[str, int], JobVersion] = {}
+        self._firings: dict[tuple[str, int, bool], Firing] = {}
+
+    def close(self) -> None:
+        """Do nothing: memory needs no closing."""
+
+    def version(self) -> int:
+        return self._version
+
+    def put_snapshot(self, digest: Digest, snapshot: Snapshot, /) -> None:
+        with self._lock:
+            self._version += 1
+            self._snapshots.setdefault(digest, snapshot)
+
+    def snapshot(self, digest: Digest, /) -> Snapshot:
+        if digest not in self._snapshots:
+            raise NotFound(f"The catalog has no snapshot {digest}.")
+        return self._snapshots[digest]
+
+    def put_run(self, run: Run, /) -> None:
+        with self._lock:
+            before = self._runs.get(run.id)
+            if before is not None and before.state in ENDED and run.state in UNDER_WAY and before.kind != "interactive":
+                return
+            self._version += 1
+            self._runs[run.id] = run
+
+    def run(self, prefix: str, /) -> Run:
+        return self._runs[_one(prefix, self._runs, "run")]
+
+    def runs(
+        self,
+        *,
+        notebook: str | None = None,
+        notebook_id: str | None = None,
+        job: JobId | None = None,
+        kernel: str | None = None,
+        under_way: bool = False,
+        limit: int = 50,
+        before: tuple[int, str] | None = None,
+    ) -> list[Run]:
+        with self._lock:
+            found = [
+                run
+                for run in self._runs.values()
+                if notebook in {None, run.notebook}
+                and notebook_id in {None, run.notebook_id}
+                and job in {None, run.job}
+                and kernel in {None, run.kernel}
+                and (not under_way or run.state in UNDER_WAY)
+                and (before is None or (run.started, run.id) < before)
+            ]
+        return sorted(found, key=lambda run: (run.started, run.id), reverse=True)[:limit]
+
+    def count_runs(self, *, notebook: str | None = None, notebook_id: str | None = None) -> int:
+        return len(self.runs(notebook=notebook, notebook_id=notebook_id, limit=len(self._runs)))
+
+    def metrics(self, runs: Sequence[RunId], /) -> dict[RunId, tuple[Metric, ...]]:
+        found: dict[RunId, tuple[Metric, ...]] = {}
+        for run in runs:
+            logged = list(self._runs[run].metrics) if run in self._runs else []
+            for execution in self._executions.values():
+                if execution.run == run:
+                    logged += execution.metrics
+            if logged:
+                found[run] = tuple(sorted(logged, key=lambda metric: metric.time))
+        return found
+
+    def put_execution(self, execution: Execution, /) -> None:
+        with self._lock:
+            before = self._executions.get(execution.id)
+            if before is not None and before.state in ENDED and execution.state in UNDER_WAY:
+                return
+            if before is not None and not execution.messages:
+                execution = replace(execution, messages=before.messages)
+            self._version += 1
+            self._executions[execution.id] = execution
+
+    def put_executions(self, executions: Sequence[Execution], /) -> None:
+        for execution in executions:
+            self.put_execution(execution)
+
+    def execution(self, prefix: str, /) -> Execution:
+        return self._executions[_one(prefix, self._executions, "execution")]
+
+    def executions(self, run: RunId, /) -> list[Execution]:
+        found = [one for one in list(self._executions.values()) if one.run == run]
+        found.sort(key=lambda one: (one.position is None, one.position or 0, one.item or 0, _moment(one), one.attempt))
+        return [replace(one, messages=()) for one in found]
+
+    def under_way(self) -> list[Execution]:
+        found = [replace(one, messages=()) for one in list(self._executions.values()) if one.state in UNDER_WAY]
+        return sorted(found, key=_moment, reverse=True)
+
+    def last_execution(
+        self, *, key: str | None = None, notebook_id: str | None = None, step: str | None = None, since: int = 0
+    ) -> Execution | None:
+        found = [
+            one
+            for one in list(self._executions.values())
+            if _moment(one) >= since
+            and key in {None, one.key}
+            and step in {None, one.step}
+            and (notebook_id is None or (one.run in self._runs and self._runs[one.run].notebook_id == notebook_id))
+        ]
+        return max(found, key=_moment, default=None)
+
+    def put_job(self, job: Job, /) -> None:
+        with self._lock:
+            self._version += 1
+            self._jobs[job.id] = job
+
+    def job(self, prefix: str, /) -> Job:
+        named = [job for job in self._jobs.values() if job.name == prefix and not job.deleted]
+        if len(named) > 1:
+            raise NotFound(f"Several jobs are called {prefix!r}.", "Name one by its id.")
+        return named[0] if named else self._jobs[_one(prefix, self._jobs, "job")]
+
+    def jobs(self, *, deleted: bool = False) -> list[Job]:
+        found = [job for job in list(self._jobs.values()) if deleted or not job.deleted]
+        return sorted(found, key=lambda job: job.created, reverse=True)
+
+    def put_job_version(self, job: JobId, version: JobVersion, /) -> None:
+        with self._lock:
+            self._version += 1
+            self._job_versions.setdefault((job, version.number), version)
+
+    def job_versions(self, job: JobId, /) -> list[JobVersion]:
+        found = [version for (owner, _), version in list(self._job_versions.items()) if owner == job]
+        return sorted(found, key=lambda version: version.number, reverse=True)
+
+    def due_jobs(self, now: int, /, *, host: str | None = None, limit: int = 100) -> list[Job]:
+        due = {job.id: job.next_due for job in list(self._jobs.values()) if job.next_due is not None}
+        found = [
+            job
+            for job in list(self._jobs.values())
+            if not job.paused
+            and not job.deleted
+            and due.get(job.id, now + 1) <= now
+            and (host is None or job.host in {None, host})
+        ]
+        return sorted(found, key=lambda job: due[job.id])[:limit]
+
+    def fire(self, job: JobId, firings: Sequence[Firing], /, *, was_due: int, next_due: int | None) -> bool:
+        with self._lock:
+            if job not in self._jobs or self._jobs[job].next_due != was_due:
+                return False
+            self._version += 1
+            last = max([was_due, *(firing.due for firing in firings)])
+            self._jobs[job] = replace(self._jobs[job], next_due=next_due, last_due=last)
+            for firing in firings:
+                self._firings.setdefault(_key(firing), firing)
+            return True
+
+    def add_firing(self, firing: Firing, /) -> bool:
+        with self._lock:
+            if _key(firing) in self._firings:
+                return False
+            self._version += 1
+            self._firings[_key(firing)] = firing
+            return True
+
+    def claim_firing(self, owner: str, now: int, /) -> Firing | None:  # noqa: ARG002  (kept with the row elsewhere)
+        with self._lock:
+            queued = [firing for firing in self._firings.values() if firing.state == "queued"]
+            if not queued:
+                return None
+            first = min(queued, key=lambda firing: (firing.due, firing.job))
+            self._version += 1
+            claimed = replace(first, state="running", token=first.token + 1, owner=owner)
+            self._firings[_key(first)] = claimed
+            return claimed
+
+    def end_firing(self, firing: Firing, /) -> bool:
+        with self._lock:
+            found = self._held(firing)
+            if found is None:
+                return False
+            self._version += 1
+            self._firings[_key(firing)] = replace(found, state=firing.state, reason=firing.reason, run=firing.run)
+            return True
+
+    def attach_run(self, firing: Firing, run: RunId, /) -> bool:
+        with self._lock:
+            found = self._held(firing)
+            if found is None:
+                return False
+            self._version += 1
+            self._firings[_key(firing)] = replace(found, run=run)
+            return True
+
+    def firings(self, job: JobId | None = None, /, *, states: Sequence[str] = (), limit: int = 50) -> list[Firing]:
+        found = [
+            firing
+            for firing in list(self._firings.values())
+            if job in {None, firing.job} and (not states or firing.state in states)
+        ]
+        return sorted(found, key=lambda firing: (-firing.due, firing.job))[:limit]
+
+    def _held(self, firing: Firing) -> Firing | None:
+        found = self._firings.get(_key(firing))
+        if found is None or found.token != firing.token or found.state not in UNDER_WAY:
+            return None
+        return found
+
+
+def _key(firing: Firing) -> tuple[str, int, bool]:
+    return firing.job, firing.due, firing.manual
+
+
+def _moment(execution: Execution) -> int:
+    moments = (execution.started, execution.queued, execution.ended)
+    return next((moment for moment in moments if moment is not None), 0)
+
+
+def _one(prefix: str, known: dict[str, Run] | dict[str, Execution] | dict[str, Job], word: str) -> str:
+    if not is_prefix(prefix):
+        raise NotFound(f"{prefix!r} is no {word}'s id.", "Write four or more of its letters.")
+    fitting = sorted(identifier for identifier in known if identifier.startswith(prefix))
+    if not fitting:
+        raise NotFound(f"There is no {word} {prefix}.")
+    if len(fitting) > 1:
+        shown = ", ".join(one[: len(prefix) + 4] for one in fitting[:3])
+        raise NotFound(f"Several {word}s begin with {prefix}: {shown}.", "Write more letters of its id.")
+    return fitting[0]

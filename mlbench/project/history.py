@@ -1,0 +1,341 @@
+"""Runs as people look at them: a table of them, and one with its steps and their values."""
+
+from __future__ import annotations
+
+import html
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from mlbench.core.errors import NotFound, ResultError, UsageError
+from mlbench.core.ids import Digest, RunId, short
+from mlbench.core.ports import BlobStore, Catalog
+from mlbench.core.records import Binding, Execution, Failure, Metric, Run, State
+from mlbench.runs.artifacts import Loader
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["NoSuchName", "RunView", "StepView", "as_frame"]
+
+_LONGEST_CHAIN = 100
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+class NoSuchName(NotFound, AttributeError):
+    """A step has no such name, or a run no such step."""
+
+    def __init__(self, message: str, remedy: str | None = None) -> None:
+        super().__init__(message, remedy)
+
+
+def as_frame(runs: Sequence[Run], metrics: Mapping[RunId, Sequence[Metric]]) -> pd.DataFrame:
+    """Return runs as a table, with a column for each parameter (`params.…`) and each metric (`metrics.…`)."""
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise UsageError(
+            "A table of runs needs pandas, which is not installed here.", "`pip install pandas`."
+        ) from error
+    head = {
+        "id": [run.id for run in runs],
+        "kind": [run.kind for run in runs],
+        "state": [run.state for run in runs],
+        "name": [run.name for run in runs],
+        "started": pd.to_datetime([run.started for run in runs], unit="ns", utc=True),
+        "duration": pd.to_timedelta([_nanoseconds(run) for run in runs], unit="ns"),
+    }
+    for prefix, rows in (
+        ("params", [dict(run.parameters) for run in runs]),
+        ("metrics", [last_values(metrics.get(run.id, ())) for run in runs]),
+    ):
+        for name in dict.fromkeys(name for row in rows for name in row):
+            head[f"{prefix}.{name}"] = [row.get(name) for row in rows]
+    return pd.DataFrame(head)
+
+
+def _nanoseconds(run: Run) -> int | None:
+    return None if run.ended is None else run.ended - run.started
+
+
+def last_values(metrics: Sequence[Metric]) -> dict[str, float]:
+    """Return each metric's last value, in the order in which they were first logged.
+
+    Examples
+    --------
+    >>> last_values([Metric(name="loss", value=0.9), Metric(name="rmse", value=2.0), Metric(name="loss", value=0.4)])
+    {'loss': 0.4, 'rmse': 2.0}
+    """
+    values: dict[str, float] = {}
+    for metric in metrics:
+        values[metric.name] = metric.value
+    return values
+
+
+def _instant(nanoseconds: int | None) -> datetime | None:
+    if nanoseconds is None:
+        return None
+    return datetime.fromtimestamp(nanoseconds // 1_000_000_000, UTC) + timedelta(
+        microseconds=nanoseconds % 1_000_000_000 // 1000
+    )
+
+
+class RunView:
+    """A run to look at: `view["train"]` is a step of it, `view["train"].model` a value.
+
+    Parameters
+    ----------
+    run
+        Its record, which `record` gives.
+    catalog, blobs
+        Where its executions and values are.
+    """
+
+    def __init__(self, run: Run, catalog: Catalog, blobs: BlobStore) -> None:
+        self.record = run
+        self._catalog = catalog
+        self._blobs = blobs
+        self._steps: dict[str, StepView] | None = None
+
+    @property
+    def id(self) -> RunId:
+        """The run's id."""
+        return self.record.id
+
+    @property
+    def kind(self) -> str:
+        """How it was started: `interactive`, `papermill` or `job`."""
+        return self.record.kind
+
+    @property
+    def name(self) -> str:
+        """What is shown of it."""
+        return self.record.name
+
+    @property
+    def state(self) -> State:
+        """What became of it."""
+        return self.record.state
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters that it was given."""
+        return dict(self.record.parameters)
+
+    @property
+    def started(self) -> datetime | None:
+        """When it began, in UTC."""
+        return _instant(self.record.started)
+
+    @property
+    def ended(self) -> datetime | None:
+        """When it ended, in UTC; `None` while it is under way."""
+        return _instant(self.record.ended)
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why it failed."""
+        return self.record.failure
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last value of each metric of the run and its steps."""
+        return last_values(self._catalog.metrics([self.id]).get(self.id, ()))
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The names of its steps, in the order of their cells."""
+        return tuple(self._known())
+
+    def __getitem__(self, step: str) -> StepView:
+        known = self._known()
+        if step not in known:
+            raise NoSuchName(f"Run {short(self.id)} has no step {step!r}.", _nearest(step, known, "steps"))
+        return known[step]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known())
+
+    def __len__(self) -> int:
+        return len(self._known())
+
+    def __contains__(self, step: object) -> bool:
+        return step in self._known()
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self._known())
+
+    def _known(self) -> dict[str, StepView]:
+        if self._steps is None:
+            # A notebook's own classes are used where it still defines them alike.
+            loader = Loader(self._blobs, vars(sys.modules["__main__"]))
+            latest: dict[str, Execution] = {}
+            for execution in self._catalog.executions(self.id):
+                before = latest.get(execution.step)
+                if before is None or _moment(execution) >= _moment(before):
+                    latest[execution.step] = execution
+            self._steps = {
+                step: StepView(execution, self._catalog, self._blobs, loader) for step, execution in latest.items()
+            }
+        return self._steps
+
+    def __repr__(self) -> str:
+        lines = [f"Run {short(self.id)}: {self.name}, {self.kind}, {self.state}{_span(self.record)}"]
+        lines += [f"  {view.step}: {view.state}{_names(view)}" for view in self._known().values()]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (view.step, view.state, ", ".join(view.names), ", ".join(f"{n} {v:.6g}" for n, v in view.metrics.items()))
+            for view in self._known().values()
+        ]
+        head = f"Run {short(self.id)}: {self.name}, {self.kind}, {self.state}{_span(self.record)}"
+        return _html_table(head, ("step", "state", "names", "metrics"), rows)
+
+
+class StepView:
+    """A step of a run: each name that it bound is an attribute, or an item where it is called as something here is."""
+
+    def __init__(self, execution: Execution, catalog: Catalog, blobs: BlobStore, loader: Loader) -> None:
+        self._execution = execution
+        self._catalog = catalog
+        self._blobs = blobs
+        self._loader = loader
+        self._origin: Execution | None = None
+        self._full: Execution | None = None
+
+    @property
+    def record(self) -> Execution:
+        """Its execution, with its messages."""
+        if self._full is None:
+            self._full = self._catalog.execution(self._execution.id)
+        return self._full
+
+    @property
+    def step(self) -> str:
+        """The step's name."""
+        return self._execution.step
+
+    @property
+    def state(self) -> State:
+        """What became of it."""
+        return self._execution.state
+
+    @property
+    def reason(self) -> str | None:
+        """Why it ended so, in one word."""
+        return self._execution.reason
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why it failed."""
+        return self._execution.failure
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last value of each metric that it logged."""
+        return last_values(self._made().metrics)
+
+    @property
+    def log(self) -> str:
+        """What it printed."""
+        record = self.record if self.record.messages or self.record.log else self._made()
+        if record.log is not None:
+            return self._blobs.get(Digest(record.log)).decode("utf-8", "replace")
+        messages = record.messages or self._catalog.execution(record.id).messages
+        texts = [message.get("text", "") for message in messages if message.get("output_type") == "stream"]
+        return "".join(text if isinstance(text, str) else "".join(text) for text in texts)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that it bound."""
+        return tuple(self._bound())
+
+    def __getitem__(self, name: str) -> Any:
+        bound = self._bound()
+        if name not in bound:
+            if not bound and self.state != "succeeded":
+                raise ResultError(
+                    f"Step {self.step} has no values: it is {self.state}.", "`.failure` and `.log` say more."
+                )
+            raise NoSuchName(f"Step {self.step} did not bind {name!r}.", _nearest(name, bound, "names"))
+        return self._loader.load(bound[name])
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") and name not in self._bound():
+            raise AttributeError(name)
+        return self[name]
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._bound()})
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._bound())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._bound()
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self._bound())
+
+    def _made(self) -> Execution:
+        """Return the execution that made the values: the step's own, or the one that it was reused from."""
+        if self._origin is None:
+            found = self._execution
+            for _ in range(_LONGEST_CHAIN):
+                if found.reused_from is None or found.binds:
+                    break
+                found = self._catalog.execution(found.reused_from)
+            self._origin = found
+        return self._origin
+
+    def _bound(self) -> dict[str, Binding]:
+        return {binding.name: binding for binding in self._made().binds}
+
+    def __repr__(self) -> str:
+        lines = [f"Step {self.step}: {self.state}"]
+        if self.failure is not None:
+            lines.append(f"  {self.failure.ename}: {_ANSI.sub('', self.failure.evalue)}")
+        lines += [f"  {name}: {text}" for name, text in self._texts()]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return _html_table(f"Step {self.step}: {self.state}", ("name", "value"), list(self._texts()))
+
+    def _texts(self) -> Iterator[tuple[str, str]]:
+        for name, binding in self._bound().items():
+            if binding.artifact is not None:
+                text = str(binding.artifact.preview.get("text") or binding.artifact.type)
+            else:
+                text = f"module {binding.module}" if binding.module else str(binding.problem)
+            yield name, text if len(text) <= 100 else f"{text[:99]}…"
+
+
+def _moment(execution: Execution) -> int:
+    return execution.started or execution.queued or execution.ended or 0
+
+
+def _span(run: Run) -> str:
+    seconds = _nanoseconds(run)
+    return "" if seconds is None else f", {seconds / 1e9:.1f} s"
+
+
+def _names(view: StepView) -> str:
+    return f" ({', '.join(view.names)})" if view.names else ""
+
+
+def _nearest(name: str, known: Mapping[str, Any], word: str) -> str:
+    if near := get_close_matches(name, known, 1, 0.5):
+        return f"Did you mean {near[0]!r}?"
+    return f"Its {word} are: {', '.join(known)}." if known else f"It has no {word}."
+
+
+def _html_table(head: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def row(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    body = "".join(row(cells, "td") for cells in rows)
+    return f"<p>{html.escape(head)}</p><table><thead>{row(columns, 'th')}</thead><tbody>{body}</tbody></table>"
