@@ -93,12 +93,12 @@ $(MADE)/venv:
 	@mkdir -p $(MADE) && touch $@
 
 # The front end's tools live in both worlds: jupyter-builder is a Python package, and Node may come as one.
-$(MADE)/tools: $(MADE)/venv hatch_build.py $(CONSTRAINTS)
+$(MADE)/tools: $(MADE)/venv hatch_build.py pyproject.toml $(CONSTRAINTS)
 	$(call install,editables $$($(BIN)/python -c 'import tomllib; print(*tomllib.loads(open("pyproject.toml").read())["build-system"]["requires"])'))
 	node="$$($(BIN)/python hatch_build.py)"; [ -z "$$node" ] || { $(call install,"$$node"); }
 	@touch $@
 
-node_modules/.made: package-lock.json $(MADE)/tools
+node_modules/.made: package-lock.json | $(MADE)/tools
 	npm ci --no-audit --no-fund
 	@touch $@
 
