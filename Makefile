@@ -94,7 +94,7 @@ $(MADE)/venv:
 
 # The front end's tools live in both worlds: jupyter-builder is a Python package, and Node may come as one.
 $(MADE)/tools: $(MADE)/venv hatch_build.py pyproject.toml $(CONSTRAINTS)
-	$(call install,editables $$($(BIN)/python -c 'import tomllib; print(*tomllib.loads(open("pyproject.toml").read())["build-system"]["requires"])'))
+	$(call install,$$($(BIN)/python -c 'import tomllib; print(*tomllib.loads(open("pyproject.toml").read())["build-system"]["requires"])'))
 	node="$$($(BIN)/python hatch_build.py)"; [ -z "$$node" ] || { $(call install,"$$node"); }
 	@touch $@
 
@@ -110,7 +110,7 @@ $(MADE)/bundle: node_modules/.made $(FRONT)
 # that replaces the former version would follow it and delete what was built.
 $(MADE)/install: $(MADE)/bundle pyproject.toml $(CONSTRAINTS) $(wildcard jupyter-config/*/* install.json)
 	rm -rf $(EXTENSION)
-	export SKIP_JUPYTER_BUILDER=1; $(call install,--no-build-isolation -e '.[dev]')
+	export SKIP_JUPYTER_BUILDER=1; $(call install,-e '.[dev]')
 	rm -rf $(EXTENSION) && ln -s $(abspath mlbench/labextension) $(EXTENSION)
 	@touch $@
 
