@@ -79,6 +79,10 @@ def unload_ipython_extension(shell: Any) -> None:
     kernel.unload(shell)
 
 
+def _jupyter_labextension_paths() -> list[dict[str, str]]:
+    return [{"src": "labextension", "dest": "mlbench"}]  # where `jupyter-builder develop` finds the page's half
+
+
 def __getattr__(name: str) -> Any:
     if name == "__version__":  # reading a distribution's metadata takes longer than all else here
         from importlib.metadata import PackageNotFoundError, version
