@@ -22,7 +22,7 @@ export function Preview({ preview, bundle }: IPreviewProps): JSX.Element | null 
     case 'estimator':
       return <Facts facts={objectOf(preview.parameters ?? preview.params)} />;
     case 'array':
-      return <Facts facts={rest(preview, ['kind', 'text', 'shape', 'dtype'])} />;
+      return <Facts facts={rest(preview, ['kind', 'text', 'shape', 'type'])} />;
     default: {
       const text = preview.text ?? preview.repr;
       return typeof text === 'string' ? <pre className="jp-mlb-Preview-text">{text}</pre> : null;
@@ -38,12 +38,15 @@ export function summary(type: string, preview: PartialJSONObject): string {
     ? ` ${shape.map(each => Number(each).toLocaleString('en-US')).join(' × ')}`
     : '';
   const kind =
-    preview.kind === 'array' && typeof preview.dtype === 'string' ? ` ${preview.dtype}` : '';
+    preview.kind === 'array' && typeof preview.type === 'string' ? ` ${preview.type}` : '';
   return `${short}${size}${kind}`;
 }
 
 function Frame({ preview }: { readonly preview: PartialJSONObject }): JSX.Element | null {
   const columns = listOf(preview.columns).map(nameOf);
+  const numeric = listOf(preview.columns).map(column =>
+    /int|float|decimal/i.test(said(objectOf(column).type))
+  );
   const rows = listOf(preview.rows ?? preview.head).slice(0, ROWS);
   const index = listOf(preview.index);
   if (!columns.length) {
@@ -69,7 +72,7 @@ function Frame({ preview }: { readonly preview: PartialJSONObject }): JSX.Elemen
               {columns.map((name, place) => {
                 const value = Array.isArray(row) ? row[place] : objectOf(row)[name];
                 return (
-                  <td key={place} className={typeof value === 'number' ? 'jp-mod-number' : ''}>
+                  <td key={place} className={numeric[place] ? 'jp-mod-number' : ''}>
                     {said(value)}
                   </td>
                 );
