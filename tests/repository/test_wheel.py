@@ -25,6 +25,11 @@ def run(command: list[str], **options: object) -> str:
     return str(answer.stdout) + str(answer.stderr)
 
 
+def with_tools() -> dict[str, str]:
+    """Return an environment in which npm finds the tools that are Python packages."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
 def without_node() -> dict[str, str]:
     """Return an environment whose PATH holds the system's own tools at most, and neither Node nor npm."""
     folders = os.environ["PATH"].split(os.pathsep)
@@ -55,7 +60,7 @@ def clone(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             (place / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, place / name)
     (place / "node_modules").symlink_to(root / "node_modules")
-    run(["npm", "run", "--silent", "build:prod"], cwd=place)
+    run(["npm", "run", "--silent", "build:prod"], cwd=place, env=with_tools())
     (place / "node_modules").unlink()
     return place
 
@@ -64,7 +69,11 @@ def clone(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def built(clone: Path, uv: str) -> dict[str, Path]:
     """Return a wheel and a source distribution of the clone."""
     python = ["--python", sys.executable]
-    run([uv, "build", "--no-build-isolation", *python, "--sdist", "--wheel", "--out-dir", "dist"], cwd=clone)
+    run(
+        [uv, "build", "--no-build-isolation", *python, "--sdist", "--wheel", "--out-dir", "dist"],
+        cwd=clone,
+        env=with_tools(),
+    )
     return {"wheel": next(clone.glob("dist/*.whl")), "sdist": next(clone.glob("dist/*.tar.gz"))}
 
 
