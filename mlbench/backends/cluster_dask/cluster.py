@@ -110,6 +110,8 @@ class DaskCluster:
             distributed = await asyncio.to_thread(_import_distributed)
             import dask.config
 
+            from mlbench.backends.cluster_dask import worker
+
             dask.config.set(_SETTINGS)
             logging.getLogger("distributed").setLevel(logging.ERROR)
             security = await asyncio.to_thread(distributed.Security.temporary)
@@ -118,10 +120,13 @@ class DaskCluster:
                 cluster = await distributed.LocalCluster(
                     n_workers=1, threads_per_worker=self._threads, processes=True, asynchronous=True,
                     host="127.0.0.1", protocol="tls://", security=security, memory_limit=None,
-                    dashboard_address=None, worker_dashboard_address=None, silence_logs=logging.ERROR)
+                    dashboard_address=None, worker_dashboard_address=None, silence_logs=logging.ERROR,
+                    scheduler_kwargs={"dashboard_address": "127.0.0.1:0"})
+                cluster.scheduler.http_server.stop()  # Dask starts it also without a dashboard
                 client = await distributed.Client(cluster, asynchronous=True, set_as_default=False)
                 await client.wait_for_workers(1, timeout=60)
-                client.subscribe_topic(_topic(), self._hear)
+                await client.register_plugin(worker.StepWorker())
+                client.subscribe_topic(worker.TOPIC, self._hear)
             except BaseException:
                 await _close_quietly(client, cluster)
                 raise
@@ -194,26 +199,26 @@ class DaskCluster:
             ending.cancel()
 
     async def _run(self, submitted: _Submitted) -> Execution:
-        from mlbench.backends.cluster_dask import supervisor
-
         task = submitted.task
         try:
             await self.start()
-        except Exception as error:  # whatever keeps a cluster from starting is the step's end
+        except Exception as error:  # noqa: BLE001  whatever keeps a cluster from starting is the step's end
             _log.exception("The cluster could not be started")
             return await self._end(submitted, Failure(
                 ename=type(error).__name__, evalue=f"The local cluster could not be started: {error}",
                 remedy="See `mlbench service status`, then run the cell again."))
         if submitted.cancelled is not None:
             return await self._end(submitted)
+        from mlbench.backends.cluster_dask import supervisor, worker
+
         submitted.future = self._client.submit(
-            supervisor.run_step, supervisor.Sealed(msgspec.msgpack.encode(task)), pure=False, retries=0,
+            worker.run_step, supervisor.Sealed(msgspec.msgpack.encode(task)), pure=False, retries=0,
             key=f"step-{task.execution}-{task.attempt}")
         try:
             return msgspec.json.decode(await submitted.future, type=Execution)
         except asyncio.CancelledError:  # Dask's FutureCancelledError is one
             current = asyncio.current_task()
-            if submitted.cancelled is None and current is not None and current.cancelling():
+            if current is not None and current.cancelling():
                 raise
             return await self._end(submitted)
         except Exception as error:  # noqa: BLE001  KilledWorker and its like: the step's end may be recorded all the same
@@ -288,12 +293,6 @@ def _import_distributed() -> Any:
     import distributed
 
     return distributed
-
-
-def _topic() -> str:
-    from mlbench.backends.cluster_dask.supervisor import TOPIC
-
-    return TOPIC
 
 
 async def _close_quietly(client: Any, cluster: Any) -> None:

@@ -131,8 +131,11 @@ class Values:
                 self._before[name] = (value, _fingerprint(value))
         self._dirty = self._written()
 
-    def changed(self) -> tuple[str, ...]:
-        """Return the names whose values are not what they were; names that are gone or changed by no code are not."""
+    def changed(self, *, bound: Collection[str] = ()) -> tuple[str, ...]:
+        """Return the names whose values are not what they were.
+
+        Names that are gone are not, nor those in `bound` that hold another object: the cell shows that it binds them.
+        """
         names = []
         written = self._written()
         for name, (value, before) in self._before.items():
@@ -140,7 +143,7 @@ class Values:
                 continue
             now = self._namespace[name]
             if now is not value:
-                if not _same_plain(now, value):
+                if name not in bound and not _same_plain(now, value):
                     names.append(name)
             elif name in self._large:
                 if written.get(name, 0) > self._dirty.get(name, 0):

@@ -109,8 +109,7 @@ class _Step:
         done: Json = {"ok": error is None and shown is None, "network": self._opened.network,
                       "files": msgspec.to_builtins(files), **self._drew(before)}
         if done["ok"]:
-            hidden = [name for name in given.changed() if name not in self._task.defs]
-            done["binds"] = msgspec.to_builtins(self._bind(hidden))
+            done["binds"] = msgspec.to_builtins(self._bind(given.changed(bound=self._shell.compile.bound)))
         else:
             done["failure"] = msgspec.to_builtins(self._failure(error, shown))
         return done
@@ -133,7 +132,8 @@ class _Step:
         self._shell.enter(task.step, task.source, namespace, self._say)
         for name, binding in task.inputs.items():
             namespace[name] = loader.load(binding)
-        given = Values(namespace, store=task.store, without=task.defs)
+        shown = (*task.defs, *task.quiet_defs, *task.changes)
+        given = Values(namespace, store=task.store, without=shown)
         if task.random:
             randomness.restore(task.random)
         return given, randomness.read_states()
@@ -153,7 +153,8 @@ class _Step:
         kept = self._blobs.put(randomness.to_bytes(after)) if draws and self._task.seeded else None
         return {"draws": draws, "random": kept}
 
-    def _bind(self, hidden: list[str]) -> list[Binding]:
+    def _bind(self, hidden: tuple[str, ...]) -> list[Binding]:
+        """Store the names that the cell binds, and those that it changed without showing it."""
         task, namespace = self._task, self._namespace
         quiet = frozenset(task.quiet_defs)
         names = [name for name in dict.fromkeys((*task.defs, *task.quiet_defs, *hidden)) if name in namespace]

@@ -10,7 +10,7 @@ import linecache
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from IPython.core.compilerop import CachingCompiler
@@ -66,6 +66,7 @@ class _Compiler(CachingCompiler):
 
     step = ""
     source = ""
+    bound: set[str] = set()  # noqa: RUF012  replaced when a cell is entered
 
     def code_name(self) -> str:
         """Return the file name that the cell's code objects carry: the same on every run, so that pickles are."""
@@ -87,14 +88,14 @@ class _Compiler(CachingCompiler):
         return name
 
     def ast_parse(self, source: str, filename: str = "<unknown>", symbol: str = "exec") -> ast.AST:
-        if filename != self.code_name():
-            return super().ast_parse(source, filename, symbol)
+        above = self._above if filename == self.code_name() else 0
         try:
             tree = super().ast_parse(source, filename, symbol)
         except SyntaxError as error:
-            move_down(error, self._above)
+            move_down(error, above)
             raise
-        return ast.increment_lineno(tree, self._above)
+        self.bound |= {name for node in ast.walk(tree) for name in _bound_by(node)}
+        return ast.increment_lineno(tree, above)
 
     def format_code_name(self, name: str) -> tuple[str, str] | None:
         """Return how a traceback calls a piece of code: `step train`, or `cell` for a helper of a plain cell."""
@@ -106,6 +107,20 @@ class _Compiler(CachingCompiler):
         return ("notebook", "cell") if _KERNEL_FILE.search(name) else None
 
     _above = 1
+
+
+def _bound_by(node: ast.AST) -> Iterator[str]:
+    """Yield the names that a piece of a cell binds for all to see."""
+    if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+        yield node.id
+    elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        yield node.name
+    elif isinstance(node, ast.alias):
+        yield (node.asname or node.name).partition(".")[0]
+    elif isinstance(node, ast.Global):
+        yield from node.names
+    elif isinstance(node, ast.ExceptHandler) and node.name:
+        yield node.name
 
 
 _STEP_FILE: Final = re.compile(r"<step (.+)>")
@@ -153,7 +168,7 @@ class ZMQInteractiveShell(InteractiveShell):
     def enter(self, step: str, source: str, namespace: dict[str, Any], say: Callable[[Json], None]) -> None:
         """Make a namespace the one that code runs in, and `__main__`'s."""
         self.source, self._say, self._process = source, say, os.getpid()
-        self.compile.step, self.compile.source = step, source
+        self.compile.step, self.compile.source, self.compile.bound = step, source, set()
         namespace["__name__"] = "__main__"
         namespace["__builtins__"] = builtins
         namespace.setdefault("__doc__", None)

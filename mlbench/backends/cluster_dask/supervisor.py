@@ -1,8 +1,8 @@
 """The worker's side: run one step in a process of its own, and write the record of its end.
 
-`run_step` is the one function that Dask calls. A step is bytes here: no code of a user is imported and nothing of a
-user's is unpickled. `cancel`, `pause` and `resume` are called in the worker's event loop while a thread is busy in
-`run_step`; they take effect at any moment of an execution, also before its process is there.
+A step is bytes here: no code of a user is imported and nothing of a user's is unpickled. `cancel`, `pause` and
+`resume` are called in the worker's event loop while a thread is busy in `supervise`; they take effect at any moment
+of an execution, also before its process is there.
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ from mlbench.core.messages import Environment, StepTask
 from mlbench.core.records import Binding, Execution, Failure, FileUse, Json, Metric, Reason, State
 from mlbench.runs.transcript import Transcript
 
-__all__ = ["TOPIC", "Sealed", "cancel", "close", "ended_record", "pause", "prepare", "resume", "run_step", "supervise"]
+__all__ = ["Sealed", "cancel", "close", "ended_record", "pause", "prepare", "resume", "supervise"]
 
-TOPIC: Final = "mlbench-news"
 _BATCH: Final = 0.05
 _EXIT_SECONDS: Final = 3.0
 _PIECE: Final = 1 << 18
@@ -55,7 +54,7 @@ class Sealed:
 
 @dataclass(slots=True)
 class _Running:
-    """What is known of an execution while `run_step` has it. Guarded by `_lock`."""
+    """What is known of an execution while `supervise` has it. Guarded by `_lock`."""
 
     process: int | None = None
     cancelled: Reason | None = None
@@ -69,18 +68,6 @@ _lock = threading.Lock()
 _running: dict[ExecutionId, _Running] = {}
 _refused: dict[ExecutionId, Reason] = {}
 _servers: list[StepServers] = []
-
-
-def run_step(sealed: Sealed) -> bytes:
-    """Run a step on a Dask worker; return the record of its end. Never raises."""
-    from distributed import get_worker
-
-    worker = get_worker()
-
-    def publish(execution: ExecutionId, news: list[Json]) -> None:
-        worker.log_event(TOPIC, {"execution": execution, "news": news})
-
-    return msgspec.json.encode(supervise(msgspec.msgpack.decode(sealed.data, type=StepTask), publish))
 
 
 def prepare(data: Sealed) -> None:
