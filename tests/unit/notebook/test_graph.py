@@ -25,7 +25,9 @@ class Case:
 LOAD = "%%step load\nrows = read()"
 CASES = [
     Case("a step reads what a step binds", (LOAD, "%%step fit\nm = train(rows)"), {"load > fit: reads rows"}),
-    Case("two names of one step are one edge", ("%%step a\nx = y = 1", "%%step b\nz = x + y"), {"a > b: reads x and y"}),
+    Case(
+        "two names of one step are one edge", ("%%step a\nx = y = 1", "%%step b\nz = x + y"), {"a > b: reads x and y"}
+    ),
     Case("independent steps", (LOAD, "%%step other\nx = 1")),
     Case("a step does not wait for those below", ("%%step b\nm = rows", LOAD)),
     Case("a plain cell between binds the name anew", (LOAD, "rows = []", "%%step fit\nm = rows")),
@@ -34,8 +36,16 @@ CASES = [
         (LOAD, "head = rows[:5]", "%%step fit\nm = head"),
         {"load > fit: reads head, which comes from it through a plain cell"},
     ),
-    Case("a plain cell between changes the value", (LOAD, "rows.append(1)", "%%step fit\nm = rows"), {"load > fit: reads rows"}),
-    Case("a plain cell that binds perhaps", (LOAD, "if t:\n    rows = 1", "%%step fit\nm = rows"), {"load > fit: reads rows"}),
+    Case(
+        "a plain cell between changes the value",
+        (LOAD, "rows.append(1)", "%%step fit\nm = rows"),
+        {"load > fit: reads rows"},
+    ),
+    Case(
+        "a plain cell that binds perhaps",
+        (LOAD, "if t:\n    rows = 1", "%%step fit\nm = rows"),
+        {"load > fit: reads rows"},
+    ),
     Case("a plain cell deletes the name", (LOAD, "del rows", "%%step fit\nm = rows")),
     Case(
         "a change in place is a new version",
@@ -60,7 +70,12 @@ CASES = [
     ),
     Case(
         "a function of a function",
-        ("def inner():\n    return scale", "def outer():\n    return inner()", "%%step s\nscale = 2", "%%step a\nm = outer()"),
+        (
+            "def inner():\n    return scale",
+            "def outer():\n    return inner()",
+            "%%step s\nscale = 2",
+            "%%step a\nm = outer()",
+        ),
         {"s > a: reads scale"},
     ),
     Case(
@@ -68,13 +83,20 @@ CASES = [
         ("def fit():\n    return scale", "%%step s\nscale = 2", "%%step a\nm = fit()\nscale = 3"),
         {"s > a: reads scale"},
     ),
-    Case("a function bound anew no longer counts", ("def f():\n    return x", "%%step s\nx = 1", "f = 3", "%%step a\nm = f")),
+    Case(
+        "a function bound anew no longer counts",
+        ("def f():\n    return x", "%%step s\nx = 1", "f = 3", "%%step a\nm = f"),
+    ),
     Case(
         "a function of a step",
         ("%%step make\ndef f():\n    return x", "%%step s\nx = 1", "%%step a\nm = f()"),
         {"make > a: reads f", "s > a: reads x"},
     ),
-    Case("a method of a plain class", ("class M:\n    def go(self):\n        return x", "%%step s\nx = 1", "%%step a\nm = M().go()"), {"s > a: reads x"}),
+    Case(
+        "a method of a plain class",
+        ("class M:\n    def go(self):\n        return x", "%%step s\nx = 1", "%%step a\nm = M().go()"),
+        {"s > a: reads x"},
+    ),
     Case("a builtin's name that a step binds", ("%%step a\nmax = 3", "%%step b\nm = max"), {"a > b: reads max"}),
     Case(
         "a step for its effects waits for all above",
@@ -85,7 +107,11 @@ CASES = [
             "other > publish: is run for its effects, after the steps above it",
         },
     ),
-    Case("loop variables are no results", (LOAD, "%%step send\nfor i in range(3):\n    send(i)"), {"load > send: is run for its effects, after the steps above it"}),
+    Case(
+        "loop variables are no results",
+        (LOAD, "%%step send\nfor i in range(3):\n    send(i)"),
+        {"load > send: is run for its effects, after the steps above it"},
+    ),
     Case("effects with --after none", (LOAD, "%%step publish --after none\nsend()")),
     Case(
         "effects with --after NAME",
@@ -115,7 +141,7 @@ CASES = [
         {"w > r: reads back, which comes from it through a plain cell"},
     ),
     Case("a module is not changed", ("import conf", "%%step a\nconf.x = 1\ny = 1", "%%step b\nz = conf.x")),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)
@@ -167,8 +193,10 @@ def test_numbers_of_cells_are_kept() -> None:
         (
             ("%%step a\nfrom math import *",),
             (1, 0),
-            "Cell 1: step a imports * from math, so what it binds cannot be known. "
-            "Name what it needs, or import * in a plain cell.",
+            (
+                "Cell 1: step a imports * from math, so what it binds cannot be known. "
+                "Name what it needs, or import * in a plain cell."
+            ),
         ),
     ],
 )
