@@ -24,12 +24,12 @@ export default [
       ],
       curly: ['error', 'all'],
       eqeqeq: 'error',
-      'no-restricted-properties': [
-        'error',
-        { property: 'innerHTML', message: 'Text goes through React or the rendermime registry.' }
-      ],
       'no-restricted-syntax': [
         'error',
+        {
+          selector: "AssignmentExpression[left.property.name='innerHTML']",
+          message: 'Text goes through React or the rendermime registry.'
+        },
         {
           selector: "JSXAttribute[name.name='dangerouslySetInnerHTML']",
           message: 'Text goes through React or the rendermime registry.'

@@ -59,33 +59,47 @@ const client: JupyterFrontEndPlugin<IMlbench> = {
 
 /** The notebooks that are open, each with what mlbench adds to it. */
 class OpenNotebooks {
-  constructor(app: JupyterFrontEnd, tracker: INotebookTracker, { client, news }: IMlbench) {
-    let install: Promise<string> | null = null;
-    const add = (panel: NotebookPanel) => {
-      const notebook = new OpenNotebook(panel, {
-        client,
-        news,
-        localPath: path => app.serviceManager.contents.localPath(path),
-        report: message => Notification.error(message),
-        openExecution: (execution, run, path) => {
-          void app.commands.execute(Commands.openRun, { run, path, execution });
-        }
-      });
-      this._known.set(panel, notebook);
-      install = install ?? client.status().then(status => status.install);
-      install.then(
-        line => notebook.isDisposed || notebook.setInstall(line),
-        () => (install = null)
-      );
-    };
-    tracker.forEach(add);
-    tracker.widgetAdded.connect((_, panel) => add(panel));
+  constructor(
+    private _app: JupyterFrontEnd,
+    tracker: INotebookTracker,
+    private _mlbench: IMlbench
+  ) {
+    tracker.forEach(panel => this.get(panel));
+    tracker.widgetAdded.connect((_, panel) => this.get(panel));
   }
 
   get(panel: NotebookPanel | null): OpenNotebook | null {
-    return (panel && this._known.get(panel)) || null;
+    if (!panel || panel.isDisposed) {
+      return null;
+    }
+    const known = this._known.get(panel) ?? this._add(panel);
+    this._known.set(panel, known);
+    return known;
   }
 
+  private _add(panel: NotebookPanel): OpenNotebook {
+    const { commands, serviceManager } = this._app;
+    const { client, news } = this._mlbench;
+    const notebook = new OpenNotebook(panel, {
+      client,
+      news,
+      localPath: path => serviceManager.contents.localPath(path),
+      report: message => Notification.error(message),
+      openExecution: (execution, run, path) => {
+        void commands.execute(Commands.openRun, { run, path, execution });
+      }
+    });
+    this._install = this._install ?? client.status().then(status => status.install);
+    this._install.then(
+      line => notebook.isDisposed || notebook.setInstall(line),
+      () => {
+        this._install = null;
+      }
+    );
+    return notebook;
+  }
+
+  private _install: Promise<string> | null = null;
   private _known = new WeakMap<NotebookPanel, OpenNotebook>();
 }
 

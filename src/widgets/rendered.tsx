@@ -4,17 +4,20 @@
 
 import type { IOutput } from '@jupyterlab/nbformat';
 import { OutputAreaModel, SimplifiedOutputArea } from '@jupyterlab/outputarea';
-import { IRenderMimeRegistry, MimeModel } from '@jupyterlab/rendermime';
+import { IRenderMime, IRenderMimeRegistry, MimeModel } from '@jupyterlab/rendermime';
 import { JSONExt, PartialJSONObject } from '@lumino/coreutils';
 import { Widget } from '@lumino/widgets';
 import * as React from 'react';
 
 import { IMounted, Mounted } from '../components/mounted';
+import { shownTypes, withoutLoading } from '../model/harmless';
 
 type Outputs = ReadonlyArray<PartialJSONObject>;
 
 export class Renderers {
-  constructor(private _rendermime: IRenderMimeRegistry) {}
+  constructor(rendermime: IRenderMimeRegistry) {
+    this._rendermime = rendermime.clone({ sanitizer: closed(rendermime.sanitizer) });
+  }
 
   /** An element that shows outputs. */
   readonly outputs = (key: string, outputs: Outputs): JSX.Element => (
@@ -48,7 +51,7 @@ export class Renderers {
           return;
         }
         shown = outputs;
-        model.fromJSON(outputs.map(({ transient, ...rest }) => rest as IOutput));
+        model.fromJSON(outputs.map(output => shownTypes(output) as IOutput));
       },
       dispose: () => {
         area.dispose();
@@ -67,6 +70,18 @@ export class Renderers {
       },
       dispose: () => renderer.dispose()
     };
+  };
+
+  private _rendermime: IRenderMimeRegistry;
+}
+
+/** A sanitiser that also leaves out what would load something. */
+function closed(sanitizer: IRenderMime.ISanitizer): IRenderMime.ISanitizer {
+  return {
+    allowCommandLinker: false,
+    allowNamedProperties: false,
+    getAutolink: () => sanitizer.getAutolink?.() ?? true,
+    sanitize: (dirty, options) => withoutLoading(sanitizer.sanitize(dirty, options))
   };
 }
 

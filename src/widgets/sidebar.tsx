@@ -59,6 +59,7 @@ export class Sidebar extends SidePanel {
     this._addSection('This notebook', 'steps', this._steps, this._stepsCount, null);
     this._addSection('Runs', 'runs', this._runs, this._runsCount, this._runsAction);
     this._addSection('Jobs', 'jobs', this._jobs, this._jobsCount, this._jobsAction);
+    (this.content as AccordionPanel).setRelativeSizes([3, 5, 3]);
     void this._restoreSections();
   }
 
