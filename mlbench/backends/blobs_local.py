@@ -21,7 +21,6 @@ import os
 import re
 import stat
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -245,7 +244,7 @@ class LocalBlobs:
 
     def _write(self, path: str, pieces: Sequence[tuple[int, Buffer]], size: int, *, durable: bool) -> None:
         """Make a file of pieces at offsets, complete or not at all."""
-        temporary = os.path.join(self._tmp, uuid.uuid4().hex)
+        temporary = os.path.join(self._tmp, os.urandom(16).hex())
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             try:

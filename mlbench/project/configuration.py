@@ -6,11 +6,9 @@ above the notebook, else it is in the user's data directory.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -181,6 +179,9 @@ def _sqlite(folder: Path) -> str:
 
 def _local_folder(store: Path) -> Path | None:
     """Return a folder on a local disk for a store's catalog, or None if there is none."""
+    import hashlib
+    import tempfile
+
     name = hashlib.blake2b(os.fsencode(store), digest_size=8).hexdigest()
     for temporary in (Path("/var/tmp"), Path(tempfile.gettempdir())):  # noqa: S108  (its folder is 0700 and checked)
         if not temporary.is_dir() or not os.access(temporary, os.W_OK) or file_system(temporary) in _NETWORK:

@@ -265,7 +265,7 @@ class StepView:
         return self._loader.load(bound[name])
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") and name not in self._bound():
+        if name.startswith("_") and ("_origin" not in vars(self) or name not in self._bound()):
             raise AttributeError(name)
         return self[name]
 

@@ -111,11 +111,11 @@ class _Writer:
         import pandas as pd
 
         dtype = array.dtype
+        if isinstance(dtype, pd.StringDtype):
+            return self._strings(array, dtype)
         if isinstance(array, pd.arrays.NumpyExtensionArray) or isinstance(dtype, np.dtype):
             values = array.to_numpy()
             return self._objects(values) if values.dtype.kind == "O" else {"type": "numpy", **self._array(values)}
-        if isinstance(dtype, pd.StringDtype):
-            return self._strings(array, dtype)
         if isinstance(dtype, pd.CategoricalDtype):
             return {
                 "type": "categories",
