@@ -104,6 +104,11 @@ class Channel:
                 self._sync()
                 self._connection.sendall(frame(message))
 
+    def begin(self) -> None:
+        """Say that the task has come: from now on the step has begun, and is not to begin again."""
+        assert self._connection is not None
+        self._connection.sendall(_BEGUN)
+
     def about_to_write(self, descriptor: int) -> None:
         """Keep stdout and stderr in order: called before Python writes to one of them."""
         if descriptor == self._writing_to or self._connection is None:
@@ -142,3 +147,4 @@ class Channel:
 
 
 _SYNC: Final = frame({"op": "sync"})
+_BEGUN: Final = frame({"op": "begun"})

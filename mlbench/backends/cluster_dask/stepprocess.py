@@ -66,6 +66,7 @@ def serve(handover: socket.socket) -> None:
 def main(channel: Channel) -> None:
     """Run the one step that comes over a channel."""
     task = channel.receive(StepTask)
+    channel.begin()
     _take_environment(task.environment.variables)
     sys.stdout, sys.stderr = open_stream(1, channel), open_stream(2, channel)
     faulthandler.enable(file=2)

@@ -39,6 +39,8 @@ from mlbench.runs.transcript import Transcript
 __all__ = ["Sealed", "cancel", "close", "ended_record", "pause", "prepare", "resume", "supervise"]
 
 _BATCH: Final = 0.05
+_STARTS: Final = 3
+"""How often a process is asked for: one may be gone before the step's task has reached it."""
 _EXIT_SECONDS: Final = 3.0
 _PIECE: Final = 1 << 18
 
@@ -182,6 +184,7 @@ class _Supervision:
         self._spool: IO[bytes] | None = None
         self._metrics: list[Json] = []
         self._tags: dict[str, str] = {}
+        self._begun = False
         self._done: Json | None = None
         self._status: Json | None = None
         self._timed_out = False
@@ -202,7 +205,7 @@ class _Supervision:
     # --- the process -------------------------------------------------------------------------------------------------
 
     def _process(self) -> None:
-        for attempt in range(2):
+        for attempt in range(_STARTS):
             if self._cancelled():
                 return
             server = _the_servers().get(self._task.environment)
@@ -217,7 +220,7 @@ class _Supervision:
                     pipes.close_theirs()
             except OSError:
                 pipes.close()
-                if attempt:
+                if attempt == _STARTS - 1:
                     raise
                 server.close()
                 continue
@@ -234,11 +237,11 @@ class _Supervision:
 
     def _attend(self, pipes: _Pipes) -> bool:
         """See one process through; return False if it ended before the task reached it."""
+        self._status = None
         process = self._meet(pipes)
         if process is None:
             return False
         try:
-            self._say({"type": "started", "started": self._started, "worker": self._worker()})
             threads = self._task.threads or max(1, available() // max(1, len(_running)))
             task = dataclasses.replace(self._task, threads=None if threads == available() else threads)
             with contextlib.suppress(BrokenPipeError, ConnectionError):  # ended already: its status says how
@@ -247,7 +250,7 @@ class _Supervision:
         finally:
             if self._status is None:
                 kill(process)
-        return True
+        return self._begun or self._timed_out or self._cancelled()
 
     def _meet(self, pipes: _Pipes) -> int | None:
         """Wait for the process's id; from then on it can be ended and paused."""
@@ -369,7 +372,10 @@ class _Supervision:
 
     def _handle(self, message: Json) -> None:
         kind = message["op"]
-        if kind == "output":
+        if kind == "begun":
+            self._begun = True
+            self._say({"type": "started", "started": self._started, "worker": self._worker()})
+        elif kind == "output":
             self._say_outputs(self._transcript.add(message["message"]))
         elif kind == "news":
             news = message["news"]
