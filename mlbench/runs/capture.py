@@ -5,7 +5,8 @@ in turn read; modules travel by name. One function of the notebook's own namespa
 functions captured share one globals dictionary with it, so that on the other side that dictionary is the namespace
 in which the cell runs, and a helper sees what the cell binds.
 
-Large arrays and frames do not travel: they are kept once in the store, and the capture holds their binding.
+Large arrays and frames do not travel: they are kept once in the store, and the capture holds their binding. The
+source of what travels goes along, so that a traceback shows a helper's lines.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextvars
 import functools
 import gc
 import io
+import linecache
 import pickle
 import sys
 import types
@@ -38,6 +40,7 @@ Keep = Callable[[Any], Json]
 """Keep a large value in the store and return its binding as JSON (see `mlbench.core.records.Binding`)."""
 
 _SENTINEL: Final = "__mlbench_sentinel__"
+_SOURCES: Final = "__mlbench_sources__"
 _FETCH: contextvars.ContextVar[Callable[[Json], Any]] = contextvars.ContextVar("mlbench_fetch")
 
 
@@ -97,7 +100,9 @@ def make(
     sentinel.__module__ = "__main__"
     kept: dict[int, Json] = {}
     try:
-        data = _dumps({_SENTINEL: sentinel, **wanted}, namespace, hidden, keep, kept)
+        sources: dict[str, str] = {}  # filled while what comes before it is packed
+        whole = {_SENTINEL: sentinel, **wanted, _SOURCES: sources}
+        data = _dumps(whole, namespace, hidden, keep, kept, sources)
     except Exception as error:
         problems = tuple(_problems(wanted, namespace, hidden))
         if not problems:
@@ -124,6 +129,9 @@ def install(data: bytes, blobs: BlobStore | None = None) -> dict[str, Any]:
         if collecting:
             gc.enable()
         _FETCH.reset(token)
+    for filename, source in names.pop(_SOURCES).items():
+        lines = source.splitlines(keepends=True)
+        linecache.cache[filename] = (len(source), None, lines, filename)
     namespace: dict[str, Any] = names.pop(_SENTINEL).__globals__
     namespace.update(names)
     return namespace
@@ -175,6 +183,17 @@ def _no_store(binding: Json) -> Any:
     raise CaptureError(f"The capture needs {binding.get('name')} from a store, and none is given.")
 
 
+def _code_of(make: Callable[..., types.CodeType], parts: tuple[Any, ...], filename: str) -> types.CodeType:
+    """Make a code object again that knows the cell it is from: cloudpickle forgets it."""
+    return make(*parts).replace(co_filename=filename)
+
+
+def _source(filename: str) -> dict[str, str]:
+    """Return the source of a cell, which no file holds: an entry of the line cache without a time."""
+    entry = linecache.cache.get(filename)
+    return {filename: "".join(entry[2])} if entry is not None and len(entry) == 4 and entry[1] is None else {}
+
+
 def _fetch(binding: Json) -> Any:
     return _FETCH.get()(binding)
 
@@ -189,8 +208,10 @@ def _dumps(
     without: frozenset[str],
     keep: Keep | None,
     kept: dict[int, Json],
+    sources: dict[str, str] | None = None,
 ) -> bytes:
     import cloudpickle
+    from cloudpickle.cloudpickle import _code_reduce
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """cloudpickle's, and what it lacks for notebooks."""
@@ -203,6 +224,11 @@ def _dumps(
                 if id(value) not in kept:
                     kept[id(value)] = keep(value)
                 return _fetch, (kept[id(value)],)
+            if type(value) is types.CodeType:
+                name = value.co_filename
+                if sources is not None and name not in sources:
+                    sources.update(_source(name))
+                return _code_of, (*_code_reduce(value), name)
             own = reduce_wrapper(value)
             if own is not None:
                 return own

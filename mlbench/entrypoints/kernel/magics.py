@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
 
 from mlbench.core.errors import UsageError
 from mlbench.entrypoints.kernel.session import Session
+from mlbench.notebook.step import usage
 
 __all__ = ["StepMagics"]
 
@@ -20,6 +20,7 @@ class StepMagics(Magics):
     def __init__(self, shell: Any, session: Session) -> None:
         super().__init__(shell)
         self.session = session
+        type(self).step.__doc__ = usage()  # what `%%step?` shows
 
     @cell_magic
     def step(self, line: str, cell: str) -> None:
@@ -33,9 +34,3 @@ class StepMagics(Magics):
         if len(words) > 1:
             raise UsageError("%cancel takes one step's name, or nothing.")
         self.session.cancel(words[0] if words else None)
-
-    def show_usage(self) -> None:
-        """Let `%%step?` show every option."""
-        from mlbench.notebook.step import usage
-
-        type(self).step.__doc__ = inspect.cleandoc(usage())

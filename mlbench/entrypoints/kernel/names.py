@@ -7,14 +7,14 @@ name that it read or bound, where it came from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mlbench.core.ids import ExecutionId
 from mlbench.entrypoints.kernel.pending import Placeholder, is_placeholder
 
-__all__ = ["ABSENT", "Absent", "Held", "Names", "Provided", "Source"]
+__all__ = ["ABSENT", "Absent", "Held", "Names", "Provided", "Settled", "Source"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,25 @@ class Absent:
 ABSENT: Final = Absent()
 Source = Provided | Held | Absent
 _MISSING: Final = object()
+
+
+class Settled(Mapping[str, Any]):
+    """A namespace without the names that are pending: for whoever must not wait for them."""
+
+    def __init__(self, namespace: dict[str, Any]) -> None:
+        self._namespace = namespace
+
+    def __getitem__(self, name: str) -> Any:
+        value = self._namespace[name]
+        if is_placeholder(value):
+            raise KeyError(name)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, value in list(self._namespace.items()) if not is_placeholder(value))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 @dataclass(slots=True)

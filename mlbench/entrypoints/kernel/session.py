@@ -25,7 +25,7 @@ from mlbench.entrypoints.kernel.display import Delivery, show_here
 from mlbench.entrypoints.kernel.errors import CellNotRun, shown_failure
 from mlbench.entrypoints.kernel.front import Front
 from mlbench.entrypoints.kernel.generators import Generators, Start
-from mlbench.entrypoints.kernel.names import Held, Names, Provided
+from mlbench.entrypoints.kernel.names import Held, Names, Provided, Settled
 from mlbench.entrypoints.kernel.pending import WAIT, Placeholder, Waits, is_placeholder, runs_a_step
 from mlbench.entrypoints.kernel.sources import environment
 from mlbench.entrypoints.kernel.submission import Track, defs_of, find_inputs, key_for
@@ -281,10 +281,9 @@ class Session:
                 self._tracks[record.id] = track
                 self.generators.rename(track.execution, record.id)
                 track.execution = record.id
-                if known is not None:  # the same cell again while it is on: what it has printed is under this one too
-                    track.queue[:0] = [dict(one) for one in (record.messages or ())]
-                else:
-                    track.queue.extend(dict(one) for one in record.messages)
+                if known is not None:  # the same cell again while it is on: what it printed goes under this one
+                    known.queue.clear()
+                track.queue.extend(dict(one) for one in record.messages if one["output_type"] != "error")
             self.run = record.run
             self._take_record(track, record)
         note = answer.get("note") or record.note
@@ -571,8 +570,8 @@ class Session:
             track = self._tracks.get(self._now(body["execution"]))
             if track is None:
                 return
-            track.error_seen |= any(one.get("output_type") == "error" for one in body["messages"])
-            track.queue.extend(body["messages"])
+            # A step's error is shown when its end is known, with what to do next.
+            track.queue.extend(one for one in body["messages"] if one["output_type"] != "error")
             self._news.notify_all()
             send = track.late and not track.running
         if send:
@@ -613,7 +612,10 @@ class Session:
             if record.state == "failed":
                 if track.late:
                     self._last_failure = (record.ended or time.time_ns()) / 1e9
-                if record.failure is not None and not track.error_seen:
+                if record.failure is None:
+                    track.queue.append({"output_type": "stream", "name": "stderr",
+                                        "text": f"Step {track.step} failed: {_why(record)}\n"})
+                else:
                     failure = shown_failure(record.failure, track.step, self._hint(record.failure))
                     track.queue.append({"output_type": "error", "ename": record.failure.ename,
                                         "evalue": record.failure.evalue,
@@ -707,7 +709,7 @@ class Session:
             location = find_store(self.front.notebook)
             self._store = location.path
             self._blobs = LocalBlobs(location.path)
-            self._loader = Loader(self._blobs, self.namespace)
+            self._loader = Loader(self._blobs, Settled(self.namespace))
             if location.notice:
                 self._say(location.notice)
         return self._store
@@ -748,7 +750,7 @@ class Session:
             return self._digest(value) != binding.artifact.digest
         prints = Fingerprint(self.namespace)
         try:
-            return prints.of(value) != prints.of(Loader(self._blobs, self.namespace).load(binding))
+            return prints.of(value) != prints.of(Loader(self._blobs, Settled(self.namespace)).load(binding))
         except Exception:  # noqa: BLE001  a value that cannot be compared counts as changed
             return True
 
@@ -834,7 +836,8 @@ def _names_in(answer: Any) -> list[str]:
 def _why(record: Execution) -> str:
     """Say in a few words why an execution did not succeed."""
     if record.failure is not None:
-        return f"{record.failure.ename}: {record.failure.evalue}"
+        text = f"{record.failure.ename}: {record.failure.evalue}".rstrip()
+        return text if text.endswith((".", "!", "?")) else f"{text}."
     if record.note:
         return record.note
     return {

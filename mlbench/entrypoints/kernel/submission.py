@@ -52,7 +52,6 @@ class Track:
     ended: bool = False
     running: bool = True
     start: Start | None = None
-    error_seen: bool = False
     queue: list[Json] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)
 

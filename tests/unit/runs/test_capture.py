@@ -86,7 +86,9 @@ def test_what_pickles_by_name_only_is_sent_by_value(notebook: Notebook) -> None:
 
 
 def test_an_instance_and_its_class_go_together(notebook: Notebook) -> None:
-    space = notebook("class Shape:\n    def __init__(self, n): self.n = n\n    def area(self): return self.n * side\nside = 2\ns = Shape(4)")
+    space = notebook(
+        "class Shape:\n    def __init__(self, n): self.n = n\n    def area(self): return self.n * side\n"
+        "side = 2\ns = Shape(4)")
     there = install(make({"s", "Shape"}, space).data)
     assert isinstance(there["s"], there["Shape"])
     there["side"] = 5
@@ -94,8 +96,8 @@ def test_an_instance_and_its_class_go_together(notebook: Notebook) -> None:
 
 
 @pytest.mark.parametrize(("make_value", "remedy"), [
-    (lambda path: open(path / "f.txt", "w"), "Open it inside the step"),
-    (lambda path: open(__file__), "Open it inside the step"),
+    (lambda path: (path / "f.txt").open("w"), "Open it inside the step"),
+    (lambda path: Path(__file__).open(), "Open it inside the step"),
     (lambda path: threading.Lock(), "Make it inside the step"),
     (lambda path: (i for i in range(3)), "list"),
     (lambda path: sqlite3.connect(":memory:"), "Connect inside the step"),
@@ -166,6 +168,21 @@ def test_the_shell_of_the_kernel_does_not_travel(notebook: Notebook) -> None:
     space["get_ipython"] = threading.Lock().acquire
     there = install(make({"show"}, space).data)
     assert "get_ipython" not in there
+
+
+def test_a_helpers_source_goes_along_for_tracebacks(notebook: Notebook) -> None:
+    import linecache
+
+    source = "def helper(v):\n    return v / 0\n"
+    name = "/tmp/ipykernel_1/2.py"
+    space = notebook("")
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    exec(compile(source, name, "exec"), space)
+    data = make({"helper"}, space).data
+    del linecache.cache[name]
+    there = install(data)
+    assert there["helper"].__code__.co_filename == name
+    assert linecache.getline(name, 2) == "    return v / 0\n"
 
 
 def test_functools_partial_of_a_method_goes(notebook: Notebook) -> None:

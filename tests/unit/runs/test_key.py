@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import types
@@ -42,7 +43,7 @@ print([Fingerprint(main.__dict__).of(main.__dict__[name]) for name in sys.argv[3
 def elsewhere(source: str, filename: str, seed: str) -> str:
     found = subprocess.run(
         [sys.executable, "-c", PROGRAM, source, filename, " ".join(NAMES)],
-        capture_output=True, text=True, check=True, timeout=60, env={**__import__("os").environ, "PYTHONHASHSEED": seed})
+        capture_output=True, text=True, check=True, timeout=60, env={**os.environ, "PYTHONHASHSEED": seed})
     return found.stdout
 
 
