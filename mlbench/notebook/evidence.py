@@ -104,6 +104,7 @@ _COPIERS = frozenset(
 _MODE = re.compile(r"[rwaxbtU+]{1,4}")
 _PATH_MAKERS = frozenset({"Path", "PurePath", "PosixPath", "pathlib.Path", "pathlib.PurePath", "os.path.join", "join"})
 _LONGEST_PATH = 1024
+_MOST_PARTS = 12
 
 
 def root_name(node: ast.expr) -> str | None:
@@ -270,7 +271,7 @@ def path_text(node: ast.expr, constants: Mapping[str, str] = {}) -> str | None:
     if isinstance(node, ast.JoinedStr):
         texts = [path_text(v.value if isinstance(v, ast.FormattedValue) else v, constants) for v in node.values]
         return "".join("{}" if t is None else t for t in texts)
-    if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Div, ast.Add)):
+    if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Div, ast.Add)) and len(operands(node)) <= _MOST_PARTS:
         left = path_text(node.left, constants)
         right = path_text(node.right, constants)
         if left is None or right is None:
@@ -280,6 +281,21 @@ def path_text(node: ast.expr, constants: Mapping[str, str] = {}) -> str | None:
         texts = [path_text(a, constants) for a in node.args]
         return posixpath.join(*(t for t in texts if t is not None)) if None not in texts else None
     return None
+
+
+def operands(node: ast.expr) -> list[ast.expr]:
+    """Return the operands of a chain of binary operators, first to last: a sum of a thousand is a thousand deep.
+
+    Examples
+    --------
+    >>> [ast.unparse(operand) for operand in operands(ast.parse("a + b * c + d", mode="eval").body)]
+    ['a', 'b * c', 'd']
+    """
+    rights: list[ast.expr] = []
+    while isinstance(node, ast.BinOp):
+        rights.append(node.right)
+        node = node.left
+    return [node, *reversed(rights)]
 
 
 def call_writes(call: ast.Call, constants: Mapping[str, str]) -> Iterator[str]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from itertools import pairwise
 
-from mlbench.notebook import scopes, syntax
+from mlbench.notebook import evidence, scopes, syntax
 from mlbench.notebook.scopes import FunctionNames
 from mlbench.notebook.state import BUILTINS, Names, State, join
 
@@ -100,14 +100,8 @@ class Expressions(Names):
         self.bind(node.target.id)
 
     def at_binop(self, node: ast.BinOp) -> None:
-        rights: list[ast.expr] = []
-        left: ast.expr = node
-        while isinstance(left, ast.BinOp):  # a sum of a thousand terms is a chain a thousand deep
-            rights.append(left.right)
-            left = left.left
-        self.expression(left)
-        for right in reversed(rights):
-            self.expression(right)
+        for operand in evidence.operands(node):
+            self.expression(operand)
 
     def at_boolop(self, node: ast.BoolOp) -> None:
         yes, no = self.condition(node)

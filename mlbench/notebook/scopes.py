@@ -147,6 +147,9 @@ def texts(nodes: Iterable[ast.AST], constants: Mapping[str, str] = {}) -> Iterat
             if whole and evidence.could_be_path(whole):
                 yield whole
                 continue
+            if isinstance(node, ast.BinOp):
+                stack.extend(evidence.operands(node))
+                continue
         stack.extend(ast.iter_child_nodes(node))
 
 
@@ -286,11 +289,7 @@ class _Body:
             self.store(node.id)
 
     def visit_binop(self, node: ast.BinOp) -> None:
-        left: ast.expr = node
-        while isinstance(left, ast.BinOp):  # a sum of a thousand terms is a chain a thousand deep
-            self.visit(left.right)
-            left = left.left
-        self.visit(left)
+        self.visit_all(evidence.operands(node))
 
     def visit_namedexpr(self, node: ast.NamedExpr) -> None:
         self.visit(node.value)
