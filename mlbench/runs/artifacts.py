@@ -248,7 +248,7 @@ def remedy(value: Any, error: BaseException | None = None) -> str:
     "is a generator, which can't be stored. Keep what it yields instead, as in `list(…)`."
     """
     whole = type_name(value)
-    if isinstance(error, RecursionError):
+    if isinstance(error, RecursionError) or isinstance(error and error.__cause__, RecursionError):
         return (
             f"({whole}) is nested too deeply to be stored. Keep it flat, as in a table of its parts, or raise "
             "the limit with `sys.setrecursionlimit(…)`."

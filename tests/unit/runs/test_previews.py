@@ -1,0 +1,125 @@
+"""Previews show enough to recognise a value by, and never fail."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mlbench.runs.previews import preview
+
+
+def test_a_frame_shows_its_shape_columns_types_what_is_missing_and_first_rows() -> None:
+    frame = pd.DataFrame(
+        {"delay": [1.5, np.nan] * 50, "carrier": ["AA", "B6"] * 50}, index=pd.Index(range(100), name="i")
+    )
+    found = preview(frame)
+    assert found["kind"] == "frame"
+    assert found["text"] == "DataFrame, 100 × 2"
+    assert found["shape"] == [100, 2]
+    assert found["columns"] == [
+        {"name": "delay", "type": "float64", "missing": 50},
+        {"name": "carrier", "type": "str", "missing": 0},
+    ]
+    assert len(found["rows"]) == 10
+    assert found["rows"][0] == ["1.5", "AA"]
+
+
+def test_a_series_shows_as_a_frame_of_one_column() -> None:
+    found = preview(pd.Series([1, 2], name="n"))
+    assert (found["kind"], found["shape"], found["text"]) == ("frame", [2], "Series, 2")
+
+
+def test_an_array_shows_its_shape_type_and_range() -> None:
+    found = preview(np.array([[1.0, np.nan], [-2.5, 4.0]], dtype="float32"))
+    assert (found["shape"], found["type"], found["min"], found["max"], found["missing"]) == (
+        [2, 2],
+        "float32",
+        -2.5,
+        4.0,
+        1,
+    )
+    assert preview(np.array([np.inf, 1.0]))["max"] == "inf"
+    assert preview(np.array([np.nan]))["min"] is None
+    assert "min" not in preview(np.array([], dtype=float))
+    assert preview(np.array(["a"]))["type"] == "<U1"
+
+
+def test_an_estimator_shows_its_class_and_parameters() -> None:
+    from sklearn.linear_model import LinearRegression, Ridge
+
+    found = preview(Ridge(alpha=0.5))
+    assert found["kind"] == "estimator"
+    assert found["class"].endswith(".Ridge")
+    assert found["parameters"]["alpha"] == "0.5"
+    assert found["fitted"] == []
+    assert "coef_" in preview(LinearRegression().fit([[1.0], [2.0]], [1.0, 2.0]))["fitted"]
+
+
+def test_a_figure_shows_as_a_small_picture_and_is_left_as_it_was() -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(20, 10), dpi=300)
+    figure.subplots().plot([1, 2])
+    canvas = figure.canvas
+    found = preview(figure)
+    picture = base64.b64decode(found["png"])
+    assert picture.startswith(b"\x89PNG")
+    assert int.from_bytes(picture[16:20]) <= 500
+    assert (figure.dpi, figure.canvas) == (300, canvas)
+
+
+def test_text_is_cut() -> None:
+    assert len(preview("x" * 10_000)["text"]) == 2000
+    assert len(preview(list(range(1_000_000)))["text"]) < 2000
+    assert preview(list(range(1_000_000)))["length"] == 1_000_000
+    assert len(preview({str(n): "y" * 1000 for n in range(1000)})["text"]) <= 2000
+
+
+class Odd:
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+class Claims:
+    """Has an estimator's methods, which do not work."""
+
+    def fit(self) -> None: ...
+
+    def get_params(self, *, deep: bool) -> Any:
+        raise TypeError
+
+
+WITHIN = [
+    Odd(),
+    Claims(),
+    [Odd()],
+    pd.DataFrame({"a": [Odd()]}),
+    pd.DataFrame(),
+    pd.DataFrame([[1, 2]], columns=["x", "x"]),
+    pd.DataFrame({("a", 1): [1]}),
+    np.array([{}], dtype=object),
+    np.array(1),
+    type(Odd()),
+    len,
+    json,
+    "\ud800",
+    b"\xff",
+    float("nan"),
+    None,
+]
+
+
+@pytest.mark.parametrize("value", WITHIN, ids=lambda value: type(value).__name__)
+def test_whatever_the_value_there_is_a_preview_that_json_can_carry(value: Any) -> None:
+    found = preview(value)
+    assert found["kind"] in {"frame", "array", "estimator", "figure", "module", "text"}
+    assert isinstance(found["text"], str)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
