@@ -15,7 +15,7 @@ REGISTRIES = re.compile(
     r"registry\.npmjs|registry\.yarnpkg|pypi\.org/simple|files\.python"
     r"hosted|index-url\s*[=:]|\"resolved\":\s*\"http"
 )
-OWN_PATHS = re.compile(r"(?<![\w.])/(?:home|Users|root|work|farm)" + r"/[\w.-]+/")
+OWN_PATHS = re.compile(r"(?<![\w.])/(?:home|Users|root|work|farm)/(?!me/)[\w.-]+/")
 
 
 @pytest.fixture(scope="module")
