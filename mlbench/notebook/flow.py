@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from mlbench.notebook import evidence, scopes
@@ -360,6 +361,9 @@ class Flow(Expressions):
     def on_functiondef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         self._definition(node)
         function = scopes.function_names(node, self.imports, lazy_annotations=self.lazy_annotations)
+        types = frozenset[str]().union(*self.hidden)  # a generic class's, which its methods see
+        if types & function.reads:
+            function = replace(function, reads=function.reads - types)
         if self.klass is not None:
             self.klass.methods |= function
         self.bind(node.name, functions=(function,))

@@ -576,10 +576,11 @@ def test_a_cell_nested_too_deeply_to_follow_gives_every_name_it_mentions() -> No
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="type parameters came with Python 3.12")
 def test_type_parameters_are_not_read_from_outside() -> None:
     found = analyse(
-        "type Pair[T] = tuple[T, Other]\ndef f[T: Bound](x: T) -> T:\n    return T\nclass A[T](Base[T]):\n    x: T"
+        "type Pair[T] = tuple[T, Other]\ndef f[T: Bound](x: T) -> T:\n    return T\n"
+        "class A[T](Base[T]):\n    x: T\n    def m(self) -> T:\n        return T"
     )
     assert found.reads == {"Bound", "Base"}
-    assert found.late == {"Other"}
+    assert found.late == {"Bound", "Other"}
 
 
 def test_plain_python_does_not_import_ipython() -> None:
