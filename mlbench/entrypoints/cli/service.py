@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import click
 
@@ -24,22 +26,45 @@ def status(as_json: bool) -> None:
     from mlbench.backends.service_socket import Door, connect
 
     pid = Door.find().alive()
-    facts: dict[str, object] = {"running": pid is not None, "pid": pid}
+    facts: dict[str, Any] = {"running": pid is not None, "pid": pid}
     if pid is not None:
         with connect(role="cli", start=False) as client:
-            told = client.request("status")
-            facts.update(version=client.service.version, **(told if isinstance(told, dict) else {}))
+            facts |= {"version": client.service.version, **client.request("status")}
     facts["autostart"] = autostart.describe()
     if as_json:
         print_json(facts)
         return
     shown = output.table("", "")
     shown.show_header = False
-    for name, value in facts.items():
-        if value not in (None, [], {}):
-            text = ("yes" if value else "no") if isinstance(value, bool) else str(value)
-            shown.add_row(plain(name.replace("_", " ")), plain(text))
+    for name, value in _lines(facts):
+        shown.add_row(name, plain(value))
     console().print(shown)
+
+
+def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what a person wants to know of the service, one line each."""
+    if not facts["running"]:
+        yield "service", "not running: it starts by itself when it is needed"
+        yield "autostart", facts["autostart"]
+        return
+    since = f", started {output.ago(facts['since'])}" if facts.get("since") else ""
+    yield "service", f"running{since}, process {facts['pid']}, mlbench {facts['version']}"
+    if facts.get("retired"):
+        yield "", "a newer mlbench has taken over: it ends with what is under way"
+    steps = facts.get("executions") or []
+    yield "steps", f"{len(steps)} under way" if steps else "none under way"
+    for step in steps:
+        yield "", f"{step.get('step')} {step.get('state')}"
+    jobs = facts.get("jobs") or 0
+    yield "jobs", f"{jobs} under way" if jobs else "none under way"
+    for store in facts.get("stores") or []:
+        count = store.get("schedules") or 0
+        yield "store", f"{store.get('path')}" + (f", {count} scheduled" if count else "")
+    yield "workers", "running" if (facts.get("cluster") or {}).get("running") else "none: they start when needed"
+    for name in ("socket", "log"):
+        if facts.get(name):
+            yield name, str(facts[name])
+    yield "autostart", facts["autostart"]
 
 
 @service.command(epilog="Example: mlbench service start")
