@@ -8,8 +8,10 @@ const transformed = [
   '@marijn',
   '@microsoft/',
   '@rjsf/',
+  'color',
   'exenv-es6',
   'lib0',
+  'marked',
   'nanoid',
   'style-mod',
   'vscode-ws-jsonrpc',
@@ -21,8 +23,6 @@ const transformed = [
 module.exports = {
   ...config,
   testRegex: 'src/.*/.*\\.spec\\.tsx?$',
-  transform: {
-    ...config.transform
-  },
+  reporters: ['default'],
   transformIgnorePatterns: [`/node_modules/(?!${transformed}).+`]
 };

@@ -46,6 +46,9 @@ export function withoutLoading(html: string): string {
       const value = node.getAttribute(name);
       if (value !== null && !/^\s*(data:image\/(png|jpeg|gif);|attachment:)/i.test(value)) {
         node.removeAttribute(name);
+        if (node.tagName === 'IMG') {
+          node.replaceWith(node.getAttribute('alt') ?? '');
+        }
       }
     }
     for (const { name } of [...node.attributes]) {

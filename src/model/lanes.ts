@@ -26,17 +26,17 @@ export interface ILanes {
 /** Lay the steps out; a parent that is not above its child is left out of the picture. */
 export function layOut(steps: ReadonlyArray<ILaneStep>): ILanes {
   const rows = new Map(steps.map((step, row) => [step.name, row]));
-  const edges: ILaneEdge[] = [];
+  const edges = shortened(
+    steps.map(step =>
+      [...new Set(step.parents)]
+        .map(parent => rows.get(parent))
+        .filter((row): row is number => row !== undefined)
+    )
+  );
   const lastChild: number[] = steps.map((_, row) => row);
-  steps.forEach((step, to) => {
-    for (const parent of new Set(step.parents)) {
-      const from = rows.get(parent);
-      if (from !== undefined && from < to) {
-        edges.push({ from, to });
-        lastChild[from] = to;
-      }
-    }
-  });
+  for (const { from, to } of edges) {
+    lastChild[from] = Math.max(lastChild[from], to);
+  }
   const lanes: number[] = [];
   // For each lane, the rows strictly between its dots that a line runs through, and whose line it is.
   const lines: { lane: number; first: number; last: number; from: number; to: number }[] = [];
@@ -49,7 +49,6 @@ export function layOut(steps: ReadonlyArray<ILaneStep>): ILanes {
       if (lanes[above] === lane && lastChild[above] > row && !parents.includes(above)) {
         return false;
       }
-      // A parent with children further down keeps its lane free only for the first of them.
     }
     return parents.every(from => {
       const column = Math.max(lane, lanes[from]);
@@ -77,4 +76,17 @@ export function layOut(steps: ReadonlyArray<ILaneStep>): ILanes {
     }
   });
   return { lanes, edges, width: lanes.length ? Math.max(...lanes) + 1 : 0 };
+}
+
+/** The edges that no longer way stands for: who waits for a child of a step waits for that step too. */
+function shortened(parents: ReadonlyArray<ReadonlyArray<number>>): ILaneEdge[] {
+  const above: Set<number>[] = [];
+  const edges: ILaneEdge[] = [];
+  parents.forEach((given, to) => {
+    const direct = given.filter(from => from < to);
+    const further = new Set(direct.flatMap(from => [...above[from]]));
+    above.push(new Set([...direct, ...further]));
+    edges.push(...direct.filter(from => !further.has(from)).map(from => ({ from, to })));
+  });
+  return edges;
 }

@@ -36,22 +36,20 @@ export class CellMark extends ReactWidget {
     const execution = steps.executionOf(this.cell);
     const kind = steps.kernelKind;
     const lacks = (kind === 'not-loaded' || kind === 'lacks-mlbench') && this._showsNotice();
-    this.toggleClass('jp-mod-notice', lacks);
-    if (lacks) {
-      return <Notice kind={kind} install={rest.install} onInsert={rest.onInsertLoad} />;
-    }
-    if (!execution) {
-      return null;
-    }
     return (
-      <Pill
-        execution={execution}
-        waitsFor={steps.waiting(execution)}
-        isAwaited={steps.waitsFor === execution.id}
-        onOpen={() => rest.onOpen(execution.id, execution.run)}
-        onCancel={() => rest.onCancel(execution.id)}
-        onStopWaiting={() => rest.onStopWaiting(execution.id)}
-      />
+      <>
+        {lacks && <Notice kind={kind} install={rest.install} onInsert={rest.onInsertLoad} />}
+        {execution && (
+          <Pill
+            execution={execution}
+            waitsFor={steps.waiting(execution)}
+            isAwaited={steps.waitsFor === execution.id}
+            onOpen={() => rest.onOpen(execution.id, execution.run)}
+            onCancel={() => rest.onCancel(execution.id)}
+            onStopWaiting={() => rest.onStopWaiting(execution.id)}
+          />
+        )}
+      </>
     );
   }
 }
