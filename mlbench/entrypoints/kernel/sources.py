@@ -9,6 +9,7 @@ import os
 import site
 import sys
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 from mlbench.core.messages import Environment
@@ -16,6 +17,7 @@ from mlbench.core.messages import Environment
 __all__ = ["environment", "file_of", "local_modules", "user_key"]
 
 _LEFT_OUT = ("JPY_", "MLBENCH_RUN", "MLBENCH_ENGINE")
+_NEVER_LOCAL = sys.stdlib_module_names | {"mlbench"}
 
 
 def environment(preload: tuple[str, ...]) -> Environment:
@@ -50,8 +52,7 @@ def file_of(module: str, folders: Iterable[Path]) -> Path | None:
     if not isinstance(origin, str) or not origin.endswith(".py"):
         return None
     path = Path(origin).resolve()
-    installed = [Path(one).resolve() for one in (sys.prefix, sys.base_prefix, *site.getsitepackages())]
-    if any(path.is_relative_to(one) for one in installed):
+    if _is_installed(path):
         return None
     return path if any(path.is_relative_to(folder) for folder in folders) else None
 
@@ -66,13 +67,13 @@ def local_modules(modules: Iterable[str], folders: Iterable[str]) -> dict[str, s
     folders
         The notebook's folder, and those of `sys.path` that are no installation.
     """
-    roots = [Path(one).resolve() for one in folders if one]
+    roots = [path for path in (Path(one).resolve() for one in dict.fromkeys(folders) if one) if not _is_installed(path)]
     digests: dict[str, str] = {}
     todo = [name for name in modules if name]
     seen: set[str] = set()
     while todo:
         name = todo.pop()
-        if name in seen:
+        if name in seen or name.partition(".")[0] in _NEVER_LOCAL:
             continue
         seen.add(name)
         parent = name.rpartition(".")[0]
@@ -82,14 +83,32 @@ def local_modules(modules: Iterable[str], folders: Iterable[str]) -> dict[str, s
         if path is None:
             continue
         try:
-            source = path.read_bytes()
-            tree = ast.parse(source)
+            state = path.stat()
+            package = name if path.name == "__init__.py" else parent
+            digests[name], imported = _read(path, state.st_mtime_ns, state.st_size, package)
         except (OSError, SyntaxError, ValueError):
             continue
-        digests[name] = hashlib.blake2b(ast.dump(tree).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-        package = name if path.name == "__init__.py" else parent
-        todo.extend(_imported(tree, package))
+        todo.extend(imported)
     return digests
+
+
+@lru_cache(maxsize=1024)
+def _read(path: Path, modified: int, size: int, package: str) -> tuple[str, tuple[str, ...]]:
+    """Return the digest of a source file, comments and layout aside, and what it imports; once for each state."""
+    tree = ast.parse(path.read_bytes())
+    digest = hashlib.blake2b(ast.dump(tree).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return digest, tuple(_imported(tree, package))
+
+
+@lru_cache(maxsize=1024)
+def _is_installed(path: Path) -> bool:
+    """Say whether a path lies in an installation of Python: its versions are part of the key, not its sources."""
+    return any(path.is_relative_to(one) for one in _installations())
+
+
+@lru_cache(maxsize=1)
+def _installations() -> tuple[Path, ...]:
+    return tuple(Path(one).resolve() for one in (sys.prefix, sys.base_prefix, *site.getsitepackages()))
 
 
 def _imported(tree: ast.AST, package: str) -> list[str]:
