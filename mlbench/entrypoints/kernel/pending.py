@@ -172,8 +172,10 @@ class Waits(ast.NodeTransformer):
 
     def visit(self, node: ast.AST) -> ast.AST:
         """Transform a cell (IPython's protocol; only whole modules come here)."""
-        first = self._begin(node) if isinstance(node, ast.Module) else None
-        if first is None or not isinstance(node, ast.Module) or not node.body:
+        if not isinstance(node, ast.Module):
+            return node
+        first = self._begin(node)
+        if first is None or not node.body:
             return node
         body: list[ast.stmt] = [_wait(node.body[0], first)] if first else []
         waited: set[str] = set()

@@ -106,7 +106,7 @@ class Session:
         self._loader: Any = None
         self._store: Path | None = None
         self.run: RunId | None = None
-        self._sources: list[str] = []
+        self._sources: dict[str, str] = {}  # each cell as it was run last, in the order of these runs
         self._last_failure: float | None = None
         self._parameter_names: tuple[str, ...] = ()
         self.before_context: Any = None
@@ -120,7 +120,9 @@ class Session:
         self.front.cell_starts(info)
         if info is None or not getattr(info, "raw_cell", "").strip():
             return
-        self._sources.append(info.raw_cell)
+        cell = self.front.cell_id() or info.raw_cell
+        self._sources.pop(cell, None)
+        self._sources[cell] = info.raw_cell
         self.names.sync()
         self._apply_news()
         if "parameters" in self.front.tags():
@@ -173,9 +175,10 @@ class Session:
 
     def _needs(self, reads: Collection[str]) -> list[str]:
         pending = self.names.pending()
+        reached = sorted(pending & reach(reads, self.namespace, inert=is_placeholder))
         if _DYNAMIC & set(reads):
-            return sorted(pending)
-        return sorted(pending & reach(reads, self.namespace, inert=is_placeholder))
+            return [*reached, *(_PERHAPS + name for name in sorted(pending) if name not in reached)]
+        return reached
 
     def _read_parameters(self, source: str) -> None:
         from mlbench.notebook import parameters
@@ -254,7 +257,7 @@ class Session:
             deletes=tuple(sorted(names.deletes)), changes=tuple(sorted(names.changes)), surroundings=surroundings,
             random=track.start.states if track.start else None, random_from=track.start.after if track.start else None,
             seeded=self.generators.seeded, parameters=self._parameter_values(),
-            new_run=self._new_run, supersedes=supersedes, key=key, cells=tuple(self._sources),
+            new_run=self._new_run, supersedes=supersedes, key=key, cells=tuple(self._sources.values()),
         )
         try:
             answer = service.request("submit", submission)
@@ -369,11 +372,16 @@ class Session:
             if name.startswith(_EXECUTION):
                 self.wait_for(self._tracks[self._now(ExecutionId(name.removeprefix(_EXECUTION)))])
                 continue
+            perhaps, name = name.startswith(_PERHAPS), name.removeprefix(_PERHAPS)  # noqa: PLW2901
             execution = self.names.provider(name)
             if execution is None or not is_placeholder(self.namespace.get(name)):
                 continue
             track = self._tracks[self._now(execution)]
-            self.names.settle(name, self.value_of(track, name))
+            try:
+                self.names.settle(name, self.value_of(track, name))
+            except (StepFailed, ResultError):
+                if not perhaps:
+                    raise
 
     def value_of(self, track: Track, name: str) -> Any:
         """Return the value that an execution gives a name, when it has ended.
@@ -805,6 +813,8 @@ class Session:
 
 _EXECUTION: Final = "execution:"
 """Before an execution's id where a wait is for it as a whole; no name has a colon."""
+_PERHAPS: Final = "?"
+"""Before a name that a cell may read, for all that can be told: it is waited for, and may have no value."""
 _DYNAMIC: Final = frozenset({"eval", "exec", "globals", "locals"})
 
 
