@@ -93,8 +93,8 @@ def local_modules(modules: Iterable[str], folders: Iterable[str]) -> dict[str, s
 
 
 @lru_cache(maxsize=1024)
-def _read(path: Path, modified: int, size: int, package: str) -> tuple[str, tuple[str, ...]]:
-    """Return the digest of a source file, comments and layout aside, and what it imports; once for each state."""
+def _read(path: Path, modified: int, size: int, package: str) -> tuple[str, tuple[str, ...]]:  # noqa: ARG001
+    """Return the digest of a source file, comments and layout aside, and what it imports; once for each state of it."""
     tree = ast.parse(path.read_bytes())
     digest = hashlib.blake2b(ast.dump(tree).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     return digest, tuple(_imported(tree, package))
