@@ -209,6 +209,8 @@ class ServiceClient:
             while data := connection.socket.recv(1 << 18):
                 for message in connection.decoder.feed(data):
                     self._handle(message)
+        except ConnectionError:
+            pass  # it was killed: its end of the socket is gone, which reads as an end or as a reset
         except OSError as error:
             problem = f"The connection to the mlbench service broke: {error.strerror or error}."
         except ServiceError as error:

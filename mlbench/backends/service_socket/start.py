@@ -29,7 +29,7 @@ from mlbench.backends.service_socket.frames import Decoder, encode, read_error
 from mlbench.core.errors import ServiceError
 from mlbench.core.messages import PROTOCOL
 
-__all__ = ["Connection", "dial", "end_by_force", "service_environment"]
+__all__ = ["Connection", "dial", "end_by_force", "retire_older", "service_environment"]
 
 GREETING_TIMEOUT: Final = 10.0
 """Seconds for the first answer of a service that is there."""
@@ -62,8 +62,8 @@ def dial(
 ) -> Connection:
     """Return a connection to this user's service, which is started if there is none.
 
-    A service of another version is met as the design says: an older one is told to retire and ours starts beside it;
-    a newer one is spoken to, if it still speaks our protocol.
+    A newer version's service is spoken to, if it still speaks our protocol; an older one's is told to retire by ours,
+    which starts beside it.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def _ours(door: Door, role: Role) -> Connection | None:
 
 
 def _newer(door: Door, role: Role) -> Connection | None:
-    """Return a connection to a newer version's service, and tell older ones to retire."""
+    """Return a connection to a newer version's service, if there is one."""
     for path in door.others():
         connection = _greet(path, door, role)
         if connection is None:
@@ -128,11 +128,25 @@ def _newer(door: Door, role: Role) -> Connection | None:
                 return connection
             connection.close()
             raise ServiceError(problem, "Update mlbench in this kernel's environment, then restart the kernel.")
-        if not theirs.retired:
-            connection.socket.sendall(encode({"n": 1, "op": "retire", "body": {"version": door.version}}))
-            _answer(connection.socket, connection.decoder, path)
         connection.close()
     return None
+
+
+def retire_older(door: Door) -> list[str]:
+    """Tell the services of older versions to take no new work, and to end with what they have; return the versions."""
+    told = []
+    for path in door.others():
+        connection = _greet(path, door, "service")
+        if connection is None:
+            continue
+        theirs = connection.info
+        if version_key(theirs.version) < version_key(door.version) and not theirs.retired:
+            connection.socket.settimeout(GREETING_TIMEOUT)
+            connection.socket.sendall(encode({"n": 1, "op": "retire", "body": {"version": door.version}}))
+            _answer(connection.socket, connection.decoder, path)
+            told.append(theirs.version)
+        connection.close()
+    return told
 
 
 def _greet(path: Path, door: Door, role: Role) -> Connection | None:

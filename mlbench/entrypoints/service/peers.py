@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -23,7 +24,10 @@ GREETING: Final = 10.0
 """Seconds in which a connection has to say who it is."""
 
 MOST_UNREAD: Final = 64 << 20
-"""Bytes that may wait for one peer; beyond, it is dropped: it can come back and ask for what it has missed."""
+"""Bytes that may wait for one peer: beyond, it is dropped, and can come back and ask for what it has missed."""
+
+UNREAD_FOR: Final = 2.0
+"""Seconds for which there may be more: a burst is none of the peer's making."""
 
 OLDEST_PROTOCOL: Final = max(1, PROTOCOL - 1)
 
@@ -58,6 +62,7 @@ class Peer:
         self._writer = writer
         self._greet = greet
         self._handle = handle
+        self._behind_since: float | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return what `status` says of this peer."""
@@ -75,7 +80,13 @@ class Peer:
         if self._writer.is_closing():
             return
         self._writer.write(frame)
-        if self._writer.transport.get_write_buffer_size() > MOST_UNREAD:
+        unread = self._writer.transport.get_write_buffer_size()
+        if unread <= MOST_UNREAD:
+            self._behind_since = None
+            return
+        now = time.monotonic()
+        self._behind_since = self._behind_since or now
+        if now - self._behind_since > UNREAD_FOR or unread > 8 * MOST_UNREAD:
             logger.warning("Process %s (%s) does not read its news and was dropped", self.pid, self.role)
             self._writer.transport.abort()
 

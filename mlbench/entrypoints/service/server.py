@@ -18,6 +18,7 @@ import msgspec
 
 from mlbench.backends.owners import is_alive, owner_of_this_process
 from mlbench.backends.service_socket.door import Door, ServiceInfo
+from mlbench.backends.service_socket.start import retire_older
 from mlbench.core.errors import MlbenchError, NotFound, ServiceError
 from mlbench.core.ids import ExecutionId, RunId, new_id
 from mlbench.core.messages import PROTOCOL, KernelHello, Submission
@@ -113,6 +114,7 @@ class Service:
         server = await asyncio.start_unix_server(self._welcome, sock=listening, limit=1 << 20)
         ready()
         logger.info("mlbench service %s, process %s, listens at %s", self.info.version, self.info.pid, self.door.socket)
+        self._spawn(self._retire_older())
         self._spawn(self._open_remembered())
         self._spawn(self._watch())
         await self._stop.wait()
@@ -120,6 +122,13 @@ class Service:
         server.close()
         self.door.socket.unlink(missing_ok=True)
         await self._end()
+
+    async def _retire_older(self) -> None:
+        try:
+            for version in await asyncio.to_thread(retire_older, self.door):
+                logger.info("The service of mlbench %s takes no new work and ends with what it has", version)
+        except (ServiceError, OSError) as error:
+            logger.warning("A service of another version could not be told to retire: %s", error)
 
     async def _end(self) -> None:
         schedulers = [scheduler.close() for scheduler in self._schedulers.values()]
@@ -150,7 +159,8 @@ class Service:
                 await asyncio.wait_for(self._stirred.wait(), wait)
             except TimeoutError:
                 if self._unneeded():
-                    self._farewell = "The mlbench service ended: nothing was left to do."
+                    if not self._retired:
+                        self._farewell = "The mlbench service ended: nothing was left to do."
                     self._stop.set()
                     return
 
@@ -292,7 +302,9 @@ class Service:
     async def op_here(self, peer: Peer, body: Json) -> Json:
         store, session = self._session(peer)
         record = _read(body.get("execution", body), Execution)
-        return store.here(session, record, new_run=bool(body.get("new_run")))
+        answer = store.here(session, record, new_run=bool(body.get("new_run")))
+        await store.ledger.settled()
+        return answer
 
     async def op_cells(self, peer: Peer, body: Json) -> Json:
         kernel = body.get("kernel")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, assert_never
 from mlbench.core.errors import MlbenchError, NotFound, ServiceError
 from mlbench.core.ids import ExecutionId, RunId
 from mlbench.core.messages import KernelHello, RandomState, StepTask, Submission
-from mlbench.core.records import ENDED, UNDER_WAY, Execution, Failure, Json, Run
+from mlbench.core.records import ENDED, UNDER_WAY, Execution, Failure, Json, Reason, Run
 from mlbench.entrypoints.service.events import News
 from mlbench.entrypoints.service.ledger import Ledger
 from mlbench.entrypoints.service.sessions import Session, ago, describe, metrics_of, notebook_of, read_notebook
@@ -36,7 +36,7 @@ class Executor(Protocol):
     """Runs steps: `mlbench.backends.cluster_dask.cluster.DaskCluster`, or one in memory for tests."""
 
     async def submit(self, task: StepTask, on_event: Callable[[Json], None]) -> Execution: ...
-    async def cancel(self, execution: ExecutionId) -> bool: ...
+    async def cancel(self, execution: ExecutionId, reason: Reason) -> bool: ...
     async def pause(self, execution: ExecutionId) -> bool: ...
     async def resume(self, execution: ExecutionId) -> bool: ...
 
@@ -213,6 +213,7 @@ class OpenStore:
                 if record.id != submission.execution:
                     answer["note"] = ago(record)
                 return answer
+        await self.ledger.settled()  # whoever has an answer can ask what became of it, also after we are killed
         return {"execution": self._shown(self.plan.nodes[submission.execution].record), "attached": False}
 
     def _place(self, session: Session, step: str, at: int, *, new_run: bool) -> RunId:
@@ -337,20 +338,7 @@ class OpenStore:
             return
         self.runs.pop(run)
         self.cancel([record for record in self.plan.under_way() if record.run == run])
-        failure = Failure(
-            ename="WorkerLost",
-            evalue="The process that ran this notebook ended without a word.",
-            remedy="Run it again.",
-        )
-
-        def end() -> Run | None:
-            found = self.project.catalog.run(run)
-            if found.state in ENDED:
-                return None
-            return self.project.end_run(found, "failed", reason="worker-lost", failure=failure)
-
-        ended = await self.ledger.ask(end)
-        if ended is not None:
+        for ended in await self.ledger.ask(partial(self.project.reconcile, owner_alive)):
             self._publish_run(ended)
 
     async def add_to_run(self, session: Session | None, run: str | None, body: Json) -> None:
@@ -392,7 +380,7 @@ class OpenStore:
             case plans.Start():
                 self._spawn(self._run(instruction))
             case plans.Cancel():
-                self._spawn(self._executor.cancel(instruction.execution))
+                self._spawn(self._executor.cancel(instruction.execution, instruction.reason))
             case plans.Pause():
                 self._spawn(self._executor.pause(instruction.execution))
             case plans.Resume():

@@ -197,7 +197,7 @@ class _Turn:
             note = node.record.note or _NOTES.get(reason)
             self._end(node, replace(node.record, state=state, reason=reason, ended=at, note=note), own=True)
         else:
-            self.todo.append(Cancel(execution=node.id))
+            self.todo.append(Cancel(execution=node.id, reason=reason))
 
     def _end(self, node: Node, record: Execution, *, own: bool) -> None:
         node.phase, node.record, node.interrupted = "ended", record, False

@@ -148,6 +148,7 @@ class Cancel:
     """Tell the executor to end an execution; its record comes as an event."""
 
     execution: ExecutionId
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,48 @@
+"""A store, a runtime folder and a service of a test's own; whoever leaves a process behind fails."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.house import House
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a store's folder, which everything finds by itself."""
+    path = tmp_path / "store"
+    monkeypatch.setenv("MLBENCH_STORE", str(path))
+    return path
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return a runtime folder, which everything finds by itself; its path is short, since sockets' are."""
+    path = Path(tempfile.mkdtemp(prefix="mlb"))
+    monkeypatch.setenv("MLBENCH_RUNTIME", str(path))
+    for name in ("CI", "MLBENCH_OWN_SERVICE"):
+        monkeypatch.delenv(name, raising=False)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def service(store: Path, runtime: Path) -> Iterator[House]:
+    """Return what starts, kills and ends the service of this runtime folder; no process is left afterwards."""
+    house = House(runtime=runtime, store=store)
+    yield house
+    house.end()
+    left = house.wait_until_gone()
+    assert not left, f"processes were left behind: {left}"
+
+
+@pytest.fixture
+def quick(service: House) -> House:
+    """Return a service whose steps run in memory: what they do is said in words, see `house.py`."""
+    service.in_memory = True
+    return service
