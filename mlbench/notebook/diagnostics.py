@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mlbench.core.errors import NotebookError, ParameterError
-from mlbench.notebook import document, graph, parameters
+from mlbench.core.errors import NotebookError
+from mlbench.notebook import document, graph
 from mlbench.notebook.document import Notebook
 from mlbench.notebook.graph import CellSource, Problem
 
@@ -25,7 +25,7 @@ def check(nb: Notebook) -> list[Problem]:
     if document.language(nb) not in (None, "python"):
         return []
     cells = document.cells(nb)
-    problems = [*graph.build(cells).problems, *_parameters(nb, cells)]
+    problems = [*graph.build(cells).problems, *_parameters(cells)]
     return sorted(problems, key=lambda problem: (problem.cell, problem.line))
 
 
@@ -37,21 +37,17 @@ def refuse(nb: Notebook, name: str) -> None:
     >>> refuse({"metadata": {}, "cells": [{"cell_type": "code", "source": "%%step", "metadata": {}}]}, "a.ipynb")
     Traceback (most recent call last):
         ...
-    mlbench.core.errors.NotebookError: a.ipynb: Cell 1: A step needs a name: %%step NAME.
+    mlbench.core.errors.NotebookError: a.ipynb: cell 1: A step needs a name: %%step NAME.
     """
     for problem in check(nb):
         if problem.severity == "error":
-            raise NotebookError(f"{name}: {problem.sentence}")
+            raise NotebookError(f"{name}: {problem.sentence[0].lower()}{problem.sentence[1:]}")
 
 
-def _parameters(nb: Notebook, cells: list[CellSource]) -> list[Problem]:
+def _parameters(cells: list[CellSource]) -> list[Problem]:
     tagged = [cell for cell in cells if "parameters" in cell.tags]
-    try:
-        cell = document.parameters_cell(nb)
-        if cell is not None:
-            parameters.read(cell.source)
-    except NotebookError as error:
-        return [Problem(tagged[1].number, 0, "error", str(error), tagged[1].id)]
-    except ParameterError:
-        return []  # its syntax error is among the graph's problems already
-    return []
+    if len(tagged) < 2:
+        return []
+    one, two = tagged[:2]
+    sentence = f"Cells {one.number} and {two.number} are both tagged parameters: take the tag off all but one."
+    return [Problem(two.number, 0, "error", sentence, two.id)]

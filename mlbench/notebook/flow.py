@@ -1,5 +1,6 @@
 """Follow a cell's statements, as Python would run them, on all paths at once."""
 
+# ruff: noqa: SIM905 - lists of words read better as words
 from __future__ import annotations
 
 import ast
@@ -9,10 +10,16 @@ from typing import Any
 
 from mlbench.notebook import evidence, scopes
 from mlbench.notebook.expressions import Expressions, calls
-from mlbench.notebook.state import BUILTINS, GONE, Class, Loop, State, join
+from mlbench.notebook.scopes import FunctionNames
+from mlbench.notebook.state import BUILTINS, GONE, OUTSIDE, Class, Loop, State, join
 
 __all__ = ["Flow"]
 
+_KEEPING_DECORATORS = frozenset(
+    """property setter getter deleter staticmethod classmethod abstractmethod cached_property cache lru_cache wraps
+    dataclass total_ordering unique contextmanager asynccontextmanager singledispatch overload override final
+    runtime_checkable jit njit vectorize no_grad inference_mode fixture delayed task""".split()
+)
 _SWALLOWERS = frozenset({"suppress", "raises", "assertRaises", "assertRaisesRegex", "assert_raises", "ignored"})
 
 
@@ -367,7 +374,7 @@ class Flow(Expressions):
         if self.klass is not None:
             self.klass.methods |= function
         self.bind(node.name, functions=(function,))
-        if node.decorator_list:
+        if _may_call(node.decorator_list):
             self.use(function)
 
     on_asyncfunctiondef = on_functiondef
@@ -395,8 +402,7 @@ class Flow(Expressions):
         self.hidden.append(types)
         for parameter in scopes.type_parameters(node):
             self.children(parameter)
-        for base in node.bases:
-            self.expression(base)
+        inherited = [function for base in node.bases for function in self._base(base)]
         for keyword in node.keywords:
             self.expression(keyword.value)
         outer, loops = self.klass, self.loops
@@ -407,6 +413,8 @@ class Flow(Expressions):
         self.loops, self.klass = loops, outer
         self.depth -= 1
         self.hidden.pop()
+        for function in inherited:
+            klass.methods |= function
         for state in (self.state, *self.catchers):
             if state is not None:
                 for slot in [slot for slot in state.marks if slot.startswith(klass.prefix)]:
@@ -415,8 +423,21 @@ class Flow(Expressions):
         if outer is not None:
             outer.methods |= klass.methods
         self.bind(node.name, functions=(klass.methods,))
-        if node.decorator_list or node.keywords:
+        if any(isinstance(s, ast.FunctionDef) and s.name == "__init_subclass__" for s in node.body):
+            self.watchful.add(node.name)
+        if _may_call(node.decorator_list) or node.keywords:
             self.use(klass.methods)
+
+    def _base(self, base: ast.expr) -> tuple[FunctionNames, ...]:
+        """Read a base class, and return what its methods do: they run when the class is used, not here."""
+        if not isinstance(base, ast.Name) or base.id in self.watchful or self.klass is not None or self.state is None:
+            self.expression(base)
+            return ()
+        if not any(base.id in names for names in self.hidden):
+            if self.state.marks.get(base.id, OUTSIDE) & OUTSIDE:
+                self.reads.add(base.id)
+            return self.state.functions.get(base.id, ())
+        return ()
 
     def on_import(self, node: ast.Import) -> None:
         for alias in node.names:
@@ -446,6 +467,16 @@ class Flow(Expressions):
         lazy = ast.Lambda(args=ast.arguments([], [], None, [], [], None, []), body=node.value)
         lazy.args.args = [ast.arg(arg=str(getattr(p, "name", ""))) for p in scopes.type_parameters(node)]
         self.bind(node.name.id, functions=(scopes.function_names(lazy, self.imports),))
+
+
+def _may_call(decorators: Iterable[ast.expr]) -> bool:
+    """Say whether a decorator may call what it decorates: all but those known to keep it for later."""
+    for decorator in decorators:
+        called = decorator.func if isinstance(decorator, ast.Call) else decorator
+        name = called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else ""
+        if name not in _KEEPING_DECORATORS:
+            return True
+    return False
 
 
 def _surely_runs(iterated: ast.expr) -> bool:

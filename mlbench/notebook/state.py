@@ -97,6 +97,7 @@ class Names:
         self.subtrees: dict[int, ast.Module] = {}
         self.constants: dict[str, str] = {}
         self.unsteady: set[str] = set()
+        self.watchful: set[str] = set()  # classes with __init_subclass__
         self.aliases: dict[str, frozenset[str]] = {}
         self.loops: list[Loop] = []
         self.hidden: list[set[str]] = []

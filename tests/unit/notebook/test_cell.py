@@ -212,10 +212,25 @@ CASES = [
     Case("a class in a class", "class M:\n    k = 1\n    class N:\n        v = k", "k", "M"),
     Case(
         "a base class that is used",
-        "class A:\n    def f(self):\n        return deep\nclass B(A):\n    pass",
+        "class A:\n    def f(self):\n        return deep\nclass B(A):\n    pass\nv = B().f()",
         "deep",
+        "A B v",
+    ),
+    Case(
+        "a subclass that is not used",
+        "class A:\n    def f(self):\n        return deep\nclass B(A): pass",
+        "",
+        "A B",
+        late="deep",
+    ),
+    Case("a property of its own class", "class A:\n    @property\n    def f(self):\n        return A", "", "A"),
+    Case(
+        "a class that watches its subclasses",
+        "class A:\n    def __init_subclass__(cls):\n        log(cls)\nclass B(A): pass",
+        "log",
         "A B",
     ),
+    Case("a cached function", "@lru_cache(maxsize=None)\ndef f():\n    return deep", "lru_cache", "f", late="deep"),
     Case("a class body that binds a global", "class M:\n    global g\n    g = 1\nw = g", "", "M g w"),
     # deletes
     Case("a name of its own deleted", "x = 1\ndel x", "", "", deletes="x"),

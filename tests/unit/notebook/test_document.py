@@ -311,8 +311,8 @@ def test_problems_of_steps_and_parameters_come_in_the_order_of_cells() -> None:
     )
     found = diagnostics.check(nb)
     assert [(problem.cell, problem.line) for problem in found] == [(3, 0), (4, 1), (4, 2)]
-    assert found[0].sentence == "The notebook: cells 2 and 3 are both tagged parameters. Take the tag off all but one."
-    with pytest.raises(NotebookError, match=r"nb\.ipynb: The notebook: cells 2 and 3"):
+    assert found[0].sentence == "Cells 2 and 3 are both tagged parameters: take the tag off all but one."
+    with pytest.raises(NotebookError, match=r"^nb\.ipynb: cells 2 and 3"):
         diagnostics.refuse(nb, "nb.ipynb")
 
 
