@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 import textwrap
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -199,12 +198,9 @@ def test_a_step_with_preloaded_libraries_adds_little(store: Path) -> None:
         frame.plot();
     """
     succeed(store, source, defs=("frame", "model"))
-    times = []
-    for _ in range(3):
-        begun = time.perf_counter()
-        succeed(store, source, defs=("frame", "model"))
-        times.append(time.perf_counter() - begun)
-    assert min(times) < 1.0
+    record = succeed(store, source, defs=("frame", "model"))
+    assert record.cpu is not None
+    assert record.cpu < 1.0  # of which the cell itself takes a good part
 
 
 def test_a_matrix_product_has_all_processors(store: Path) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,12 +35,15 @@ with `update_display_data`, `clear_output` and `transient`), `{"type": "metrics"
 """
 
 _CONTROL_SECONDS: Final = 10.0
+_LOOK_SECONDS: Final = 10.0
+_MOST_SILENCES: Final = 2
+"""So many unanswered calls, one after the other, are a worker that hangs: it is lost after some 30 s."""
 
-_SETTINGS: Final = {
+_SETTINGS: Final[dict[str, Any]] = {
     "distributed.scheduler.allowed-failures": 0,  # a lost step is not started twice: that is for its retries to say
     "distributed.scheduler.work-stealing": False,
     "distributed.scheduler.active-memory-manager.start": False,
-    "distributed.scheduler.worker-ttl": "60 s",
+    "distributed.scheduler.worker-ttl": None,  # wall time: it would end steps after a laptop's sleep; see `_watch`
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
     "distributed.worker.profile.enabled": False,
@@ -89,7 +93,7 @@ class DaskCluster:
         self._client: Any = None
         self._under_way: dict[ExecutionId, _Submitted] = {}
         self._last_end = time.monotonic()
-        self._ending: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     @property
     def idle_since(self) -> float | None:
@@ -132,7 +136,7 @@ class DaskCluster:
                 raise
             self._cluster, self._client = cluster, client
             self._last_end = time.monotonic()
-            self._ending = asyncio.create_task(self._end_when_idle(), name="mlbench-cluster-idle")
+            self._watching = asyncio.create_task(self._watch(), name="mlbench-cluster-watch")
 
     async def prepare(self, environment: Environment) -> None:
         """Start the warm process of an environment ahead of its first step."""
@@ -188,15 +192,15 @@ class DaskCluster:
         async with self._lock:
             client, cluster = self._client, self._cluster
             self._client = self._cluster = None
-            ending, self._ending = self._ending, None
+            watching, self._watching = self._watching, None
             if client is not None:
                 from mlbench.backends.cluster_dask import supervisor
 
                 with contextlib.suppress(Exception):  # a worker that hangs is killed with the cluster
                     await asyncio.wait_for(client.run(supervisor.close), 5)
                 await _close_quietly(client, cluster)
-        if ending is not None and ending is not asyncio.current_task():
-            ending.cancel()
+        if watching is not None and watching is not asyncio.current_task():
+            watching.cancel()
 
     async def _run(self, submitted: _Submitted) -> Execution:
         task = submitted.task
@@ -251,14 +255,33 @@ class DaskCluster:
             return None
         return next(iter(answers.values()), None)
 
-    async def _end_when_idle(self) -> None:
+    async def _watch(self) -> None:
+        """End the cluster when it has been idle for long, and a worker that hangs while steps are under way."""
+        silences, looked = 0, time.monotonic()
         while self._client is not None:
             since = self.idle_since
             left = self._idle_after if since is None else since + self._idle_after - time.monotonic()
             if left <= 0:
                 await self.close()
                 return
-            await asyncio.sleep(max(0.05, min(left, 30.0)))
+            await asyncio.sleep(max(0.05, min(left, _LOOK_SECONDS)))
+            if not self._under_way:
+                silences = 0
+            elif time.monotonic() - looked >= _LOOK_SECONDS:
+                silences = 0 if await self._tell(os.getpid) is not None else silences + 1
+                looked = time.monotonic()
+                if silences >= _MOST_SILENCES:
+                    silences = 0
+                    self._kill_worker()
+
+    def _kill_worker(self) -> None:
+        """End the worker process; its nanny starts another, and its steps end as `worker-lost`."""
+        for nanny in (self._cluster.workers if self._cluster is not None else {}).values():
+            process = nanny.pid
+            if process:
+                _log.error("The worker (process %s) does not answer and is ended", process)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
 
 
 def _find_or_write(submitted: _Submitted, failure: Failure | None) -> Execution:

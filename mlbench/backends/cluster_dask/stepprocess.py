@@ -7,7 +7,9 @@ by itself; its supervisor only passes on what it says.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import faulthandler
+import importlib
 import os
 import resource
 import socket
@@ -34,11 +36,32 @@ __all__ = ["main", "serve", "warm"]
 
 def warm() -> None:
     """Do once, before processes are forked, what every one of them needs."""
-    make_shell().rehearse()
+    shell = make_shell()
+    shell.rehearse()
     values.pack([1])
     previews.preview([1])
     Opened()
+    if "matplotlib.pyplot" in sys.modules:
+        _warm_figures(shell)
     processors.find()
+
+
+def _warm_figures(shell: ZMQInteractiveShell) -> None:
+    """Load what the first figure loads, fonts and how it becomes a picture, and let figures appear under cells."""
+    import io
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    show_inline: Any = shell.enable_matplotlib
+    show_inline("inline")
+    if "pandas" in sys.modules:
+        with contextlib.suppress(ImportError):
+            importlib.import_module("pandas.plotting._matplotlib")
+    figure = Figure(figsize=(1, 1))
+    figure.subplots().set_title("a")
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.print_png(io.BytesIO())
 
 
 def serve(handover: socket.socket) -> None:

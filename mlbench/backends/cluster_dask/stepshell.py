@@ -200,7 +200,7 @@ class ZMQInteractiveShell(InteractiveShell):
         with open(os.devnull, "w", encoding="utf-8") as nowhere:
             sys.stdout = nowhere
             try:
-                for source in ("[1]", "%pwd\n1 / 0"):
+                for source in ("[1]", "%time 1\n1 / 0"):
                     self.enter("rehearsal", source, {}, _unheard)
                     self.run(source)
                     self.loop.close()

@@ -1,0 +1,118 @@
+"""The parts of a step's process by themselves: frames, fingerprints, files opened."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlbench.backends.cluster_dask.channel import ACK, Channel, Frames, frame
+from mlbench.backends.cluster_dask.effects import Opened, Values
+
+
+@given(st.lists(st.dictionaries(st.text(max_size=5), st.integers(0, 9)), max_size=8), st.integers(1, 7))
+def test_frames_come_out_as_they_went_in_however_they_are_cut(messages: list[dict[str, int]], size: int) -> None:
+    data = b"".join(frame(one) for one in messages)
+    frames = Frames()
+    assert [one for place in range(0, len(data), size) for one in frames.feed(data[place:place + size])] == messages
+
+
+def test_half_of_a_surrogate_pair_does_not_stop_a_frame() -> None:
+    assert Frames().feed(frame({"text": "a\ud800", "more": ["\udfff"]})) == [{"text": "a?", "more": ["?"]}]
+
+
+def test_a_channel_waits_until_the_text_before_a_message_was_read() -> None:
+    ours, theirs = socket.socketpair()
+    channel, seen, frames = Channel(theirs), [], Frames()
+    sender = threading.Thread(target=channel.send, args=({"op": "output"},))
+    sender.start()
+    seen += frames.feed(ours.recv(4096))
+    assert [one["op"] for one in seen] == ["sync"]
+    ours.send(ACK)
+    seen += frames.feed(ours.recv(4096))
+    assert [one["op"] for one in seen] == ["sync", "output"]
+    sender.join(5)
+    process = os.fork()
+    if process == 0:
+        os._exit(0 if not channel.open else 1)
+    assert os.waitpid(process, 0)[1] == 0
+    ours.close()
+
+
+class Moody:
+    """Its pickle settles only after one round trip."""
+
+    def __init__(self) -> None:
+        self.looked = 0
+
+    def __getstate__(self) -> dict[str, int]:
+        self.looked += 1
+        return {"looked": min(self.looked, 2)}
+
+
+@pytest.mark.parametrize(("make", "change"), [
+    (lambda: [1, [2]], lambda value: value[1].append(3)),
+    (lambda: {"a": 1}, lambda value: value.update(a=2)),
+    (lambda: np.zeros(3), lambda value: value.__setitem__(0, 1)),
+    (lambda: np.random.default_rng(0), lambda value: value.random()),
+    (lambda: bytearray(b"ab"), lambda value: value.append(1)),
+])
+def test_a_change_in_place_is_seen_and_reading_is_none(make: Any, change: Any, tmp_path: Path) -> None:
+    value = make()
+    space = {"value": value, "other": make()}
+    before = Values(space, store=str(tmp_path))
+    repr(value)
+    assert before.changed() == ()
+    change(value)
+    assert before.changed() == ("value",)
+
+
+def test_a_pickle_that_settles_is_no_change(tmp_path: Path) -> None:
+    space = {"value": Moody()}
+    before = Values(space, store=str(tmp_path))
+    assert before.changed() == ()
+
+
+def test_what_cannot_be_pickled_is_not_watched(tmp_path: Path) -> None:
+    space: dict[str, Any] = {"lock": threading.Lock(), "generator": (one for one in [])}
+    assert Values(space, store=str(tmp_path)).changed() == ()
+
+
+def test_a_name_bound_again_is_a_change_unless_the_cell_shows_it(tmp_path: Path) -> None:
+    space: dict[str, Any] = {"a": 1, "b": 1, "c": [1], "gone": 1}
+    before = Values(space, store=str(tmp_path))
+    space.update(a=2, b=1, c=[1])
+    del space["gone"]
+    assert before.changed() == ("a", "c")
+    assert before.changed(bound={"a", "c"}) == ()
+
+
+def test_files_of_the_user_are_seen_and_those_of_python_and_the_store_are_not(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "object").write_text("x")
+    (tmp_path / "read.txt").write_text("abc")
+    opened = Opened(without=(str(store),))
+    opened.start()
+    (tmp_path / "read.txt").read_text()
+    (tmp_path / "written.txt").write_text("12")
+    (store / "object").read_text()
+    Path(os.__file__).read_text()
+    with pytest.raises(FileNotFoundError):
+        (tmp_path / "missing.txt").read_text()
+    os.close(os.open(tmp_path / "low.txt", os.O_CREAT | os.O_WRONLY))
+    left, right = socket.socketpair()
+    left.close()
+    right.close()
+    seen = opened.stop()
+    (tmp_path / "later.txt").write_text("")
+    assert [(Path(one.path).name, one.mode, one.size) for one in seen if one.path.startswith(str(tmp_path))] == [
+        ("read.txt", "r", 3), ("written.txt", "w", 2), ("low.txt", "w", 0)]
+    assert not opened.network

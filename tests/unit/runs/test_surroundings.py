@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mlbench.runs import surroundings
+
+
+@pytest.fixture
+def _own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put back what these tests set."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    root = logging.getLogger()
+    level, handlers, disabled = root.level, root.handlers[:], root.manager.disable
+    with warnings.catch_warnings():
+        yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
+    logging.disable(disabled)
+
+
+def test_reading_imports_nothing(root: Path) -> None:
+    code = ("import sys\nfrom mlbench.runs import surroundings\nbefore = set(sys.modules)\nsurroundings.read()\n"
+            "heavy = {'numpy', 'pandas', 'matplotlib', 'sklearn', 'cloudpickle', 'IPython'} & set(sys.modules)\n"
+            "assert not heavy, heavy")
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=60)
+
+
+def test_the_same_settings_are_the_same_bytes() -> None:
+    assert surroundings.read() == surroundings.read()
+
+
+@pytest.mark.usefixtures("_own")
+def test_warning_filters_folder_and_path_hold_again() -> None:
+    warnings.resetwarnings()
+    warnings.filterwarnings("ignore", message="hush", category=UserWarning)
+    sys.path.append("/somewhere")
+    read = surroundings.read()
+    filters = list(warnings.filters)
+    warnings.resetwarnings()
+    sys.path.remove("/somewhere")
+    os.chdir("/")
+    assert surroundings.apply(read) == []
+    assert list(warnings.filters) == filters
+    assert sys.path[-1] == "/somewhere"
+    assert os.getcwd() == read.folder
+
+
+@pytest.mark.usefixtures("_own")
+def test_a_logging_set_up_holds_again(tmp_path: Path) -> None:
+    root = logging.getLogger()
+    root.handlers[:] = []
+    logging.basicConfig(level=logging.INFO, format="{message}!", style="{", stream=sys.stdout)
+    to_file = logging.FileHandler(tmp_path / "log.txt", delay=True)
+    to_file.setLevel(logging.ERROR)
+    root.addHandler(to_file)
+    read = surroundings.read()
+    root.handlers[:] = []
+    root.setLevel(logging.WARNING)
+    assert surroundings.apply(read) == []
+    assert root.level == logging.INFO
+    console, file = root.handlers
+    assert isinstance(console, logging.StreamHandler)
+    assert console.stream is sys.stdout
+    assert console.format(logging.makeLogRecord({"msg": "hello"})) == "hello!"
+    assert isinstance(file, logging.FileHandler)
+    assert file.baseFilename == str(tmp_path / "log.txt")
+    assert file.level == logging.ERROR
+
+
+@pytest.mark.usefixtures("_own")
+def test_a_setting_that_cannot_be_made_to_hold_is_said_and_the_others_hold() -> None:
+    read = surroundings.read()
+    broken = replace(read, libraries={**read.libraries, "numpy": pickle.dumps({"print": {}})})
+    (problem,) = surroundings.apply(broken)
+    assert "numpy" in problem
+
+
+@pytest.mark.usefixtures("_own")
+def test_a_folder_that_is_gone_is_an_error() -> None:
+    with pytest.raises(FileNotFoundError):
+        surroundings.apply(replace(surroundings.read(), folder="/no/such/folder"))
+
+
+def test_only_what_is_safe_to_fork_is_preloaded() -> None:
+    names = ["torch", "polars", "mlbench", "pandas", "sklearn.svm", "sklearn._config", "numpy.linalg.linalg", "helpers"]
+    assert surroundings.preloadable(names) == ("pandas", "sklearn.svm")
