@@ -44,6 +44,9 @@ _VERIFIED = 4 << 20
 _RESERVE = 1 << 20
 _WRITE = 1 << 30
 
+_OURS = ("objects", "records", "tmp", "format", "reserve", "catalog", "lost+found", ".")
+"""How the names begin that a store's directory may have before it is one: another process may be making it."""
+
 _KIND = re.compile(r"[a-z]+(-[a-z]+)*")
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,120}")
 _NOT_IN_FILE_NAMES = str.maketrans(":-", "..")
@@ -184,6 +187,11 @@ class LocalBlobs:
                 self._check_format(file.read())
         except FileNotFoundError:
             self._create(marker)
+        if os.stat(self.root).st_mode & 0o022:
+            raise StoreError(
+                f"Others may write to the store {self.root}, and so run code as you.",
+                f"Close it to them: `chmod 700 {self.root}`.",
+            )
         if not os.access(self.root, os.W_OK | os.X_OK) or not os.access(self._tmp, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "not writable", os.fspath(self.root))
 
@@ -203,6 +211,14 @@ class LocalBlobs:
 
     def _create(self, marker: str) -> None:
         os.makedirs(self.root, mode=0o700, exist_ok=True)
+        there = os.listdir(self.root)
+        if strangers := [name for name in there if not name.startswith(_OURS)]:
+            raise StoreError(
+                f"{self.root} is no store of mlbench, and not empty: it has {strangers[0]!r}.",
+                "Name an empty or a new directory in MLBENCH_STORE.",
+            )
+        if not there:
+            os.chmod(self.root, 0o700)
         for name in ("objects", "records", "tmp"):
             os.makedirs(os.path.join(self.root, name), mode=0o700, exist_ok=True)
         data = json.dumps({"format": STORE_FORMAT}).encode()

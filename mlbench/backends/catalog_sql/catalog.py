@@ -308,7 +308,9 @@ class SqlCatalog:
 
     def claim_firing(self, owner: str, now: int, /) -> Firing | None:
         c = t.firings.c
-        first = select(c.job, c.due, c.manual).where(c.state == "queued").order_by(c.due, c.job).limit(1)
+        # In this word, so that SQLite sees that the partial index holds all that is asked for.
+        queued = c.state == text("'queued'")
+        first = select(c.job, c.due, c.manual).where(queued).order_by(c.due, c.job).limit(1)
         with self._writing() as connection:
             found = connection.execute(first.with_for_update(skip_locked=True)).first()
             if found is None:
@@ -387,7 +389,7 @@ class SqlCatalog:
 
 
 def _is_under_way(table: Table) -> ColumnElement[bool]:
-    # In these words, so that SQLite sees that the partial index holds all that is asked for.
+    # In these words, and not as parameters, so that SQLite sees that the partial index holds all that is asked for.
     return or_(table.c.state == text("'queued'"), table.c.state == text("'running'"))
 
 

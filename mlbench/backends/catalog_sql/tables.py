@@ -132,7 +132,7 @@ job_versions = Table(
     Column("record", Text, nullable=False),
 )
 
-_LEASED = text("state IN ('queued', 'running')")
+_QUEUED = text("state = 'queued'")
 
 firings = Table(
     "firings",
@@ -153,5 +153,5 @@ firings = Table(
     Column("created", BigInteger, nullable=False),
     Column("claimed", BigInteger),
     CheckConstraint(_STATES, name="state"),
-    Index("ix_firings_under_way", "state", "due", sqlite_where=_LEASED, postgresql_where=_LEASED),
+    Index("ix_firings_queued", "due", "job", sqlite_where=_QUEUED, postgresql_where=_QUEUED),
 )

@@ -145,12 +145,12 @@ def upgrade() -> None:
         sa.UniqueConstraint("run", name=op.f("uq_firings_run")),
     )
     op.create_index(
-        "ix_firings_under_way",
+        "ix_firings_queued",
         "firings",
-        ["state", "due"],
+        ["due", "job"],
         unique=False,
-        sqlite_where=sa.text("state IN ('queued', 'running')"),
-        postgresql_where=sa.text("state IN ('queued', 'running')"),
+        sqlite_where=sa.text("state = 'queued'"),
+        postgresql_where=sa.text("state = 'queued'"),
     )
     op.create_table(
         "job_versions",

@@ -1,0 +1,362 @@
+"""What every `Catalog` promises."""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mlbench.core.errors import NotFound
+from mlbench.core.ids import Digest, ExecutionId, JobId, NotebookId, RunId, new_id
+from mlbench.core.ports import Catalog
+from mlbench.core.records import (
+    Artifact,
+    Binding,
+    Execution,
+    Failure,
+    Firing,
+    Job,
+    JobVersion,
+    Metric,
+    Run,
+    Snapshot,
+)
+
+SOME = Digest("blake3:" + "a" * 64)
+
+
+def a_run(**more: Any) -> Run:
+    given: dict[str, Any] = {"id": new_id(), "kind": "papermill", "state": "running", "name": "flights", "started": 10}
+    return Run(**(given | more))
+
+
+def an_execution(run: Run, **more: Any) -> Execution:
+    given: dict[str, Any] = {"id": new_id(), "run": run.id, "step": "train", "state": "succeeded", "started": 11}
+    return Execution(**(given | more))
+
+
+def a_job(**more: Any) -> Job:
+    version = JobVersion(number=1, snapshot=SOME)
+    given: dict[str, Any] = {"id": new_id(), "name": "nightly", "notebook": "/n.ipynb", "version": version}
+    return Job(**(given | {"next_due": 100} | more))
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_comes_back_as_it_was_put(catalog: Catalog) -> None:
+    run = a_run(
+        parameters={"origin": "JFK", "trees": 200, "rate": 0.5, "on": True, "none": None, "list": [1, {"a": "é"}]},
+        metrics=(Metric(name="rmse", value=0.25, step=3, time=9), Metric(name="loss", value=math.inf)),
+        failure=Failure(ename="ValueError", evalue="no", traceback=("a", "b"), line=3),
+        tags={"team": "ops"},
+        snapshot=SOME,
+        notebook_id=NotebookId(new_id()),
+        due=2**40,
+    )
+    catalog.put_run(run)
+    assert catalog.run(run.id) == run
+
+
+def test_a_metric_that_is_no_number_comes_back_as_such(catalog: Catalog) -> None:
+    run = a_run(metrics=(Metric(name="loss", value=math.nan, time=1), Metric(name="loss", value=-math.inf, time=2)))
+    catalog.put_run(run)
+    assert str(catalog.run(run.id).metrics) == str(run.metrics)
+    assert [str(metric.value) for metric in catalog.metrics([run.id])[run.id]] == ["nan", "-inf"]
+
+
+def test_a_unique_prefix_is_enough_and_another_one_names_what_fits(catalog: Catalog) -> None:
+    one, other = a_run(id="abcd2" + "a" * 21), a_run(id="abcd3" + "a" * 21)
+    catalog.put_run(one)
+    catalog.put_run(other)
+    assert catalog.run("abcd2") == one
+    with pytest.raises(NotFound, match="abcd2aaa, abcd3aaa"):
+        catalog.run("abcd")
+    with pytest.raises(NotFound, match="no run abcd4"):
+        catalog.run("abcd4")
+
+
+@pytest.mark.parametrize("prefix", ["", "abc", "ABCD", "ab%d", "abc_", "../x", "abcd'; drop table runs; --", "a" * 27])
+def test_what_is_no_prefix_of_an_id_finds_nothing(catalog: Catalog, prefix: str) -> None:
+    catalog.put_run(a_run(id="abcd2" + "a" * 21))
+    with pytest.raises(NotFound):
+        catalog.run(prefix)
+    with pytest.raises(NotFound):
+        catalog.execution(prefix)
+    with pytest.raises(NotFound):
+        catalog.job(prefix)
+
+
+def test_an_end_is_never_replaced_by_something_under_way(catalog: Catalog) -> None:
+    for state in ("succeeded", "failed", "cancelled"):
+        run = a_run(state=state, ended=12)
+        execution = an_execution(run, state=state, ended=12)
+        catalog.put_run(run)
+        catalog.put_execution(execution)
+        for late in ("queued", "running"):
+            catalog.put_run(replace(run, state="running", ended=None, metrics=(Metric(name="a", value=1),)))
+            catalog.put_execution(replace(execution, state=late, ended=None))
+        assert catalog.run(run.id) == run
+        assert catalog.execution(execution.id) == execution
+        assert catalog.metrics([run.id]) == {}
+        catalog.put_execution(replace(execution, note="a word more"))
+        assert catalog.execution(execution.id).note == "a word more"
+
+
+def test_an_interactive_run_goes_on_with_its_next_step(catalog: Catalog) -> None:
+    run = a_run(kind="interactive", state="succeeded", ended=12)
+    catalog.put_run(run)
+    catalog.put_run(replace(run, state="running", ended=None))
+    assert catalog.run(run.id).state == "running"
+
+
+def test_runs_are_listed_newest_first_page_by_page(catalog: Catalog) -> None:
+    runs = [a_run(started=10 + number // 3) for number in range(10)]
+    for run in runs:
+        catalog.put_run(run)
+    expected = sorted(runs, key=lambda run: (run.started, run.id), reverse=True)
+    listed: list[Run] = []
+    before = None
+    while page := catalog.runs(limit=4, before=before):
+        assert len(page) <= 4
+        listed += page
+        before = (page[-1].started, page[-1].id)
+    assert listed == expected
+    assert catalog.count_runs() == 10
+
+
+def test_runs_are_chosen_by_notebook_job_kernel_and_state(catalog: Catalog) -> None:
+    identity, job = NotebookId(new_id()), JobId(new_id())
+    one = a_run(notebook="/a.ipynb", notebook_id=identity, kernel="k", state="succeeded")
+    other = a_run(notebook="/b.ipynb", job=job)
+    for run in (one, other):
+        catalog.put_run(run)
+    assert catalog.runs(notebook="/a.ipynb") == catalog.runs(notebook_id=identity) == catalog.runs(kernel="k") == [one]
+    assert catalog.runs(job=job) == catalog.runs(under_way=True) == [other]
+    assert catalog.runs(notebook="/a.ipynb", under_way=True) == []
+    assert catalog.count_runs(notebook="/a.ipynb") == catalog.count_runs(notebook_id=identity) == 1
+
+
+# --- executions -------------------------------------------------------------------------------------------------------
+
+
+def test_an_execution_comes_back_as_it_was_put_and_lists_do_without_messages(catalog: Catalog) -> None:
+    run = a_run()
+    artifact = Artifact(digest=SOME, size=3, type="list", codec="pickle", preview={"kind": "text", "text": "[1]"})
+    execution = an_execution(
+        run,
+        cell="c1",
+        position=3,
+        binds=(Binding(name="model", artifact=artifact), Binding(name="np", module="numpy")),
+        metrics=(Metric(name="rmse", value=0.5, time=3),),
+        messages=({"output_type": "stream", "name": "stdout", "text": "é\n"},),
+        parents=(ExecutionId(new_id()),),
+    )
+    catalog.put_execution(execution)
+    assert catalog.execution(execution.id) == execution
+    assert catalog.executions(run.id) == [replace(execution, messages=())]
+    catalog.put_execution(replace(execution, messages=(), note="from a list"))
+    assert catalog.execution(execution.id).messages == execution.messages
+
+
+def test_executions_are_listed_in_the_order_of_their_cells(catalog: Catalog) -> None:
+    run = a_run()
+    them = [
+        an_execution(run, step="late", position=9),
+        an_execution(run, step="early", position=2, started=50),
+        an_execution(run, step="item", position=5, item=1),
+        an_execution(run, step="item", position=5, item=0, started=99),
+        an_execution(run, step="nowhere", position=None),
+    ]
+    catalog.put_executions(them)
+    catalog.put_execution(an_execution(a_run()))
+    found = [(one.step, one.item) for one in catalog.executions(run.id)]
+    assert found == [("early", None), ("item", 0), ("item", 1), ("late", None), ("nowhere", None)]
+
+
+def test_metrics_of_a_run_are_its_own_and_those_of_its_executions_in_order(catalog: Catalog) -> None:
+    run, other = a_run(metrics=(Metric(name="total", value=9, time=5),)), a_run()
+    execution = an_execution(run, metrics=(Metric(name="loss", value=2, time=1), Metric(name="loss", value=1, time=7)))
+    catalog.put_run(run)
+    catalog.put_run(other)
+    catalog.put_execution(execution)
+    catalog.put_execution(execution)
+    catalog.put_run(run)
+    assert [metric.value for metric in catalog.metrics([run.id, other.id])[run.id]] == [2, 9, 1]
+    assert other.id not in catalog.metrics([run.id, other.id])
+    assert catalog.metrics([]) == {}
+
+
+def test_what_is_under_way_is_found(catalog: Catalog) -> None:
+    run = a_run()
+    states = ("queued", "running", "succeeded", "reused", "skipped")
+    them = [an_execution(run, state=state) for state in states]
+    catalog.put_executions(them)
+    assert {one.id for one in catalog.under_way()} == {them[0].id, them[1].id}
+    catalog.put_execution(replace(them[1], state="failed", ended=3))
+    assert [one.id for one in catalog.under_way()] == [them[0].id]
+
+
+def test_the_last_execution_of_a_key_or_of_a_notebooks_step_is_found(catalog: Catalog) -> None:
+    identity = NotebookId(new_id())
+    run, other = a_run(notebook_id=identity), a_run()
+    catalog.put_run(run)
+    catalog.put_run(other)
+    old = an_execution(run, key="k", started=5, messages=({"output_type": "stream", "name": "stdout", "text": "x"},))
+    new = an_execution(run, key="k", started=None, queued=9)
+    elsewhere = an_execution(other, key="k2", started=20)
+    catalog.put_executions([new, old, elsewhere])
+    assert catalog.last_execution(key="k") == new
+    assert catalog.last_execution(key="k", since=10) is None
+    assert catalog.last_execution(notebook_id=identity, step="train") == new
+    assert catalog.last_execution(notebook_id=identity, step="load") is None
+    assert catalog.last_execution(step="train") == elsewhere
+
+
+# --- snapshots, jobs --------------------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_comes_back(catalog: Catalog) -> None:
+    snapshot = Snapshot(notebook=SOME, cells=("x = 1",), modules={"a.py": SOME}, packages={"numpy": "2.4"})
+    catalog.put_snapshot(SOME, snapshot)
+    catalog.put_snapshot(SOME, snapshot)
+    assert catalog.snapshot(SOME) == snapshot
+    with pytest.raises(NotFound):
+        catalog.snapshot(Digest("blake3:" + "b" * 64))
+
+
+def test_a_job_is_found_by_id_prefix_and_name(catalog: Catalog) -> None:
+    job = a_job(cron="0 6 * * *", timezone="Europe/Berlin")
+    catalog.put_job(job)
+    assert catalog.job(job.id) == catalog.job(job.id[:6]) == catalog.job("nightly") == job
+    catalog.put_job(a_job())
+    with pytest.raises(NotFound, match="Several"):
+        catalog.job("nightly")
+    catalog.put_job(replace(job, deleted=True))
+    assert catalog.job("nightly") != job
+    assert catalog.job(job.id).deleted
+    assert len(catalog.jobs()) == 1
+    assert len(catalog.jobs(deleted=True)) == 2
+
+
+def test_a_jobs_versions_are_listed_newest_first_and_never_change(catalog: Catalog) -> None:
+    job = a_job()
+    catalog.put_job(job)
+    for number in (1, 2, 3):
+        catalog.put_job_version(job.id, JobVersion(number=number, snapshot=SOME, parameters={"n": number}))
+    catalog.put_job_version(job.id, JobVersion(number=2, snapshot=SOME, parameters={"n": 99}))
+    assert [(one.number, one.parameters["n"]) for one in catalog.job_versions(job.id)] == [(3, 3), (2, 2), (1, 1)]
+
+
+def test_due_jobs_are_those_whose_time_has_come_on_this_host(catalog: Catalog) -> None:
+    jobs = {
+        "later": a_job(name="later", next_due=200),
+        "second": a_job(name="second", next_due=100, host="here"),
+        "first": a_job(name="first", next_due=90),
+        "paused": a_job(name="paused", paused=True),
+        "deleted": a_job(name="deleted", deleted=True),
+        "elsewhere": a_job(name="elsewhere", host="there"),
+        "never": a_job(name="never", next_due=None),
+    }
+    for job in jobs.values():
+        catalog.put_job(job)
+    assert [job.name for job in catalog.due_jobs(100, host="here")] == ["first", "second"]
+    assert [job.name for job in catalog.due_jobs(100, host="here", limit=1)] == ["first"]
+    assert {job.name for job in catalog.due_jobs(100)} == {"first", "second", "elsewhere"}
+
+
+# --- firings ----------------------------------------------------------------------------------------------------------
+
+
+def test_firing_advances_the_schedule_once(catalog: Catalog) -> None:
+    job = a_job()
+    catalog.put_job(job)
+    firings = [Firing(job=job.id, due=100, state="queued"), Firing(job=job.id, due=90, state="skipped", skipped=3)]
+    assert catalog.fire(job.id, firings, was_due=100, next_due=200)
+    assert not catalog.fire(job.id, firings, was_due=100, next_due=300)
+    assert not catalog.fire(JobId(new_id()), [], was_due=100, next_due=300)
+    found = catalog.job(job.id)
+    assert (found.next_due, found.last_due) == (200, 100)
+    assert catalog.firings(job.id) == firings
+    assert catalog.fire(job.id, firings, was_due=200, next_due=None)
+    assert catalog.job(job.id).next_due is None
+    assert len(catalog.firings(job.id)) == 2
+
+
+def test_of_many_schedulers_one_fires_and_of_many_runners_one_claims(catalog: Catalog) -> None:
+    job = a_job()
+    catalog.put_job(job)
+    fired: list[bool] = []
+    claimed: list[Firing | None] = []
+
+    def compete(owner: str) -> None:
+        fired.append(catalog.fire(job.id, [Firing(job=job.id, due=100, state="queued")], was_due=100, next_due=200))
+        claimed.append(catalog.claim_firing(owner, 100))
+
+    threads = [threading.Thread(target=compete, args=(f"owner {number}",)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert fired.count(True) == 1
+    assert len(fired) == 8
+    assert len([firing for firing in claimed if firing is not None]) == 1
+
+
+def test_the_oldest_queued_firing_is_claimed_first(catalog: Catalog) -> None:
+    job = a_job()
+    catalog.put_job(job)
+    for due in (30, 10, 20):
+        assert catalog.add_firing(Firing(job=job.id, due=due, state="queued"))
+    assert not catalog.add_firing(Firing(job=job.id, due=10, state="queued"))
+    assert catalog.add_firing(Firing(job=job.id, due=10, state="queued", manual=True))
+    claimed = [catalog.claim_firing("me", 99) for _ in range(5)]
+    assert [firing.due for firing in claimed if firing is not None] == [10, 10, 20, 30]
+    assert {firing.state for firing in claimed if firing is not None} == {"running"}
+    assert {firing.owner for firing in claimed if firing is not None} == {"me"}
+    assert {firing.token for firing in claimed if firing is not None} == {1}
+    assert [firing.due for firing in catalog.firings(states=["running"], limit=2)] == [30, 20]
+    assert catalog.firings(states=["queued"]) == []
+
+
+def test_a_stale_holder_of_a_firing_changes_nothing(catalog: Catalog) -> None:
+    job = a_job()
+    catalog.put_job(job)
+    catalog.add_firing(Firing(job=job.id, due=10, state="queued"))
+    held = catalog.claim_firing("me", 10)
+    assert held is not None
+    stale = replace(held, token=held.token - 1)
+    run = RunId(new_id())
+    assert not catalog.attach_run(stale, run)
+    assert not catalog.end_firing(replace(stale, state="failed"))
+    assert catalog.firings() == [held]
+    assert catalog.attach_run(held, run)
+    assert catalog.end_firing(replace(held, state="failed", reason="worker-lost", run=run))
+    assert not catalog.end_firing(replace(held, state="succeeded"))
+    assert not catalog.attach_run(held, RunId(new_id()))
+    (found,) = catalog.firings(job.id)
+    assert (found.state, found.reason, found.run) == ("failed", "worker-lost", run)
+
+
+def test_a_queued_firing_can_be_skipped_by_who_has_not_claimed_it(catalog: Catalog) -> None:
+    job = a_job()
+    catalog.put_job(job)
+    firing = Firing(job=job.id, due=10, state="queued")
+    catalog.add_firing(firing)
+    assert catalog.end_firing(replace(firing, state="skipped", reason="still running"))
+    assert catalog.claim_firing("me", 10) is None
+
+
+def test_the_version_changes_with_each_write_and_only_then(catalog: Catalog) -> None:
+    before = catalog.version()
+    assert catalog.version() == before
+    run = a_run()
+    catalog.put_run(run)
+    after = catalog.version()
+    assert after != before
+    catalog.runs()
+    catalog.run(run.id)
+    assert catalog.version() == after

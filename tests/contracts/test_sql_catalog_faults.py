@@ -1,0 +1,201 @@
+"""The SQLite catalog when several processes begin at once, write at once, die, or meet a strange file."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from mlbench.backends.catalog_sql import SqlCatalog
+from mlbench.backends.catalog_sql.opening import REVISIONS
+from mlbench.backends.catalog_sql.tables import metadata
+from mlbench.core.errors import StoreError
+from mlbench.core.ids import RunId, new_id
+from mlbench.core.records import Run
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "store" / "catalog.sqlite"
+
+
+def url(file: Path) -> str:
+    return f"sqlite:///{file}"
+
+
+def processes(source: str, count: int, *arguments: str) -> list[subprocess.Popen[str]]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", source, *arguments, str(number)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for number in range(count)
+    ]
+
+
+def outputs(them: Sequence[subprocess.Popen[str]]) -> list[str]:
+    found = [one.communicate(timeout=120) for one in them]
+    assert [one.returncode for one in them] == [0] * len(them), found
+    return [out for out, _ in found]
+
+
+OPENER = """
+import sys
+from mlbench.backends.catalog_sql import SqlCatalog
+from mlbench.core.ids import new_id
+from mlbench.core.records import Run
+catalog = SqlCatalog(sys.argv[1])
+catalog.put_run(Run(id=new_id(), kind="job", state="running", name=sys.argv[2]))
+print(catalog.count_runs())
+"""
+
+
+def test_processes_that_make_a_catalog_at_once_all_find_it_whole(file: Path) -> None:
+    outputs(processes(OPENER, 3, url(file)))
+    catalog = SqlCatalog(url(file))
+    assert sorted(run.name for run in catalog.runs()) == ["0", "1", "2"]
+    catalog.close()
+
+
+WRITER = """
+import sys
+from dataclasses import replace
+from mlbench.backends.catalog_sql import SqlCatalog
+from mlbench.core.ids import new_id
+from mlbench.core.records import Execution, Metric, Run
+catalog = SqlCatalog(sys.argv[1])
+for number in range(6):
+    run = Run(id=new_id(), kind="job", state="running", name=sys.argv[2], started=number, parameters={"n": number})
+    catalog.put_run(run)
+    execution = Execution(id=new_id(), run=run.id, step="s", state="succeeded", metrics=(Metric(name="m", value=1),))
+    catalog.put_execution(execution)
+    catalog.put_run(replace(run, state="succeeded", ended=number + 1))
+    assert catalog.run(run.id).state == "succeeded"
+    catalog.runs(limit=5)
+print("done")
+"""
+
+
+@pytest.mark.slow
+def test_ten_processes_write_at_once(file: Path) -> None:
+    SqlCatalog(url(file)).close()
+    assert outputs(processes(WRITER, 10, url(file))) == ["done\n"] * 10
+    catalog = SqlCatalog(url(file))
+    assert catalog.count_runs() == 60
+    assert catalog.runs(under_way=True) == []
+    assert len(catalog.metrics([run.id for run in catalog.runs(limit=200)])) == 60
+    catalog.close()
+
+
+def test_a_writer_that_is_killed_leaves_whole_runs_and_all_that_was_acknowledged(file: Path) -> None:
+    SqlCatalog(url(file)).close()
+    source = OPENER.replace("print(catalog.count_runs())", "") + (
+        "while True:\n"
+        "    run = Run(id=new_id(), kind='job', state='running', name='x', parameters={'a': 1, 'b': 2})\n"
+        "    catalog.put_run(run)\n"
+        "    print(run.id, flush=True)\n"
+    )
+    acknowledged: list[str] = []
+    for _ in range(2):
+        (writer,) = processes(source, 1, url(file))
+        assert writer.stdout is not None
+        lines = [writer.stdout.readline() for _ in range(10)]
+        writer.kill()
+        rest, _ = writer.communicate(timeout=30)
+        acknowledged += [line.strip() for line in (*lines, *rest.splitlines(keepends=True)) if line.endswith("\n")]
+    catalog = SqlCatalog(url(file))
+    assert {catalog.run(RunId(one)).parameters["b"] for one in acknowledged} == {2}
+    with sqlite3.connect(file) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        broken = "SELECT run FROM params GROUP BY run HAVING count(*) <> 2"
+        assert connection.execute(broken).fetchall() == []
+    connection.close()
+    catalog.close()
+
+
+def test_the_file_is_open_to_its_owner_only_and_written_durably(file: Path) -> None:
+    catalog = SqlCatalog(url(file))
+    catalog.put_run(Run(id=RunId(new_id()), kind="job", state="running", name="x"))
+    assert {path.stat().st_mode & 0o777 for path in file.parent.iterdir()} == {0o600}
+    with catalog._engine.connect() as connection:
+        pragmas = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000}
+    catalog.close()
+
+
+def test_the_migrations_make_the_tables_that_the_code_uses(file: Path) -> None:
+    catalog = SqlCatalog(url(file))
+    with catalog._engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    catalog.close()
+
+
+def test_a_catalog_of_a_newer_version_is_refused_in_one_sentence(file: Path) -> None:
+    SqlCatalog(url(file)).close()
+    with sqlite3.connect(file) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0999'")
+    connection.close()
+    with pytest.raises(StoreError, match=r"newer version of mlbench \(its revision is 0999, this version knows"):
+        SqlCatalog(url(file))
+
+
+def test_an_older_catalog_is_migrated_after_a_backup_and_only_by_who_may(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlbench.backends.catalog_sql import opening
+
+    SqlCatalog(url(file)).close()
+    upgraded: list[str | None] = []
+    monkeypatch.setattr(opening, "REVISIONS", (*REVISIONS, "0002"))
+    with pytest.raises(StoreError, match="older version of mlbench"):
+        SqlCatalog(url(file), migrate=False)
+    upgrade = opening._upgrade
+    monkeypatch.setattr(opening, "_upgrade", lambda *given: (upgraded.append(given[2]), upgrade(*given)))
+    SqlCatalog(url(file)).close()
+    assert upgraded == [REVISIONS[-1]]
+    (backup,) = file.parent.glob("*.backup")
+    assert backup.stat().st_mode & 0o777 == 0o600
+    with sqlite3.connect(backup) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (REVISIONS[-1],)
+    connection.close()
+
+
+def test_a_file_that_is_no_catalog_and_a_folder_that_is_none_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    strange = tmp_path / "catalog.sqlite"
+    strange.write_bytes(b"something else " * 100)
+    with pytest.raises(StoreError, match="is no catalog"):
+        SqlCatalog(url(strange))
+    with pytest.raises(StoreError, match="cannot be opened"):
+        SqlCatalog(url(strange / "below" / "catalog.sqlite"))
+    assert strange.read_bytes().startswith(b"something else")
+
+
+def test_a_page_of_runs_is_read_from_an_index(file: Path) -> None:
+    catalog = SqlCatalog(url(file))
+    catalog.close()
+    queries = {
+        "SELECT record FROM runs ORDER BY started DESC, id DESC LIMIT 50": "ix_runs_started_id",
+        "SELECT record FROM runs WHERE notebook = 'n' ORDER BY started DESC, id DESC": "ix_runs_notebook_started_id",
+        "SELECT record FROM executions WHERE key = 'k' ORDER BY moment DESC LIMIT 1": "ix_executions_key_moment",
+        "SELECT record FROM executions WHERE state = 'queued' OR state = 'running'": "ix_executions_under_way",
+        "SELECT due FROM firings WHERE state = 'queued' ORDER BY due, job LIMIT 1": "ix_firings_queued",
+    }
+    with sqlite3.connect(file) as connection:
+        for query, index in queries.items():
+            plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}"))
+            assert index in plan, plan
+    connection.close()
