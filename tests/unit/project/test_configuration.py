@@ -1,0 +1,130 @@
+"""The store is found, and it is said why it is that one."""
+
+from __future__ import annotations
+
+import os
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from mlbench.core.errors import StoreError, UsageError
+from mlbench.project import configuration
+from mlbench.project.configuration import describe, find_store, low_space
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("MLBENCH_STORE", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_without_anything_said_it_is_in_the_data_directory(tmp_path: Path) -> None:
+    found = find_store()
+    assert found.path == tmp_path / "home" / "mlbench"
+    assert "data directory" in found.source
+    assert found.catalog_url == f"sqlite:///{found.path}/catalog.sqlite"
+    assert not found.path.exists()  # asking makes nothing
+
+
+def test_what_is_named_outright_wins_over_the_variable_and_that_over_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path / "work" / "mlbench.toml", 'store = "from-file"')
+    notebook = str(file.parent / "n.ipynb")
+    assert find_store(notebook).path == tmp_path / "work" / "from-file"
+    assert str(file) in find_store(notebook).source
+    monkeypatch.setenv("MLBENCH_STORE", "~/from-variable")
+    assert find_store(notebook).path == Path.home() / "from-variable"
+    assert "MLBENCH_STORE" in find_store(notebook).source
+    assert find_store(notebook, store="outright").path == tmp_path / "outright"
+
+
+def test_the_nearest_file_that_names_a_store_above_the_notebook_wins(tmp_path: Path) -> None:
+    write(tmp_path / "pyproject.toml", '[tool.mlbench]\nstore = "top"')
+    write(tmp_path / "a" / "pyproject.toml", "[tool.black]\nline-length = 99")
+    write(tmp_path / "a" / "b" / "pyproject.toml", '[tool.mlbench]\nstore = "/absolute"')
+    assert find_store(str(tmp_path / "a" / "n.ipynb")).path == tmp_path / "top"
+    assert find_store(str(tmp_path / "a" / "b" / "c" / "n.ipynb")).path == Path("/absolute")
+    write(tmp_path / "a" / "b" / "mlbench.toml", 'store = "beside"')
+    assert find_store("a/b/n.ipynb").path == tmp_path / "a" / "b" / "beside"
+
+
+def test_a_file_may_name_the_catalog(tmp_path: Path) -> None:
+    write(tmp_path / "mlbench.toml", 'store = "s"\ncatalog = "sqlite:////local/catalog.sqlite"')
+    assert find_store().catalog_url == "sqlite:////local/catalog.sqlite"
+    write(tmp_path / "mlbench.toml", 'store = "s"\ncatalog = "postgresql://host/db"')
+    with pytest.raises(UsageError, match="begins with sqlite:///"):
+        find_store()
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "sentence"),
+    [
+        ("store = ", StoreError, r"mlbench\.toml cannot be read"),
+        ("store = 3", StoreError, "not by 3"),
+        ('store = ""', StoreError, "not by ''"),
+        ('store = "s3://bucket"', StoreError, "is a URL"),
+        ('sotre = "x"', UsageError, r"has the setting 'sotre', which does not exist\. Did you mean store\?"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence_and_never_silently_the_default(
+    tmp_path: Path, text: str, error: type[Exception], sentence: str
+) -> None:
+    write(tmp_path / "mlbench.toml", text)
+    with pytest.raises(error, match=sentence):
+        find_store()
+
+
+def test_a_store_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "file", "x")
+    with pytest.raises(StoreError, match="is not a directory"):
+        find_store(store="file")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's file")
+def test_a_strangers_file_in_a_folder_that_all_can_write_to_says_nothing(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    file = write(shared / "mlbench.toml", 'store = "/theirs"')
+    shared.chmod(0o1777)
+    os.chown(file, 12345, 12345)
+    assert find_store(str(shared / "n.ipynb")).path == tmp_path / "home" / "mlbench"
+
+
+def test_the_catalog_of_a_store_on_a_network_is_on_a_local_disk_and_one_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(configuration, "file_system", lambda path: "nfs4" if "net" in str(path) else "ext4")
+    found = find_store(store=str(tmp_path / "net" / "store"))
+    assert found.notice is not None
+    assert "nfs4" in found.notice
+    assert "\n" not in found.notice
+    assert "/var/tmp/mlbench-" in found.catalog_url
+    assert found == find_store(store=str(tmp_path / "net" / "store"))
+    assert found.catalog_url != find_store(store=str(tmp_path / "net" / "other")).catalog_url
+    assert find_store(store=str(tmp_path / "here")).notice is None
+    assert describe(found)["catalog"] == found.catalog_url
+
+
+def test_the_kind_of_file_system_is_known_for_paths_that_are_not_there_yet() -> None:
+    assert configuration.file_system("/proc/self/nothing") == "proc"
+
+
+Disk = namedtuple("Disk", "f_blocks f_bavail f_frsize")
+
+
+def test_a_nearly_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda path: Disk(1000, 99, 1_000_000_000))
+    assert low_space(tmp_path / "not" / "there") == (
+        f"The disk of the store {tmp_path / 'not' / 'there'} is nearly full: 99.0 GB are left, 10 %. "
+        "Free some, or name another directory in MLBENCH_STORE."
+    )
+    monkeypatch.setattr(os, "statvfs", lambda path: Disk(1000, 100, 1_000_000_000))
+    assert low_space(tmp_path) is None

@@ -1,0 +1,348 @@
+"""The use cases of a store: recording, looking back, and saying what became of what was lost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+
+from mlbench.backends.memory import MemoryCatalog
+from mlbench.backends.owners import is_alive, owner_of, owner_of_this_process
+from mlbench.core.errors import NotFound, ResultError
+from mlbench.core.ids import new_id
+from mlbench.core.records import Execution, Failure, Job, JobVersion, Metric, Run
+from mlbench.project import Project, find_store
+from mlbench.project.history import NoSuchName
+from mlbench.runs.artifacts import save_names
+
+NOTEBOOK: dict[str, Any] = {
+    "nbformat": 4,
+    "nbformat_minor": 5,
+    "metadata": {},
+    "cells": [{"cell_type": "code", "id": "a", "metadata": {}, "source": "1", "outputs": [{}], "execution_count": 1}],
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(find_store(store=str(tmp_path / "store")), catalog=MemoryCatalog())
+
+
+def an_execution(run: Run, **more: Any) -> Execution:
+    given: dict[str, Any] = {"id": new_id(), "run": run.id, "step": "train", "state": "succeeded", "started": 11}
+    return Execution(**(given | more))
+
+
+def bound(project: Project, **namespace: Any) -> dict[str, Any]:
+    return {"binds": tuple(save_names(namespace, namespace, project.blobs))}
+
+
+# --- recording --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_recorded_when_it_begins_and_when_it_ends(project: Project) -> None:
+    run = project.begin_run(kind="papermill", notebook="/work/flights.ipynb", parameters={"origin": "JFK"}, kernel="k")
+    assert (run.name, run.state, run.kernel, run.owner) == ("flights", "running", "k", owner_of_this_process())
+    failure = Failure(ename="ValueError", evalue="no")
+    ended = project.end_run(run, "failed", reason="error", failure=failure, failed_step="train")
+    assert project.catalog.run(run.id) == ended
+    assert ended.ended is not None
+    assert ended.ended >= run.started
+    records = [msgspec.convert(record, Run) for record in project.blobs.records("run")]
+    assert records == [run, ended]
+
+
+def test_only_an_end_is_recorded_of_an_execution_and_only_once(project: Project) -> None:
+    run = project.begin_run(kind="papermill")
+    execution = an_execution(run, state="running")
+    project.put_execution(execution)
+    assert list(project.blobs.records("execution")) == []
+    ended = replace(execution, state="succeeded", ended=12, metrics=(Metric(name="a", value=float("inf")),))
+    project.put_execution(ended)
+    project.put_execution(ended, recorded=True)
+    assert [msgspec.convert(record, Execution) for record in project.blobs.records("execution")] == [ended]
+
+
+# --- snapshots --------------------------------------------------------------------------------------------------------
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main")
+    command = ["git", *identity, "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "work"
+    for path in ("delays.py", "helpers/fit.py", ".venv/lib/x.py", "node_modules/y.py"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(f"# {path}\n")
+    (folder / "huge.py").write_bytes(b"#" * (2 << 20))
+    (folder / "loop").symlink_to(folder, target_is_directory=True)
+    os.mkfifo(folder / "pipe.py")
+    return folder
+
+
+def test_a_snapshot_keeps_the_notebook_its_modules_and_its_python(project: Project, folder: Path) -> None:
+    digest = project.snapshot(
+        NOTEBOOK, str(folder / "n.ipynb"), sys.executable, {"trees": 2}, cells=["1"], environment=["PATH", "HOME"]
+    )
+    snapshot = project.catalog.snapshot(digest)
+    assert list(snapshot.modules) == ["delays.py", "helpers/fit.py"]
+    assert project.blobs.get(snapshot.modules["delays.py"]) == b"# delays.py\n"
+    assert msgspec.json.decode(project.blobs.get(snapshot.notebook))["cells"][0]["outputs"] == []
+    assert (snapshot.parameters, snapshot.cells, snapshot.environment) == ({"trees": 2}, ("1",), ("HOME", "PATH"))
+    assert snapshot.python == ".".join(map(str, sys.version_info[:3]))
+    assert snapshot.packages["pandas"] == pd.__version__
+    assert snapshot.git is None
+    assert msgspec.json.decode(project.blobs.get(digest))["notebook"] == snapshot.notebook
+    assert digest == project.snapshot(
+        NOTEBOOK, str(folder / "n.ipynb"), sys.executable, {"trees": 2}, cells=["1"], environment=["HOME", "PATH"]
+    )
+
+
+def test_a_snapshot_knows_the_commit_and_what_is_not_in_it(project: Project, folder: Path) -> None:
+    (folder / "huge.py").unlink()
+    git(folder, "init", "-q")
+    git(folder, "add", "delays.py")
+    git(folder, "commit", "-q", "-m", "one")
+    state = project.catalog.snapshot(project.snapshot(NOTEBOOK, str(folder / "n.ipynb"))).git
+    assert state is not None
+    assert (state.commit, state.branch, state.difference) == (git(folder, "rev-parse", "HEAD").strip(), "main", None)
+    (folder / "delays.py").write_text("x = 2\n")
+    state = project.catalog.snapshot(project.snapshot(NOTEBOOK, str(folder / "helpers" / "n.ipynb"))).git
+    assert state is not None
+    assert state.difference is not None
+    assert b"+x = 2" in project.blobs.get(state.difference)
+
+
+def test_a_repositorys_settings_run_nothing_when_a_snapshot_is_made(project: Project, folder: Path) -> None:
+    git(folder, "init", "-q")
+    git(folder, "add", "delays.py")
+    git(folder, "commit", "-q", "-m", "one")
+    (folder / "delays.py").write_text("x = 2\n")
+    (folder / ".gitattributes").write_text("*.py diff=evil\n")
+    trap = f"touch {folder}/trapped; cat"
+    for setting in ("diff.external", "diff.evil.textconv", "diff.evil.command", "core.fsmonitor", "core.pager"):
+        git(folder, "config", setting, trap)
+    assert project.catalog.snapshot(project.snapshot(NOTEBOOK, str(folder / "n.ipynb"))).git is not None
+    assert not (folder / "trapped").exists()
+
+
+def test_a_snapshot_of_a_notebook_whose_folder_is_gone_is_made_all_the_same(project: Project) -> None:
+    snapshot = project.catalog.snapshot(project.snapshot(NOTEBOOK, "/no/such/folder/n.ipynb"))
+    assert (snapshot.folder, snapshot.modules, snapshot.git) == ("/no/such/folder", {}, None)
+
+
+# --- looking back -----------------------------------------------------------------------------------------------------
+
+
+def test_runs_are_a_table_with_parameters_and_metrics(project: Project) -> None:
+    first = project.begin_run(kind="papermill", notebook="/w/a.ipynb", parameters={"n": 1})
+    project.put_execution(an_execution(first, metrics=(Metric(name="rmse", value=9), Metric(name="rmse", value=0.5))))
+    project.end_run(first, "succeeded")
+    second = project.begin_run(kind="job", notebook="/w/b.ipynb", parameters={"origin": "JFK"})
+    table = project.runs()
+    assert list(table["id"]) == [second.id, first.id]
+    assert list(table.columns[:6]) == ["id", "kind", "state", "name", "started", "duration"]
+    assert str(table["started"].dtype).startswith("datetime64")
+    assert table["started"][1] == pd.Timestamp(first.started, tz="UTC")
+    assert pd.isna(table["duration"][0])
+    assert table["duration"][1] >= pd.Timedelta(0)
+    assert (table["params.n"][1], table["params.origin"][0], table["metrics.rmse"][1]) == (1, "JFK", 0.5)
+    assert list(project.runs(notebook="/w/a.ipynb")["id"]) == [first.id]
+    assert len(project.runs(limit=1)) == 1
+
+
+def test_a_store_without_runs_is_an_empty_table(project: Project) -> None:
+    assert project.runs().empty
+    assert "started" in project.runs().columns
+
+
+def test_a_runs_values_are_attributes_of_its_steps(project: Project) -> None:
+    run = project.begin_run(kind="papermill", notebook="/w/a.ipynb")
+    model = {"weights": np.arange(3)}
+    out = {"output_type": "stream", "name": "stdout", "text": "fitted\n"}
+    step = an_execution(
+        run, **bound(project, model=model, state="NY"), metrics=(Metric(name="rmse", value=2),), messages=(out,)
+    )
+    project.put_execution(step)
+    view = project.run(run.id[:6])
+    assert view.steps == ("train",)
+    assert list(view["train"].model["weights"]) == [0, 1, 2]
+    assert view["train"]["state"] == "NY"  # the step's own word wins as an attribute
+    assert view["train"].state == "succeeded"
+    assert view["train"].log == "fitted\n"
+    assert view.metrics == view["train"].metrics == {"rmse": 2}
+    assert {"model", "log", "metrics"} <= set(dir(view["train"]))
+    assert "train: succeeded (model, state)" in repr(view)
+    assert "model" in repr(view["train"])
+
+
+def test_a_whole_log_is_read_where_messages_were_cut(project: Project) -> None:
+    run = project.begin_run(kind="papermill")
+    project.put_execution(an_execution(run, log=project.blobs.put(b"all of it")))
+    assert project.run(run.id)["train"].log == "all of it"
+
+
+def test_a_reused_step_has_the_values_of_the_one_that_made_them(project: Project) -> None:
+    first, second = project.begin_run(kind="papermill"), project.begin_run(kind="papermill")
+    made = an_execution(first, **bound(project, model=[1]), metrics=(Metric(name="a", value=1),))
+    once = an_execution(second, state="reused", reused_from=made.id)
+    twice = an_execution(second, step="again", state="reused", reused_from=once.id)
+    for execution in (made, once, twice):
+        project.put_execution(execution)
+    view = project.run(second.id)
+    assert view["again"].model == view["train"].model == [1]
+    assert view["again"].metrics == {"a": 1}
+    assert view["train"].state == "reused"
+
+
+def test_of_a_step_that_ran_twice_in_a_run_the_later_one_is_shown(project: Project) -> None:
+    run = project.begin_run(kind="papermill")
+    project.put_execution(an_execution(run, started=50, **bound(project, model="new")))
+    project.put_execution(an_execution(run, started=40, **bound(project, model="old")))
+    assert project.run(run.id)["train"].model == "new"
+
+
+def test_a_wrong_name_is_answered_with_the_nearest_right_one(project: Project) -> None:
+    run = project.begin_run(kind="papermill")
+    project.put_execution(an_execution(run, **bound(project, model=[1], rows=(x for x in ()))))
+    failed = an_execution(run, step="score", state="failed", failure=Failure(ename="ValueError", evalue="\x1b[31mno"))
+    project.put_execution(failed)
+    view = project.run(run.id)
+    with pytest.raises(NoSuchName, match=r"has no step 'trian'\. Did you mean 'train'\?"):
+        view["trian"]
+    with pytest.raises(NoSuchName, match="Its steps are: train, score"):
+        view["zzz"]
+    with pytest.raises(NoSuchName, match=r"did not bind 'modle'\. Did you mean 'model'\?"):
+        _ = view["train"].modle
+    with pytest.raises(ResultError, match="`rows` is a generator"):
+        _ = view["train"].rows
+    with pytest.raises(ResultError, match="Step score has no values: it is failed"):
+        _ = view["score"].model
+    assert not hasattr(view["train"], "nothing")
+    assert not hasattr(view["train"], "_ipython_display_")
+    assert "ValueError: no" in repr(view["score"])
+    with pytest.raises(NotFound):
+        project.run("zzzz")
+
+
+def test_what_is_shown_as_html_is_text(project: Project) -> None:
+    run = project.begin_run(kind="papermill", name="<img src=x onerror=alert(1)>")
+    step = an_execution(run, step="<script>", **bound(project, text="<b>"), metrics=(Metric(name="<i>", value=1),))
+    project.put_execution(step)
+    view = project.run(run.id)
+    for html in (view._repr_html_(), view["<script>"]._repr_html_()):
+        assert not any(tag in html for tag in ("<img", "<script", "<b>", "<i>"))
+
+
+def test_names_that_share_an_object_share_it_in_a_past_run(project: Project) -> None:
+    run = project.begin_run(kind="papermill")
+    models = [[1], [2]]
+    project.put_execution(an_execution(run, **bound(project, models=models, best=models[1])))
+    step = project.run(run.id)["train"]
+    assert step.best is step.models[1]
+
+
+# --- after a loss -----------------------------------------------------------------------------------------------------
+
+DEAD = owner_of(2**22 + 1)
+
+
+def test_what_a_dead_service_left_is_settled_and_nothing_that_ended_is_lost(project: Project) -> None:
+    run = project.begin_run(kind="interactive", owner=DEAD)
+    ended = an_execution(run, step="load", state="running")
+    queued = an_execution(run, step="later", state="queued")
+    for execution in (ended, queued):
+        project.put_execution(execution)
+    written = replace(ended, state="succeeded", ended=20, metrics=(Metric(name="loss", value=float("nan")),))
+    project.blobs.append("execution", ended.id, msgspec.to_builtins(written))  # by the worker, before the service died
+    (changed,) = project.reconcile(is_alive)
+    assert (changed.id, changed.state, changed.failed_step) == (run.id, "failed", "later")
+    assert project.catalog.execution(ended.id).state == "succeeded"
+    lost = project.catalog.execution(queued.id)
+    assert (lost.state, lost.reason) == ("failed", "service-lost")
+    assert lost.failure is not None
+    assert lost.failure.remedy == "Run its cell again."
+    assert project.reconcile(is_alive) == []
+    assert project.catalog.under_way() == []
+
+
+def test_a_dead_engines_run_has_failed_unless_its_end_was_recorded(project: Project) -> None:
+    lost = project.begin_run(kind="papermill", owner=DEAD)
+    done = project.begin_run(kind="job", owner=DEAD)
+    end = replace(done, state="succeeded", ended=done.started + 1)
+    project.blobs.append("run", done.id, msgspec.to_builtins(end))
+    changed = {run.id: run for run in project.reconcile(is_alive)}
+    assert (changed[lost.id].state, changed[lost.id].reason) == ("failed", "kernel-lost")
+    assert changed[done.id] == project.catalog.run(done.id) == end
+
+
+def test_what_living_processes_carry_is_left_alone(project: Project) -> None:
+    run = project.begin_run(kind="papermill")
+    execution = an_execution(run, state="running")
+    project.put_execution(execution)
+    assert project.reconcile(is_alive) == []
+    assert project.catalog.execution(execution.id).state == "running"
+
+
+def test_an_owner_is_a_process_and_not_whoever_has_its_number_now() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        owner = owner_of(process.pid)
+        assert is_alive(owner)
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(30)
+    assert not is_alive(owner)
+    host, boot, pid, start = owner_of_this_process().rsplit("/", 3)
+    assert is_alive(owner_of_this_process())
+    assert not is_alive(f"{host}/{boot}/{pid}/{int(start) + 1}")
+    assert not is_alive(f"{host}/another boot/{pid}/{start}")
+    assert is_alive(f"not {host}/{boot}/{pid}/{start}")  # its own host's service knows
+    for nonsense in (None, "", "x", "a/b/c/d"):
+        assert not is_alive(nonsense)
+
+
+def test_a_lost_catalog_is_made_again_from_the_records(tmp_path: Path) -> None:
+    location = find_store(store=str(tmp_path / "store"))
+    project = Project(location)
+    run = project.begin_run(kind="papermill", parameters={"n": 1})
+    execution = an_execution(run, **bound(project, model=[1]), metrics=(Metric(name="loss", value=float("nan")),))
+    project.put_execution(execution)
+    snapshot = project.snapshot(NOTEBOOK)
+    ended = project.end_run(run, "succeeded", snapshot=snapshot)
+    version = JobVersion(number=1, snapshot=snapshot)
+    job = Job(id=new_id(), name="nightly", notebook="/n.ipynb", version=version)  # type: ignore[arg-type]
+    project.blobs.append("job-version", f"{job.id}-1", {"job": job.id, **msgspec.to_builtins(version)})
+    project.blobs.append("job", job.id, msgspec.to_builtins(job))
+    project.close()
+    for path in location.path.glob("catalog.sqlite*"):
+        path.unlink()
+    again = Project(location)
+    assert again.catalog.run(run.id) == ended
+    assert again.run(run.id)["train"].model == [1]
+    assert str(again.run(run.id).metrics) == "{'loss': nan}"
+    assert again.catalog.snapshot(snapshot).notebook
+    assert again.catalog.job("nightly") == job
+    assert again.catalog.job_versions(job.id) == [version]
+    again.close()
+
+
+def test_opening_a_project_loads_no_database_library() -> None:
+    script = (
+        "import sys, mlbench.project, mlbench.backends.blobs_local, mlbench.runs.artifacts\n"
+        "heavy = {'sqlalchemy', 'alembic', 'cloudpickle', 'numpy', 'pandas', 'distributed'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60, env=environment)
