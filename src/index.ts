@@ -21,7 +21,6 @@ import { IRenderMimeRegistry } from '@jupyterlab/rendermime';
 import { ISettingRegistry } from '@jupyterlab/settingregistry';
 import { IStateDB } from '@jupyterlab/statedb';
 import type {
-  PartialJSONObject,
   ReadonlyJSONObject,
   ReadonlyPartialJSONObject
 } from '@lumino/coreutils';
@@ -214,15 +213,14 @@ const plugin: JupyterFrontEndPlugin<void> = {
 
     const schedule = async (): Promise<void> => {
       const notebook = current();
-      const model = notebook?.panel.model;
-      if (!notebook || !model) {
+      if (!notebook?.panel.model) {
         return;
       }
       notebook.ensureId();
       const dialog = new ScheduleDialog(
         new ScheduleModel(client, {
           path: notebook.path,
-          content: withoutOutputs(model.toJSON() as PartialJSONObject)
+          content: notebook.content()
         })
       );
       const result = await dialog.launch();
@@ -353,17 +351,6 @@ const plugin: JupyterFrontEndPlugin<void> = {
     void settings?.load(plugin.id).catch(error => console.warn(sentence(error)));
   }
 };
-
-/** The notebook as it is sent: what a job makes of it has outputs of its own. */
-function withoutOutputs(notebook: PartialJSONObject): PartialJSONObject {
-  const cells = (notebook.cells ?? []) as PartialJSONObject[];
-  return {
-    ...notebook,
-    cells: cells.map(cell =>
-      cell.cell_type === 'code' ? { ...cell, outputs: [], execution_count: null } : cell
-    )
-  };
-}
 
 const text = { type: 'string' } as const;
 const NO_ARGS = { type: 'object', properties: {} } as const;

@@ -8,6 +8,7 @@ import { request, sentence } from './request';
 import type {
   ICancelled,
   ICellText,
+  IDocument,
   IExecution,
   IExecutionDetail,
   IFiring,
@@ -24,7 +25,8 @@ import type {
   IRunDetail,
   IRunList,
   ISchedulePreview,
-  IStatus
+  IStatus,
+  ITaken
 } from './schema';
 
 export { sentence };
@@ -90,6 +92,11 @@ export class Client {
 
   outputs(question: IOutputsQuestion): Promise<IOutputs> {
     return request(this.serverSettings, 'POST', 'outputs', {}, question);
+  }
+
+  /** Hand over the notebook as the page holds it, for the snapshot of its kernel's run. */
+  document(document: IDocument): Promise<ITaken> {
+    return request(this.serverSettings, 'POST', 'document', {}, document);
   }
 
   jobs(): Promise<IJobList> {

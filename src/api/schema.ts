@@ -35,6 +35,11 @@ export interface ICheckLine {
   readonly parameter: string | null;
 }
 
+export interface IDocument {
+  readonly kernel: string;
+  readonly notebook: PartialJSONObject;
+}
+
 export interface IExecution {
   readonly id: string;
   readonly run: string;
@@ -61,6 +66,7 @@ export interface IExecution {
   readonly files: ReadonlyArray<IFileUse>;
   readonly network: boolean;
   readonly draws: ReadonlyArray<string>;
+  readonly random: string | null;
   readonly cpu: number | null;
   readonly peak_memory: number | null;
   readonly reused_from: string | null;
@@ -79,6 +85,7 @@ export interface IFailure {
   readonly traceback: ReadonlyArray<string>;
   readonly line: number | null;
   readonly remedy: string | null;
+  readonly cell: string | null;
 }
 
 export interface IFileUse {
@@ -358,6 +365,10 @@ export interface IStatus {
 export interface IStepEdge {
   readonly parent: string;
   readonly child: string;
+}
+
+export interface ITaken {
+  readonly taken: boolean;
 }
 
 export interface IWatch {

@@ -7,6 +7,7 @@ import { NotebookActions, NotebookPanel } from '@jupyterlab/notebook';
 import type { Kernel, KernelMessage } from '@jupyterlab/services';
 import type { PartialJSONObject } from '@lumino/coreutils';
 import { IDisposable } from '@lumino/disposable';
+import { Throttler } from '@lumino/polling';
 import { Signal } from '@lumino/signaling';
 
 import { Client, sentence } from '../api/client';
@@ -149,6 +150,7 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
     this._isDisposed = true;
     this._marks.forEach(mark => mark.dispose());
     this._marks.clear();
+    this._sendDocument.dispose();
     this.steps.dispose();
     Signal.clearData(this);
   }
@@ -353,6 +355,7 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
     this._late.delete(id);
     this._restored.delete(id);
     this._ranHere.add(id);
+    void this._sendDocument.invoke().catch(error => console.warn(sentence(error)));
   }
 
   private _onMessage(_: unknown, message: KernelMessage.IMessage): void {
@@ -481,6 +484,19 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
     }
   }
 
+  /** The notebook as the user sees it, without outputs. */
+  content(): PartialJSONObject {
+    return withoutOutputs((this.panel.model?.toJSON() ?? {}) as PartialJSONObject);
+  }
+
+  private async _passOn(): Promise<void> {
+    const kernel = this.steps.kernel;
+    if (kernel && !this._isDisposed) {
+      await this._options.client.document({ kernel, notebook: this.content() });
+    }
+  }
+
+  private _sendDocument = new Throttler(() => this._passOn(), { limit: 1000, edge: 'trailing' });
   private _asking = new Set<string>();
   private _closed = new Set<string>();
   private _install = '%pip install mlbench';
@@ -496,4 +512,15 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
 
 function loads(source: string): boolean {
   return /^\s*%(load_ext|reload_ext)\s+mlbench\b/m.test(source);
+}
+
+/** What a snapshot or a job makes of a notebook has outputs of its own. */
+function withoutOutputs(notebook: PartialJSONObject): PartialJSONObject {
+  const cells = (notebook.cells ?? []) as PartialJSONObject[];
+  return {
+    ...notebook,
+    cells: cells.map(cell =>
+      cell.cell_type === 'code' ? { ...cell, outputs: [], execution_count: null } : cell
+    )
+  };
 }

@@ -20,7 +20,7 @@ def load_jupyter_server_extension(server: ServerApp) -> None:
 
     settings = server.web_app.settings
     root = getattr(server.contents_manager, "root_dir", None) or server.root_dir
-    server.web_app.add_handlers(".*$", routes(settings["base_url"], str(root)))
+    server.web_app.add_handlers(".*$", routes(settings["base_url"], str(root)))  # type: ignore[no-untyped-call]
     server.log.info("mlbench answers under %s", "/mlbench/api/v1")
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from http.client import responses
 from typing import Any, Final, ParamSpec, TypeVar
 
 import msgspec
 from jupyter_server.auth.decorator import authorized
 from jupyter_server.base.handlers import APIHandler
 from tornado import web
-from tornado.httputil import responses
 
 from mlbench.core import errors
 from mlbench.entrypoints.labserver import schema

@@ -19,7 +19,7 @@ from mlbench.entrypoints.labserver.schema import Watch
 __all__ = ["Events"]
 
 
-class Events(WebSocketMixin, websocket.WebSocketHandler, JupyterHandler):  # type: ignore[misc]
+class Events(WebSocketMixin, websocket.WebSocketHandler, JupyterHandler):
     """One page. It begins with `hello`; what the page sends is a `Watch`, anything else ends the connection."""
 
     auth_resource = "mlbench"
@@ -32,7 +32,7 @@ class Events(WebSocketMixin, websocket.WebSocketHandler, JupyterHandler):  # typ
 
     @ws_authenticated
     @authorized("read")
-    async def get(self, *args: Any, **kwargs: Any) -> None:
+    async def get(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]  # Jupyter's decorators are untyped
         """Open the websocket."""
         await super().get(*args, **kwargs)
 

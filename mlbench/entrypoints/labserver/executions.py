@@ -21,10 +21,11 @@ class _Lively(Handler):
     async def stored(self, identifier: str) -> Execution:
         """Return an execution as the catalog has it."""
         path = self.get_query_argument("notebook", None)
-        _, execution = await asyncio.to_thread(
+        found: Execution
+        _, found = await asyncio.to_thread(
             self.stores.find, lambda project: project.catalog.execution(identifier), path
         )
-        return execution
+        return found
 
 
 class OneExecution(_Lively):
@@ -67,5 +68,7 @@ class Keep(_Lively):
         await self.reply_with(self._keep(execution))
 
     async def _keep(self, identifier: str) -> schema.Cancelled:
-        await self.newsroom.ask("keep", {"executions": [identifier]})
+        execution = await self.stored(identifier)
+        _, run = await asyncio.to_thread(self.stores.find, lambda project: project.catalog.run(execution.run))
+        await self.newsroom.ask("keep", {"executions": [identifier], "kernel": run.kernel})
         return schema.Cancelled(steps=[])

@@ -8,7 +8,7 @@ from typing import Any
 from jupyter_server.utils import url_path_join
 from tornado import web
 
-from mlbench.entrypoints.labserver import events, executions, graph, jobs, outputs, runs, schedule, status
+from mlbench.entrypoints.labserver import document, events, executions, graph, jobs, outputs, runs, schedule, status
 from mlbench.entrypoints.labserver.door import ID, NothingHere
 from mlbench.entrypoints.labserver.news import Newsroom
 from mlbench.entrypoints.labserver.schema import PREFIX
@@ -27,6 +27,7 @@ HANDLERS: tuple[tuple[str, type[web.RequestHandler]], ...] = (
     (f"executions/{ID}/keep", executions.Keep),
     ("graph", graph.GraphOfCells),
     ("outputs", outputs.OutputsOfCells),
+    ("document", document.DocumentOfKernel),
     ("jobs", jobs.Jobs),
     ("jobs/check", jobs.Check),
     (f"jobs/{ID}", jobs.OneJob),

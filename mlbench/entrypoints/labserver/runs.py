@@ -143,9 +143,8 @@ class Cancel(Handler):
 
 
 def cancelled_steps(answer: Any) -> list[str]:
-    """Read the names from the service's answer to `cancel`."""
-    names = answer.get("cancelled", answer.get("steps", [])) if isinstance(answer, dict) else answer or []
-    return [str(name) for name in names]
+    """Read the names of steps from the service's answer to `cancel`."""
+    return [str(each["step"]) for each in answer.get("cancelled", ()) if each.get("step") is not None]
 
 
 def failure_line(run: Run, executions: list[Execution]) -> str | None:
@@ -193,7 +192,7 @@ def _job_name(project: Project, run: Run) -> str | None:
 
 def _untrusted(notebook: Json) -> Json:
     """Drop what a stored notebook says about its own trust."""
-    for cell in notebook.get("cells", []):
+    for cell in notebook.get("cells") or ():
         if isinstance(cell, dict) and isinstance(cell.get("metadata"), dict):
             cell["metadata"].pop("trusted", None)
     return notebook

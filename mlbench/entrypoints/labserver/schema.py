@@ -146,6 +146,19 @@ class Outputs(Struct, frozen=True, kw_only=True):
     copied: bool = False
 
 
+class Document(Struct, frozen=True, kw_only=True):
+    """The notebook of a kernel, without outputs, as its page holds it."""
+
+    kernel: str
+    notebook: Json
+
+
+class Taken(Struct, frozen=True, kw_only=True):
+    """Whether there was a service to take it."""
+
+    taken: bool
+
+
 class JobView(Struct, frozen=True, kw_only=True):
     """A job as a list shows it, its schedule in few words and in a sentence."""
 
@@ -267,6 +280,6 @@ class Watch(Struct, frozen=True, kw_only=True):
 
 SPOKEN: tuple[type, ...] = (
     Problem, Status, RunList, RunDetail, ExecutionDetail, NotebookView, Cancelled, GraphQuestion, Graph,
-    OutputsQuestion, Outputs, JobList, JobQuestion, JobCheck, NewJob, JobChange, JobView, Firings, FiringDetail,
-    ScheduleQuestion, SchedulePreview, News, Watch,
+    OutputsQuestion, Outputs, Document, Taken, JobList, JobQuestion, JobCheck, NewJob, JobChange, JobView,
+    Firings, FiringDetail, ScheduleQuestion, SchedulePreview, News, Watch,
 )  # fmt: skip

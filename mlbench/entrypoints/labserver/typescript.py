@@ -24,7 +24,17 @@ HEAD: Final = """\
 import type { PartialJSONObject, PartialJSONValue } from '@lumino/coreutils';
 """
 ASKED: Final = frozenset(
-    {"GraphQuestion", "CellText", "OutputsQuestion", "JobQuestion", "NewJob", "JobChange", "ScheduleQuestion", "Watch"}
+    {
+        "GraphQuestion",
+        "CellText",
+        "OutputsQuestion",
+        "JobQuestion",
+        "NewJob",
+        "JobChange",
+        "ScheduleQuestion",
+        "Watch",
+        "Document",
+    }
 )
 
 

@@ -1,0 +1,469 @@
+"""JupyterLab's server half: who may come in, and what it answers."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jupyter_server.auth import Authorizer
+from tornado import web
+from tornado.httpclient import HTTPClientError
+
+import mlbench.entrypoints.labserver as labserver
+from mlbench.core.ids import new_id
+from mlbench.core.records import Artifact, Binding, Execution, Failure, Firing, Job, JobVersion, Metric, Read, Run
+from mlbench.entrypoints.labserver import schema
+from mlbench.entrypoints.labserver.routes import HANDLERS
+from mlbench.entrypoints.labserver.typescript import typescript
+from mlbench.project import Project
+
+pytest_plugins = ["pytest_jupyter.jupyter_server"]
+
+API = schema.PREFIX
+SECOND = 10**9
+VERBS = ("GET", "POST", "PATCH", "PUT", "DELETE")
+
+
+class NobodyMay(Authorizer):
+    """Lets nobody do anything."""
+
+    def is_authorized(self, *_: Any) -> bool:
+        return False
+
+
+class ReadersMay(Authorizer):
+    """Lets everybody read."""
+
+    def is_authorized(self, handler: Any, user: Any, action: str, resource: str) -> bool:
+        return action == "read"
+
+
+@pytest.fixture
+def jp_server_config() -> dict[str, Any]:
+    return {"ServerApp": {"jpserver_extensions": {"mlbench.entrypoints.labserver": True}}}
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keep the store and the runtime folder of each test apart; no service is started."""
+    monkeypatch.setenv("MLBENCH_STORE", str(tmp_path / "store"))
+    with tempfile.TemporaryDirectory(prefix="mlb") as runtime:
+        monkeypatch.setenv("MLBENCH_RUNTIME", runtime)
+        yield
+
+
+@pytest.fixture
+def notebook(jp_root_dir: Path) -> Path:
+    path = Path(jp_root_dir).resolve() / "flights.ipynb"
+    path.write_text(json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    return path
+
+
+def put_run(notebook: Path, *, ago: int = 0, kernel: str | None = None, **fields: Any) -> Run:
+    """Record a run with the steps `load` and `train`, of which the second failed unless `fields` say otherwise."""
+    catalog = Project.open(notebook=str(notebook)).catalog
+    started = time.time_ns() - ago * SECOND
+    given: dict[str, Any] = {"state": "failed", "ended": started + 9 * SECOND, "failed_step": "train", **fields}
+    run = Run(
+        id=new_id(), kind="interactive", name="flights", notebook=str(notebook), started=started, kernel=kernel,
+        parameters={"origin": "JFK"}, **given,
+    )  # fmt: skip
+    catalog.put_run(run)
+    load, train = new_id(), new_id()
+    made = Artifact(digest="blake3:" + "0" * 64, size=9, type="int", codec="scalar", preview={"kind": "text"})  # type: ignore[arg-type]
+    catalog.put_executions([
+        Execution(
+            id=load, run=run.id, step="load", state="succeeded", cell="c1", position=0, queued=started,
+            started=started, ended=started + SECOND, binds=(Binding(name="flights", artifact=made),),
+            messages=({"output_type": "stream", "name": "stdout", "text": "loaded\n"},), source="flights = 1",
+        ),
+        Execution(
+            id=train, run=run.id, step="train", state="failed", cell="c2", position=1, queued=started,
+            started=started + SECOND, ended=started + 9 * SECOND, parents=(load,), source="fit(flights)",
+            reads=(Read(name="flights", step="load", execution=load),), metrics=(Metric(name="rmse", value=11.5),),
+            failure=Failure(ename="ValueError", evalue="<img src=x onerror=act()>", traceback=("…",), line=2),
+        ),
+    ])  # fmt: skip
+    return run
+
+
+async def refused(call: Any) -> tuple[int, dict[str, Any]]:
+    """Return the status and the body of a request that is refused."""
+    with pytest.raises(HTTPClientError) as caught:
+        await call
+    response = caught.value.response
+    said = response is not None and response.headers.get("Content-Type", "").startswith("application/json")
+    return caught.value.code, json.loads(response.body) if said else {}
+
+
+def addresses() -> list[tuple[str, str]]:
+    """Return each verb that a handler answers, with an address of it."""
+    found = []
+    for pattern, handler in HANDLERS:
+        path = pattern.replace("([a-z2-7]{26})", "a" * 26).replace(".*", "nothing/here")
+        own = [verb for verb in VERBS if getattr(handler, verb.lower()) is not getattr(web.RequestHandler, verb.lower())]
+        assert own, pattern
+        found += [(verb, path) for verb in own]
+    return found
+
+
+# --- who may come in --------------------------------------------------------------------------------------------------
+
+
+def body_of(verb: str) -> dict[str, Any]:
+    return {"body": b"{}"} if verb in ("POST", "PATCH", "PUT") else {}
+
+
+async def test_nobody_comes_in_without_a_token(jp_fetch: Any) -> None:
+    for verb, path in addresses():
+        status, _ = await refused(
+            jp_fetch(API, path, method=verb, headers={"Authorization": "token wrong"}, **body_of(verb))
+        )
+        assert status == 403, (verb, path)
+
+
+async def test_nobody_comes_in_whom_the_authorizer_refuses(jp_fetch: Any, jp_serverapp: Any) -> None:
+    jp_serverapp.web_app.settings["authorizer"] = NobodyMay(parent=jp_serverapp)
+    for verb, path in addresses():
+        status, _ = await refused(jp_fetch(API, path, method=verb, **body_of(verb)))
+        assert status == 403, (verb, path)
+
+
+async def test_a_reader_changes_and_starts_nothing(jp_fetch: Any, jp_serverapp: Any) -> None:
+    jp_serverapp.web_app.settings["authorizer"] = ReadersMay(parent=jp_serverapp)
+    reading = {"graph", "outputs", "jobs/check", "schedule/preview"}
+    for verb, path in addresses():
+        if verb == "GET" or path in reading:
+            continue
+        status, _ = await refused(jp_fetch(API, path, method=verb, **body_of(verb)))
+        assert status == 403, (verb, path)
+    response = await jp_fetch(API, "runs")
+    assert response.code == 200
+
+
+async def test_a_page_from_elsewhere_is_refused(jp_fetch: Any) -> None:
+    for verb, path in addresses():
+        elsewhere = {"Origin": "https://elsewhere.example"}
+        if path == "events":
+            continue  # a test of its own: it is no plain request
+        status, _ = await refused(
+            jp_fetch(API, path, method=verb, headers={"Cookie": "a=b", "Authorization": "", **elsewhere}, **body_of(verb))
+        )
+        assert status in (403, 404), (verb, path)
+
+
+async def test_a_change_by_cookie_alone_is_refused(jp_serverapp: Any, http_server_client: Any, jp_base_url: str) -> None:
+    jp_serverapp.web_app.settings["disable_check_xsrf"] = False
+    for verb, path in addresses():
+        if verb == "GET":
+            continue
+        with pytest.raises(HTTPClientError) as caught:
+            await http_server_client.fetch(
+                f"{jp_base_url}{API}/{path}", method=verb, headers={"Cookie": "username-x=someone"}, **body_of(verb)
+            )
+        assert caught.value.code == 403, (verb, path)
+
+
+async def test_the_websocket_refuses_pages_from_elsewhere(jp_ws_fetch: Any) -> None:
+    with pytest.raises(HTTPClientError) as caught:
+        await jp_ws_fetch(API, "events", headers={"Origin": "https://elsewhere.example"})
+    assert caught.value.code == 403
+
+
+def test_no_module_of_the_server_can_load_a_pickle() -> None:
+    forbidden = {"pickle", "cloudpickle", "dill", "joblib", "torch", "marshal", "shelve"}
+    files = sorted(Path(labserver.__file__).parent.glob("*.py"))
+    assert files
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            elif isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+                names = ["pickle"]
+            assert not forbidden & {name.partition(".")[0] for name in names}, file
+
+
+def test_every_handler_is_guarded_by_its_own_decorators() -> None:
+    files = sorted(Path(labserver.__file__).parent.glob("*.py"))
+    seen = 0
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.AsyncFunctionDef) and node.name.upper() in VERBS:
+                said = [ast.unparse(each) for each in node.decorator_list]
+                assert said[0] in ("web.authenticated", "ws_authenticated"), (file, node.name)
+                assert said[1].startswith("authorized"), (file, node.name)
+                seen += 1
+    assert seen == len({(verb, handler) for _, handler in HANDLERS for verb in VERBS if verb.lower() in vars(handler)})
+
+
+# --- what it answers --------------------------------------------------------------------------------------------------
+
+
+def test_the_types_of_the_page_are_those_of_the_server() -> None:
+    written = Path(__file__).parents[2] / "src" / "api" / "schema.ts"
+    assert written.read_text(encoding="utf-8") == typescript(), (
+        "Run: python -m mlbench.entrypoints.labserver.typescript"
+    )
+
+
+async def ask(jp_fetch: Any, path: str, method: str = "GET", body: Any = None, **query: str) -> Any:
+    more = {} if body is None else {"body": json.dumps(body)}
+    response = await jp_fetch(API, path, method=method, params=query, **more)
+    return json.loads(response.body)
+
+
+async def test_runs_come_newest_first_a_page_at_a_time(jp_fetch: Any, notebook: Path) -> None:
+    made = [put_run(notebook, ago=ago) for ago in (40, 30, 20)]
+    page = await ask(jp_fetch, "runs", notebook="flights.ipynb", limit="2")
+    assert [each["run"]["id"] for each in page["runs"]] == [made[2].id, made[1].id]
+    assert page["count"] == 3
+    rest = await ask(jp_fetch, "runs", notebook="flights.ipynb", limit="2", before=page["next"])
+    assert [each["run"]["id"] for each in rest["runs"]] == [made[0].id]
+    assert rest["next"] is None
+
+
+async def test_a_run_in_a_list_says_what_tells_it_apart(jp_fetch: Any, notebook: Path) -> None:
+    put_run(notebook)
+    (run,) = (await ask(jp_fetch, "runs"))["runs"]
+    assert run["path"] == "flights.ipynb"
+    assert (run["steps_done"], run["steps_total"]) == (2, 2)
+    assert run["metric"]["name"] == "rmse"
+    assert run["error"] == "train: ValueError: <img src=x onerror=act()>"
+
+
+async def test_a_notebook_without_runs_has_an_empty_page(jp_fetch: Any, notebook: Path) -> None:
+    assert await ask(jp_fetch, "runs", notebook="flights.ipynb") == {"runs": [], "count": 0, "next": None}
+
+
+async def test_a_run_has_its_steps_their_edges_and_no_messages(jp_fetch: Any, notebook: Path) -> None:
+    run = put_run(notebook)
+    detail = await ask(jp_fetch, f"runs/{run.id}")
+    assert [each["step"] for each in detail["executions"]] == ["load", "train"]
+    assert detail["edges"] == [{"parent": "load", "child": "train"}]
+    assert all(not each["messages"] for each in detail["executions"])
+    assert detail["executions"][0]["binds"][0]["artifact"]["preview"] == {"kind": "text"}
+
+
+async def test_an_execution_has_its_messages(jp_fetch: Any, notebook: Path) -> None:
+    run = put_run(notebook)
+    first = (await ask(jp_fetch, f"runs/{run.id}"))["executions"][0]
+    detail = await ask(jp_fetch, f"executions/{first['id']}")
+    assert detail["execution"]["messages"][0]["text"] == "loaded\n"
+
+
+async def test_the_notebook_of_a_run_has_lost_its_trust(jp_fetch: Any, notebook: Path) -> None:
+    project = Project.open(notebook=str(notebook))
+    cell = {"cell_type": "code", "id": "c", "source": "1", "metadata": {"trusted": True}, "outputs": []}
+    output = project.blobs.put(json.dumps({"cells": [cell], "metadata": {}}).encode())
+    run = put_run(notebook, output=output)
+    view = await ask(jp_fetch, f"runs/{run.id}/notebook", executed="1")
+    assert view["executed"]
+    assert view["notebook"]["cells"][0]["metadata"] == {}
+
+
+async def test_a_run_that_kept_no_notebook_shows_its_steps_as_cells(jp_fetch: Any, notebook: Path) -> None:
+    run = put_run(notebook)
+    view = await ask(jp_fetch, f"runs/{run.id}/notebook")
+    assert [cell["source"] for cell in view["notebook"]["cells"]] == ["flights = 1", "fit(flights)"]
+
+
+async def test_the_graph_says_who_waits_for_whom_and_why(jp_fetch: Any) -> None:
+    cells = [
+        {"id": "a", "source": "import pandas as pd"},
+        {"id": "b", "source": "%%step load\nflights = pd.read_csv('x.csv')"},
+        {"id": "c", "source": "%%step train\nmodel = fit(flights)"},
+    ]
+    graph = await ask(jp_fetch, "graph", "POST", {"cells": cells})
+    assert [(step["name"], step["cell"]) for step in graph["steps"]] == [("load", "b"), ("train", "c")]
+    (parent,) = graph["steps"][1]["parents"]
+    assert parent["step"] == "load"
+    assert "flights" in parent["why"]
+
+
+async def test_a_cell_that_is_wrong_is_a_problem_of_its_step(jp_fetch: Any) -> None:
+    graph = await ask(jp_fetch, "graph", "POST", {"cells": [{"id": "a", "source": "%%step load --retires 3\nx = ("}]})
+    said = [*graph["problems"], *(problem for step in graph["steps"] for problem in step["problems"])]
+    assert said
+
+
+async def test_output_is_put_back_for_the_kernel_that_made_it(jp_fetch: Any, notebook: Path) -> None:
+    put_run(notebook, ago=60, kernel="k1")
+    run = put_run(notebook, kernel="k1")
+    question = {"kernel": "k1", "cells": ["c1", "c2", "c9"], "path": "flights.ipynb", "messages": True}
+    answer = await ask(jp_fetch, "outputs", "POST", question)
+    assert set(answer["outputs"]) == {"c1", "c2"}
+    assert answer["outputs"]["c1"]["run"] == run.id
+    assert answer["outputs"]["c1"]["messages"][0]["text"] == "loaded\n"
+    other = await ask(jp_fetch, "outputs", "POST", {**question, "kernel": "k2"})
+    assert other == {"outputs": {}, "copied": False}
+
+
+async def test_output_is_never_put_into_a_copy(jp_fetch: Any, notebook: Path) -> None:
+    put_run(notebook, kernel="k1")
+    copy = notebook.with_name("copy.ipynb")
+    copy.write_bytes(notebook.read_bytes())
+    answer = await ask(jp_fetch, "outputs", "POST", {"kernel": "k1", "cells": ["c1"], "path": "copy.ipynb"})
+    assert answer == {"outputs": {}, "copied": True}
+
+
+async def test_a_renamed_notebook_keeps_its_output(jp_fetch: Any, notebook: Path) -> None:
+    put_run(notebook, kernel="k1")
+    notebook.rename(notebook.with_name("renamed.ipynb"))
+    answer = await ask(jp_fetch, "outputs", "POST", {"kernel": "k1", "cells": ["c1"], "path": "renamed.ipynb"})
+    assert set(answer["outputs"]) == {"c1"}
+
+
+async def test_a_schedule_is_said_in_words_with_its_next_times(jp_fetch: Any) -> None:
+    preview = await ask(jp_fetch, "schedule/preview", "POST", {"cron": "0 6 * * 1-5", "timezone": "Europe/Berlin"})
+    assert preview["sentence"] == "At 06:00, Monday to Friday, Berlin time"
+    assert len(preview["next"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("cron", "timezone"),
+    [("0 0 30 2 *", "UTC"), ("@reboot", "UTC"), ("9" * 5000, "UTC"), ("", "UTC"), ("0 6 * * *", "../../etc/passwd")],
+)
+async def test_a_schedule_that_cannot_be_is_refused_in_a_sentence(jp_fetch: Any, cron: str, timezone: str) -> None:
+    question = json.dumps({"cron": cron, "timezone": timezone})
+    status, problem = await refused(jp_fetch(API, "schedule/preview", method="POST", body=question))
+    assert status == 422
+    assert problem["message"]
+    assert "Traceback" not in json.dumps(problem)
+
+
+async def test_jobs_are_listed_with_what_they_did_last(jp_fetch: Any, notebook: Path) -> None:
+    catalog = Project.open(notebook=str(notebook)).catalog
+    version = JobVersion(number=2, snapshot="blake3:" + "0" * 64)  # type: ignore[arg-type]
+    job = Job(
+        id=new_id(), name="nightly", notebook=str(notebook), version=version, cron="0 6 * * *", timezone="UTC",
+        next_due=2_000_000_000,
+    )  # fmt: skip
+    catalog.put_job(job)
+    catalog.add_firing(Firing(job=job.id, due=1_000_000_000, state="succeeded"))
+    answer = await ask(jp_fetch, "jobs")
+    (view,) = answer["jobs"]
+    assert (view["short"], view["path"]) == ("daily 06:00 UTC", "flights.ipynb")
+    assert view["last"]["state"] == "succeeded"
+    assert "mlbench service install" in answer["service"] or answer["service"]
+    firings = await ask(jp_fetch, f"jobs/{job.id}/firings")
+    assert [each["due"] for each in firings["firings"]] == [1_000_000_000]
+
+
+async def test_the_dialog_learns_the_form_and_what_was_checked(jp_fetch: Any, notebook: Path) -> None:
+    cells = [
+        {
+            "cell_type": "code", "id": "p", "metadata": {"tags": ["parameters"]}, "outputs": [],
+            "execution_count": None, "source": 'origin: str = "JFK"  # airport the model is for\ntrees: int = 200',
+        }
+    ]  # fmt: skip
+    content = {
+        "cells": cells, "nbformat": 4, "nbformat_minor": 5,
+        "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+    }  # fmt: skip
+    question = {"path": "flights.ipynb", "notebook": content, "parameters": {"trees": "2OO"}}
+    check = await ask(jp_fetch, "jobs/check", "POST", question)
+    assert [(field["name"], field["type"]) for field in check["fields"]] == [("origin", "str"), ("trees", "int")]
+    assert check["fields"][0]["help"] == "airport the model is for"
+    assert [line["parameter"] for line in check["checked"] if line["level"] == "error"] == ["trees"]
+
+
+async def test_status_says_where_the_store_is_and_why(jp_fetch: Any, tmp_path: Path) -> None:
+    status = await ask(jp_fetch, "status")
+    assert status["store"] == str(tmp_path / "store")
+    assert "MLBENCH_STORE" in status["store_source"]
+    assert status["install"].startswith("%pip install ")
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "runs/..%2f..%2fetc", "runs/%252e%252e%252f", "runs/C:%5Cx", "runs/file:%2F%2Fx", "runs/" + "a" * 4096,
+        "runs/con", "runs/" + "A" * 26, "executions/$(id)", "jobs/%00", "nothing",
+    ],
+)  # fmt: skip
+async def test_what_is_no_id_is_nowhere(jp_fetch: Any, path: str) -> None:
+    status, problem = await refused(jp_fetch(API, path))
+    assert status in (400, 404)
+    assert problem["message"].count("\n") == 0
+
+
+async def test_an_unknown_id_is_not_found(jp_fetch: Any) -> None:
+    for path in (f"runs/{'a' * 26}", f"executions/{'a' * 26}", f"jobs/{'a' * 26}"):
+        status, problem = await refused(jp_fetch(API, path))
+        assert (status, problem["type"]) == (404, "NotFound")
+
+
+@pytest.mark.parametrize("path", ["../x.ipynb", "a/../../x", "x\0y", "a" * 5000])
+async def test_a_path_that_leads_out_is_refused(jp_fetch: Any, path: str) -> None:
+    status, problem = await refused(jp_fetch(API, "runs", params={"notebook": path}))
+    assert status == 400
+    assert problem["message"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [{"limit": "-1"}, {"limit": "1000000000"}, {"limit": "٣"}, {"before": "forged"}, {"notebook_id": "'; drop--"}],
+)
+async def test_a_forged_question_is_refused(jp_fetch: Any, query: dict[str, str]) -> None:
+    status, _ = await refused(jp_fetch(API, "runs", params=query))
+    assert status == 400
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{not json", b"[]", b"null", b'{"cells": 5}', b"[" * 100_000, b'{"cells":[{"id":1,"source":"x"}]}']
+)
+async def test_a_body_that_cannot_be_read_is_refused_in_a_sentence(jp_fetch: Any, body: bytes) -> None:
+    status, problem = await refused(jp_fetch(API, "graph", method="POST", body=body))
+    assert status == 400
+    assert problem["message"]
+
+
+async def test_nothing_can_be_cancelled_where_no_service_runs(jp_fetch: Any, notebook: Path) -> None:
+    run = put_run(notebook, state="running", ended=None)
+    status, problem = await refused(jp_fetch(API, f"runs/{run.id}/cancel", method="POST", body="{}"))
+    assert (status, problem["type"]) == (503, "ServiceError")
+
+
+# --- news -------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_page_hears_that_somebody_wrote_to_the_catalog(jp_ws_fetch: Any, jp_fetch: Any, notebook: Path) -> None:
+    put_run(notebook)
+    await jp_fetch(API, "runs")
+    socket = await jp_ws_fetch(API, "events")
+    hello = json.loads(await asyncio.wait_for(socket.read_message(), 10))
+    assert hello["type"] == "hello"
+    await asyncio.sleep(0)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        put_run(notebook)
+        try:
+            news = json.loads(await asyncio.wait_for(socket.read_message(), 3))
+        except TimeoutError:
+            continue
+        assert news["type"] == "changed"
+        break
+    else:
+        pytest.fail("No news came.")
+    socket.close()
+
+
+async def test_a_page_that_sends_nonsense_is_let_go(jp_ws_fetch: Any) -> None:
+    socket = await jp_ws_fetch(API, "events")
+    await asyncio.wait_for(socket.read_message(), 10)
+    await socket.write_message("{nonsense")
+    assert await asyncio.wait_for(socket.read_message(), 10) is None
+
