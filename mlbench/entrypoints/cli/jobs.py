@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import click
 
@@ -116,7 +118,12 @@ def show_job(job: str, limit: int, as_json: bool) -> None:
     if firings:
         shown = output.table("due", "state", "run", "what")
         for firing in firings:
-            shown.add_row(_when(firing.due), output.state_text(firing.state), short(firing.run or ""), _what(firing))
+            shown.add_row(
+                _when(firing.due, found.timezone),
+                output.state_text(firing.state),
+                short(firing.run or ""),
+                _what(firing),
+            )
         out.print()
         out.print(shown)
 
@@ -231,7 +238,7 @@ def _list(*, as_json: bool) -> None:
     shown = output.table("job", "name", "schedule", "next", "state")
     for job in found:
         name = plain(f"{job.name} v{job.version.number}")
-        due = _when(job.next_due) if job.next_due is not None and not job.paused else ""
+        due = _when(job.next_due, job.timezone) if not job.paused else ""
         shown.add_row(short(job.id), name, plain(_sentence(job) or "none"), due, plain(_state(job)))
     console().print(shown)
 
@@ -245,7 +252,9 @@ def _change(job: str, *, paused: bool, as_json: bool) -> None:
     if as_json:
         print_json(changed)
     else:
-        due = f", next {_when(changed.next_due)}" if changed.next_due is not None and not paused else ""
+        due = (
+            f", next {_when(changed.next_due, changed.timezone)}" if changed.next_due is not None and not paused else ""
+        )
         console().print(plain(f"{'Paused' if paused else 'Resumed'} {changed.name}{due}."))
 
 
@@ -292,8 +301,15 @@ def _state(job: Job) -> str:
     return "deleted" if job.deleted else "paused" if job.paused else "on"
 
 
-def _when(due: int | None) -> str:
-    return f"{datetime.fromtimestamp(due).astimezone():%a %d %b %Y %H:%M}" if due is not None else ""
+def _when(due: int | None, timezone: str | None = None) -> str:
+    """Return a due time on the clocks of its schedule's zone, or of this machine."""
+    if due is None:
+        return ""
+    zone = None
+    if timezone is not None:
+        with contextlib.suppress(ZoneInfoNotFoundError, ValueError):
+            zone = ZoneInfo(timezone)
+    return f"{datetime.fromtimestamp(due, UTC).astimezone(zone):%a %d %b %Y %H:%M}"
 
 
 def _what(firing: Firing) -> Any:
