@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -173,6 +174,38 @@ def test_the_runs_of_a_kernel_go_on_after_the_service_was_killed(quick: House) -
     assert {(one.step, one.state) for one in found} == {("load", "reused"), ("train", "succeeded")}
 
 
+def test_the_id_in_a_notebook_is_that_of_its_runs(quick: House, tmp_path: Path) -> None:
+    notebook = tmp_path / "flights.ipynb"
+    document = {"cells": [], "metadata": {"mlbench": {"id": new_id()}}, "nbformat": 4, "nbformat_minor": 5}
+    notebook.write_text(json.dumps(document))
+    kernel = quick.kernel(notebook=str(notebook))
+    run = kernel.state(kernel.submit("load")).run
+    assert catalog(quick.store).run(run).notebook_id == document["metadata"]["mlbench"]["id"]  # type: ignore[index]
+
+
+def test_whether_a_step_draws_is_known_from_its_last_execution(quick: House, go: Path) -> None:
+    kernel = quick.kernel()
+    kernel.state(kernel.submit("first", "draw"))
+    kernel.state(kernel.submit("second", "draw"))
+    quick.kill()
+    again = quick.kernel()
+    first = again.submit("first", f"wait {go}\ndraw", seeded=True)
+    second = again.submit("second", "draw", seeded=True, random_from=first)
+    again.state(first, "running")
+    time.sleep(0.3)
+    assert again.states(second) == ["queued"]
+    go.touch()
+    assert again.state(second).state == "succeeded"
+
+
+def test_a_kernel_that_comes_back_is_told_what_became_of_its_steps(quick: House) -> None:
+    kernel = quick.kernel(reconnect=True)
+    step = kernel.submit("load", "sleep 60")
+    kernel.state(step, "running")
+    quick.kill()
+    assert kernel.state(step).reason == "service-lost"
+
+
 def test_the_notebook_behind_a_run_is_recorded_as_it_was_run(kernel: Kernel) -> None:
     sources = ("x = 1", "%%step load\ny = x")
     record = kernel.state(kernel.submit("load", cells=sources))
@@ -300,6 +333,16 @@ def test_an_interrupt_that_is_taken_back_changes_nothing(kernel: Kernel, go: Pat
     kernel.state(load, "running")
     kernel.client.request("interrupt", {"executions": [load]})
     kernel.client.request("keep", {"executions": [load]})
+    go.touch()
+    assert kernel.state(load).state == "succeeded"
+
+
+def test_a_page_takes_back_the_interrupt_that_ends_its_kernels_wait(quick: House, go: Path) -> None:
+    kernel, page = quick.kernel(), quick.connect(role="lab")
+    load = kernel.submit("load", f"wait {go}")
+    kernel.state(load, "running")
+    page.request("keep", {"executions": [load], "kernel": "kernel"})
+    assert kernel.client.request("interrupt", {"executions": [load]}) == {"cancelled": []}
     go.touch()
     assert kernel.state(load).state == "succeeded"
 

@@ -51,7 +51,8 @@ class OutputsOfCells(Handler):
                 if cell in wanted and (cell not in found or _later(execution, found[cell])):
                     found[cell] = execution
         if question.messages:
-            found = {cell: catalog.execution(execution.id) for cell, execution in found.items()}
+            # What a run has taken over printed when it ran.
+            found = {cell: catalog.execution(one.reused_from or one.id) for cell, one in found.items()}
         return found, False
 
     def _is_copy(self, path: str, run: Run) -> bool:

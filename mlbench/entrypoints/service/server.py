@@ -49,6 +49,9 @@ PATIENCE: Final = 8.0
 ENGINE_PATIENCE: Final = 3.0
 """Seconds after the loss of an engine's connection before it is looked whether the engine is alive."""
 
+TOUCH_EVERY: Final = 6 * 3600
+"""Seconds between two touches of the files in the runtime folder."""
+
 T = TypeVar("T")
 
 
@@ -117,6 +120,7 @@ class Service:
         self._spawn(self._retire_older())
         self._spawn(self._open_remembered())
         self._spawn(self._watch())
+        self._spawn(self._keep_files())
         await self._stop.wait()
         logger.info("Ending: %s", self._farewell)
         server.close()
@@ -129,6 +133,14 @@ class Service:
                 logger.info("The service of mlbench %s takes no new work and ends with what it has", version)
         except (ServiceError, OSError) as error:
             logger.warning("A service of another version could not be told to retire: %s", error)
+
+    async def _keep_files(self) -> None:
+        """Touch the door's files now and then: what clears a temporary folder takes untouched ones for forgotten."""
+        while True:
+            await asyncio.sleep(TOUCH_EVERY)
+            for path in (self.door.socket, self.door.lock, self.door.log, self.door.folder):
+                with contextlib.suppress(OSError):
+                    os.utime(path)
 
     async def _end(self) -> None:
         schedulers = [scheduler.close() for scheduler in self._schedulers.values()]
@@ -276,6 +288,7 @@ class Service:
         session, answer = await store.attach(hello, peer.pid)
         peer.session, peer.store, peer.wish.kernel = session, store, hello.kernel
         self._news.join(peer)
+        asyncio.get_running_loop().call_soon(store.catch_up, session)
         prepare = getattr(self._executor, "prepare", None)
         if hello.run is not None and prepare is not None and not self._retired:
             self._spawn(prepare(hello.environment))
@@ -295,8 +308,9 @@ class Service:
         return {"cancelled": store.interrupt(session, [ExecutionId(one) for one in body["executions"]])}
 
     async def op_keep(self, peer: Peer, body: Json) -> Json:
-        store, session = self._session(peer)
-        store.keep(session, [ExecutionId(one) for one in body["executions"]])
+        del peer  # a page speaks for its kernel, which is waiting
+        for store in self._stores.values():
+            store.keep([ExecutionId(one) for one in body["executions"]])
         return {}
 
     async def op_here(self, peer: Peer, body: Json) -> Json:
@@ -312,7 +326,8 @@ class Service:
         for session in sessions:
             if session is not None:
                 session.note_cells([str(one) for one in body.get("cells") or ()])
-                session.document = body.get("document") or session.document
+                if isinstance(body.get("document"), dict):
+                    session.take_document(body["document"])
         return {}
 
     async def op_metrics(self, peer: Peer, body: Json) -> Json:
@@ -405,6 +420,7 @@ class Service:
             "jobs": sum(scheduler.busy for scheduler in self._schedulers.values()),
             "cluster": {
                 "running": bool(getattr(self._executor, "running", False)),
+                "workers": int(bool(getattr(self._executor, "running", False))),
                 "idle": time.monotonic() - idle if idle is not None else None,
             },
             "clients": [one.describe() for one in self._peers],

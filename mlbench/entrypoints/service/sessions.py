@@ -7,13 +7,14 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from mlbench.core.ids import RunId, new_id
+from mlbench.core.ids import NotebookId, RunId, new_id
 from mlbench.core.messages import KernelHello
 from mlbench.core.records import Execution, Json, Metric, Run
+from mlbench.notebook.document import notebook_id
 from mlbench.runs.series import Series
 
 __all__ = ["Session", "ago", "describe", "metrics_of", "notebook_of", "read_notebook"]
@@ -34,7 +35,8 @@ class Session:
     """One kernel, attached or gone.
 
     `pid` tells a kernel that has restarted from one that has only connected again. `fixed` is the run that an engine
-    has opened for it; without one its runs are interactive. `here` are steps under way in the kernel itself.
+    has opened for it; without one its runs are interactive. `here` are steps under way in the kernel itself,
+    `missed` ends that it could not hear of.
     """
 
     hello: KernelHello
@@ -49,6 +51,7 @@ class Session:
     tags: dict[str, str] = field(default_factory=dict)
     lost_at: int | None = None
     here: dict[str, Execution] = field(default_factory=dict)
+    missed: list[Execution] = field(default_factory=list)
     series: Series = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,7 +79,20 @@ class Session:
         if pid is None or pid != self.pid:
             self.series.restart()
             self.cells = ()
+        known = self.hello.notebook_id
         self.hello, self.pid, self.attached, self.lost_at = hello, pid, True, None
+        self.identify(hello.notebook_id or known)
+
+    def identify(self, notebook_id: NotebookId | None) -> None:
+        """Take note of the id that the notebook carries."""
+        if notebook_id is not None:
+            self.hello = replace(self.hello, notebook_id=notebook_id)
+
+    def take_document(self, document: Json) -> None:
+        """Keep the notebook as its page holds it: the file on disk may be older."""
+        self.document = document
+        if isinstance(document.get("metadata"), dict) and (found := notebook_id(document)) is not None:
+            self.identify(NotebookId(found))
 
     def _make_run(self, at: int) -> Run:
         hello = self.hello

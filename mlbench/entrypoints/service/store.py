@@ -10,12 +10,13 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, assert_never
 
-from mlbench.core.errors import MlbenchError, NotFound, ServiceError
+from mlbench.core.errors import MlbenchError, ServiceError
 from mlbench.core.ids import ExecutionId, RunId
 from mlbench.core.messages import KernelHello, RandomState, StepTask, Submission
 from mlbench.core.records import ENDED, UNDER_WAY, Execution, Failure, Json, Reason, Run
 from mlbench.entrypoints.service.events import News
 from mlbench.entrypoints.service.ledger import Ledger
+from mlbench.entrypoints.service.recollection import Recollection
 from mlbench.entrypoints.service.sessions import Session, ago, describe, metrics_of, notebook_of, read_notebook
 from mlbench.runs import plan as plans
 from mlbench.runs.plan import Plan, advance
@@ -66,7 +67,7 @@ class OpenStore:
         self._news = news
         self._owner = owner
         self._stir = stir
-        self._draws: dict[tuple[str, str], bool] = {}
+        self._recollection = Recollection(project, self.ledger)
         self._transcripts: dict[ExecutionId, Transcript] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -108,19 +109,29 @@ class OpenStore:
             session = Session(hello=hello, owner=self._owner, pid=pid)
             self.sessions[hello.kernel] = session
             if hello.run is None:
-                await self._remember(session)
+                session.identify(hello.notebook_id or await self._recollection.identity(hello.notebook))
+                session.missed = await self._recollection.last_run(hello.kernel)
+                session.series.resume(session.missed)
             else:
-                await self._settle_lost(hello.run)
+                session.missed = await self._recollection.lost(hello.run, self.plan.nodes)
+                for record in session.missed:
+                    self.ledger.put(record, recorded=record.reason != "service-lost")
         else:
-            same = session.pid == pid
-            if session.attached and not same:
+            if session.attached and session.pid != pid:
                 self.detach(session)
-            session.attach(hello, pid)
-            if same:
+            if not session.attached and session.pid == pid:
+                session.missed = self.plan.of_kernel(hello.kernel)
                 self.tell(plans.Returned(at=time.time_ns(), kernel=hello.kernel))
+            session.attach(hello, pid)
         self._forget_the_gone()
         known = [self._shown(record) for record in self.plan.of_kernel(hello.kernel)]
         return session, {"run": session.run, "executions": known}
+
+    def catch_up(self, session: Session) -> None:
+        """Tell a kernel that has just attached what became of its steps while it could not hear of it."""
+        missed, session.missed = session.missed, []
+        for record in missed:
+            self._publish(record, session=session)
 
     def detach(self, session: Session) -> None:
         """Let a kernel go; its steps go on."""
@@ -130,42 +141,8 @@ class OpenStore:
             self._report(lost, own=True, session=session)
         session.here.clear()
         self.tell(plans.Detached(at=time.time_ns(), kernel=session.hello.kernel))
-
-    async def _remember(self, session: Session) -> None:
-        """Find out what the kernel's last run came to, which another life of the service has seen."""
-        kernel = session.hello.kernel
-
-        def look() -> list[Execution]:
-            runs = self.project.catalog.runs(kernel=kernel, limit=1)
-            return self.project.catalog.executions(runs[0].id) if runs else []
-
-        session.series.resume([one for one in await self.ledger.ask(look) if one.state in ENDED])
-
-    async def _settle_lost(self, run: RunId) -> None:
-        """Say what became of executions of an engine's run that a service which is gone had under way."""
-
-        def look() -> list[Execution]:
-            return [
-                self._end_of_lost(record)
-                for record in self.project.catalog.executions(run)
-                if record.state in UNDER_WAY and record.id not in self.plan.nodes
-            ]
-
-        for record in await self.ledger.ask(look):
-            self.ledger.put(record, recorded=record.reason != "service-lost", then=partial(self._publish, record))
-
-    def _end_of_lost(self, record: Execution) -> Execution:
-        import msgspec
-
-        written = self.project.blobs.find_record("execution", record.id)
-        if written is not None and written.get("state") in ENDED:
-            return msgspec.convert(written, Execution)
-        failure = Failure(
-            ename="ServiceError",
-            evalue="The mlbench service was lost while this step was under way.",
-            remedy="Run the cell again.",
-        )
-        return replace(record, state="failed", reason="service-lost", failure=failure, ended=time.time_ns())
+        if session.fixed is not None and session.fixed not in self.runs:
+            self._forget(session.hello.kernel)
 
     def _forget_the_gone(self) -> None:
         """Drop the sessions of kernels that have been gone for long, and what they left."""
@@ -175,15 +152,18 @@ class OpenStore:
             gone = (time.monotonic_ns() - session.lost_at) / 1e9
             busy = any(record for record in self.plan.of_kernel(kernel) if record.state in UNDER_WAY)
             if gone > FORGET_AFTER and not busy:
-                self.plan.forget(kernel)
-                del self.sessions[kernel]
+                self._forget(kernel)
+
+    def _forget(self, kernel: str) -> None:
+        self.plan.forget(kernel)
+        del self.sessions[kernel]
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
     async def submit(self, session: Session, submission: Submission) -> Json:
         """Take a step's cell over; return its execution, or the one that it is attached to."""
         await self._recall(session, submission)
-        draws = await self._known_draws(session, submission)
+        draws = await self._recollection.draws(session, submission.step) if submission.seeded else None
         session.note_cells(submission.cells)
         session.parameters = dict(submission.parameters)
         at = time.time_ns()
@@ -228,36 +208,9 @@ class OpenStore:
     async def _recall(self, session: Session, submission: Submission) -> None:
         """Tell the plan of executions that a submission names and that another life of the service has seen end."""
         wanted = {*submission.edges.values(), *submission.waits_for} - set(self.plan.nodes)
-        if not wanted:
-            return
-
-        def look() -> list[Execution]:
-            return [self.project.catalog.execution(one) for one in wanted]
-
-        try:
-            found = await self.ledger.ask(look)
-        except NotFound as error:
-            raise ServiceError(
-                f"Step {submission.step} needs the result of a step that the mlbench service does not know.",
-                "Run the cells above it again.",
-            ) from error
-        for record in found:
-            ended = self._end_of_lost(record) if record.state in UNDER_WAY else record
-            self.tell(plans.Recalled(at=time.time_ns(), record=ended, kernel=session.hello.kernel))
-
-    async def _known_draws(self, session: Session, submission: Submission) -> bool | None:
-        """Say whether the step drew random numbers when it ran last."""
-        if not submission.seeded:
-            return None
-        key = (session.notebook or session.hello.kernel, submission.step)
-        if key not in self._draws and session.hello.notebook_id is not None:
-            look = partial(
-                self.project.catalog.last_execution, notebook_id=session.hello.notebook_id, step=submission.step
-            )
-            last = await self.ledger.ask(look)
-            if last is not None and last.state == "succeeded":
-                self._draws[key] = bool(last.draws)
-        return self._draws.get(key)
+        if wanted:
+            for record in await self._recollection.ended(submission, wanted):
+                self.tell(plans.Recalled(at=time.time_ns(), record=record, kernel=session.hello.kernel))
 
     def here(self, session: Session, record: Execution, *, new_run: bool = False) -> Json:
         """Take the record of a step that ran in the kernel itself."""
@@ -282,9 +235,9 @@ class OpenStore:
                 return [describe(self.plan.nodes[one].record) for one in instruction.event.executions]
         return []
 
-    def keep(self, session: Session, executions: Iterable[ExecutionId]) -> None:
-        """Let what a kernel has interrupted go on."""
-        self.tell(plans.Kept(at=time.time_ns(), kernel=session.hello.kernel, executions=tuple(executions)))
+    def keep(self, executions: Iterable[ExecutionId]) -> None:
+        """Let what a kernel has interrupted, or is about to, go on."""
+        self.tell(plans.Kept(at=time.time_ns(), executions=tuple(executions)))
 
     def summary(self, record: Execution) -> Json:
         """Return what `status` says of an execution under way."""
@@ -328,8 +281,7 @@ class OpenStore:
         self._publish_run(run)
         for kernel, session in list(self.sessions.items()):
             if session.fixed == run.id and not session.attached:
-                self.plan.forget(kernel)
-                del self.sessions[kernel]
+                self._forget(kernel)
 
     async def abandon_run(self, run: RunId, owner_alive: Callable[[str | None], bool]) -> None:
         """End a run whose engine has gone without a word, unless it is still alive somewhere."""
@@ -467,13 +419,13 @@ class OpenStore:
         runs: list[Run] = []
         reused: list[Execution] = []
         if session is not None and session.fixed is None:
-            runs, reused = session.series.note(record)
+            runs, reused = session.series.note(replace(record, messages=()))
         if record.state in UNDER_WAY:
             self.ledger.put(record)
             self._publish(record)
         else:
-            if session is not None and record.state == "succeeded":
-                self._draws[(session.notebook or session.hello.kernel, record.step)] = bool(record.draws)
+            if session is not None:
+                self._recollection.note(session, record)
             self.ledger.put(record, recorded=not own, then=partial(self._tell_end, record))
         for one in reused:
             self.ledger.put(one, recorded=False, then=partial(self._publish, one))
@@ -511,16 +463,17 @@ class OpenStore:
     def _shown(self, record: Execution) -> Execution:
         return replace(record, messages=(), source=None)
 
-    def _whose(self, record: Execution) -> tuple[str | None, str | None]:
+    def _whose(self, record: Execution, session: Session | None = None) -> tuple[str | None, str | None]:
         """Return the notebook and the kernel of an execution."""
         node = self.plan.nodes.get(record.id)
-        session = self.sessions.get(node.kernel) if node is not None else None
+        if session is None and node is not None:
+            session = self.sessions.get(node.kernel)
         if session is None:
             session = next((one for one in self.sessions.values() if one.run == record.run), None)
         return (session.hello.notebook, session.hello.kernel) if session is not None else (None, None)
 
-    def _publish(self, record: Execution, **more: Any) -> None:
-        notebook, kernel = self._whose(record)
+    def _publish(self, record: Execution, *, session: Session | None = None, **more: Any) -> None:
+        notebook, kernel = self._whose(record, session)
         body = {"execution": self._shown(record), **more}
         self._news.publish("execution", body, run=record.run, notebook=notebook, kernel=kernel)
 

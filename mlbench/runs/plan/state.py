@@ -29,6 +29,8 @@ class Node:
     replaced_by: ExecutionId | None = None
     cancelled: Reason | None = None
     interrupted: bool = False
+    kept: int | None = None
+    """When its next interrupt was taken back before it came."""
     unattended: bool = False
     """It ended, or goes on, while its kernel is away."""
     random_used: ExecutionId | None = None

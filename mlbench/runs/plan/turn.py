@@ -12,6 +12,7 @@ from mlbench.core.records import Binding, Execution, Json, Read, Reason, State
 from mlbench.runs.plan.state import Node, Plan
 from mlbench.runs.plan.words import (
     GRACE,
+    KEPT_FOR,
     Attach,
     Cancel,
     CancelAsked,
@@ -61,7 +62,7 @@ def advance(plan: Plan, event: Event) -> tuple[Instruction, ...]:
         case Interrupted():
             turn.interrupt(event)
         case Kept():
-            turn.keep(node for node in turn.nodes(event.executions) if node.interrupted)
+            turn.take_back(event)
         case GraceOver():
             turn.end_grace(event)
         case Detached():
@@ -121,7 +122,12 @@ class _Turn:
             self._stand_in(old, node, event.at)
 
     def interrupt(self, event: Interrupted) -> None:
-        targets = self._with_needless_parents(event.executions)
+        meant = []
+        for node in self.nodes(event.executions):
+            kept, node.kept = node.kept, None
+            if kept is None or event.at - kept > KEPT_FOR * 1e9:
+                meant.append(node.id)
+        targets = self._with_needless_parents(meant)
         for node in targets:
             if not node.interrupted:
                 node.interrupted = True
@@ -131,6 +137,18 @@ class _Turn:
             names = tuple(node.id for node in targets)
             over = GraceOver(at=event.at + int(GRACE * 1e9), kernel=event.kernel, executions=names)
             self.todo.append(Later(seconds=GRACE, event=over))
+
+    def take_back(self, event: Kept) -> None:
+        """Let go on what an interrupt has stopped, with the parents that it took along."""
+        for node in list(self.nodes(event.executions)):
+            if not node.interrupted:
+                node.kept = event.at
+                continue
+            left = [node]
+            while left:
+                one = left.pop()
+                self.keep([one])
+                left.extend(parent for parent in self.nodes(one.parents) if parent.interrupted)
 
     def keep(self, nodes: Iterable[Node]) -> None:
         for node in nodes:

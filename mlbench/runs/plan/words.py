@@ -15,6 +15,10 @@ GRACE: Final = 3.0
 # --- events ----------------------------------------------------------------------------------------------------------
 
 
+KEPT_FOR: Final = 10.0
+"""Seconds in which an interrupt that was taken back before it came is still ignored."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submitted:
     """A kernel hands a step over. `draws` says whether its last execution drew random numbers, None: nobody knows."""
@@ -78,10 +82,9 @@ class Interrupted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """A kernel takes an interrupt back."""
+    """An interrupt of these is taken back, or the one that comes next: its sender may be faster than the kernel."""
 
     at: int
-    kernel: str
     executions: tuple[ExecutionId, ...]
 
 

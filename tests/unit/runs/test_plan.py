@@ -303,6 +303,14 @@ def test_another_notebooks_step_with_the_same_key_is_not_attached_to(desk: Desk)
     assert desk.started == ["a2"]
 
 
+def test_a_kernel_that_had_only_lost_its_connection_is_taken_to_know_its_steps(desk: Desk) -> None:
+    desk.submit("a1", step="a", key="K")
+    desk.tell(plans.Detached(at=5, kernel="k"))
+    desk.end("a1")
+    desk.tell(plans.Returned(at=6, kernel="k"))
+    assert desk.plan.of_kernel("k") == []
+
+
 def test_a_kernel_that_attaches_hears_of_what_goes_on_and_of_what_ended_without_it(desk: Desk) -> None:
     desk.submit("seen")
     desk.end("seen")
@@ -350,9 +358,33 @@ def test_an_interrupt_that_is_taken_back_lets_the_step_go_on(desk: Desk) -> None
     desk.submit("a")
     desk.start("a")
     _, later = desk.tell(plans.Interrupted(at=10, kernel="k", executions=("a",)))
-    (resume,) = desk.tell(plans.Kept(at=11, kernel="k", executions=("a",)))
+    (resume,) = desk.tell(plans.Kept(at=11, executions=("a",)))
     assert matches(resume, execution="a")
     assert desk.tell(later.event) == ()
+
+
+def test_what_is_taken_back_before_the_interrupt_comes_is_not_stopped_once(desk: Desk) -> None:
+    desk.submit("a")
+    desk.start("a")
+    desk.tell(plans.Kept(at=9, executions=("a",)))
+    assert desk.tell(plans.Interrupted(at=10, kernel="k", executions=("a",))) == ()
+    assert len(desk.tell(plans.Interrupted(at=11, kernel="k", executions=("a",)))) == 2
+
+
+def test_what_was_taken_back_long_ago_is_stopped(desk: Desk) -> None:
+    desk.submit("a")
+    desk.start("a")
+    desk.tell(plans.Kept(at=0, executions=("a",)))
+    assert desk.tell(plans.Interrupted(at=20 * 10**9, kernel="k", executions=("a",)))
+
+
+def test_parents_that_an_interrupt_took_along_go_on_with_their_child(desk: Desk) -> None:
+    desk.submit("a")
+    desk.submit("b", "a")
+    desk.start("a")
+    desk.tell(plans.Interrupted(at=10, kernel="k", executions=("b",)))
+    desk.tell(plans.Kept(at=11, executions=("b",)))
+    assert [one for one in desk.said if isinstance(one, plans.Resume)] == [plans.Resume(execution="a")]
 
 
 def test_a_kernel_that_restarts_after_its_interrupt_loses_no_step(desk: Desk) -> None:
@@ -371,7 +403,7 @@ def test_an_interrupted_step_does_not_start_meanwhile(desk: Desk) -> None:
     desk.tell(plans.Interrupted(at=10, kernel="k", executions=("b",)))
     desk.end("a")
     assert desk.started == ["keep"]
-    desk.tell(plans.Kept(at=11, kernel="k", executions=("b",)))
+    desk.tell(plans.Kept(at=11, executions=("b",)))
     assert desk.started == ["b"]
 
 

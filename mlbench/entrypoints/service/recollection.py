@@ -1,0 +1,135 @@
+"""What another life of the service has left in a store, for those who ask about it now."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from mlbench.core.errors import NotFound, ServiceError
+from mlbench.core.ids import ExecutionId, NotebookId, RunId
+from mlbench.core.messages import Submission
+from mlbench.core.records import ENDED, UNDER_WAY, Execution, Failure
+from mlbench.entrypoints.service.ledger import Ledger
+from mlbench.entrypoints.service.sessions import Session, read_notebook
+from mlbench.notebook.document import notebook_id
+
+if TYPE_CHECKING:
+    from mlbench.project import Project
+
+__all__ = ["Recollection"]
+
+RUNS_BACK: Final = 10
+"""Runs of a notebook that are looked at for a step's last execution."""
+
+
+class Recollection:
+    """Reads one store's catalog and records, on its ledger's thread."""
+
+    def __init__(self, project: Project, ledger: Ledger) -> None:
+        self._project = project
+        self._ledger = ledger
+        self._draws: dict[tuple[str, str], bool] = {}
+
+    async def last_run(self, kernel: str) -> list[Execution]:
+        """Return what the last run of a kernel came to."""
+
+        def look() -> list[Execution]:
+            runs = self._project.catalog.runs(kernel=kernel, limit=1)
+            found = self._project.catalog.executions(runs[0].id) if runs else []
+            return [one for one in found if one.state in ENDED]
+
+        return await self._ledger.ask(look)
+
+    async def lost(self, run: RunId, known: Collection[ExecutionId]) -> list[Execution]:
+        """Return the ends of a run's executions that the catalog has under way, and nobody knows any more."""
+
+        def look() -> list[Execution]:
+            found = self._project.catalog.executions(run)
+            return [self._end(one) for one in found if one.state in UNDER_WAY and one.id not in known]
+
+        return await self._ledger.ask(look)
+
+    async def ended(self, submission: Submission, executions: Collection[ExecutionId]) -> list[Execution]:
+        """Return executions that a submission names and that have ended in another life.
+
+        Raises
+        ------
+        ServiceError
+            One of them is not known at all.
+        """
+
+        def look() -> list[Execution]:
+            found = [self._project.catalog.execution(one) for one in executions]
+            return [self._end(one) if one.state in UNDER_WAY else one for one in found]
+
+        try:
+            return await self._ledger.ask(look)
+        except NotFound as error:
+            raise ServiceError(
+                f"Step {submission.step} needs the result of a step that the mlbench service does not know.",
+                "Run the cells above it again.",
+            ) from error
+
+    def _end(self, record: Execution) -> Execution:
+        """Return the end that a lost execution has in the records, or say that it is lost."""
+        written = self._project.blobs.find_record("execution", record.id)
+        if written is not None and written.get("state") in ENDED:
+            return msgspec.convert(written, Execution)
+        failure = Failure(
+            ename="ServiceError",
+            evalue="The mlbench service was lost while this step was under way.",
+            remedy="Run the cell again.",
+        )
+        return replace(record, state="failed", reason="service-lost", failure=failure, ended=time.time_ns())
+
+    # --- random numbers ----------------------------------------------------------------------------------------------
+
+    def note(self, session: Session, record: Execution) -> None:
+        """Keep whether a step that has succeeded drew random numbers."""
+        if record.state == "succeeded":
+            self._draws[_place(session, record.step)] = bool(record.draws)
+
+    async def draws(self, session: Session, step: str) -> bool | None:
+        """Say whether a step drew random numbers when it last succeeded; None if nobody knows."""
+        place = _place(session, step)
+        if place not in self._draws:
+            last = await self._ledger.ask(partial(self._last, session, step))
+            if last is None:
+                return None
+            self._draws[place] = bool(last.draws)
+        return self._draws[place]
+
+    def _last(self, session: Session, step: str) -> Execution | None:
+        hello = session.hello
+        if hello.notebook_id is None and hello.notebook is None:
+            return None
+        for run in self._project.catalog.runs(
+            notebook=hello.notebook if hello.notebook_id is None else None,
+            notebook_id=hello.notebook_id,
+            limit=RUNS_BACK,
+        ):
+            for one in self._project.catalog.executions(run.id):
+                if one.step == step and one.state in {"succeeded", "reused"}:
+                    return one
+        return None
+
+    # --- notebooks ---------------------------------------------------------------------------------------------------
+
+    async def identity(self, path: str | None) -> NotebookId | None:
+        """Return the id that a notebook's file carries, by which its history survives a new name."""
+
+        def look() -> NotebookId | None:
+            notebook = read_notebook(path)
+            found = notebook_id(notebook) if notebook is not None and "metadata" in notebook else None
+            return NotebookId(found) if found is not None else None
+
+        return await self._ledger.ask(look)
+
+
+def _place(session: Session, step: str) -> tuple[str, str]:
+    return session.notebook or session.hello.kernel, step
