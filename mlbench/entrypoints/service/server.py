@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import os
 import signal
@@ -117,6 +118,7 @@ class Service:
         server = await asyncio.start_unix_server(self._welcome, sock=listening, limit=1 << 20)
         ready()
         logger.info("mlbench service %s, process %s, listens at %s", self.info.version, self.info.pid, self.door.socket)
+        self._spawn(asyncio.to_thread(_import_stores))
         self._spawn(self._retire_older())
         self._spawn(self._open_remembered())
         self._spawn(self._watch())
@@ -284,14 +286,14 @@ class Service:
 
     async def op_attach(self, peer: Peer, body: Json) -> Json:
         hello = _read(body, KernelHello)
+        prepare = getattr(self._executor, "prepare", None)
+        if prepare is not None and peer.session is None and not self._retired:
+            self._spawn(prepare(hello.environment))  # a kernel attaches with its first step
         store = await self.store(hello.store)
         session, answer = await store.attach(hello, peer.pid)
         peer.session, peer.store, peer.wish.kernel = session, store, hello.kernel
         self._news.join(peer)
         asyncio.get_running_loop().call_soon(store.catch_up, session)
-        prepare = getattr(self._executor, "prepare", None)
-        if hello.run is not None and prepare is not None and not self._retired:
-            self._spawn(prepare(hello.environment))
         return answer
 
     async def op_submit(self, peer: Peer, body: Json) -> Json:
@@ -369,14 +371,14 @@ class Service:
     # --- operations of engines ---------------------------------------------------------------------------------------
 
     async def op_open_run(self, peer: Peer, body: Json) -> Json:
+        start = getattr(self._executor, "start", None)
+        if start is not None and not self._retired:
+            self._spawn(start())  # its steps will need it, and its kernel takes as long to start
         store = await self._store_of(peer, body)
         run = _read(body["run"], Run)
         store.open_run(run)
         peer.opened_runs.append((store, run.id))
         peer.wish.kernel = peer.wish.kernel or run.kernel
-        start = getattr(self._executor, "start", None)
-        if start is not None and not self._retired:
-            self._spawn(start())  # its steps will need it, and its kernel takes as long to start
         return {}
 
     async def op_close_run(self, peer: Peer, body: Json) -> Json:
@@ -475,6 +477,11 @@ class Service:
             if run is not None and (run in store.runs or any(one.run == run for one in store.sessions.values())):
                 return store
         raise ServiceError("The request names no store.")
+
+
+def _import_stores() -> None:
+    """Import what opens stores while nobody waits for it: it takes most of a second."""
+    importlib.import_module("mlbench.backends.catalog_sql.catalog")
 
 
 def _real(path: str) -> str:
