@@ -20,9 +20,10 @@ import mmap
 import os
 import re
 import stat
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,6 +43,7 @@ _VERIFIED = 4 << 20
 """Objects up to this size are hashed whenever they are read; of larger ones the size and the manifest are checked."""
 
 _RESERVE = 1 << 20
+_SYNCERS = 16
 _WRITE = 1 << 30
 
 _OURS = ("objects", "records", "tmp", "format", "reserve", "catalog", "lost+found", ".")
@@ -53,6 +55,7 @@ _NOT_IN_FILE_NAMES = str.maketrans(":-", "..")
 _RECORD = re.compile(r"(\d{19})-([a-z]+(?:-[a-z]+)*)-([A-Za-z0-9._]{1,120})\.json")
 
 Buffer = bytes | memoryview
+Pieces = Sequence[tuple[int, Buffer]]
 
 
 class LocalBlobs:
@@ -85,13 +88,20 @@ class LocalBlobs:
         """Keep bytes and return their digest; keeping them again costs nothing."""
         digest = Digest(f"blake3:{values.digest_of(data)}")
         size = data.nbytes if isinstance(data, memoryview) else len(data)
-        self._keep(digest, size, [(0, data)], durable=durable)
+        self._keep([(digest, size, [(0, data)])], durable=durable)
         return digest
 
     def put_parts(self, digest: Digest, parts: Sequence[Buffer], /, *, durable: bool = True) -> None:
         """Keep the parts of an artifact, each page-aligned if large, under the digest of its manifest (`parts[0]`)."""
-        head, offsets, size = values.layout(parts)
-        self._keep(digest, size, [(0, head), *zip(offsets, parts, strict=True)], durable=durable)
+        self.put_all([(digest, parts)], durable=durable)
+
+    def put_all(self, artifacts: Sequence[tuple[Digest, Sequence[Buffer]]], /, *, durable: bool = True) -> None:
+        """Keep several artifacts, for about what syncing one of them costs."""
+        objects = []
+        for digest, parts in artifacts:
+            head, offsets, size = values.layout(parts)
+            objects.append((digest, size, [(0, head), *zip(offsets, parts, strict=True)]))
+        self._keep(objects, durable=durable)
 
     def get(self, digest: Digest, /) -> bytes:
         """Return the bytes whose digest this is; of an artifact that is its manifest."""
@@ -153,14 +163,14 @@ class LocalBlobs:
         folder = os.path.join(self.root, "records", f"{moment.tm_year:04}", f"{moment.tm_mon:02}")
         name = identifier.translate(_NOT_IN_FILE_NAMES)
         with self._clear_errors():
-            _make_folders(folder, durable=durable)
+            made = _make_folders(folder)
             path = os.path.join(folder, f"{now:019}-{kind}-{name}.json")
             try:
-                self._write(path, [(0, data)], len(data), durable=durable)
+                self._write([(path, len(data), [(0, data)])], made, durable=durable)
             except OSError as error:
                 if error.errno not in _FULL or not self._give_back_reserve():
                     raise
-                self._write(path, [(0, data)], len(data), durable=durable)
+                self._write([(path, len(data), [(0, data)])], made, durable=durable)
 
     def records(self, kind: str | None = None, /) -> Iterator[Json]:
         """Yield the records, oldest first. A file that is no record is passed over."""
@@ -222,10 +232,10 @@ class LocalBlobs:
         for name in ("objects", "records", "tmp"):
             os.makedirs(os.path.join(self.root, name), mode=0o700, exist_ok=True)
         data = json.dumps({"format": STORE_FORMAT}).encode()
-        self._write(marker, [(0, data)], len(data), durable=True)
+        self._write([(marker, len(data), [(0, data)])], durable=True)
         try:
             reserve = os.path.join(self.root, "reserve")
-            self._write(reserve, [(0, bytes(_RESERVE))], _RESERVE, durable=False)
+            self._write([(reserve, _RESERVE, [(0, bytes(_RESERVE))])], durable=False)
         except OSError as error:
             if error.errno not in _FULL:
                 raise
@@ -241,42 +251,62 @@ class LocalBlobs:
         name = digest.partition(":")[2]
         return os.path.join(self._objects, name[:2], name)
 
-    def _keep(self, digest: Digest, size: int, pieces: Sequence[tuple[int, Buffer]], *, durable: bool) -> None:
-        if not is_digest(digest):
-            raise ValueError(f"not a digest: {digest!r}")
-        path = self._path(digest)
+    def _keep(self, objects: Sequence[tuple[Digest, int, Pieces]], *, durable: bool) -> None:
+        """Keep objects that are not there yet in their whole size; those that are may have to be synced."""
+        new: list[tuple[str, int, Pieces]] = []
+        there: list[str] = []
+        made: set[str] = set()
         with self._clear_errors():
-            try:
-                there = os.lstat(path)
-            except FileNotFoundError:
-                _make_folders(os.path.dirname(path), durable=durable)
-            else:
-                if stat.S_ISREG(there.st_mode) and there.st_size == size:
-                    if durable:  # whoever wrote it may not have synced it; if so, this is what it costs
-                        _sync(path)
-                        _sync(os.path.dirname(path))
-                    return
-            self._write(path, pieces, size, durable=durable)
+            for digest, size, pieces in objects:
+                if not is_digest(digest):
+                    raise ValueError(f"not a digest: {digest!r}")
+                path = self._path(digest)
+                try:
+                    found = os.lstat(path)
+                except FileNotFoundError:
+                    made |= _make_folders(os.path.dirname(path))
+                else:
+                    if stat.S_ISREG(found.st_mode) and found.st_size == size:
+                        there.append(path)
+                        continue
+                new.append((path, size, pieces))
+            self._write(new, made, durable=durable)
+            if durable:  # whoever wrote these may not have synced them; if so, this is what it costs
+                _sync_all([*there, *map(os.path.dirname, there)])
 
-    def _write(self, path: str, pieces: Sequence[tuple[int, Buffer]], size: int, *, durable: bool) -> None:
-        """Make a file of pieces at offsets, complete or not at all."""
-        temporary = os.path.join(self._tmp, os.urandom(16).hex())
-        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    def _write(self, files: Sequence[tuple[str, int, Pieces]], changed: Collection[str] = (), *, durable: bool) -> None:
+        """Make files of pieces at offsets, each complete or not at all.
+
+        All are written before the first is synced, and all renamed before the first folder is, so that the disk is
+        waited for twice, not twice for each.
+        """
+        staged: list[tuple[str, str]] = []
         try:
-            try:
-                for offset, piece in pieces:
-                    _write_all(file, memoryview(piece), offset)
-                os.ftruncate(file, size)
-                if durable:
-                    os.fsync(file)
-            finally:
-                os.close(file)
-            os.rename(temporary, path)
+            for path, size, pieces in files:
+                temporary = os.path.join(self._tmp, os.urandom(16).hex())
+                staged.append((temporary, path))
+                self._stage(temporary, size, pieces)
+            if durable:
+                _sync_all([temporary for temporary, _ in staged])
+            for place in range(len(staged) - 1, -1, -1):
+                os.rename(*staged[place])
+                del staged[place]
         except BaseException:
-            os.unlink(temporary)
+            for temporary, _ in staged:
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary)
             raise
         if durable:
-            _sync(os.path.dirname(path))
+            _sync_all([*changed, *(os.path.dirname(path) for path, _, _ in files)])
+
+    def _stage(self, temporary: str, size: int, pieces: Pieces) -> None:
+        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            for offset, piece in pieces:
+                _write_all(file, memoryview(piece), offset)
+            os.ftruncate(file, size)
+        finally:
+            os.close(file)
 
     @contextmanager
     def _opened(self, digest: Digest) -> Iterator[int]:
@@ -337,17 +367,42 @@ def _write_all(file: int, data: memoryview, offset: int) -> None:
         done += os.pwrite(file, view[done : done + _WRITE], offset + done)
 
 
-def _make_folders(folder: str, *, durable: bool) -> None:
+def _make_folders(folder: str) -> set[str]:
+    """Make a folder and those above it; return the folders that have a new one in them and may have to be synced."""
     if os.path.isdir(folder):
-        return
+        return set()
     parent = os.path.dirname(folder)
-    _make_folders(parent, durable=durable)
-    try:
+    changed = _make_folders(parent)
+    with suppress(FileExistsError):
         os.mkdir(folder, 0o700)
-    except FileExistsError:
+    return changed | {parent}
+
+
+def _sync_all(paths: Sequence[str]) -> None:
+    """Sync files and folders at the same time: the disk then flushes once for several of them."""
+    todo = list(dict.fromkeys(paths))
+    if len(todo) < 2:
+        for path in todo:
+            _sync(path)
         return
-    if durable:
-        _sync(parent)
+    failed: list[OSError] = []
+
+    def work() -> None:
+        while todo:
+            try:
+                _sync(todo.pop())
+            except IndexError:
+                return
+            except OSError as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=work, name="mlbench-sync") for _ in range(min(len(todo), _SYNCERS))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
 
 
 def _sync(path: str) -> None:

@@ -62,6 +62,12 @@ class MemoryBlobs:
             raise ValueError(f"not a digest: {digest!r}")
         self._objects.setdefault(digest, values.join(parts))
 
+    def put_all(
+        self, artifacts: Sequence[tuple[Digest, Sequence[bytes | memoryview]]], /, *, durable: bool = True
+    ) -> None:
+        for digest, parts in artifacts:
+            self.put_parts(digest, parts, durable=durable)
+
     def get(self, digest: Digest, /) -> bytes:
         data = self._object(digest)
         if f"blake3:{values.digest_of(data)}" == digest:

@@ -41,6 +41,12 @@ class BlobStore(Protocol):
         """
         ...
 
+    def put_all(
+        self, artifacts: Sequence[tuple[Digest, Sequence[bytes | memoryview]]], /, *, durable: bool = True
+    ) -> None:
+        """Keep several artifacts, each as `put_parts` does; syncing them together costs about what one does."""
+        ...
+
     def get(self, digest: Digest, /) -> bytes:
         """Return the bytes kept by `put`. Raise `NotFound` or `ArtifactCorrupt`."""
         ...

@@ -11,7 +11,7 @@ import importlib
 import re
 import sys
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mlbench.core.errors import ResultError
@@ -49,6 +49,7 @@ def save_names(
     found: dict[str, Binding] = {}
     packed: dict[str, Packed] = {}
     seen: dict[str, dict[int, Any]] = {}
+    kept: dict[Digest, Sequence[bytes | memoryview]] = {}
     for name in wanted:
         if name not in namespace:
             found[name] = Binding(name=name, problem=f"`{name}` was not bound: its statement was not reached.")
@@ -65,14 +66,19 @@ def save_names(
         else:
             seen[name] = inside
     for group in _sharing(seen):
-        bindings = _bundle(namespace, group, blobs, durable=durable) if len(group) > 1 else None
+        together = _bundle(namespace, group) if len(group) > 1 else None
         for name in group:
-            if bindings is not None:
-                found[name] = bindings[name]
-                continue
-            one = packed[name]
-            blobs.put_parts(one.digest, one.parts, durable=durable)
-            found[name] = Binding(name=name, artifact=_artifact(one, one.type, namespace[name]))
+            one = together or packed[name]
+            artifact = Artifact(
+                digest=one.digest,
+                size=one.size,
+                type=packed[name].type,
+                codec=one.codec,
+                preview=preview(namespace[name]),
+            )
+            found[name] = Binding(name=name, artifact=artifact, member=name if together else None)
+            kept[one.digest] = one.parts
+    blobs.put_all(list(kept.items()), durable=durable)
     return [found[name] for name in wanted]
 
 
@@ -157,23 +163,12 @@ def _module(name: str, module: types.ModuleType) -> Binding:
     return Binding(name=name, module=module.__name__)
 
 
-def _artifact(packed: Packed, kind: str, value: Any) -> Artifact:
-    return Artifact(digest=packed.digest, size=packed.size, type=kind, codec=packed.codec, preview=preview(value))
-
-
-def _bundle(
-    namespace: Mapping[str, Any], names: list[str], blobs: BlobStore, *, durable: bool
-) -> dict[str, Binding] | None:
-    """Keep names that share objects as one artifact, or say that together they cannot be kept."""
+def _bundle(namespace: Mapping[str, Any], names: list[str]) -> Packed | None:
+    """Return names that share objects as one dictionary, or None if together they cannot be pickled."""
     try:
-        packed = pack({name: namespace[name] for name in names})
+        return pack({name: namespace[name] for name in names})
     except Exception:  # noqa: BLE001  (each can be stored by itself, as was tried: they are then)
         return None
-    blobs.put_parts(packed.digest, packed.parts, durable=durable)
-    return {
-        name: Binding(name=name, artifact=_artifact(packed, type_name(namespace[name]), namespace[name]), member=name)
-        for name in names
-    }
 
 
 def _sharing(seen: Mapping[str, Mapping[int, Any]]) -> list[list[str]]:
