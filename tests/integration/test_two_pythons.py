@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -123,7 +124,7 @@ def test_kernels_of_two_pythons_use_one_service_of_a_third(kernels: list[Path], 
             assert tuple(version) == version_of(python)
         after = json.loads(mlbench("service", "status", "--json", env=environment))
         assert after["pid"] == before["pid"]
-        assert after["interpreter"] not in {str(python) for python in kernels}
+        assert psutil.Process(after["pid"]).cmdline()[0] not in {str(python) for python in kernels}
     finally:
         for manager in managers:
             manager.shutdown_kernel(now=True)
