@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from mlbench.core.ids import RunId
+from mlbench.core.ids import NotebookId, RunId, is_id
 from mlbench.core.records import Json, RunKind
 
 __all__ = ["PAGES", "Front"]
@@ -25,6 +25,9 @@ PAGES: Final = "mlbench_pages"
 """Attribute of the shell: the sessions of pages that have greeted this kernel."""
 
 _LISTING: Final = frozenset({"who", "whos", "who_ls"})
+NOTEBOOK_ID: Final = "mlbench_notebook_id"
+"""Attribute of the shell: the id in the metadata of the notebook, as the page that greeted this kernel said it."""
+
 _CONTROL: Final = frozenset({"Control", "IOPub", "Heartbeat"})
 
 
@@ -165,6 +168,11 @@ class Front:
         session = request.get("header", {}).get("session")
         cell = (request.get("metadata") or {}).get("cellId")
         return bool(cell) and session in self._shell.__dict__.get(PAGES, ())
+
+    def notebook_id(self) -> NotebookId | None:
+        """Return the notebook's id, where a page has said it."""
+        said = self._shell.__dict__.get(NOTEBOOK_ID)
+        return NotebookId(said) if isinstance(said, str) and is_id(said) else None
 
     # --- the kernel's end -------------------------------------------------------------------------------------------
 

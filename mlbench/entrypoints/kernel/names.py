@@ -7,8 +7,8 @@ name that it read or bound, where it came from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from mlbench.core.ids import ExecutionId
@@ -62,12 +62,16 @@ class Settled(Mapping[str, Any]):
 
 @dataclass(slots=True)
 class _Entry:
-    """`placeholder` until the value was needed, then `value`; `touched` once a plain cell could have changed it."""
+    """`placeholder` until the value was needed, then `value`; `touched` once a plain cell could have changed it.
+
+    `stale` says that another execution provides the name since the value was put in place.
+    """
 
     execution: ExecutionId
     placeholder: Placeholder
     value: Any = _MISSING
-    touched: bool = field(default=False)
+    touched: bool = False
+    stale: bool = False
 
 
 class Names:
@@ -79,13 +83,20 @@ class Names:
         The notebook's own.
     differs
         Whether a touched value is not what its execution made any more.
+    on_touch
+        Called with the identities of objects that a cell could change.
     """
 
-    def __init__(self, namespace: dict[str, Any], differs: Callable[[str, ExecutionId, Any], bool]) -> None:
+    def __init__(
+        self,
+        namespace: dict[str, Any],
+        differs: Callable[[str, ExecutionId, Any], bool],
+        on_touch: Callable[[Collection[int]], None],
+    ) -> None:
         self._namespace = namespace
         self._differs = differs
+        self._on_touch = on_touch
         self._entries: dict[str, _Entry] = {}
-        self._kept: dict[int, tuple[Any, Any]] = {}
 
     def provide(self, name: str, execution: ExecutionId, placeholder: Placeholder) -> None:
         """Make an execution the provider of a name: its placeholder takes the name's place."""
@@ -93,10 +104,10 @@ class Names:
         self._namespace[name] = placeholder
 
     def replace(self, before: ExecutionId, now: ExecutionId) -> None:
-        """Let an execution provide what another one did."""
-        for entry in self._entries.values():
+        """Let an execution provide what another one did; values in place are taken back at the next `sync`."""
+        for entry in list(self._entries.values()):
             if entry.execution == before:
-                entry.execution = now
+                entry.execution, entry.stale = now, True
 
     def withdraw(self, name: str) -> None:
         """Forget a name, in the namespace too: a step deleted it."""
@@ -116,6 +127,8 @@ class Names:
             value = self._namespace.get(name, _MISSING)
             if value is not entry.placeholder and value is not entry.value:
                 del self._entries[name]
+            elif entry.stale:
+                self._namespace[name], entry.value, entry.stale = entry.placeholder, _MISSING, False
 
     def touch(self, names: Iterable[str]) -> None:
         """Note that a plain cell reaches names, and could change in place what they hold."""
@@ -124,8 +137,7 @@ class Names:
             if value is _MISSING or is_placeholder(value):
                 continue
             touched = {id(value), id(getattr(value, "base", None)) if type(value).__name__ == "ndarray" else id(value)}
-            for one in touched:
-                self._kept.pop(one, None)
+            self._on_touch(touched)
             for entry in self._entries.values():
                 if id(entry.value) in touched:
                     entry.touched = True
@@ -152,17 +164,3 @@ class Names:
                 return Provided(entry.execution)
             del self._entries[name]
         return ABSENT if value is _MISSING else Held(value)
-
-    def kept(self, value: Any) -> Any | None:
-        """Return the binding under which a large value was kept, if it cannot have changed since."""
-        found = self._kept.get(id(value))
-        return found[1] if found is not None and found[0]() is value else None
-
-    def keep(self, value: Any, binding: Any) -> None:
-        """Remember the binding of a large value, for as long as no plain cell reaches it."""
-        import weakref
-
-        try:
-            self._kept[id(value)] = (weakref.ref(value), binding)
-        except TypeError:  # a value without weak references is kept anew each time
-            return

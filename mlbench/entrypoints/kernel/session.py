@@ -1,44 +1,35 @@
-"""What a kernel knows of its steps: it hands them over, hears of them, waits for them and shows what they print.
+"""One kernel's steps: a cell is handed over, its names become pending, and whoever reads one waits.
 
-Two threads meet here: the kernel's own, which runs cells, and the client's, which brings news. All that both use is
-guarded by one condition. News is only noted on its thread; values are loaded, and names moved, where cells run.
+It puts together who knows what: `front` the request, `names` who provides each name, `order` the steps so far, `news`
+what became of them, `waiting` the waits, `generators` the random state, `storage` the store.
 """
 
 from __future__ import annotations
 
 import ast
-import importlib
-import logging
-import os
 import sys
-import threading
-import time
-from collections.abc import Callable, Collection, Iterable
-from pathlib import Path
+from collections.abc import Callable, Collection
 from typing import Any, Final, Protocol
 
-from mlbench.core.errors import MlbenchError, NotFound, ResultError, ServiceError, StepFailed, UsageError
-from mlbench.core.ids import ExecutionId, RunId, new_id
+from mlbench.core.errors import MlbenchError, ResultError, ServiceError, StepFailed, UsageError
+from mlbench.core.ids import ExecutionId, new_id
 from mlbench.core.messages import Event, KernelHello, StepOptions, Submission
-from mlbench.core.records import ENDED, Binding, Execution, Failure, Json, Read
+from mlbench.core.records import Failure, Json, Read
 from mlbench.entrypoints.kernel.display import Delivery, show_here
 from mlbench.entrypoints.kernel.errors import CellNotRun, shown_failure
 from mlbench.entrypoints.kernel.front import Front
 from mlbench.entrypoints.kernel.generators import Generators, Start
-from mlbench.entrypoints.kernel.names import Held, Names, Provided, Settled
+from mlbench.entrypoints.kernel.names import Held, Names, Provided, Source
+from mlbench.entrypoints.kernel.news import News, as_execution, why
+from mlbench.entrypoints.kernel.order import Order
 from mlbench.entrypoints.kernel.pending import WAIT, Placeholder, Waits, is_placeholder, runs_a_step
 from mlbench.entrypoints.kernel.sources import environment
+from mlbench.entrypoints.kernel.storage import Storage
 from mlbench.entrypoints.kernel.submission import Track, defs_of, find_inputs, key_for
+from mlbench.entrypoints.kernel.waiting import Waiting, names_in
 from mlbench.runs.reach import reach
 
 __all__ = ["Service", "Session"]
-
-_LOG = logging.getLogger(__name__)
-_ASK_EVERY: Final = 5.0
-"""Seconds without news of a step after which its waiter asks the service."""
-_LOST_AFTER: Final = 60.0
-"""Seconds after which a step is given up of which no service can be asked."""
-_LARGE: Final = 1 << 20
 
 
 class Service(Protocol):
@@ -86,32 +77,22 @@ class Session:
         self.shell = shell
         self.front = Front(shell)
         self.namespace: dict[str, Any] = shell.user_ns
-        self.names = Names(self.namespace, self._differs)
-        self._connect = connect or _connect
-        self._news = threading.Condition(threading.RLock())
-        self._tracks: dict[ExecutionId, Track] = {}
-        self._moved: dict[ExecutionId, ExecutionId] = {}
-        self._by_step: dict[str, Track] = {}
-        self._by_cell: dict[str, Track] = {}
-        self._places: dict[str, int] = {}
-        self._writers: dict[str, Track] = {}
-        self._hidden: list[tuple[Track, Binding]] = []
-        self._drawn: list[tuple[Track, Execution]] = []
+        self.storage = Storage(self.namespace, self.front.notebook, self._say)
+        self.names = Names(self.namespace, self._differs, self.storage.forget)
         self.generators = Generators()
-        self._new_run = False
-        self._service: Service | None = None
-        self._closed = False
-        self._hello: KernelHello | None = None
-        self._blobs: Any = None
-        self._loader: Any = None
-        self._store: Path | None = None
-        self.run: RunId | None = None
-        self._sources: dict[str, str] = {}  # each cell as it was run last, in the order of these runs
-        self._last_failure: float | None = None
-        self._parameter_names: tuple[str, ...] = ()
-        self.before_context: Any = None
+        self.order = Order(self.namespace)
         self._delivery = Delivery(self.front.kernel) if self.front.kernel is not None else None
+        self.news = News(self._delivery, moved=self._on_moved, hint=self._hint, answers=self.front.under_engine)
+        self.waiting = Waiting(self.news, self._ask, tell=self._tell_page, say=self._say)
         self.waits = Waits(self._begin, _statement_reads, self._needs)
+        self.before_context: Any = None
+        self._connect = connect or _connect
+        self._service: Service | None = None
+        self._hello: KernelHello | None = None
+        self._closed = False
+        self._sources: dict[str, str] = {}  # each cell as it was run last, in the order of these runs
+        self._parameter_names: tuple[str, ...] = ()
+        self._new_run = False
 
     # --- cells of the notebook --------------------------------------------------------------------------------------
 
@@ -126,7 +107,7 @@ class Session:
         self.names.sync()
         self._apply_news()
         if "parameters" in self.front.tags():
-            self._new_run = bool(self._tracks)
+            self._new_run = bool(self.order.steps)
             self._read_parameters(info.raw_cell)
 
     def after_cell(self, result: Any) -> None:
@@ -136,18 +117,17 @@ class Session:
         self.generators.note_source(self.front.source)
         self.front.cell_ends()
         request = self.front.last_request
-        with self._news:
-            tracks = [track for track in self._tracks.values() if track.running and track.parent == request]
+        tracks = [track for track in self.news.tracks() if track.running and track.parent == request]
         if tracks and self._delivery is not None:
-            self._delivery.after_idle(lambda: self._flush(tracks))
+            self._delivery.after_idle(lambda: self.news.flush(tracks))
         else:
-            self._flush(tracks)
+            self.news.flush(tracks)
 
     def _begin(self, tree: ast.Module) -> list[str] | None:
         """Look at a cell's tree before it runs; return which executions it waits for, None if it waits for nothing."""
         if not self.front.runs_cell():
             return None
-        failed = self._last_failure
+        failed = self.news.last_failure
         if failed is not None and not self.front.under_engine() and self.front.sent_before(failed):
             raise CellNotRun("Not run: a step failed after this cell had been asked for. Run it again to run it.")
         self.names.sync()
@@ -157,7 +137,7 @@ class Session:
 
     def _files_awaited(self, tree: ast.Module) -> list[str]:
         """Return the steps under way that write files which a plain cell names."""
-        if not any(not track.ended for track in self._writers.values()) or all(map(runs_a_step, tree.body)):
+        if not self.order.writes_under_way() or all(map(runs_a_step, tree.body)):
             return []
         from mlbench.notebook.cell import analyse
 
@@ -165,7 +145,7 @@ class Session:
             named = analyse(self.front.source).names_paths
         except SyntaxError:
             return []
-        return sorted({_EXECUTION + track.execution for _, track in self._writers_of(named) if not track.ended})
+        return sorted({_EXECUTION + track.execution for _, track in self.order.writers_of(named) if not track.ended})
 
     def _touched(self, tree: ast.Module) -> frozenset[str]:
         reads: set[str] = set()
@@ -225,31 +205,31 @@ class Session:
         self._apply_news()
         service = self.service()
         cell = self.front.cell_id()
-        former = self._former(step, cell)
+        former = self.order.former(step, cell)
         defs, quiet, unstored = defs_of(step, names, options)
         inputs = find_inputs(
             names, self.namespace, self.names, former,
-            resume_own=options.resume_own, defs=defs | quiet, keep=self._keep,
+            resume_own=options.resume_own, defs=defs | quiet, keep=self.storage.keep,
         )
         surroundings = surroundings_of.read(self.shell)
-        waits_for = self._order(step, names, options, set(inputs.edges.values()))
+        waits_for = {one: why for one, why in self.order.parents(step, names, options).items()
+                     if one not in set(inputs.edges.values())}
         key = key_for(
             step=step, source=self._python(body), inputs=inputs, namespace=self.namespace, names=names,
-            parents={name: self._tracks[one].key for name, one in inputs.edges.items() if one in self._tracks},
-            waits=[self._tracks[one].key for one in waits_for if one in self._tracks],
-            defs=defs, surroundings=surroundings, store=self._found_store(), data=self._digest,
+            parents={name: self._key(one) for name, one in inputs.edges.items()},
+            waits=[self._key(one) for one in waits_for],
+            defs=defs, surroundings=surroundings, store=self.storage.path(), data=self.storage.digest,
         )
-        digest = self._blobs.put(inputs.data, durable=False) if len(inputs.data) > _LARGE else None
+        digest = self.storage.put_large(inputs.data)
         execution = ExecutionId(new_id())
         supersedes = former.execution if former is not None and not former.ended and former.key != key else None
         late = self.front.takes_late_output()
         track = Track(
-            step=step, cell=cell, place=self._places.setdefault(step, len(self._places)), execution=execution,
+            step=step, cell=cell, execution=execution,
             body=body, names=names, defs=defs, unstored=unstored, quiet=quiet, before=inputs.before, late=late,
             parent=self.front.request(), key=key, start=self._start(execution, names, former),
         )
-        with self._news:
-            self._tracks[execution] = track  # before the service can have news of it
+        self.news.expect(track)  # before the service can have news of it
         submission = Submission(
             execution=execution, step=step, source=body, line=line, cell=cell, options=options, edges=inputs.edges,
             waits_for=waits_for, capture=b"" if digest else inputs.data, capture_digest=digest,
@@ -262,96 +242,31 @@ class Session:
         try:
             answer = service.request("submit", submission)
         except BaseException:
-            with self._news:
-                self._tracks.pop(execution, None)
+            self.news.forget(track)
             raise
         self._new_run = False
-        self._accept(track, answer)
-        self._place(track, former)
+        self.news.accept(track, as_execution(answer["execution"]))
+        if answer.get("attached") and answer.get("note"):
+            self._say(answer["note"])
+        self._place(track)
         return track
+
+    def _place(self, track: Track) -> None:
+        """Put placeholders for what the step binds."""
+        if self.order.add(track) is not None:
+            self._say(f"Step {track.step} was another cell's; this cell takes its place.")
+        for name in track.names.deletes:
+            self.names.withdraw(name)
+        for name in (*track.defs, *track.quiet, *track.unstored):
+            self.names.provide(name, track.execution, Placeholder(name, _Waiter(self, track)))
 
     def _python(self, body: str) -> str:
         """Return a cell as Python. IPython's prefilter is left out: it looks at values."""
         return str(self.shell.input_transformer_manager.transform_cell(body))
 
-    def _accept(self, track: Track, answer: Json) -> None:
-        """Take the service's answer: a new execution, or one that was under way or had ended."""
-        record = _execution(answer["execution"])
-        with self._news:
-            if record.id != track.execution:
-                self._tracks.pop(track.execution, None)
-                known = self._tracks.get(record.id)
-                self._tracks[record.id] = track
-                self.generators.rename(track.execution, record.id)
-                track.execution = record.id
-                if known is not None:  # the same cell again while it is on: what it printed goes under this one
-                    known.queue.clear()
-                track.queue.extend(dict(one) for one in record.messages if one["output_type"] != "error")
-            self.run = record.run
-            self._take_record(track, record)
-        note = answer.get("note") or record.note
-        if answer.get("attached") and note:
-            self._say(note)
-
-    def _place(self, track: Track, former: Track | None) -> None:
-        """Put placeholders for what the step binds, and note which cell it came from."""
-        replaced = self._by_step.get(track.step)
-        if replaced is not None and replaced.cell and track.cell and replaced.cell != track.cell:
-            self._say(f"Step {track.step} was another cell's; this cell takes its place.")
-        self._by_step[track.step] = track
-        if track.cell:
-            self._by_cell[track.cell] = track
-        for path in self._resolved(track.names.writes_paths):
-            self._writers[path] = track
-        for name in track.names.deletes:
-            self.names.withdraw(name)
-        for name in (*track.defs, *track.quiet, *track.unstored):
-            self.names.provide(name, track.execution, Placeholder(name, _Waiter(self, track)))
-        del former
-
-    def _former(self, step: str, cell: str | None) -> Track | None:
-        if cell is not None and cell in self._by_cell:
-            return self._by_cell[cell]
-        return self._by_step.get(step)
-
-    def _order(
-        self, step: str, names: Any, options: StepOptions, parents: set[ExecutionId]
-    ) -> dict[ExecutionId, str]:
-        """Return the parents that no name shows, each with why."""
-        waits: dict[ExecutionId, str] = {}
-        place = self._places.get(step, len(self._places))
-        above = [one for one in self._by_step.values() if one.place < place and one.step != step]
-        if options.after is not None:
-            for after in options.after:
-                found = self._by_step.get(after)
-                if found is None:
-                    raise UsageError(f"--after names {after}, and no step of that name has been run.",
-                                     f"Steps so far: {', '.join(self._by_step) or 'none'}.")
-                waits[found.execution] = "--after names it"
-        elif names.for_effects:
-            for one in above:
-                waits[one.execution] = "the step is run for its effects, so it waits for the steps above it"
-        for path, writer in self._writers_of(names.names_paths):
-            if writer.step != step:
-                waits.setdefault(writer.execution, f"it names {path}, which {writer.step} writes")
-        return {one: why for one, why in waits.items() if one not in parents}
-
-    def _writers_of(self, paths: Iterable[str]) -> list[tuple[str, Track]]:
-        """Return the steps that write paths that a cell names."""
-        from mlbench.notebook.evidence import paths_meet
-
-        named = self._resolved(paths) if self._writers else set()
-        return [(written, track) for written, track in self._writers.items()
-                if any(paths_meet(written, one) for one in named)]
-
-    def _resolved(self, paths: Iterable[str]) -> set[str]:
-        """Return paths with what the kernel knows filled in; those that stay unknown are left out."""
-        from mlbench.notebook.evidence import resolve_text
-
-        texts = {name: os.fspath(value) for name, value in self.namespace.items()
-                 if type(value) is str or isinstance(value, os.PathLike)} if any("{" in path for path in paths) else {}
-        resolved = (resolve_text(path, texts) for path in paths)
-        return {path for path in resolved if path is not None}
+    def _key(self, execution: ExecutionId) -> str | None:
+        track = self.news.track(execution)
+        return track.key if track is not None else None
 
     def _start(self, execution: ExecutionId, names: Any, former: Track | None) -> Start | None:
         if names.seeds:
@@ -370,15 +285,14 @@ class Session:
         """Put the values of names in their place: what the statements call that are inserted before a cell's own."""
         for name in names:
             if name.startswith(_EXECUTION):
-                self.wait_for(self._tracks[self._now(ExecutionId(name.removeprefix(_EXECUTION)))])
+                self.wait_for(self._known(ExecutionId(name.removeprefix(_EXECUTION))))
                 continue
             perhaps, name = name.startswith(_PERHAPS), name.removeprefix(_PERHAPS)  # noqa: PLW2901
             execution = self.names.provider(name)
             if execution is None or not is_placeholder(self.namespace.get(name)):
                 continue
-            track = self._tracks[self._now(execution)]
             try:
-                self.names.settle(name, self.value_of(track, name))
+                self.names.settle(name, self.value_of(self._known(execution), name))
             except (StepFailed, ResultError):
                 if not perhaps:
                     raise
@@ -393,7 +307,6 @@ class Session:
         ResultError
             For a name that has no value.
         """
-        track = self._tracks.get(self._now(track.execution), track)
         if name in track.values:
             return track.values[name]
         self.wait_for(track)
@@ -405,7 +318,7 @@ class Session:
                 raise ResultError(binding.problem)
             value = self._value_before(track, name)
         else:
-            value = self._load(binding)
+            value = self.storage.load(binding)
         track.values[name] = value
         return value
 
@@ -415,99 +328,29 @@ class Session:
         source = track.before.get(name)
         if isinstance(source, Held):
             return source.value
-        if isinstance(source, Provided) and source.execution in self._tracks and source.execution != track.execution:
-            return self.value_of(self._tracks[source.execution], name)
+        if isinstance(source, Provided) and self.news.now(source.execution) != track.execution:
+            return self.value_of(self._known(source.execution), name)
         if name in track.quiet:
             raise ResultError(f"{name} of step {track.step} was not stored, since its name begins with _.",
                               f"Give it another name, or run the step with --outputs {name}.")
         raise ResultError(f"Step {track.step} ended without binding {name}.")
 
-    def _load(self, binding: Binding) -> Any:
-        if binding.module is not None:
-            return importlib.import_module(binding.module)
-        from mlbench.entrypoints.kernel.adopt import adopt
-
-        return adopt(self._loader.load(binding), self.namespace)
-
     def wait_for(self, track: Track) -> None:
         """Return when an execution has succeeded. Raise `StepFailed` if it ends in another way."""
-        self._until_ended(track)
+        self.waiting.until_ended(track, None if track.late else lambda: self._show(track))
         self._apply_news()
         record = track.record
         assert record is not None
         if record.state in ("succeeded", "reused"):
             return
-        raise StepFailed(track.step, record.state, _why(record), "Its own cell shows what happened.")
-
-    def _until_ended(self, track: Track, show: Callable[[], None] | None = None) -> None:
-        asked = lost = time.monotonic()
-        try:
-            while True:
-                with self._news:
-                    if not track.ended and not track.queue:
-                        self._news.wait(0.5)
-                    ended = track.ended
-                if show is not None:
-                    show()
-                elif not track.late:
-                    self._drain(track)
-                if ended:
-                    return
-                now = time.monotonic()
-                if now - asked > _ASK_EVERY:
-                    asked = now
-                    if self._ask(track):
-                        lost = now
-                    elif now - lost > _LOST_AFTER:
-                        self._give_up(track)
-        except KeyboardInterrupt:
-            self._interrupted([track.execution])
-            raise
-
-    def _ask(self, track: Track) -> bool:
-        """Ask the service what became of an execution; False if it cannot be asked."""
-        try:
-            answer = self.service().request("execution", {"id": track.execution}, timeout=10)
-        except NotFound:
-            self._give_up(track)
-            return True
-        except ServiceError as error:
-            _LOG.info("The service cannot be asked about step %s: %s", track.step, error)
-            return False
-        record = _execution(answer.get("execution", answer))
-        with self._news:
-            if record.state in ENDED:
-                self._take_record(track, record)
-        return True
-
-    def _give_up(self, track: Track) -> None:
-        failure = Failure(
-            ename="ServiceError", evalue="The service that ran this step is gone, and no other knows of it.",
-            remedy="Run the cell again.",
-        )
-        record = Execution(id=track.execution, run=self.run or RunId(""), step=track.step, state="failed",
-                           reason="service-lost", failure=failure, ended=time.time_ns())
-        with self._news:
-            self._take_record(track, record)
-
-    def _interrupted(self, executions: Collection[ExecutionId]) -> None:
-        """Tell the service that the stop button was pressed while a cell waited, and say what that cancels."""
-        try:
-            answer = self.service().request("interrupt", {"executions": list(executions)}, timeout=10)
-        except ServiceError as error:
-            self._say(f"The stop could not be passed on: {error}")
-            return
-        names = _names_in(answer)
-        if names:
-            self._say(f"Stopped: {', '.join(names)} {'is' if len(names) == 1 else 'are'} cancelled.")
+        raise StepFailed(track.step, record.state, why(record), "Its own cell shows what happened.")
 
     def barrier(self) -> None:
         """Return when no step is under way any more and all that they printed has been sent."""
-        with self._news:
-            tracks = list(self._tracks.values())
+        tracks = self.news.tracks()
         for track in tracks:
-            self._until_ended(track)
-        self._flush(tracks)
+            self.waiting.until_ended(track)
+        self.news.flush(tracks)
 
     def emit(self, news: Json) -> None:
         """Take what a plain cell says of itself: metrics and tags are the run's."""
@@ -517,31 +360,31 @@ class Session:
         if self.front.under_engine() and self._delivery is not None:
             self._delivery.tell(what)
         elif news["type"] == "metrics":
-            self.service().request("metrics", {"run": self.run, **what})
+            self.service().request("metrics", {"run": self.news.run, **what})
         else:
-            self.service().request("tag", {"run": self.run, **what})
+            self.service().request("tag", {"run": self.news.run, **what})
 
     def cancel(self, step: str | None) -> None:
         """Cancel a step, or all of this run's that are under way (`%cancel`)."""
         if step is None:
-            if self.run is None:
+            if self.news.run is None:
                 self._say("No step has been run.")
                 return
-            body: Json = {"run": self.run}
+            body: Json = {"run": self.news.run}
         else:
-            track = self._by_step.get(step)
+            track = self.order.steps.get(step)
             if track is None:
                 raise UsageError(f"No step {step} has been run here.",
-                                 f"Steps: {', '.join(self._by_step) or 'none'}.")
+                                 f"Steps: {', '.join(self.order.steps) or 'none'}.")
             body = {"execution": track.execution}
-        names = _names_in(self.service().request("cancel", body))
+        names = names_in(self.service().request("cancel", body))
         self._say(f"Cancelled {', '.join(names)}." if names else "Nothing was under way.")
 
     def _follow(self, track: Track) -> None:
         """Wait for a step in its own cell: what it prints is the cell's output, and its error is the cell's."""
         track.late = False
-        self._until_ended(track, lambda: self._drain(track))
-        self._drain(track)
+        self.waiting.until_ended(track, lambda: self._show(track))
+        self._show(track)
         self._apply_news()
         record = track.record
         assert record is not None
@@ -549,91 +392,24 @@ class Session:
             return
         if record.state == "failed" and record.failure is not None:
             raise shown_failure(record.failure, track.step, self._hint(record.failure))
-        raise StepFailed(track.step, record.state, _why(record))
+        raise StepFailed(track.step, record.state, why(record))
 
-    def _drain(self, track: Track) -> None:
-        with self._news:
-            messages, track.queue = track.queue, []
-        for message in messages:
+    def _show(self, track: Track) -> None:
+        """Show what a step has printed as output of the running cell; its error is raised instead."""
+        for message in self.news.drain(track):
             if message["output_type"] != "error":
                 show_here(self.shell, message)
 
     # --- news -------------------------------------------------------------------------------------------------------
 
-    def on_event(self, event: Event) -> None:
-        """Take one piece of news, on the client's thread."""
-        if event.type == "messages":
-            self._take_messages(event.body)
-        elif event.type == "execution":
-            record = _execution(event.body["execution"])
-            with self._news:
-                if record.replaces is not None and record.replaces in self._tracks:
-                    self._move(record)
-                track = self._tracks.get(record.id)
-                if track is not None:
-                    self._take_record(track, record)
+    def _known(self, execution: ExecutionId) -> Track:
+        track = self.news.track(execution)
+        assert track is not None, execution  # only executions of this kernel provide names
+        return track
 
-    def _take_messages(self, body: Json) -> None:
-        with self._news:
-            track = self._tracks.get(self._now(body["execution"]))
-            if track is None:
-                return
-            # A step's error is shown when its end is known, with what to do next.
-            track.queue.extend(one for one in body["messages"] if one["output_type"] != "error")
-            self._news.notify_all()
-            send = track.late and not track.running
-        if send:
-            self._flush([track])
-
-    def _move(self, record: Execution) -> None:
-        """Follow an execution that the service has started in place of another one."""
-        before = record.replaces
-        assert before is not None
-        track = self._tracks[before]
-        self._moved[before] = record.id
-        self._tracks[record.id] = track
-        track.execution = record.id
-        track.ended = False
-        track.record = None
-        track.values.clear()
-        self.names.replace(before, record.id)
-        self.generators.rename(before, record.id)
-        if record.note:
-            track.queue.append({"output_type": "stream", "name": "stderr", "text": f"mlbench: {record.note}\n"})
-
-    def _now(self, execution: ExecutionId) -> ExecutionId:
-        while execution in self._moved:
-            execution = self._moved[execution]
-        return execution
-
-    def _take_record(self, track: Track, record: Execution) -> None:
-        """Note what an execution has come to; with the lock held."""
-        if track.ended:
-            return
-        track.record = record
-        if record.state in ENDED:
-            track.ended = True
-            known = track.defs | track.quiet
-            self._hidden.extend((track, one) for one in record.binds if one.name not in known)
-            if record.draws and record.random is not None and track.start is not None:
-                self._drawn.append((track, record))
-            if record.state == "failed":
-                if track.late:
-                    self._last_failure = (record.ended or time.time_ns()) / 1e9
-                if record.failure is None:
-                    track.queue.append({"output_type": "stream", "name": "stderr",
-                                        "text": f"Step {track.step} failed: {_why(record)}\n"})
-                else:
-                    failure = shown_failure(record.failure, track.step, self._hint(record.failure))
-                    track.queue.append({"output_type": "error", "ename": record.failure.ename,
-                                        "evalue": record.failure.evalue,
-                                        "traceback": failure._render_traceback_()})
-            elif record.state in ("cancelled", "skipped") and track.late and record.reason != "superseded":
-                text = f"Step {track.step} {'was cancelled' if record.state == 'cancelled' else 'was not run'}: "
-                track.queue.append({"output_type": "stream", "name": "stderr", "text": f"{text}{_why(record)}\n"})
-            if track.late and not track.running:
-                self._flush([track])
-        self._news.notify_all()
+    def _on_moved(self, before: ExecutionId, now: ExecutionId) -> None:
+        self.names.replace(before, now)
+        self.generators.rename(before, now)
 
     def _hint(self, failure: Failure) -> str | None:
         """Say what a NameError in a step is about, where the kernel has the name."""
@@ -645,40 +421,44 @@ class Session:
         return (f"The kernel has {name}, but the step's source does not show that it reads it. "
                 f"Write a line `{name}` in the step.")
 
-    def _flush(self, tracks: Iterable[Track]) -> None:
-        """Send what late output there is of steps."""
-        for track in tracks:
-            with self._news:
-                track.running = False
-                if not track.late or self._delivery is None:
-                    continue
-                messages, track.queue = track.queue, []
-                about = {"execution": track.execution, "step": track.step, "cell": track.cell}
-                parent = track.parent if self.front.under_engine() else None
-                for message in messages:
-                    self._delivery.send(message, parent=parent, about=about)
-
     def _apply_news(self) -> None:
         """Move names to executions that turned out to have changed them, and generators to where steps left them."""
-        with self._news:
-            hidden, self._hidden = self._hidden, []
-            drawn, self._drawn = self._drawn, []
+        hidden, drawn = self.news.take()
         for track, binding in hidden:
             name = binding.name
-            saw, now = track.before.get(name), self.names.source(name)
-            same = (isinstance(saw, Held) and isinstance(now, Held) and saw.value is now.value) or (
-                isinstance(saw, Provided) and isinstance(now, Provided)
-                and self._now(saw.execution) == self._now(now.execution))
-            if same and (binding.artifact is not None or binding.module is not None):
+            if (binding.artifact or binding.module) and self._same(track.before.get(name), self.names.source(name)):
                 self.names.provide(name, track.execution, Placeholder(name, _Waiter(self, track)))
                 self.names.settle(name, self.value_of(track, name))
         for track, record in drawn:
             from mlbench.runs.randomness import from_bytes
 
             if track.start is not None and record.random is not None:
-                warning = self.generators.go_on(track.start, from_bytes(self._blobs.get(record.random)), record)
+                states = from_bytes(self.storage.get(record.random))
+                warning = self.generators.go_on(track.start, states, record)
                 if warning:
                     self._say(warning)
+
+    def _same(self, one: Source | None, other: Source) -> bool:
+        """Say whether a name still comes from where a step had it from."""
+        if isinstance(one, Held) and isinstance(other, Held):
+            return one.value is other.value
+        return (isinstance(one, Provided) and isinstance(other, Provided)
+                and self.news.now(one.execution) == self.news.now(other.execution))
+
+    def _differs(self, name: str, execution: ExecutionId, value: Any) -> bool:
+        """Say whether a value of the kernel is no longer what an execution made."""
+        track = self.news.track(execution)
+        record = track.record if track is not None else None
+        binding = next((one for one in record.binds if one.name == name), None) if record is not None else None
+        return self.storage.differs(binding, value)
+
+    def _tell_page(self, execution: ExecutionId | None) -> None:
+        """Tell a page what the running cell waits for, so that it can offer to end the wait; None when it is over."""
+        if self._delivery is not None and not self.front.under_engine():
+            self._delivery.tell({"waits_for": execution})
+
+    def _ask(self, op: str, body: Any) -> Any:
+        return self.service().request(op, body, timeout=10)
 
     # --- the service and the store ----------------------------------------------------------------------------------
 
@@ -691,7 +471,7 @@ class Session:
         hello = self._make_hello(environment(preloadable()))
         if self._service is None:
             self._service = self._connect()
-            self._service.on_event(self.on_event)
+            self._service.on_event(self.news.on_event)
             self._service.on_connected(self._attach_again)
             self._service.request("attach", hello)
         elif hello != self._hello:
@@ -704,79 +484,20 @@ class Session:
 
     def _make_hello(self, found: Any) -> KernelHello:
         return KernelHello(
-            kernel=self.front.kernel_id, store=str(self._found_store()), environment=found,
+            kernel=self.front.kernel_id, store=str(self.storage.path()), environment=found,
             notebook=self.front.notebook, run=self.front.engine_run(), kind=self.front.kind(),
+            notebook_id=self.front.notebook_id(),
         )
-
-    def _found_store(self) -> Path:
-        if self._store is None:
-            from mlbench.backends.blobs_local import LocalBlobs
-            from mlbench.project.configuration import find_store
-            from mlbench.runs.artifacts import Loader
-
-            location = find_store(self.front.notebook)
-            self._store = location.path
-            self._blobs = LocalBlobs(location.path)
-            self._loader = Loader(self._blobs, Settled(self.namespace))
-            if location.notice:
-                self._say(location.notice)
-        return self._store
-
-    def _keep(self, value: Any) -> Json:
-        """Keep a large value in the store; once, for as long as no cell can have changed it."""
-        import msgspec
-
-        from mlbench.runs.artifacts import save_names
-
-        binding = self.names.kept(value)
-        if binding is None:
-            binding = save_names({"value": value}, ["value"], self._blobs, durable=False)[0]
-            if binding.artifact is None:
-                raise TypeError(binding.problem or "it cannot be stored")
-            self.names.keep(value, binding)
-        built: Json = msgspec.to_builtins(binding)
-        return built
-
-    def _digest(self, value: Any) -> str:
-        from mlbench.runs.values import pack
-
-        binding = self.names.kept(value)
-        return str(binding.artifact.digest) if binding is not None else str(pack(value).digest)
-
-    def _differs(self, name: str, execution: ExecutionId, value: Any) -> bool:
-        """Say whether a value of the kernel is no longer what an execution made."""
-        from mlbench.runs.artifacts import Loader
-        from mlbench.runs.capture import is_data
-        from mlbench.runs.key import Fingerprint
-
-        track = self._tracks.get(self._now(execution))
-        record = track.record if track is not None else None
-        binding = next((one for one in record.binds if one.name == name), None) if record is not None else None
-        if binding is None or binding.artifact is None:
-            return binding is None or binding.module is None
-        if is_data(value) and binding.member is None:
-            return self._digest(value) != binding.artifact.digest
-        prints = Fingerprint(self.namespace)
-        try:
-            return prints.of(value) != prints.of(Loader(self._blobs, Settled(self.namespace)).load(binding))
-        except Exception:  # noqa: BLE001  a value that cannot be compared counts as changed
-            return True
 
     def read_of(self, name: str) -> Read:
         """Say what a step that runs in the kernel is given."""
         from mlbench.runs.capture import size_of, type_name
 
         provider = self.names.provider(name)
-        track = self._tracks.get(self._now(provider)) if provider is not None else None
+        track = self.news.track(provider)
         value = self.namespace[name]
         return Read(name=name, type=type_name(value), size=size_of(value), execution=provider,
                     step=track.step if track is not None else None)
-
-    def save(self, names: Collection[str]) -> tuple[Binding, ...]:
-        """Store values of the namespace."""
-        from mlbench.runs.artifacts import save_names
-
-        return tuple(save_names(self.namespace, [name for name in names if name in self.namespace], self._blobs))
 
     def _say(self, text: str) -> None:
         sys.stderr.write(f"mlbench: {text}\n")
@@ -828,34 +549,6 @@ def _connect() -> Service:
     from mlbench.backends.service_socket import connect
 
     return connect(role="kernel", reconnect=True)
-
-
-def _execution(found: Any) -> Execution:
-    import msgspec
-
-    return found if isinstance(found, Execution) else msgspec.convert(found, Execution)
-
-
-def _names_in(answer: Any) -> list[str]:
-    """Return the steps' names in an answer that names what was cancelled."""
-    if isinstance(answer, dict):
-        answer = answer.get("cancelled") or answer.get("steps") or []
-    return [str(one.get("step")) if isinstance(one, dict) else str(one) for one in answer or []]
-
-
-def _why(record: Execution) -> str:
-    """Say in a few words why an execution did not succeed."""
-    if record.failure is not None:
-        text = f"{record.failure.ename}: {record.failure.evalue}".rstrip()
-        return text if text.endswith((".", "!", "?")) else f"{text}."
-    if record.note:
-        return record.note
-    return {
-        "timeout": "it took longer than its --timeout.", "memory": "it ran out of memory.",
-        "worker-lost": "its process was killed.", "service-lost": "the service that ran it was lost.",
-        "kernel-lost": "its kernel is gone.", "user": "somebody cancelled it.",
-        "superseded": "its cell was changed and run again.",
-    }.get(record.reason or "", "a step that it needs did not succeed.")
 
 
 def _placed(error: SyntaxError, step: str) -> SyntaxError:

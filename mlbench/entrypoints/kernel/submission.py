@@ -37,7 +37,6 @@ class Track:
 
     step: str
     cell: str | None
-    place: int
     execution: ExecutionId
     body: str
     names: CellNames

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from mlbench.core.errors import CaptureError, NotFound, ResultError, StepFailed, UsageError
@@ -238,17 +239,16 @@ def test_a_hidden_change_makes_the_step_the_provider(book: Any) -> None:
     record = next(iter(book.service.records.values()))
     (binding,) = save_names({"rows": [1, 2]}, ["rows"], book.service.blobs)
     assert isinstance(binding, Binding)
-    book.session._hidden.append((book.session._tracks[record.id], binding))
     book.service.records[record.id] = changed = replace(record, binds=(*record.binds, binding))
-    book.session._tracks[record.id].record = changed
+    track = book.session.news.track(record.id)
+    track.ended = False
+    book.service.news("execution", execution=msgspec.to_builtins(changed))
     assert book.run("rows") == [1, 2]
     book.run("%%step reader\ny = len(rows)\n")
     assert book.service.submissions[1].edges == {"rows": record.id}
 
 
 def test_a_replaced_execution_is_followed(book: Any) -> None:
-    import msgspec
-
     gate = book.service.shut("load")
     book.run("%%step load\nx = 1\n")
     first = book.service.records[book.service.submissions[0].execution]
@@ -273,9 +273,9 @@ def test_cancel_ends_a_step(book: Any) -> None:
 
 
 def test_a_lost_service_is_told_and_never_waited_for(book: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlbench.entrypoints.kernel import session
+    from mlbench.entrypoints.kernel import waiting
 
-    monkeypatch.setattr(session, "_ASK_EVERY", 0.2)
+    monkeypatch.setattr(waiting, "ASK_EVERY", 0.2)
     book.service.shut("load")
     book.run("%%step load\nx = 1\n")
     monkeypatch.setattr(book.service, "do_execution", _unknown)

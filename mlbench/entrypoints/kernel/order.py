@@ -1,0 +1,96 @@
+"""Orders of steps that no name shows: run for effects, files written and named, `--after`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from mlbench.core.errors import UsageError
+from mlbench.core.ids import ExecutionId
+from mlbench.core.messages import StepOptions
+from mlbench.entrypoints.kernel.submission import Track
+from mlbench.notebook.cell import CellNames
+
+__all__ = ["Order"]
+
+
+class Order:
+    """The steps of one kernel in the order in which they were first run.
+
+    Parameters
+    ----------
+    namespace
+        The notebook's: names in paths are looked up in it.
+    """
+
+    def __init__(self, namespace: dict[str, Any]) -> None:
+        self._namespace = namespace
+        self._places: dict[str, int] = {}
+        self._by_cell: dict[str, Track] = {}
+        self._writers: dict[str, Track] = {}
+        self.steps: dict[str, Track] = {}
+
+    def add(self, track: Track) -> Track | None:
+        """Take in a step's newest execution; return that of another cell whose name it takes."""
+        self._places.setdefault(track.step, len(self._places))
+        former = self.steps.get(track.step)
+        self.steps[track.step] = track
+        if track.cell:
+            self._by_cell[track.cell] = track
+        for path in self._resolved(track.names.writes_paths):
+            self._writers[path] = track
+        return former if former is not None and former.cell and track.cell and former.cell != track.cell else None
+
+    def former(self, step: str, cell: str | None) -> Track | None:
+        """Return the last execution of a cell, or of a step of this name."""
+        if cell is not None and cell in self._by_cell:
+            return self._by_cell[cell]
+        return self.steps.get(step)
+
+    def parents(self, step: str, names: CellNames, options: StepOptions) -> dict[ExecutionId, str]:
+        """Return the executions that a step waits for though it reads none of their names, each with why.
+
+        Raises
+        ------
+        UsageError
+            If `--after` names a step that has not been run.
+        """
+        waits: dict[ExecutionId, str] = {}
+        if options.after is not None:
+            for after in options.after:
+                found = self.steps.get(after)
+                if found is None:
+                    raise UsageError(f"--after names {after}, and no step of that name has been run.",
+                                     f"Steps so far: {', '.join(self.steps) or 'none'}.")
+                waits[found.execution] = "--after names it"
+        elif names.for_effects:
+            place = self._places.get(step, len(self._places))
+            for one in self.steps.values():
+                if self._places[one.step] < place:
+                    waits[one.execution] = "the step is run for its effects, so it waits for the steps above it"
+        for path, writer in self.writers_of(names.names_paths):
+            if writer.step != step:
+                waits.setdefault(writer.execution, f"it names {path}, which {writer.step} writes")
+        return waits
+
+    def writes_under_way(self) -> bool:
+        """Say whether a step that writes files is under way."""
+        return any(not track.ended for track in self._writers.values())
+
+    def writers_of(self, paths: Iterable[str]) -> list[tuple[str, Track]]:
+        """Return the steps that write paths that a cell names, with the path."""
+        from mlbench.notebook.evidence import paths_meet
+
+        named = self._resolved(paths) if self._writers else set()
+        return [(written, track) for written, track in self._writers.items()
+                if any(paths_meet(written, one) for one in named)]
+
+    def _resolved(self, paths: Iterable[str]) -> set[str]:
+        """Return paths with what the kernel knows filled in; those that stay unknown are left out."""
+        from mlbench.notebook.evidence import resolve_text
+
+        texts = {name: os.fspath(value) for name, value in self._namespace.items()
+                 if type(value) is str or isinstance(value, os.PathLike)} if any("{" in one for one in paths) else {}
+        resolved = (resolve_text(path, texts) for path in paths)
+        return {path for path in resolved if path is not None}

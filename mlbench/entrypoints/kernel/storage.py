@@ -1,0 +1,142 @@
+"""The kernel's side of the store: what it keeps there for steps, and loads of what they made."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, Final
+
+from mlbench.core.ids import Digest
+from mlbench.core.records import Binding, Json
+from mlbench.entrypoints.kernel.names import Settled
+
+__all__ = ["Storage"]
+
+_LARGE: Final = 1 << 20
+"""From this many bytes on a capture goes to the store rather than through the socket."""
+
+
+class Storage:
+    """The store of one kernel; found when it is first needed.
+
+    Large values are remembered by their identity, until a cell could have changed them.
+
+    Parameters
+    ----------
+    namespace
+        The notebook's: its classes are used in place of stored copies of them.
+    notebook
+        The notebook's path, as far as it is known.
+    say
+        Called with a line for the user.
+    """
+
+    def __init__(self, namespace: dict[str, Any], notebook: str | None, say: Callable[[str], None]) -> None:
+        self._namespace = namespace
+        self._notebook = notebook
+        self._say = say
+        self._path: Path | None = None
+        self._blobs: Any = None
+        self._loader: Any = None
+        self._kept: dict[int, tuple[Any, Binding]] = {}
+
+    def path(self) -> Path:
+        """Return the store's folder."""
+        if self._path is None:
+            from mlbench.backends.blobs_local import LocalBlobs
+            from mlbench.project.configuration import find_store
+            from mlbench.runs.artifacts import Loader
+
+            location = find_store(self._notebook)
+            self._path = location.path
+            self._blobs = LocalBlobs(location.path)
+            self._loader = Loader(self._blobs, Settled(self._namespace))
+            if location.notice:
+                self._say(location.notice)
+        return self._path
+
+    def put_large(self, data: bytes) -> Digest | None:
+        """Keep a capture if it is large; return its digest then."""
+        self.path()
+        if len(data) <= _LARGE:
+            return None
+        digest: Digest = self._blobs.put(data, durable=False)
+        return digest
+
+    def get(self, digest: Digest) -> bytes:
+        """Return what is kept under a digest."""
+        self.path()
+        data: bytes = self._blobs.get(digest)
+        return data
+
+    def keep(self, value: Any) -> Json:
+        """Keep a large value in the store and return its binding as JSON."""
+        import weakref
+
+        import msgspec
+
+        from mlbench.runs.artifacts import save_names
+
+        self.path()
+        binding = self._known(value)
+        if binding is None:
+            binding = save_names({"value": value}, ["value"], self._blobs, durable=False)[0]
+            if binding.artifact is None:
+                raise TypeError(binding.problem or "it cannot be stored")
+            with contextlib.suppress(TypeError):  # a value without weak references is kept anew each time
+                self._kept[id(value)] = (weakref.ref(value), binding)
+        built: Json = msgspec.to_builtins(binding)
+        return built
+
+    def forget(self, identities: Collection[int]) -> None:
+        """Keep these objects anew when they are sent again: a cell could have changed them."""
+        for identity in identities:
+            self._kept.pop(identity, None)
+
+    def digest(self, value: Any) -> str:
+        """Return the digest of an array or frame as an artifact."""
+        from mlbench.runs.values import pack
+
+        binding = self._known(value)
+        return str(binding.artifact.digest if binding is not None and binding.artifact else pack(value).digest)
+
+    def _known(self, value: Any) -> Binding | None:
+        found = self._kept.get(id(value))
+        return found[1] if found is not None and found[0]() is value else None
+
+    def load(self, binding: Binding) -> Any:
+        """Return a step's value, as if it had been made here."""
+        if binding.module is not None:
+            return importlib.import_module(binding.module)
+        from mlbench.entrypoints.kernel.adopt import adopt
+
+        self.path()
+        return adopt(self._loader.load(binding), self._namespace)
+
+    def save(self, names: Collection[str]) -> tuple[Binding, ...]:
+        """Store values of the namespace."""
+        from mlbench.runs.artifacts import save_names
+
+        self.path()
+        present = [name for name in names if name in self._namespace]
+        return tuple(save_names(self._namespace, present, self._blobs))
+
+    def differs(self, binding: Binding | None, value: Any) -> bool:
+        """Say whether a value of the kernel is no longer what an execution made."""
+        from mlbench.runs.artifacts import Loader
+        from mlbench.runs.capture import is_data
+        from mlbench.runs.key import Fingerprint
+
+        if binding is None or binding.artifact is None:
+            return binding is None or binding.module is None
+        if is_data(value) and binding.member is None:
+            return self.digest(value) != binding.artifact.digest
+        self.path()
+        prints = Fingerprint(self._namespace)
+        try:
+            fresh = Loader(self._blobs, Settled(self._namespace)).load(binding)
+            return prints.of(value) != prints.of(fresh)
+        except Exception:  # noqa: BLE001  a value that cannot be compared counts as changed
+            return True
