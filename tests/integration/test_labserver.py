@@ -61,6 +61,13 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def quiet_afterwards(jp_serverapp: Any, jp_asyncio_loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """End what listens to the service and the catalog, before the store goes."""
+    yield
+    jp_asyncio_loop.run_until_complete(jp_serverapp.web_app.settings["mlbench_newsroom"].close())
+
+
 @pytest.fixture
 def notebook(jp_root_dir: Path) -> Path:
     path = Path(jp_root_dir).resolve() / "flights.ipynb"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -129,6 +130,10 @@ def _alone(file: Path | None) -> Iterator[None]:
         os.close(lock)
 
 
+_UPGRADING = threading.Lock()
+"""Alembic keeps what it works on in its modules: one thread at a time, whichever catalogs they open."""
+
+
 def _upgrade(engine: Engine, file: Path | None, found: str | None) -> None:
     from alembic import command
     from alembic.config import Config
@@ -142,7 +147,8 @@ def _upgrade(engine: Engine, file: Path | None, found: str | None) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     with engine.connect().execution_options(mlbench_writes=True) as connection, connection.begin():
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        with _UPGRADING:
+            command.upgrade(config, "head")
 
 
 def _back_up(file: Path, revision: str) -> None:

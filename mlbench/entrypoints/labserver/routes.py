@@ -39,9 +39,10 @@ HANDLERS: tuple[tuple[str, type[web.RequestHandler]], ...] = (
 )
 
 
-def routes(base_url: str, root: str) -> list[tuple[str, type[web.RequestHandler], dict[str, Any]]]:
+def routes(
+    base_url: str, stores: Stores, newsroom: Newsroom
+) -> list[tuple[str, type[web.RequestHandler], dict[str, Any]]]:
     """Return what tornado takes: patterns, handlers, and what these share."""
-    stores = Stores(root)
-    shared = {"stores": stores, "newsroom": Newsroom(stores)}
+    shared = {"stores": stores, "newsroom": newsroom}
     prefix = re.escape(url_path_join(base_url, PREFIX))
     return [(f"{prefix}/{pattern}", handler, shared) for pattern, handler in HANDLERS]
