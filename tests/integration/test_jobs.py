@@ -191,7 +191,7 @@ def test_a_service_that_is_killed_loses_its_run_once_and_says_so(folder: Path, p
         firing = until(project, lambda: last(project, job))
     run = run_of(project, firing)
     assert (firing.state, run.state) == ("failed", "failed")
-    assert run.reason in ("service-lost", "worker-lost")
+    assert run.reason in ("service-lost", "worker-lost", "kernel-lost")
     assert firing.reason
     assert len(project.catalog.firings(job.id)) == 1
 

@@ -393,11 +393,16 @@ def _is_under_way(table: Table) -> ColumnElement[bool]:
     return or_(table.c.state == text("'queued'"), table.c.state == text("'running'"))
 
 
+def _cut(text: str) -> str:
+    """Return the beginning of a text that was given in an id's place, to be shown."""
+    return text if len(text) <= 60 else f"{text[:56]} ..."
+
+
 def _find(connection: Connection, table: Table, prefix: str, word: str, *columns: Any) -> Any:
     c = table.c
     if not is_prefix(prefix):
         raise NotFound(
-            f"{prefix!r} is no {word}'s id.", f"An id, or four or more letters that begin one, names a {word}."
+            f"{_cut(prefix)!r} is no {word}'s id.", f"An id, or four or more letters that begin one, names a {word}."
         )
     # "{" comes after all characters of an id.
     query = select(c.record, *columns, c.id).where(c.id >= prefix, c.id < f"{prefix}{{").order_by(c.id).limit(4)
