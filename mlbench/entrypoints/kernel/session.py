@@ -7,6 +7,7 @@ what became of them, `waiting` the waits, `generators` the random state, `storag
 from __future__ import annotations
 
 import ast
+import logging
 import sys
 from collections.abc import Callable, Collection
 from typing import Any, Final, Protocol
@@ -30,6 +31,8 @@ from mlbench.entrypoints.kernel.waiting import Waiting, names_in
 from mlbench.runs.reach import reach
 
 __all__ = ["Service", "Session"]
+
+_LOG = logging.getLogger(__name__)
 
 
 class Service(Protocol):
@@ -337,7 +340,10 @@ class Session:
 
     def wait_for(self, track: Track) -> None:
         """Return when an execution has succeeded. Raise `StepFailed` if it ends in another way."""
-        self.waiting.until_ended(track, None if track.late else lambda: self._show(track))
+        show = None if track.late else lambda: self._show(track)
+        self.waiting.until_ended(track, show)
+        while not self._final(track):
+            self.waiting.until_ended(track, show)
         self._apply_news()
         record = track.record
         assert record is not None
@@ -400,6 +406,29 @@ class Session:
             if message["output_type"] != "error":
                 show_here(self.shell, message)
 
+    def _final(self, track: Track) -> bool:
+        """Return True if an execution stands; False if it runs again.
+
+        One that drew random numbers stands only when the steps above it have ended: if one of them drew too, the
+        service starts it again from there.
+        """
+        record = track.record
+        if record is None or not record.draws or track.start is None or track.final == track.execution:
+            return track.ended
+        above = self.news.track(track.start.after)
+        while above is not None and above is not track:
+            self.waiting.until_ended(above)
+            above = self.news.track(above.start.after) if above.start is not None else None
+        execution = track.execution
+        try:
+            self._ask("execution", {"id": execution})  # its answer comes after the news of what it is asked for
+        except MlbenchError as error:
+            _LOG.info("The service cannot be asked about step %s: %s", track.step, error)
+        with self.news.changed:
+            if track.execution == execution and track.ended:
+                track.final = execution
+        return track.final == track.execution
+
     # --- news -------------------------------------------------------------------------------------------------------
 
     def _known(self, execution: ExecutionId) -> Track:
@@ -432,7 +461,7 @@ class Session:
         for track, record in drawn:
             from mlbench.runs.randomness import from_bytes
 
-            if track.start is not None and record.random is not None:
+            if track.start is not None and record.random is not None and record.id == track.execution:
                 states = from_bytes(self.storage.get(record.random))
                 warning = self.generators.go_on(track.start, states, record)
                 if warning:

@@ -32,7 +32,8 @@ class Track:
     """One step of this kernel, as far as it is known here. Guarded by the session's lock, `execution` included.
 
     `before` is where each name came from that the cell read or bound; `seen` the names that it read. `late` says that
-    its output is sent as it comes, `running` that its own cell still runs, `shown` what has been shown of its end.
+    its output is sent as it comes, `running` that its own cell still runs, `final` which execution cannot be replaced
+    any more because of random numbers.
     """
 
     step: str
@@ -51,6 +52,7 @@ class Track:
     ended: bool = False
     running: bool = True
     start: Start | None = None
+    final: ExecutionId | None = None
     queue: list[Json] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)
 

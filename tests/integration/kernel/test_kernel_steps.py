@@ -171,3 +171,11 @@ def test_a_seeded_notebook_draws_what_it_would_without_steps(page: Any) -> None:
     page.run("%%step second\nb = [random.random(), random.random()]\n")
     page.run("a, b, z")
     assert page.value("[a, *b, random.random(), random.random()]") == expected
+
+
+def test_steps_that_draw_do_so_in_the_order_of_their_cells_however_they_end(page: Any) -> None:
+    expected = page.value("import random\nrandom.seed(8)\n[random.random() for _ in range(3)]")
+    page.run("import random\nrandom.seed(8)")
+    page.run("%%step above\nimport time; time.sleep(1.5); above = random.random()\n", "above")
+    page.run("%%step below\nbelow = random.random()\n", "below")
+    assert page.value("[above, below, random.random()]") == expected
