@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlbench.backends.cluster_dask.channel import ACK, Channel, Frames, frame
-from mlbench.backends.cluster_dask.effects import Opened, Values
+from mlbench.backends.cluster_dask.fingerprints import Values
+from mlbench.backends.cluster_dask.opened import Opened
 
 
 @given(st.lists(st.dictionaries(st.text(max_size=5), st.integers(0, 9)), max_size=8), st.integers(1, 7))

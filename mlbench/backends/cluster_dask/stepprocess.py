@@ -23,7 +23,8 @@ import msgspec
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.cluster_dask import processors
 from mlbench.backends.cluster_dask.channel import Channel
-from mlbench.backends.cluster_dask.effects import Opened, Values
+from mlbench.backends.cluster_dask.fingerprints import Values
+from mlbench.backends.cluster_dask.opened import Opened
 from mlbench.backends.cluster_dask.stepserver import INLINE_BACKEND, PRIVATE_VARIABLES
 from mlbench.backends.cluster_dask.stepshell import ZMQInteractiveShell, make_shell, open_stream
 from mlbench.core.errors import MlbenchError

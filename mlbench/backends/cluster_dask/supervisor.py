@@ -7,7 +7,6 @@ of an execution, also before its process is there.
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import dataclasses
 import functools
@@ -28,6 +27,7 @@ import msgspec
 
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.cluster_dask.channel import ACK, Frames, frame
+from mlbench.backends.cluster_dask.pipes import Pipes, Reader, received
 from mlbench.backends.cluster_dask.processors import available
 from mlbench.backends.cluster_dask.servers import StepServers, kill, send
 from mlbench.core.errors import MlbenchError
@@ -42,7 +42,6 @@ _BATCH: Final = 0.05
 _STARTS: Final = 3
 """How often a process is asked for: one may be gone before the step's task has reached it."""
 _EXIT_SECONDS: Final = 3.0
-_PIECE: Final = 1 << 18
 
 _log = logging.getLogger(__name__)
 
@@ -212,7 +211,7 @@ class _Supervision:
             server.await_ready(self._cancelled)
             if self._cancelled():
                 return
-            pipes = _Pipes()
+            pipes = Pipes()
             try:
                 try:
                     server.start(pipes.theirs)
@@ -235,7 +234,7 @@ class _Supervision:
         with _lock:
             return self._running.cancelled is not None
 
-    def _attend(self, pipes: _Pipes) -> bool:
+    def _attend(self, pipes: Pipes) -> bool:
         """See one process through; return False if it ended before the task reached it."""
         self._status = None
         process = self._meet(pipes)
@@ -252,7 +251,7 @@ class _Supervision:
                 kill(process)
         return self._begun or self._timed_out or self._cancelled()
 
-    def _meet(self, pipes: _Pipes) -> int | None:
+    def _meet(self, pipes: Pipes) -> int | None:
         """Wait for the process's id; from then on it can be ended and paused."""
         pipes.status.settimeout(30.0)
         frames = Frames()
@@ -273,10 +272,10 @@ class _Supervision:
                 send(process, signal.SIGSTOP)
         return process
 
-    def _pump(self, pipes: _Pipes, process: int) -> None:
+    def _pump(self, pipes: Pipes, process: int) -> None:
         """Pass on what the process says until it has ended."""
         task = self._task
-        readers = {pipes.output: _Reader("stdout"), pipes.errors: _Reader("stderr")}
+        readers = {pipes.output: Reader("stdout"), pipes.errors: Reader("stderr")}
         frames, told = Frames(), Frames()
         poll = select.poll()
         for descriptor in (pipes.channel.fileno(), pipes.output, pipes.errors, pipes.status.fileno()):
@@ -294,7 +293,7 @@ class _Supervision:
         def hear(*, first: Callable[[], None] | None = None) -> None:
             """Take what the channel has; text that was read before a `sync` goes before what follows it."""
             nonlocal done_at
-            data = _received(pipes.channel)
+            data = received(pipes.channel)
             if data == b"":
                 with contextlib.suppress(KeyError):
                     poll.unregister(pipes.channel.fileno())
@@ -341,8 +340,8 @@ class _Supervision:
             self._add_text(reader.name, reader.last())
         self._flush(time.monotonic(), everything=True)
 
-    def _hear_status(self, pipes: _Pipes, told: Frames, process: int) -> None:
-        data = _received(pipes.status)
+    def _hear_status(self, pipes: Pipes, told: Frames, process: int) -> None:
+        data = received(pipes.status)
         if data is None:
             return
         if not data:  # the server has ended, and this process with it, though not what it started
@@ -516,75 +515,6 @@ class _Supervision:
 
     def _worker(self) -> str:
         return f"{socket.gethostname()}/{self._running.process or os.getpid()}"
-
-
-class _Pipes:
-    """A step's stdout, stderr, channel and status: our ends, and those that the process and its server get."""
-
-    def __init__(self) -> None:
-        self.output, output = os.pipe()
-        self.errors, errors = os.pipe()
-        self.channel, channel = socket.socketpair()
-        self.status, status = socket.socketpair()
-        for descriptor in (self.output, self.errors):
-            os.set_blocking(descriptor, False)
-            _widen(descriptor)
-        self.theirs = (output, errors, channel.detach(), status.detach())
-
-    def close_theirs(self) -> None:
-        for descriptor in self.theirs:
-            os.close(descriptor)
-
-    def close(self) -> None:
-        os.close(self.output)
-        os.close(self.errors)
-        self.channel.close()
-        self.status.close()
-
-
-def _received(connection: socket.socket) -> bytes | None:
-    """Return what has come, b"" if the other end is gone, None if nothing has."""
-    try:
-        return connection.recv(_PIECE)
-    except BlockingIOError:
-        return None
-    except OSError:
-        return b""
-
-
-def _widen(pipe: int) -> None:
-    """Let a pipe hold more, so that a step that prints a lot waits less (Linux)."""
-    import fcntl
-
-    if hasattr(fcntl, "F_SETPIPE_SZ"):
-        with contextlib.suppress(OSError):  # over the user's limit
-            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 1 << 20)
-
-
-class _Reader:
-    """Text out of a pipe's bytes."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.ended = False
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def read(self, descriptor: int) -> str:
-        """Return what is there now, which may be nothing."""
-        while not self.ended:
-            try:
-                data = os.read(descriptor, _PIECE)
-            except (BlockingIOError, InterruptedError):
-                return ""
-            if not data:
-                self.ended = True
-            elif text := self._decoder.decode(data):
-                return text
-        return ""
-
-    def last(self) -> str:
-        """Return what is left of a character that was cut."""
-        return self._decoder.decode(b"", final=True)
 
 
 def _size(size: int) -> str:
