@@ -1,8 +1,8 @@
 """Pickling as notebooks need it: cloudpickle, and what it leaves out.
 
 - Buffers of 16 KiB and more go out of band; frames nested in other objects are written by their own codec.
-- Functions of the notebook that something wraps (`lru_cache`, `toolz.curry`, a decorator's object) are sent by value
-  and wrapped again; by themselves these pickle as a name that does not exist where they arrive.
+- Functions of the notebook that something wraps (`lru_cache`, `singledispatch`, `toolz.curry`, a decorator's object)
+  are sent by value and wrapped again: by themselves these pickle as a name that does not exist where they arrive.
 - A figure does not register itself with pyplot when it is loaded, which would show it a second time.
 - An open file is refused: cloudpickle would send what it holds instead.
 - A class of the notebook carries a digest of its definition, so that it can be told whether a live one is the same.
@@ -31,9 +31,11 @@ __all__ = [
     "definition_digest",
     "dump",
     "load",
+    "restore_cached_property",
     "restore_curry",
     "restore_frame",
     "restore_lru_cache",
+    "restore_singledispatch",
     "restore_wrapper",
 ]
 
@@ -71,12 +73,21 @@ def load(stream: Buffer, buffers: Sequence[Buffer], *, namespace: Mapping[str, A
     resting = gc.isenabled()
     gc.disable()
     try:
-        if b"_make_skeleton_" not in bytes(stream):
-            return pickle.loads(stream, buffers=views)  # noqa: S301  (only kernels and step processes come here)
-        return _Unpickler(io.BytesIO(stream), views, namespace or {}).load()
+        if b"_make_skeleton_" in bytes(stream):
+            return _deep_down(_DEPTH, _Unpickler(io.BytesIO(stream), views, namespace or {}).load)
+        # Only kernels and step processes come here.
+        return _deep_down(_DEPTH, functools.partial(pickle.loads, stream, buffers=views))
     finally:
         if resting:
             gc.enable()
+
+
+_DEPTH = 12
+
+
+def _deep_down(depth: int, call: Callable[[], Any]) -> Any:
+    """Call from so many frames below: some objects (patsy's formulas) look at their callers when they are loaded."""
+    return _deep_down(depth - 1, call) if depth else call()
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it comes without types
@@ -90,7 +101,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it comes without t
         kind = type(obj)
         if isinstance(obj, type):
             return _reduce_class(obj, super().reducer_override(obj))
-        if kind is not types.FunctionType:
+        if kind is types.FunctionType:
+            if hasattr(obj, "registry") and hasattr(obj, "dispatch") and _by_value(obj):
+                return restore_singledispatch, (dict(obj.registry),)
+        else:
             rule = _RULES.get(kind.__module__.partition(".")[0], _reduce_wrapper)
             if (found := rule(obj)) is not NotImplemented:
                 return found
@@ -123,6 +137,8 @@ def _reduce_functools(obj: Any) -> Any:
     if isinstance(obj, functools._lru_cache_wrapper) and _by_value(obj):
         # The wrapper's own attributes name the function, so that they come again with it.
         return restore_lru_cache, (obj.cache_parameters(), obj.__wrapped__)
+    if type(obj) is functools.cached_property:
+        return restore_cached_property, (obj.func, obj.attrname)  # until Python 3.12 it holds a lock
     return NotImplemented
 
 
@@ -201,6 +217,21 @@ def restore_frame(header: bytes, buffers: Sequence[Buffer]) -> Any:
 def restore_lru_cache(parameters: Mapping[str, Any], function: Callable[..., Any]) -> Any:
     """Return a cached function, its cache empty."""
     return functools.lru_cache(**parameters)(function)
+
+
+def restore_cached_property(function: Callable[..., Any], name: str | None) -> Any:
+    """Return a cached property of a class."""
+    found = functools.cached_property(function)
+    found.attrname = name
+    return found
+
+
+def restore_singledispatch(registry: dict[type, Callable[..., Any]]) -> Any:
+    """Return a function of many types."""
+    function = functools.singledispatch(registry.pop(object))
+    for kind, implementation in registry.items():
+        function.register(kind, implementation)
+    return function
 
 
 def restore_curry(kind: type, function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:

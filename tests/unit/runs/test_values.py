@@ -192,6 +192,22 @@ def test_loading_leaves_the_garbage_collector_as_it_was() -> None:
         assert gc.isenabled() == (switch is gc.enable)
 
 
+class LooksAtItsCaller:
+    def __setstate__(self, state: object) -> None:
+        self.frame = sys._getframe(12).f_lineno
+
+    def __getstate__(self) -> object:
+        return 1
+
+
+def test_an_object_that_looks_at_its_callers_is_loaded_from_a_short_stack() -> None:
+    packed, loaded = pack(LooksAtItsCaller()), list[Any]()
+    thread = threading.Thread(target=lambda: loaded.append(unpack("pickle", packed.parts)))
+    thread.start()
+    thread.join(30)
+    assert loaded[0].frame
+
+
 def test_an_unknown_codec_or_format_is_said_to_need_a_newer_version() -> None:
     with pytest.raises(ArtifactCorrupt, match="format 2, and this version of mlbench reads 1"):
         read_manifest(b'{"codec":"pickle","format":2,"parts":[]}')
@@ -215,10 +231,13 @@ def test_a_cached_function_of_the_notebook_is_sent_by_value() -> None:
         @functools.lru_cache(maxsize=7)
         def double(x): return 2 * x
         half = functools.cache(lambda x: x / 2)
+        @functools.cache
+        def fibonacci(n): return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
         fixed = functools.partial(double, 4)
         """
     )
     double, half, fixed = again([names["double"], names["half"], names["fixed"]])
+    assert again(names["fibonacci"])(30) == 832040  # it calls itself, cache and all
     assert (double(4), half(4), fixed()) == (8, 2, 8)
     assert double.cache_parameters() == {"maxsize": 7, "typed": False}
     assert double.__wrapped__.__name__ == double.__name__ == "double"
@@ -242,6 +261,30 @@ def test_a_curried_function_of_the_notebook_is_sent_by_value() -> None:
     )
     add, add_one = again([names["add"], names["add_one"]])
     assert (add(2)(3), add_one(4)) == (5, 5)
+
+
+def test_a_function_of_many_types_and_a_cached_property_of_the_notebook_are_sent_by_value() -> None:
+    names = notebook(
+        """
+        import functools
+        @functools.singledispatch
+        def show(x): return "any"
+        @show.register
+        def _(x: int): return "int"
+        @show.register
+        def _(x: list): return [show(one) for one in x]
+        class Model:
+            calls = 0
+            @functools.cached_property
+            def size(self):
+                self.calls += 1
+                return 3
+        model = Model()
+        """
+    )
+    show, model = again([names["show"], names["model"]])
+    assert (show("a"), show(1), show([1])) == ("any", "int", ["int"])
+    assert (model.size, model.size, model.calls) == (3, 3, 1)
 
 
 def test_a_decorators_object_around_a_function_is_wrapped_again() -> None:
