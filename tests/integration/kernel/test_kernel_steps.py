@@ -179,3 +179,11 @@ def test_steps_that_draw_do_so_in_the_order_of_their_cells_however_they_end(page
     page.run("%%step above\nimport time; time.sleep(1.5); above = random.random()\n", "above")
     page.run("%%step below\nbelow = random.random()\n", "below")
     assert page.value("[above, below, random.random()]") == expected
+
+
+def test_a_plain_cell_that_drew_too_early_is_told(page: Any) -> None:
+    page.run("import random\nrandom.seed(9)")
+    page.run("%%step above\nimport time; time.sleep(1); early = random.random()\n", "above")
+    page.run("mine = random.random()")
+    answer = page.run("early")
+    assert "drew random numbers" in answer.text
