@@ -1,0 +1,165 @@
+"""A user's way with steps in JupyterLab: run them, reload the page meanwhile, open what was recorded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from tests.journeys.conftest import ROOT, Lab, write_notebook
+
+pytestmark = pytest.mark.browser
+
+COUNT = """%%step count
+import time
+from pathlib import Path
+for number in range(200):
+    print("counted", number, flush=True)
+    if Path("enough").exists():
+        break
+    time.sleep(0.1)
+print("that is all")
+total = number"""
+
+
+def test_the_first_steps_of_the_example_run_and_are_seen(lab: Lab) -> None:
+    for name in ("flights.ipynb", "delays.py"):
+        shutil.copy(ROOT / "examples" / name, lab.root / name)
+    lab.open()
+    lab.open_notebook("flights.ipynb")
+    lab.page.locator(".jp-mlb-StepList-row").first.wait_for()
+    assert lab.page.locator(".jp-mlb-StepList-name").all_inner_texts()[:2] == ["load", "features"]
+
+    lab.run("parameters", "setup", "load", "features")
+    lab.pill("load", "succeeded")
+    lab.pill("features", "succeeded")
+    lab.sidebar_state("load", "succeeded")
+    lab.sidebar_state("features", "succeeded")
+    assert "flights from JFK" in lab.outputs("load")
+
+    run = lab.page.locator(".jp-mlb-RunList-row").first
+    run.locator(".jp-mlb-StateIcon[data-state='succeeded']").wait_for()
+    lab.page.locator(".jp-mlb-Pill[data-step='load'] .jp-mlb-Pill-open").click()
+    page = lab.page.locator(".jp-mlb-RunPage:visible")
+    page.locator(".jp-mlb-Execution h2", has_text="load").wait_for()
+    page.locator(".jp-mlb-Card", has_text="flights").locator("table").first.wait_for()
+
+
+def test_output_comes_back_when_the_page_is_reloaded_while_a_step_runs(lab: Lab) -> None:
+    write_notebook(lab.root / "count.ipynb", ("load", "%load_ext mlbench"), ("count", COUNT), ("use", "total"))
+    lab.open()
+    lab.open_notebook("count.ipynb")
+    lab.run("load", "count")
+    lab.pill("count", "running")
+    lab.wait_for_output("count", "counted 3\n")
+    lab.execute("docmanager:save")
+
+    lab.page.reload()
+    lab.wait_until_ready()
+    lab.open_notebook("count.ipynb")
+    lab.pill("count", "running")
+    lab.wait_for_output("count", "counted 0\n")
+    before = lab.outputs("count").count("counted")
+    lab.wait_until(lambda: lab.outputs("count").count("counted") > before + 3, "the output goes on")
+
+    (lab.root / "enough").touch()
+    lab.pill("count", "succeeded")
+    lab.wait_for_output("count", "that is all")
+    lines = lab.outputs("count").split("\n")
+    lab.wait_until(lambda: _is_whole(lab.outputs("count")), f"every line once: {lines}")
+    lab.execute("docmanager:save")
+    saved = json.loads((lab.root / "count.ipynb").read_text())
+    (output,) = saved["cells"][1]["outputs"]
+    assert _is_whole("".join(output["text"]))
+    assert saved["metadata"]["mlbench"]["id"]
+
+
+def _is_whole(text: str) -> bool:
+    """Say whether each line is there once, in order, and the last one too."""
+    *lines, last, rest = text.split("\n")
+    return (last, rest) == ("that is all", "") and lines == [f"counted {number}" for number in range(len(lines))]
+
+
+def test_a_cell_that_waits_can_stop_waiting_and_the_step_goes_on(lab: Lab) -> None:
+    write_notebook(lab.root / "count.ipynb", ("load", "%load_ext mlbench"), ("count", COUNT), ("use", "total"))
+    lab.open()
+    lab.open_notebook("count.ipynb")
+    lab.run("load", "count")
+    lab.pill("count", "running")
+    lab.run("use")
+    lab.page.locator(".jp-mlb-Pill[data-step='count']").get_by_text("don’t wait").click()
+    lab.wait_for_output("use", "")
+    lab.wait_for_kernel()
+    lab.page.wait_for_timeout(4000)
+    lab.pill("count", "running")
+    (lab.root / "enough").touch()
+    lab.pill("count", "succeeded")
+
+
+def test_a_step_is_cancelled_on_its_pill(lab: Lab) -> None:
+    write_notebook(lab.root / "count.ipynb", ("load", "%load_ext mlbench"), ("count", COUNT))
+    lab.open()
+    lab.open_notebook("count.ipynb")
+    lab.run("load", "count")
+    lab.pill("count", "running")
+    lab.page.locator(".jp-mlb-Pill[data-step='count']").get_by_text("cancel").click()
+    lab.pill("count", "cancelled")
+    lab.sidebar_state("count", "cancelled")
+
+
+def test_a_finished_run_is_opened_and_a_failed_step_says_where_and_why(lab: Lab) -> None:
+    write_notebook(
+        lab.root / "fails.ipynb",
+        ("load", "%load_ext mlbench"),
+        ("first", "%%step first\nvalue = 1"),
+        ("second", "%%step second\nprint('so far')\nresult = value / 0"),
+        ("third", "%%step third\nlast = result"),
+    )
+    lab.open()
+    lab.open_notebook("fails.ipynb")
+    lab.run("load", "first", "second", "third")
+    lab.pill("second", "failed")
+    lab.pill("third", "skipped")
+    row = lab.page.locator(".jp-mlb-RunList-row").first
+    row.locator(".jp-mlb-RunList-error", has_text="second: ZeroDivisionError").wait_for()
+    row.click()
+    page = lab.page.locator(".jp-mlb-RunPage:visible")
+    page.locator(".jp-mlb-Error", has_text="ZeroDivisionError").wait_for()
+    assert "result = value / 0" in page.locator(".jp-mlb-Error").inner_text()
+    assert "so far" in page.locator(".jp-mlb-Execution-log").inner_text()
+    page.get_by_role("tab", name="Notebook").click()
+    page.locator(".jp-mlb-NotebookRead-source", has_text="value / 0").wait_for()
+
+
+def test_names_and_outputs_are_shown_as_text(lab: Lab) -> None:
+    evil = "<img src=https://elsewhere.example/x onerror=window.acted=1><script>window.acted=1</script>"
+    write_notebook(
+        lab.root / "evil.ipynb",
+        ("load", "%load_ext mlbench"),
+        ("evil", f"%%step evil\nfrom IPython.display import HTML\nraise ValueError({evil!r})"),
+    )
+    asked: list[str] = []
+    lab.page.on("request", lambda request: asked.append(request.url))
+    lab.open()
+    lab.open_notebook("evil.ipynb")
+    lab.run("load", "evil")
+    lab.pill("evil", "failed")
+    lab.page.locator(".jp-mlb-RunList-row").first.click()
+    page = lab.page.locator(".jp-mlb-RunPage:visible")
+    page.locator(".jp-mlb-Error", has_text="elsewhere").wait_for()
+    assert page.locator("script, iframe, img").count() == 0
+    assert lab.page.evaluate("() => window.acted") is None
+    assert not [url for url in asked if "elsewhere.example" in url]
+
+
+def test_a_notebook_that_does_not_load_mlbench_is_offered_the_line(lab: Lab) -> None:
+    write_notebook(lab.root / "bare.ipynb", ("plain", "x = 1"), ("step", "%%step double\ny = 2 * x"))
+    lab.open()
+    lab.open_notebook("bare.ipynb")
+    lab.page.locator(".jp-mlb-Notice").get_by_role("button").click()
+    lab.page.locator(".jp-mlb-Notice").wait_for(state="detached")
+    sources = lab.page.evaluate(
+        "() => window.jupyterapp.shell.currentWidget.content.widgets.map(cell => cell.model.sharedModel.getSource())"
+    )
+    assert sources[:2] == ["x = 1", "%load_ext mlbench"]
