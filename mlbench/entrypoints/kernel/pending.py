@@ -9,11 +9,16 @@ running code, and is inert for whatever only looks (completion, inspection, vari
 from __future__ import annotations
 
 import ast
+import logging
 import operator
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final, Protocol
 
+from IPython.core.error import InputRejected
+
 __all__ = ["WAIT", "PendingError", "Placeholder", "Waits", "is_placeholder", "name_of", "runs_a_step"]
+
+_LOG = logging.getLogger(__name__)
 
 WAIT: Final = "__mlbench_wait__"
 """The hidden function of the notebook's namespace that inserted statements call."""
@@ -174,13 +179,20 @@ class Waits(ast.NodeTransformer):
         """Transform a cell (IPython's protocol; only whole modules come here)."""
         if not isinstance(node, ast.Module):
             return node
-        first = self._begin(node)
+        try:
+            first = self._begin(node)
+            needs = [self._needs(reads) for reads in self._reads(node)] if first is not None else []
+        except InputRejected:
+            raise
+        except Exception:  # noqa: BLE001  IPython would never call a transformer again that has failed once
+            _LOG.exception("A cell's names could not be read, so nothing is waited for before its statements")
+            return node
         if first is None or not node.body:
             return node
         body: list[ast.stmt] = [_wait(node.body[0], first)] if first else []
         waited: set[str] = set()
-        for statement, reads in zip(node.body, self._reads(node), strict=True):
-            names = [] if runs_a_step(statement) else [name for name in self._needs(reads) if name not in waited]
+        for statement, needed in zip(node.body, needs, strict=True):
+            names = [] if runs_a_step(statement) else [name for name in needed if name not in waited]
             if names:
                 waited.update(names)
                 body.append(_wait(statement, names))

@@ -135,6 +135,7 @@ class Session:
             raise CellNotRun("Not run: a step failed after this cell had been asked for. Run it again to run it.")
         self.names.sync()
         self.names.touch(self._touched(tree))
+        self.namespace[WAIT] = self.wait  # `%reset` takes it away
         files = self._files_awaited(tree)
         return files if files or self.names.pending() else None
 
@@ -244,8 +245,10 @@ class Session:
         )
         try:
             answer = service.request("submit", submission)
-        except BaseException:
+        except BaseException as error:
             self.news.forget(track)
+            if isinstance(error, KeyboardInterrupt):  # the service may have taken it all the same
+                self._ask("cancel", {"execution": execution})
             raise
         self._new_run = False
         self.news.accept(track, as_execution(answer["execution"]))

@@ -46,15 +46,16 @@ class Storage:
         """Return the store's folder."""
         if self._path is None:
             from mlbench.backends.blobs_local import LocalBlobs
-            from mlbench.project.configuration import find_store
+            from mlbench.project.configuration import find_store, low_space
             from mlbench.runs.artifacts import Loader
 
             location = find_store(self._notebook)
             self._path = location.path
             self._blobs = LocalBlobs(location.path)
             self._loader = Loader(self._blobs, Settled(self._namespace))
-            if location.notice:
-                self._say(location.notice)
+            for notice in (location.notice, low_space(location.path)):
+                if notice:
+                    self._say(notice)
         return self._path
 
     def put_large(self, data: bytes) -> Digest | None:

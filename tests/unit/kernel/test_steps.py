@@ -312,6 +312,26 @@ def test_results_of_former_cells_go_along(book: Any) -> None:
     assert book.run("x") == 43
 
 
+def test_a_cell_whose_names_cannot_be_read_still_runs_and_later_ones_wait(
+    book: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(module: Any) -> Any:
+        raise RuntimeError("a fault in the analysis")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(book.session.waits, "_reads", fail)
+        book.run("%%step load\nx = [1]\n")
+        assert book.run("len(x)") == 1  # by the placeholder
+    book.run("%%step load\nx = [1, 2]\n")
+    assert book.run("x") == [1, 2]
+
+
+def test_names_are_waited_for_after_a_reset(book: Any) -> None:
+    book.run("%reset -f")
+    book.run("%%step load\nx = [1]\n")
+    assert book.run("x") == [1]
+
+
 def test_loading_twice_and_unloading_leave_nothing(book: Any) -> None:
     from mlbench.entrypoints import kernel
 
