@@ -272,6 +272,7 @@ def test_a_signal_ends_it_in_order(quick: House) -> None:
 def test_a_client_that_comes_while_the_old_one_ends_gets_the_next(service: House) -> None:
     first = service.connect()
     os.kill(first.service.pid, signal.SIGTERM)
+    eventually(lambda: not Door.find().socket.exists())
     assert service.connect().service.life != first.service.life
 
 
@@ -374,6 +375,41 @@ def test_a_request_on_its_way_fails_with_a_sentence_when_the_service_is_killed(q
         quick.kill()
         with pytest.raises(ServiceError, match="ended before it answered"):
             asked.result(timeout=30)
+
+
+def test_a_service_that_has_ended_leaves_no_remains_in_who_started_it(service: House) -> None:
+    pid = service.connect().service.pid
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_a_service_opens_the_stores_that_have_schedules_when_it_starts(quick: House) -> None:
+    from mlbench.entrypoints.service import remembered
+
+    quick.kernel()
+    quick.kill()
+    remembered.note(str(quick.store), scheduled=True)
+    client = quick.connect()
+    eventually(lambda: client.request("status")["stores"])
+    # there are no schedules in it after all, so that it need not be opened the next time
+    eventually(lambda: remembered.stores() == [])
+
+
+def test_a_store_with_a_schedule_is_remembered(quick: House) -> None:
+    from mlbench.core.ids import JobId, new_id
+    from mlbench.core.records import Job, JobVersion
+    from mlbench.entrypoints.service import remembered
+
+    client = quick.kernel().client
+    version = JobVersion(number=1, snapshot="blake3:" + "0" * 64)  # type: ignore[arg-type]
+    job = Job(
+        id=JobId(new_id()), name="nightly", notebook="/n.ipynb", version=version, cron="0 6 * * *", timezone="UTC",
+        next_due=4_000_000_000,
+    )
+    catalog(quick.store).put_job(job)
+    client.request("jobs_changed", {"store": str(quick.store)})
+    assert remembered.stores() == [str(quick.store)]
+    assert client.request("status")["stores"] == [{"path": str(quick.store), "schedules": 1}]
 
 
 def test_what_a_client_gets_from_status(quick: House) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from mlbench.backends.service_socket.door import Role, ServiceInfo
 from mlbench.backends.service_socket.frames import encode, read_error
 from mlbench.backends.service_socket.start import Connection, dial
-from mlbench.core.errors import ServiceError
+from mlbench.core.errors import MlbenchError, ServiceError
 from mlbench.core.messages import Event
 
 __all__ = ["ServiceClient", "connect"]
@@ -259,7 +259,7 @@ class ServiceClient:
         if self._redial is not None and not farewell:
             try:
                 self._dial_again()
-            except ServiceError as error:
+            except MlbenchError as error:
                 logger.warning("The mlbench service is lost and cannot be started again: %s", error)
 
     def _dial_again(self) -> None:

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -270,7 +271,8 @@ def _start(door: Door, *, until_idle: bool) -> None:
         raise ServiceError(
             f"The mlbench service ended while it started (exit status {status})." + _said(door), f"Its log: {door.log}"
         )
-    process.returncode = 0  # it outlives us: nobody here waits for it, and nothing is to be warned about
+    # It may outlive us, or end before: then its remains are not to stay.
+    threading.Thread(target=process.wait, name="mlbench-reaper", daemon=True).start()
 
 
 def _said(door: Door) -> str:

@@ -255,7 +255,7 @@ class Service:
         self._peers.add(peer)
         self._had_client = True
         self._stir()
-        return replace(self.info, retired=self._retired)
+        return replace(self.info, retired=self._retired or self._stop.is_set())
 
     def _leave(self, peer: Peer) -> None:
         self._peers.discard(peer)
