@@ -47,7 +47,8 @@ class RunRequest:
 
     `path` are folders that come first on the kernel's `sys.path`; `watch` is called with what happens: runs, cells,
     executions and messages, each a dictionary with a `type`. `snapshot` is set where one was made already, and
-    `interpreter` where the kernel must be that one.
+    `interpreter` where the kernel must be that one; a `private` kernel speaks over sockets that only its user can
+    open, where papermill's own listen on TCP ports of this machine.
     """
 
     kind: RunKind = "papermill"
@@ -58,6 +59,7 @@ class RunRequest:
     store: str | None = None
     snapshot: Digest | None = None
     interpreter: str | None = None
+    private: bool = False
     path: tuple[str, ...] = ()
     job: JobId | None = None
     job_version: int | None = None
@@ -144,7 +146,7 @@ def execute(
 def _with(request: RunRequest, watch: Callable[[Json], None]) -> RunRequest:
     from dataclasses import replace
 
-    return replace(request, watch=watch)
+    return replace(request, watch=watch, private=True)
 
 
 def _quiet() -> None:

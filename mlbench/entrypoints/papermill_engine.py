@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -132,20 +133,20 @@ def _run(
         stdout_file=stdout_file,
         stderr_file=stderr_file,
     )
-    if request.interpreter is not None:
-        traits["km"] = _kernel_of(request.interpreter, kernel_name)
-    runner = NotebookRunner(
-        manager,
-        environment=recording.environment(),
-        set_up=_path_code(request.path),
-        has_steps=has_steps,
-        ready=recording.ready,
-        watch=recording.take,
-        **traits,
-    )
-    if request.interpreter is not None:
-        runner.owns_km = True
-    runner.execute()
+    with tempfile.TemporaryDirectory(prefix="mlb") as sockets:
+        if request.private:
+            traits["km"] = _private_kernel(kernel_name, request.interpreter, sockets)
+        runner = NotebookRunner(
+            manager,
+            environment=recording.environment(),
+            set_up=_path_code(request.path),
+            has_steps=has_steps,
+            ready=recording.ready,
+            watch=recording.take,
+            **traits,
+        )
+        runner.owns_km = True  # whoever made its manager, the kernel ends with the run
+        runner.execute()
     for problem in runner.problems:
         logger.warning("The kernel could not be asked whether steps are under way: %s", problem)
 
@@ -435,14 +436,18 @@ def _path_code(folders: tuple[str, ...]) -> str:
     return f"__import__('sys').path[:0] = {list(folders)!r}" if folders else ""
 
 
-def _kernel_of(interpreter: str, name: str) -> Any:
-    """Return a manager for a kernel of a recorded interpreter, whatever the kernel specs say today.
+def _private_kernel(name: str, interpreter: str | None, folder: str) -> Any:
+    """Return a manager for a kernel whose sockets lie in a folder that only this user can enter.
 
-    The spec of that name is used as it is while it still means this interpreter: it may set variables and options.
+    With a recorded interpreter the kernel is that one, whatever the kernel specs say today. The spec of that name is
+    used as it is while it still means this interpreter: it may set variables and options.
     """
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
 
+    options: dict[str, Any] = {"kernel_name": name, "transport": "ipc", "ip": str(Path(folder) / "k")}
+    if interpreter is None:
+        return AsyncKernelManager(**options)
     try:
         kernel = find_kernel(name)
     except NotebookError:
@@ -461,4 +466,4 @@ def _kernel_of(interpreter: str, name: str) -> Any:
         def get_kernel_spec(self, _: str) -> KernelSpec:
             return spec
 
-    return AsyncKernelManager(kernel_name=name, kernel_spec_manager=OneKernel())
+    return AsyncKernelManager(kernel_spec_manager=OneKernel(), **options)

@@ -52,7 +52,7 @@ def test_every_command_has_help_with_an_example(
     status, out, _ = call(capsys, *name.split(), "--help")
     assert status == 0
     assert "Example: " in out
-    assert f"mlbench {name.split()[0]}" in out
+    assert f"mlbench {name.split(maxsplit=1)[0]}" in out
     assert command.help
 
 
