@@ -164,7 +164,12 @@ def key_for(
     store: Path,
     data: Callable[[Any], str],
 ) -> str | None:
-    """Return the digest by which this very step is known again, or None where something has none."""
+    """Return the digest by which this very step is known again, or None where something has none.
+
+    A cell that reaches names in a way that its source does not show has none: nobody knows what it depends on.
+    """
+    if names.dynamic:
+        return None
     fingerprint = key.Fingerprint(namespace, without=inputs.edges, data=data)
     try:
         values = {name: fingerprint.of(value) for name, value in inputs.held.items()}

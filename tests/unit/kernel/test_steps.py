@@ -90,6 +90,15 @@ def test_the_same_cell_run_again_while_it_is_on_attaches_to_it(book: Any) -> Non
     assert len(book.service.submissions) == 1
 
 
+def test_a_cell_whose_names_are_not_known_never_attaches(book: Any) -> None:
+    gate = book.service.shut("load")
+    book.run("%%step load\nx = eval('1' + '')\n")
+    book.run("%%step load\nx = eval('1' + '')\n")
+    gate.set()
+    assert book.run("x") == 1
+    assert len(book.service.submissions) == 2
+
+
 def test_continue_starts_from_its_own_result(book: Any) -> None:
     book.run("c = 10")
     book.run("%%step add\nc = c + 1\n")
