@@ -122,7 +122,8 @@ def test_a_seeded_step_goes_on_from_where_the_one_above_it_ended(service: House)
     states = randomness.read_states()
     expected = [random.random() for _ in range(2)]
     kernel = service.kernel()
-    first = kernel.submit("first", "import random\na = random.random()\nprint(a)", defs=("a",), random=states, seeded=True)
+    source = "import random\na = random.random()\nprint(a)"
+    first = kernel.submit("first", source, defs=("a",), random=states, seeded=True)
     second = kernel.submit(
         "second", "import random\nb = random.random()\nprint(b)", defs=("b",), random=states, random_from=first,
         seeded=True,
