@@ -90,6 +90,13 @@ class NotebookRunner(PapermillNotebookClient):  # type: ignore[misc]
 
     def papermill_execute_cells(self) -> None:
         """Run each cell, then wait for the steps, then put each failure where it belongs."""
+        try:
+            self._run_cells()
+        except KeyboardInterrupt:
+            self.shutdown_kernel = "immediate"  # a busy kernel that is asked to end would only complain
+            raise
+
+    def _run_cells(self) -> None:
         if self._ready is not None:
             self._ready()
         if self._set_up:
