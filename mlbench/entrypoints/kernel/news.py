@@ -96,6 +96,17 @@ class News:
             self.run = record.run
             self.note(track, record)
 
+    def answered(self, execution: ExecutionId, record: Execution) -> None:
+        """Take the service's answer about an execution: it is that of what stands in for it."""
+        with self.changed:
+            track = self._tracks.get(execution)
+            if track is None or track.execution != execution:
+                return
+            if record.id != execution:
+                self._move(execution, record)
+            if record.state in ENDED:
+                self.note(track, record)
+
     # --- on the client's thread -------------------------------------------------------------------------------------
 
     def on_event(self, event: Event) -> None:

@@ -424,7 +424,8 @@ class Session:
             above = self.news.track(above.start.after) if above.start is not None else None
         execution = track.execution
         try:
-            self._ask("execution", {"id": execution})  # its answer comes after the news of what it is asked for
+            answer = self._ask("execution", {"id": execution})
+            self.news.answered(execution, as_execution(answer["execution"]))
         except MlbenchError as error:
             _LOG.info("The service cannot be asked about step %s: %s", track.step, error)
         with self.news.changed:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from mlbench.core.errors import NotFound, ServiceError
 from mlbench.core.ids import ExecutionId, RunId
-from mlbench.core.records import ENDED, Execution, Failure
+from mlbench.core.records import Execution, Failure
 from mlbench.entrypoints.kernel.news import News, as_execution
 from mlbench.entrypoints.kernel.submission import Track
 
@@ -98,10 +98,7 @@ class Waiting:
         except ServiceError as error:
             _LOG.info("The service cannot be asked about step %s: %s", track.step, error)
             return False
-        record = as_execution(answer.get("execution", answer))
-        with self._news.changed:
-            if record.state in ENDED and track.execution == execution:
-                self._news.note(track, record)
+        self._news.answered(execution, as_execution(answer["execution"]))
         return True
 
     def _give_up(self, track: Track) -> None:
