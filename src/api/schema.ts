@@ -71,6 +71,7 @@ export interface IExecution {
   readonly peak_memory: number | null;
   readonly reused_from: string | null;
   readonly replaces: string | null;
+  readonly unseen: boolean;
   readonly note: string | null;
   readonly tags: { readonly [name: string]: string };
 }

@@ -62,6 +62,13 @@ describe('late output', () => {
     expect(shown(stream('old'), clear(true), stream('new'))).toEqual(['new']);
   });
 
+  it('a result carries the number of its own cell', () => {
+    const model = new OutputAreaModel({ trusted: true });
+    const result = { ...display('x'), output_type: 'execute_result', execution_count: 0 };
+    new LateOutput('e', model, 7).apply(result);
+    expect(model.toJSON()[0].execution_count).toBe(7);
+  });
+
   it('filling replaces what was there, and the output goes on from it', () => {
     const model = new OutputAreaModel({ values: [stream('half') as never] });
     const late = new LateOutput('e', model);

@@ -20,9 +20,15 @@ export interface IMessage extends PartialJSONObject {
 
 /** The late output of one execution of one cell. */
 export class LateOutput {
+  /**
+   * @param execution - whose output it is.
+   * @param list - the outputs of its cell.
+   * @param prompt - the number at the cell's prompt, which a result carries too.
+   */
   constructor(
     readonly execution: string,
-    private _list: IOutputList
+    private _list: IOutputList,
+    private _prompt: number | null = null
   ) {}
 
   /** Apply a message as the notebook would have while the cell ran. */
@@ -44,6 +50,9 @@ export class LateOutput {
       case 'execute_result': {
         if (this._clearNext) {
           this._clear();
+        }
+        if (message.output_type === 'execute_result') {
+          rest.execution_count = this._prompt;
         }
         const length = this._list.add(rest as nbformat.IOutput);
         const id = displayId(transient);

@@ -380,7 +380,7 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
       if (this._replaced.has(late.execution) && this._isNewer(late)) {
         return;
       }
-      output = new LateOutput(late.execution, model.outputs);
+      output = new LateOutput(late.execution, model.outputs, model.executionCount);
       this._late.set(late.cell, output);
     }
     output.apply(late.message);
@@ -442,7 +442,7 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
     if (!model) {
       return;
     }
-    const output = new LateOutput(execution.id, model.outputs);
+    const output = new LateOutput(execution.id, model.outputs, model.executionCount);
     if (!sameOutputs(model.outputs.toJSON(), execution.messages)) {
       output.fill(execution.messages);
     }

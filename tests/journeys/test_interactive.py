@@ -36,7 +36,8 @@ def test_the_first_steps_of_the_example_run_and_are_seen(lab: Lab) -> None:
     lab.pill("features", "succeeded")
     lab.sidebar_state("load", "succeeded")
     lab.sidebar_state("features", "succeeded")
-    assert "flights from JFK" in lab.outputs("load")
+    lab.wait_for_output("load", "flights from JFK")
+    lab.wait_for_output("load", "dep_delay")  # the value of the last line, a table
 
     run = lab.page.locator(".jp-mlb-RunList-row").first
     run.locator(".jp-mlb-StateIcon[data-state='succeeded']").wait_for()

@@ -83,8 +83,9 @@ class Delivery:
         content = {name: value for name, value in message.items() if name != "output_type"}
         if kind in ("display_data", "update_display_data"):
             content.setdefault("transient", {})
-        if kind == "execute_result":
-            content.setdefault("execution_count", None)
+        if kind == "execute_result" and content.get("execution_count") is None:
+            # JupyterLab refuses a message without a number; its page puts the cell's own there.
+            content["execution_count"] = 0 if parent is None else None
         session, socket = self._kernel.session, self._kernel.iopub_socket
         if socket is None:  # the kernel is ending
             return
