@@ -60,7 +60,11 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelHello:
-    """How a kernel presents itself when it attaches. `run` is set where an engine has opened the run already."""
+    """How a kernel presents itself when it attaches.
+
+    `run` is set where an engine has opened the run already, `again` where this very process had attached before and
+    knows its steps.
+    """
 
     kernel: str
     store: str
@@ -69,6 +73,7 @@ class KernelHello:
     notebook_id: NotebookId | None = None
     run: RunId | None = None
     kind: RunKind = "interactive"
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

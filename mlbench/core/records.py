@@ -114,6 +114,7 @@ class Execution:
     `log` is the digest of all of the text. `cpu` is in seconds, `peak_memory` in bytes. `replaces` is the execution
     that this one was started instead of, because its inputs turned out to have changed; `note` says why, to people.
     `random` is the digest of the end states of the generators (`mlbench.runs.randomness.to_bytes`) of a seeded step.
+    `unseen` says that it succeeded while no kernel was there to hear of it: its cell, run again, has its result.
     """
 
     id: ExecutionId
@@ -146,6 +147,7 @@ class Execution:
     peak_memory: int | None = None
     reused_from: ExecutionId | None = None
     replaces: ExecutionId | None = None
+    unseen: bool = False
     note: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
 

@@ -311,7 +311,8 @@ class Project:
 
         written = self.blobs.find_record("execution", execution.id)
         if written is not None and written.get("state") in ENDED:
-            self.put_execution(msgspec.convert(written, Execution), recorded=True)
+            ended = msgspec.convert(written, Execution)
+            self.put_execution(replace(ended, unseen=ended.state == "succeeded"), recorded=True)
             return
         failure = Failure(
             ename="ServiceError",

@@ -8,13 +8,13 @@ traces of the run before.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from mlbench.core.ids import ExecutionId, RunId
 from mlbench.core.records import ENDED, Execution, Run, State
 
-__all__ = ["Series", "state_of"]
+__all__ = ["Series", "last_of_each_step", "state_of"]
 
 
 def state_of(executions: list[Execution]) -> State:
@@ -35,6 +35,32 @@ def state_of(executions: list[Execution]) -> State:
     if "failed" in states:
         return "failed"
     return "cancelled" if "cancelled" in states else "succeeded"
+
+
+def last_of_each_step(executions: Sequence[Execution]) -> list[Execution]:
+    """Return what counts of a run's executions: the last one of each step (of each item, in a fan-out).
+
+    Others are kept in the catalog too: a cell was edited and run again, what it was given had changed, or a step took
+    the place of one that the run had taken over. The order is that of the steps' first executions.
+
+    Examples
+    --------
+    >>> def one(id, step, queued):
+    ...     return Execution(id=ExecutionId(id), run=RunId("r"), step=step, state="succeeded", queued=queued)
+    >>> [one.id for one in last_of_each_step([one("a", "load", 3), one("b", "load", 1), one("c", "train", 2)])]
+    ['a', 'c']
+    """
+    last: dict[tuple[str, int | None], Execution] = {}
+    replaced = {one.replaces for one in executions}
+    for execution in executions:
+        had = last.get((execution.step, execution.item))
+        if execution.id not in replaced and (had is None or _order(execution) >= _order(had)):
+            last[execution.step, execution.item] = execution
+    return list(last.values())
+
+
+def _order(execution: Execution) -> tuple[int, int]:
+    return execution.queued or execution.started or execution.ended or 0, execution.attempt
 
 
 @dataclass(slots=True)
@@ -72,6 +98,10 @@ class Series:
         """The run that steps go to now."""
         return None if self._current is None else self._runs[self._current].run
 
+    def holds(self, run: RunId) -> bool:
+        """Say whether a run is one of these, and may still change."""
+        return run in self._runs
+
     def restart(self) -> None:
         """Let the next step open the next run."""
         self.fresh = True
@@ -91,7 +121,7 @@ class Series:
         return run, True
 
     def resume(self, executions: list[Execution]) -> None:
-        """Say what the kernel's last run, which another service has seen, ended with."""
+        """Say what ended in runs that are not of this series: the kernel's last one, in another life of the service."""
         for execution in executions:
             self._pass_on(execution)
 
@@ -142,6 +172,7 @@ class Series:
                 state="reused",
                 reused_from=before.reused_from or before.id,
                 replaces=None,
+                unseen=False,
                 note=None,
                 messages=(),
                 queued=at,

@@ -264,7 +264,7 @@ class Kernel:
             kind=kind,  # type: ignore[arg-type]
         )
         self.client.on_event(self._take)
-        self.client.on_connected(lambda client: client.request("attach", self.hello))
+        self.client.on_connected(lambda client: client.request("attach", replace(self.hello, again=True)))
         self.attached = self.client.request("attach", self.hello)
 
     def _take(self, event: Event) -> None:

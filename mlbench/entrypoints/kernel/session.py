@@ -10,6 +10,7 @@ import ast
 import logging
 import sys
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from mlbench.core.errors import MlbenchError, ResultError, ServiceError, StepFailed, UsageError
@@ -513,7 +514,8 @@ class Session:
         return self._service
 
     def _attach_again(self, client: Service) -> None:
-        client.request("attach", self._hello)
+        assert self._hello is not None  # it has attached before
+        client.request("attach", replace(self._hello, again=True))
 
     def _make_hello(self, found: Any) -> KernelHello:
         return KernelHello(

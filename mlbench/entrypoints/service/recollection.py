@@ -13,10 +13,11 @@ import msgspec
 from mlbench.core.errors import NotFound, ServiceError
 from mlbench.core.ids import ExecutionId, NotebookId, RunId
 from mlbench.core.messages import Submission
-from mlbench.core.records import ENDED, UNDER_WAY, Execution, Failure
+from mlbench.core.records import ENDED, UNDER_WAY, Execution, Failure, Run
 from mlbench.entrypoints.service.ledger import Ledger
 from mlbench.entrypoints.service.sessions import Session, read_notebook
 from mlbench.notebook.document import notebook_id
+from mlbench.runs.series import last_of_each_step
 
 if TYPE_CHECKING:
     from mlbench.project import Project
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Recollection"]
 
 RUNS_BACK: Final = 10
-"""Runs of a notebook that are looked at for a step's last execution."""
+"""Runs of a notebook that are looked at for its steps' last executions."""
 
 
 class Recollection:
@@ -42,6 +43,20 @@ class Recollection:
             runs = self._project.catalog.runs(kernel=kernel, limit=1)
             found = self._project.catalog.executions(runs[0].id) if runs else []
             return [one for one in found if one.state in ENDED]
+
+        return await self._ledger.ask(look)
+
+    async def owed(self, session: Session) -> list[Execution]:
+        """Return the last executions of a notebook's steps, as far as no kernel has heard of their success."""
+
+        def look() -> list[Execution]:
+            last: dict[str, Execution] = {}
+            for run in self._runs(session):
+                if run.kind != "interactive":
+                    continue
+                own = [one for one in self._project.catalog.executions(run.id) if one.state != "reused"]
+                last = {one.step: one for one in last_of_each_step(own)} | last
+            return [one for one in last.values() if one.unseen and one.state == "succeeded"]
 
         return await self._ledger.ask(look)
 
@@ -104,15 +119,19 @@ class Recollection:
             self._draws[place] = bool(last.draws)
         return self._draws[place]
 
-    def _last(self, session: Session, step: str) -> Execution | None:
+    def _runs(self, session: Session) -> list[Run]:
+        """Return the last runs of a kernel's notebook, newest first."""
         hello = session.hello
         if hello.notebook_id is None and hello.notebook is None:
-            return None
-        for run in self._project.catalog.runs(
+            return []
+        return self._project.catalog.runs(
             notebook=hello.notebook if hello.notebook_id is None else None,
             notebook_id=hello.notebook_id,
             limit=RUNS_BACK,
-        ):
+        )
+
+    def _last(self, session: Session, step: str) -> Execution | None:
+        for run in self._runs(session):
             for one in self._project.catalog.executions(run.id):
                 if one.step == step and one.state in {"succeeded", "reused"}:
                     return one
@@ -120,8 +139,8 @@ class Recollection:
 
     # --- notebooks ---------------------------------------------------------------------------------------------------
 
-    async def identity(self, path: str | None) -> NotebookId | None:
-        """Return the id that a notebook's file carries, by which its history survives a new name."""
+    async def identity(self, path: str | None, said: NotebookId | None = None) -> tuple[NotebookId | None, bool]:
+        """Return the id by which a notebook's history survives a new name, and whether it is the notebook's own.
 
         def look() -> NotebookId | None:
             notebook = read_notebook(path)

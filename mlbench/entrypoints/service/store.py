@@ -113,6 +113,7 @@ class OpenStore:
                 session.missed = await self._recollection.last_run(hello.kernel)
                 session.series.resume(session.missed)
             else:
+                await self._take_up_owed(session)
                 session.missed = await self._recollection.lost(hello.run, self.plan.nodes)
                 for record in session.missed:
                     self.ledger.put(record, recorded=record.reason != "service-lost")
@@ -128,6 +129,17 @@ class OpenStore:
         return session, {"run": session.run, "executions": known}
 
     def catch_up(self, session: Session) -> None:
+    async def _take_up_owed(self, session: Session) -> None:
+        """Hold ready, for a kernel that has not been here in this life, what ended while no kernel was there."""
+        at, hello = time.time_ns(), session.hello
+        for record in await self._recollection.owed(session):
+            if record.id not in self.plan.nodes:
+                self.tell(
+                    plans.Recalled(at=at, record=record, kernel=hello.kernel, notebook=session.kin, owed=True)
+                )
+        if hello.again:
+            self.tell(plans.Returned(at=at, kernel=hello.kernel))
+
         """Tell a kernel that has just attached what became of its steps while it could not hear of it."""
         missed, session.missed = session.missed, []
         for record in missed:
@@ -170,7 +182,7 @@ class OpenStore:
         kernel = session.hello.kernel
         takes_over: ExecutionId | None = None
         known = submission.execution in self.plan.nodes
-        if known or self.plan.same(submission, kernel, session.notebook) is not None:
+        if known or self.plan.same(submission, kernel, session.kin) is not None:
             run = session.run or RunId("")
         else:
             run = self._place(session, submission.step, at, new_run=submission.new_run)
@@ -182,13 +194,15 @@ class OpenStore:
             run=run,
             store=self.path,
             environment=session.hello.environment,
-            notebook=session.notebook,
+            notebook=session.kin,
             draws=draws,
             takes_over=takes_over,
         )
         for instruction in self.tell(event):
             if isinstance(instruction, plans.Attach):
-                record = self._full(await self.execution(instruction.record.id))
+                record = replace(self._full(await self.execution(instruction.record.id)), unseen=False)
+                if session.fixed is None and record.state in ENDED:
+                    session.series.resume([replace(record, messages=())])
                 answer = {"execution": record, "attached": True}
                 if record.id != submission.execution:
                     answer["note"] = ago(record)
@@ -213,6 +227,10 @@ class OpenStore:
                 self.tell(plans.Recalled(at=time.time_ns(), record=record, kernel=session.hello.kernel))
 
     def here(self, session: Session, record: Execution, *, new_run: bool = False) -> Json:
+    async def _note_seen(self, execution: ExecutionId) -> None:
+        record = await self.ledger.ask(partial(self.project.catalog.execution, execution))
+        self.ledger.put(replace(record, unseen=False))
+
         """Take the record of a step that ran in the kernel itself."""
         known = session.here.pop(record.id, None)
         if known is not None:
@@ -341,6 +359,8 @@ class OpenStore:
                 session = self.sessions.get(self.plan.nodes[instruction.record.id].kernel)
                 self._report(instruction.record, own=instruction.own, session=session)
             case plans.Later():
+            case plans.Seen():
+                self._spawn(self._note_seen(instruction.execution))
                 asyncio.get_running_loop().call_later(instruction.seconds, self.tell, instruction.event)
             case plans.Attach():
                 pass  # the answer to who submitted it
@@ -418,8 +438,11 @@ class OpenStore:
         """Write a record and tell everybody: of an end only when it is written."""
         runs: list[Run] = []
         reused: list[Execution] = []
-        if session is not None and session.fixed is None:
-            runs, reused = session.series.note(replace(record, messages=()))
+        home = next((one for one in self.sessions.values() if one.series.holds(record.run)), session)
+        if home is not None and home.fixed is None:  # another kernel may have taken the execution over, not its run
+            runs, reused = home.series.note(replace(record, messages=()))
+            if session is not None and session is not home and record.state in ENDED:
+                session.series.resume([replace(record, messages=())])
         if record.state in UNDER_WAY:
             self.ledger.put(record)
             self._publish(record)
@@ -435,8 +458,8 @@ class OpenStore:
                 self._publish_run(run)
             else:
                 self.ledger.put(run, then=partial(self._publish_run, run))
-                if session is not None:
-                    self._spawn(self._snapshot(session, run.id))
+                if home is not None:
+                    self._spawn(self._snapshot(home, run.id))
 
     def _tell_end(self, record: Execution) -> None:
         if record.random is not None and record.draws:

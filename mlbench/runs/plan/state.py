@@ -21,6 +21,7 @@ class Node:
     record: Execution
     kernel: str
     order: int
+    notebook: str | None = None
     phase: Phase = "waiting"
     asked: Submitted | None = None
     edges: dict[str, ExecutionId] = field(default_factory=dict)
@@ -92,7 +93,7 @@ class Plan:
         if key is None:
             return None
         for node in reversed(self.nodes.values()):
-            if node.asked is None or node.record.key != key or node.asked.notebook != notebook:
+            if node.record.key != key or node.notebook != notebook:
                 continue
             if node.replaced_by is not None or node.cancelled is not None:
                 continue

@@ -30,6 +30,7 @@ from mlbench.runs.plan.words import (
     Report,
     Resume,
     Returned,
+    Seen,
     Start,
     Started,
     Submitted,
@@ -68,8 +69,7 @@ def advance(plan: Plan, event: Event) -> tuple[Instruction, ...]:
         case Detached():
             turn.detach(event)
         case Returned():
-            for node in plan.nodes.values():
-                node.unattended = node.unattended and node.kernel != event.kernel
+            turn.come_back(event)
         case Closing():
             for node in list(plan.nodes.values()):
                 turn.cancel(node, "service-lost", event.at)
@@ -96,7 +96,9 @@ class _Turn:
 
     def recall(self, event: Recalled) -> None:
         if event.record.id not in self.plan.nodes:
-            self._add(Node(record=event.record, kernel=event.kernel, order=0, phase="ended"))
+            node = Node(record=event.record, kernel=event.kernel, order=0, phase="ended", notebook=event.notebook)
+            node.unattended = event.owed
+            self._add(node)
 
     def submit(self, event: Submitted) -> None:
         submission = event.submission
@@ -107,6 +109,7 @@ class _Turn:
             return
         if (found := self.plan.same(submission, event.kernel, event.notebook)) is not None:
             found.kernel, found.unattended = event.kernel, False
+            self.seen(found)
             if found.interrupted:
                 self.keep([found])
             self.todo.append(Attach(submitted=submission.execution, record=found.record))
@@ -168,6 +171,17 @@ class _Turn:
                 if node.interrupted:
                     self.keep([node])
 
+    def come_back(self, event: Returned) -> None:
+        for node in self.plan.nodes.values():
+            if node.kernel == event.kernel and node.unattended:
+                node.unattended = False
+                self.seen(node)
+
+    def seen(self, node: Node) -> None:
+        if node.record.unseen:
+            node.record = replace(node.record, unseen=False)
+            self.todo.append(Seen(execution=node.id))
+
     # --- what the executor says --------------------------------------------------------------------------------------
 
     def started(self, event: Started) -> None:
@@ -218,6 +232,8 @@ class _Turn:
             self.todo.append(Cancel(execution=node.id, reason=reason))
 
     def _end(self, node: Node, record: Execution, *, own: bool) -> None:
+        if node.unattended and record.state == "succeeded":
+            record = replace(record, unseen=True)
         node.phase, node.record, node.interrupted = "ended", record, False
         self.todo.append(Report(record=record, own=own))
         if node.asked is None or record.state != "succeeded" or node.replaced_by is not None:
@@ -345,7 +361,13 @@ class _Turn:
             tags=dict(submission.options.tags),
         )
         node = Node(
-            record=record, kernel=event.kernel, order=order, asked=event, edges=dict(edges), waits_for=dict(waits_for)
+            record=record,
+            kernel=event.kernel,
+            order=order,
+            notebook=event.notebook,
+            asked=event,
+            edges=dict(edges),
+            waits_for=dict(waits_for),
         )
         self._add(node)
         self.todo.append(Report(record=record))

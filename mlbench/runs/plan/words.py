@@ -21,7 +21,11 @@ KEPT_FOR: Final = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submitted:
-    """A kernel hands a step over. `draws` says whether its last execution drew random numbers, None: nobody knows."""
+    """A kernel hands a step over.
+
+    `notebook` is what it has in common with kernels whose executions it may take for its own. `draws` says whether
+    the step's last execution drew random numbers, None: nobody knows.
+    """
 
     at: int
     submission: Submission
@@ -37,11 +41,16 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recalled:
-    """An execution that ended before this plan began, and that a submission refers to."""
+    """An execution that ended before this plan began, and that a submission refers to.
+
+    With `owed` no kernel has heard of its end: it is for whoever runs the same cell of that notebook again.
+    """
 
     at: int
     record: Execution
     kernel: str
+    notebook: str | None = None
+    owed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +194,13 @@ class Attach:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """Note that a kernel knows now of an end that came while none was there."""
+
+    execution: ExecutionId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Later:
     """Hand an event back after some seconds."""
 
@@ -192,4 +208,4 @@ class Later:
     event: Event
 
 
-Instruction = Start | Cancel | Pause | Resume | Report | Attach | Later
+Instruction = Start | Cancel | Pause | Resume | Report | Attach | Seen | Later

@@ -275,7 +275,7 @@ def test_a_result_that_came_while_no_kernel_was_there_is_attached_to_once(desk: 
     desk.submit("a1", step="a", key="K")
     desk.tell(plans.Detached(at=5, kernel="k"))
     desk.end("a1")
-    (attach,) = desk.submit("a2", step="a", key="K", kernel="k2")
+    _, attach = desk.submit("a2", step="a", key="K", kernel="k2")
     assert attach.record.state == "succeeded"
     desk.submit("a3", step="a", key="K", kernel="k2")
     assert desk.started == ["a3"]
@@ -342,6 +342,41 @@ def test_an_interrupt_pauses_at_once_and_cancels_after_a_while(desk: Desk) -> No
     assert later.seconds == plans.GRACE
     desk.tell(later.event)
     assert desk.cancelled == ["a"]
+def test_an_end_that_no_kernel_hears_of_is_marked_until_one_does(desk: Desk) -> None:
+    desk.submit("a1", step="a", key="K")
+    desk.submit("b1", step="b", key="L")
+    desk.tell(plans.Detached(at=5, kernel="k"))
+    (report,) = desk.end("a1")
+    assert report.record.unseen
+    desk.end("b1", "failed", reason="error")
+    assert not desk.plan.nodes["b1"].record.unseen
+    seen, attach = desk.submit("a2", step="a", key="K", kernel="k2")
+    assert seen == plans.Seen(execution="a1")
+    assert not attach.record.unseen
+
+
+def test_a_kernel_that_is_back_has_seen_what_it_is_told(desk: Desk) -> None:
+    desk.submit("a1", step="a", key="K")
+    desk.tell(plans.Detached(at=5, kernel="k"))
+    desk.end("a1")
+    assert desk.tell(plans.Returned(at=6, kernel="k")) == (plans.Seen(execution="a1"),)
+
+
+def test_an_end_that_an_earlier_plan_knew_of_is_attached_to_if_it_is_owed(desk: Desk) -> None:
+    one = Execution(id="a0", run="r", step="a", state="succeeded", key="K", unseen=True)
+    desk.tell(plans.Recalled(at=1, record=one, kernel="k", notebook="nb", owed=True))
+    desk.tell(plans.Recalled(at=1, record=replace(one, id="b0", key="L"), kernel="k", notebook="nb"))
+    assert [one.id for one in desk.plan.of_kernel("k")] == ["a0"]
+    desk.submit("b1", step="b", key="L")
+    assert desk.started == ["b1"]
+    desk.submit("elsewhere", step="a", key="K", kernel="k2", notebook="other")
+    assert desk.started == ["elsewhere"]
+    seen, attach = desk.submit("a1", step="a", key="K", kernel="k3")
+    assert (seen, attach.record.id) == (plans.Seen(execution="a0"), "a0")
+    desk.submit("a2", step="a", key="K", kernel="k3")
+    assert desk.started == ["a2"]
+
+
 
 
 def test_an_interrupt_takes_those_parents_along_that_nothing_else_needs(desk: Desk) -> None:
