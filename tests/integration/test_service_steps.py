@@ -381,6 +381,106 @@ def test_a_step_goes_on_without_its_kernel_and_its_result_waits_for_the_next(qui
     assert again.ask("load", f"print hello\nwait {go}", key="K")["attached"] is False
 
 
+def _end_without_a_kernel(quick: House, go: Path) -> str:
+    """Run a step to its end while its kernel is away, kill the service, and return the step's execution."""
+    kernel = quick.kernel("first")
+    load = kernel.submit("load", f"print hello\nwait {go}", key="K")
+    kernel.state(load, "running")
+    kernel.client.close()
+    eventually(lambda: [one["role"] for one in quick.connect().request("status")["clients"]].count("kernel") == 0)
+    go.touch()
+    eventually(lambda: catalog(quick.store).execution(load).state == "succeeded")
+    quick.kill()
+    return load
+
+
+def test_an_end_that_no_kernel_saw_is_found_also_after_the_service_was_killed(quick: House, go: Path) -> None:
+    load = _end_without_a_kernel(quick, go)
+    kernel = quick.kernel("second")
+    answer = kernel.ask("load", "", key="K")
+    assert answer["attached"]
+    assert answer["execution"]["id"] == load
+    assert answer["execution"]["messages"][0]["text"] == "hello\n"
+    assert "before this cell was run again" in answer["note"]
+    train = kernel.state(kernel.submit("train", "", f"load={load}"))
+    assert train.reads[0].digest == f"blake3:{load}.load"
+    kernel.run_state(train.run, "succeeded")
+    assert {(one.step, one.reused_from) for one in catalog(quick.store).executions(train.run)} == {
+        ("load", load), ("train", None)
+    }
+    quick.kill()
+    assert quick.kernel("third").ask("load", "", key="K")["attached"] is False
+
+
+def test_an_end_that_no_kernel_saw_is_forgotten_when_its_cell_was_edited_and_run(quick: House, go: Path) -> None:
+    _end_without_a_kernel(quick, go)
+    kernel = quick.kernel("second")
+    kernel.state(kernel.submit("load", "", key="K2"))
+    quick.kill()
+    assert quick.kernel("third").ask("load", "", key="K")["attached"] is False
+
+
+def test_an_end_that_a_killed_service_told_nobody_is_found_by_the_cell_run_again(quick: House) -> None:
+    kernel = quick.kernel("first")
+    load = kernel.submit("load", "sleep 60", key="K")
+    record = kernel.state(load, "running")
+    quick.kill()
+    kernel.client.close()
+    ended = replace(record, state="succeeded", ended=time.time_ns())
+    LocalBlobs(quick.store).append("execution", load, msgspec.to_builtins(ended))
+    answer = quick.kernel("second").ask("load", "", key="K")
+    assert answer["attached"]
+    assert (answer["execution"]["id"], answer["execution"]["state"]) == (load, "succeeded")
+
+
+def test_an_end_that_a_kernel_hears_of_when_it_comes_back_is_not_taken_for_another_run(quick: House) -> None:
+    kernel = quick.kernel(reconnect=True)
+    load = kernel.submit("load", "sleep 60", key="K")
+    record = kernel.state(load, "running")
+    ended = replace(record, state="succeeded", ended=time.time_ns())
+    LocalBlobs(quick.store).append("execution", load, msgspec.to_builtins(ended))
+    quick.kill()
+    assert kernel.state(load, "succeeded").id == load
+    assert kernel.ask("load", "", key="K")["attached"] is False
+
+
+def test_a_step_that_another_kernel_takes_over_ends_the_run_that_it_was_begun_in(quick: House, go: Path) -> None:
+    kernel = quick.kernel("first")
+    load = kernel.submit("load", f"wait {go}", key="K")
+    run = kernel.state(load, "running").run
+    kernel.client.close()
+    eventually(lambda: len(quick.connect().request("status")["clients"]) == len(quick.clients) - 1)
+    again = quick.kernel("second")
+    assert again.ask("load", "", key="K")["attached"]
+    go.touch()
+    again.state(load)
+    eventually(lambda: catalog(quick.store).run(run).state == "succeeded")
+    train = again.state(again.submit("train", "", f"load={load}"))
+    again.run_state(train.run, "succeeded")
+    assert {one.step for one in catalog(quick.store).executions(train.run)} == {"load", "train"}
+
+
+def test_a_new_kernel_of_a_notebook_supersedes_what_the_former_one_left_running(quick: House) -> None:
+    kernel = quick.kernel("first")
+    load = kernel.submit("load", "sleep 60", key="K1")
+    run = kernel.state(load, "running").run
+    kernel.client.close()
+    again = quick.kernel("second")
+    eventually(lambda: len(again.client.request("status")["clients"]) == 1)
+    edited = again.submit("load", "print new", key="K2")
+    assert again.state(edited).state == "succeeded"
+    assert catalog(quick.store).execution(load).reason == "superseded"
+    eventually(lambda: catalog(quick.store).run(run).state == "cancelled")
+
+
+def test_what_runs_for_another_live_kernel_of_the_notebook_is_left_alone(quick: House) -> None:
+    first, second = quick.kernel("first"), quick.kernel("second")
+    load = first.submit("load", "sleep 60", key="K1")
+    first.state(load, "running")
+    assert second.state(second.submit("load", "", key="K2")).state == "succeeded"
+    assert catalog(quick.store).execution(load).state == "running"
+
+
 def test_a_cell_that_was_edited_meanwhile_runs_anew(quick: House) -> None:
     kernel = quick.kernel()
     load = kernel.submit("load", "sleep 60", key="K1")

@@ -425,13 +425,18 @@ class _Turn:
     # --- looking around ----------------------------------------------------------------------------------------------
 
     def _superseded(self, event: Submitted, parents: Collection[ExecutionId]) -> Node | None:
-        """Find the execution of the same step that is under way and that the new one does not need."""
+        """Find the execution of the same step that is under way and that the new one does not need.
+
+        It is this kernel's, or one of the same notebook that a kernel has left behind.
+        """
         named = event.submission.supersedes
         candidates = [self.plan.nodes.get(self.plan.current(named))] if named is not None else []
         candidates += [
             node
             for node in self.plan.nodes.values()
-            if node.kernel == event.kernel and node.record.step == event.submission.step and node.replaced_by is None
+            if node.record.step == event.submission.step
+            and node.replaced_by is None
+            and (node.kernel == event.kernel or (node.unattended and node.notebook == event.notebook is not None))
         ]
         needed = self._ancestors(parents)
         for node in candidates:

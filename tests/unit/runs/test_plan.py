@@ -260,6 +260,37 @@ def test_another_kernels_step_of_the_same_name_is_left_alone(desk: Desk) -> None
     assert desk.started == ["a2"]
 
 
+def test_what_a_kernel_of_the_same_notebook_left_behind_is_superseded_by_the_next_ones_edit(desk: Desk) -> None:
+    desk.submit("a1", step="a", key="K1")
+    desk.start("a1")
+    desk.tell(plans.Detached(at=5, kernel="k"))
+    desk.submit("a2", step="a", key="K2", kernel="k2")
+    assert desk.cancelled == ["a1"]
+    assert desk.started == []
+    desk.end("a1", "cancelled", reason="user")
+    assert desk.started == ["a2"]
+    assert desk.plan.nodes["a1"].record.reason == "superseded"
+
+
+def test_what_another_notebooks_kernel_left_behind_goes_on(desk: Desk) -> None:
+    for notebook in ("one", None):
+        desk.submit(f"a-{notebook}", step="a", kernel=f"k-{notebook}", notebook=notebook)
+        desk.tell(plans.Detached(at=5, kernel=f"k-{notebook}"))
+    desk.submit("b", step="a", kernel="k2", notebook="two")
+    desk.submit("c", step="a", kernel="k3", notebook=None)
+    assert desk.cancelled == []
+    assert desk.started == ["c"]
+
+
+def test_what_was_left_behind_and_taken_over_by_another_kernel_is_not_superseded_by_a_third(desk: Desk) -> None:
+    desk.submit("a1", step="a", key="K1")
+    desk.tell(plans.Detached(at=5, kernel="k"))
+    desk.submit("a2", step="a", key="K1", kernel="k2")
+    desk.submit("a3", step="a", key="K3", kernel="k3")
+    assert desk.cancelled == []
+    assert desk.started == ["a3"]
+
+
 # --- attaching -------------------------------------------------------------------------------------------------------
 
 
@@ -311,37 +342,6 @@ def test_a_kernel_that_had_only_lost_its_connection_is_taken_to_know_its_steps(d
     assert desk.plan.of_kernel("k") == []
 
 
-def test_a_kernel_that_attaches_hears_of_what_goes_on_and_of_what_ended_without_it(desk: Desk) -> None:
-    desk.submit("seen")
-    desk.end("seen")
-    desk.submit("ended")
-    desk.submit("running")
-    desk.tell(plans.Detached(at=5, kernel="k"))
-    desk.end("ended")
-    assert [one.id for one in desk.plan.of_kernel("k")] == ["ended", "running"]
-
-
-# --- cancelling and interrupting -------------------------------------------------------------------------------------
-
-
-def test_a_cancelled_step_ends_and_its_children_are_skipped(desk: Desk) -> None:
-    desk.submit("a")
-    desk.submit("b", "a")
-    desk.tell(plans.CancelAsked(at=5, executions=("a",)))
-    assert desk.cancelled == ["a"]
-    desk.end("a", "cancelled", reason="user")
-    assert desk.reported == {"a": "cancelled", "b": "skipped"}
-    assert desk.plan.nodes["b"].record.note == "Step a was cancelled."
-
-
-def test_an_interrupt_pauses_at_once_and_cancels_after_a_while(desk: Desk) -> None:
-    desk.submit("a")
-    desk.start("a")
-    pause, later = desk.tell(plans.Interrupted(at=10, kernel="k", executions=("a",)))
-    assert matches(pause, execution="a")
-    assert later.seconds == plans.GRACE
-    desk.tell(later.event)
-    assert desk.cancelled == ["a"]
 def test_an_end_that_no_kernel_hears_of_is_marked_until_one_does(desk: Desk) -> None:
     desk.submit("a1", step="a", key="K")
     desk.submit("b1", step="b", key="L")
@@ -377,6 +377,37 @@ def test_an_end_that_an_earlier_plan_knew_of_is_attached_to_if_it_is_owed(desk: 
     assert desk.started == ["a2"]
 
 
+def test_a_kernel_that_attaches_hears_of_what_goes_on_and_of_what_ended_without_it(desk: Desk) -> None:
+    desk.submit("seen")
+    desk.end("seen")
+    desk.submit("ended")
+    desk.submit("running")
+    desk.tell(plans.Detached(at=5, kernel="k"))
+    desk.end("ended")
+    assert [one.id for one in desk.plan.of_kernel("k")] == ["ended", "running"]
+
+
+# --- cancelling and interrupting -------------------------------------------------------------------------------------
+
+
+def test_a_cancelled_step_ends_and_its_children_are_skipped(desk: Desk) -> None:
+    desk.submit("a")
+    desk.submit("b", "a")
+    desk.tell(plans.CancelAsked(at=5, executions=("a",)))
+    assert desk.cancelled == ["a"]
+    desk.end("a", "cancelled", reason="user")
+    assert desk.reported == {"a": "cancelled", "b": "skipped"}
+    assert desk.plan.nodes["b"].record.note == "Step a was cancelled."
+
+
+def test_an_interrupt_pauses_at_once_and_cancels_after_a_while(desk: Desk) -> None:
+    desk.submit("a")
+    desk.start("a")
+    pause, later = desk.tell(plans.Interrupted(at=10, kernel="k", executions=("a",)))
+    assert matches(pause, execution="a")
+    assert later.seconds == plans.GRACE
+    desk.tell(later.event)
+    assert desk.cancelled == ["a"]
 
 
 def test_an_interrupt_takes_those_parents_along_that_nothing_else_needs(desk: Desk) -> None:
