@@ -67,11 +67,11 @@ class Session:
         return self.hello.notebook_id or self.hello.notebook
 
     @property
-    @property
     def kin(self) -> str | None:
         """What it has in common with kernels whose steps it may take over: the notebook, or an engine's one run."""
         return self.fixed or self.notebook
 
+    @property
     def run(self) -> RunId | None:
         """The run that a step goes to now, unless it opens the next."""
         if self.fixed is not None:

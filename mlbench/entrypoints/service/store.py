@@ -112,8 +112,8 @@ class OpenStore:
                 session.identify(hello.notebook_id or await self._recollection.identity(hello.notebook))
                 session.missed = await self._recollection.last_run(hello.kernel)
                 session.series.resume(session.missed)
-            else:
                 await self._take_up_owed(session)
+            else:
                 session.missed = await self._recollection.lost(hello.run, self.plan.nodes)
                 for record in session.missed:
                     self.ledger.put(record, recorded=record.reason != "service-lost")
@@ -128,7 +128,6 @@ class OpenStore:
         known = [self._shown(record) for record in self.plan.of_kernel(hello.kernel)]
         return session, {"run": session.run, "executions": known}
 
-    def catch_up(self, session: Session) -> None:
     async def _take_up_owed(self, session: Session) -> None:
         """Hold ready, for a kernel that has not been here in this life, what ended while no kernel was there."""
         at, hello = time.time_ns(), session.hello
@@ -140,6 +139,7 @@ class OpenStore:
         if hello.again:
             self.tell(plans.Returned(at=at, kernel=hello.kernel))
 
+    def catch_up(self, session: Session) -> None:
         """Tell a kernel that has just attached what became of its steps while it could not hear of it."""
         missed, session.missed = session.missed, []
         for record in missed:
@@ -226,11 +226,11 @@ class OpenStore:
             for record in await self._recollection.ended(submission, wanted):
                 self.tell(plans.Recalled(at=time.time_ns(), record=record, kernel=session.hello.kernel))
 
-    def here(self, session: Session, record: Execution, *, new_run: bool = False) -> Json:
     async def _note_seen(self, execution: ExecutionId) -> None:
         record = await self.ledger.ask(partial(self.project.catalog.execution, execution))
         self.ledger.put(replace(record, unseen=False))
 
+    def here(self, session: Session, record: Execution, *, new_run: bool = False) -> Json:
         """Take the record of a step that ran in the kernel itself."""
         known = session.here.pop(record.id, None)
         if known is not None:
@@ -358,9 +358,9 @@ class OpenStore:
             case plans.Report():
                 session = self.sessions.get(self.plan.nodes[instruction.record.id].kernel)
                 self._report(instruction.record, own=instruction.own, session=session)
-            case plans.Later():
             case plans.Seen():
                 self._spawn(self._note_seen(instruction.execution))
+            case plans.Later():
                 asyncio.get_running_loop().call_later(instruction.seconds, self.tell, instruction.event)
             case plans.Attach():
                 pass  # the answer to who submitted it
