@@ -139,8 +139,8 @@ class Recollection:
 
     # --- notebooks ---------------------------------------------------------------------------------------------------
 
-    async def identity(self, path: str | None, said: NotebookId | None = None) -> tuple[NotebookId | None, bool]:
-        """Return the id by which a notebook's history survives a new name, and whether it is the notebook's own.
+    async def identity(self, path: str | None) -> NotebookId | None:
+        """Return the id that a notebook's file carries, by which its history survives a new name."""
 
         def look() -> NotebookId | None:
             notebook = read_notebook(path)
