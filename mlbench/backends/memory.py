@@ -158,8 +158,7 @@ class MemoryCatalog:
             found = [
                 run
                 for run in self._runs.values()
-                if notebook in {None, run.notebook}
-                and notebook_id in {None, run.notebook_id}
+                if _is_of(run, notebook, notebook_id)
                 and job in {None, run.job}
                 and kernel in {None, run.kernel}
                 and (not under_way or run.state in UNDER_WAY)
@@ -169,6 +168,16 @@ class MemoryCatalog:
 
     def count_runs(self, *, notebook: str | None = None, notebook_id: str | None = None) -> int:
         return len(self.runs(notebook=notebook, notebook_id=notebook_id, limit=len(self._runs)))
+
+    def notebooks(self, notebook_id: str, /) -> dict[str, int]:
+        with self._lock:
+            runs = [(one.notebook, one.started) for one in self._runs.values() if one.notebook_id == notebook_id]
+            jobs = [(one.notebook, one.created) for one in self._jobs.values() if one.notebook_id == notebook_id]
+        first: dict[str, int] = {}
+        for path, moment in (*runs, *jobs):
+            if path is not None:
+                first[path] = min(moment, first.get(path, moment))
+        return first
 
     def metrics(self, runs: Sequence[RunId], /) -> dict[RunId, tuple[Metric, ...]]:
         found: dict[RunId, tuple[Metric, ...]] = {}
@@ -317,6 +326,12 @@ class MemoryCatalog:
         if found is None or found.token != firing.token or found.state not in UNDER_WAY:
             return None
         return found
+
+
+def _is_of(run: Run, notebook: str | None, notebook_id: str | None) -> bool:
+    if notebook is not None and notebook_id is not None:
+        return run.notebook_id == notebook_id or (run.notebook == notebook and run.notebook_id is None)
+    return notebook in {None, run.notebook} and notebook_id in {None, run.notebook_id}
 
 
 def _key(firing: Firing) -> tuple[str, int, bool]:

@@ -47,7 +47,8 @@ class RunRequest:
 
     `path` are folders that come first on the kernel's `sys.path`; `watch` is called with what happens: runs, cells,
     executions and messages, each a dictionary with a `type`. `snapshot` is set where one was made already, and
-    `interpreter` where the kernel must be that one; a `private` kernel speaks over sockets that only its user can
+    `interpreter` where the kernel must be that one; `marks` has an id written into the notebook's file if it needs one;
+    a `private` kernel speaks over sockets that only its user can
     open, where papermill's own listen on TCP ports of this machine.
     """
 
@@ -59,6 +60,7 @@ class RunRequest:
     store: str | None = None
     snapshot: Digest | None = None
     interpreter: str | None = None
+    marks: bool = False
     private: bool = False
     path: tuple[str, ...] = ()
     job: JobId | None = None

@@ -101,10 +101,17 @@ class Catalog(Protocol):
         limit: int = 50,
         before: tuple[int, str] | None = None,
     ) -> list[Run]:
-        """Return a page of runs, newest first; `before` is the (started, id) of the last run of the page before."""
+        """Return a page of runs, newest first; `before` is the (started, id) of the last run of the page before.
+
+        With a notebook's path and its id these are the runs with that id, and those of the path that have none.
+        """
         ...
 
     def count_runs(self, *, notebook: str | None = None, notebook_id: str | None = None) -> int: ...
+
+    def notebooks(self, notebook_id: str, /) -> dict[str, int]:
+        """Return the paths under which a notebook's id was seen by runs and jobs, with the first time of each."""
+        ...
 
     def metrics(self, runs: Sequence[RunId], /) -> dict[RunId, tuple[Metric, ...]]:
         """Return the metrics of runs and of their executions, oldest first; a run without any is left out."""

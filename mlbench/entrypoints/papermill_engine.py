@@ -26,7 +26,7 @@ from mlbench.backends.runner_papermill import (
     python_version,
 )
 from mlbench.core.errors import MlbenchError, NotebookError, ServiceError
-from mlbench.core.ids import RunId, new_id
+from mlbench.core.ids import NotebookId, RunId, new_id
 from mlbench.core.records import Failure, Json, Metric, Reason, Run, State
 from mlbench.notebook import diagnostics, document
 from mlbench.notebook import step as step_line
@@ -226,6 +226,7 @@ class _Recording:
         told = self.nb.metadata.get("papermill", {})
         parameters = dict(told.get("parameters") or {})
         kernel = self._kernel()
+        identity = self._identify(project)
         snapshot = request.snapshot or project.snapshot(
             self._source,
             request.notebook,
@@ -237,7 +238,6 @@ class _Recording:
         )
         name = request.name or (Path(request.notebook).stem if request.notebook else "notebook")
         more: dict[str, Any] = {"job": request.job, "job_version": request.job_version, "due": request.due}
-        identity = request.notebook_id or document.notebook_id(self._source)
         if self._has_steps:
             from mlbench.backends.service_socket import connect
 
@@ -249,7 +249,7 @@ class _Recording:
             id=self.run_id,
             notebook=request.notebook,
             name=name,
-            notebook_id=identity,  # type: ignore[arg-type]
+            notebook_id=identity,
             snapshot=snapshot,
             parameters=parameters,
             owner=owner_of_this_process(),
@@ -260,6 +260,29 @@ class _Recording:
             self._client.on_connected(self._greet)
             self._greet(self._client)
         self._tell()
+
+    def _identify(self, project: Project) -> NotebookId | None:
+        """Return which notebook it is; `mlbench run` writes that into a notebook with steps, papermill never does."""
+        from mlbench.project import identity
+
+        request, path = self.request, self.request.notebook
+        if request.notebook_id is not None:
+            return request.notebook_id
+        if path is None:
+            carried = document.notebook_id(self._source)
+            return NotebookId(carried) if carried is not None else None
+        own = identity.own_id(project.catalog, path, self._source)
+        if own is not None or not (request.marks and self._has_steps):
+            return own
+        fresh = NotebookId(new_id())
+        try:
+            identity.write_id(path, fresh)
+        except (OSError, NotebookError) as error:
+            said = error.strerror if isinstance(error, OSError) else error
+            logger.warning("%s keeps its history only under this name, for its id cannot be written: %s.", path, said)
+            return None
+        self._source = document.with_notebook_id(self._source, fresh)
+        return fresh
 
     def _greet(self, client: ServiceClient) -> None:
         """Tell the service of the run, also the one that has taken the place of a service that was lost."""

@@ -251,9 +251,10 @@ class Project:
     ) -> pd.DataFrame:
         """Return runs as a table, newest first; `which` are further conditions of `Catalog.runs`."""
         from mlbench.project.history import as_frame
+        from mlbench.project.identity import runs_of
 
-        path = os.path.abspath(notebook) if notebook is not None else None
-        found = self.catalog.runs(notebook=path, limit=limit, before=before, **which)
+        of_notebook: dict[str, Any] = dict(runs_of(self.catalog, notebook)) if notebook is not None else {}
+        found = self.catalog.runs(limit=limit, before=before, **of_notebook, **which)
         return as_frame(found, self.catalog.metrics([run.id for run in found]))
 
     def run(self, prefix: str) -> RunView:

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, Final
 from mlbench.backends import autostart
 from mlbench.backends.runner_papermill import installed_packages, python_version
 from mlbench.core.errors import NotebookError, NotFound, ScheduleError, UsageError
-from mlbench.core.ids import JobId, NotebookId, new_id
+from mlbench.core.ids import JobId, new_id
 from mlbench.core.records import Firing, Job, JobVersion, Json
 from mlbench.delivery import schedule
 from mlbench.notebook import document
 from mlbench.notebook import step as step_line
 from mlbench.notebook.cell import analyse
+from mlbench.project.identity import identify, own_id
 from mlbench.project.preparation import Finding, Preparation, prepare
 
 if TYPE_CHECKING:
@@ -113,8 +114,9 @@ def promote(
             raise finding.error or UsageError(finding.text)
     assert prepared.kernel is not None
     interpreter = prepared.kernel.interpreter
+    identifier = identify(project.catalog, prepared.path, prepared.nb)
     snapshot = project.snapshot(
-        prepared.nb,
+        document.with_notebook_id(prepared.nb, identifier),
         prepared.path,
         interpreter,
         prepared.values,
@@ -131,12 +133,11 @@ def promote(
         user=_user(),
         timeout=timeout,
     )
-    identity = document.notebook_id(prepared.nb)
     job = Job(
         id=before.id if before is not None else JobId(new_id()),
         name=check.name,
         notebook=prepared.path,
-        notebook_id=NotebookId(identity) if identity else None,
+        notebook_id=identifier,
         version=version,
         cron=check.cron,
         timezone=timezone if check.cron is not None else None,
@@ -260,7 +261,13 @@ def _check_name(
     project: Project, prepared: Preparation, name: str | None, findings: list[Finding]
 ) -> tuple[str, Job | None]:
     """Return the job's name, and the job of this name that the notebook is already."""
-    called = (name or "").strip() or Path(prepared.path).stem
+    identifier = own_id(project.catalog, prepared.path, prepared.nb)
+    called = (name or "").strip()
+    if not called:
+        called = Path(prepared.path).stem
+        former = [job for job in project.catalog.jobs() if identifier is not None and job.notebook_id == identifier]
+        if len(former) == 1 and not any(job.name == called for job in project.catalog.jobs()):
+            return former[0].name, former[0]  # the notebook has a new name, and is the same job
     if len(called) > LONGEST_NAME or _NAME.fullmatch(called) is None:
         wrong = UsageError(
             f"A job's name has at most {LONGEST_NAME} characters and no control characters.", "Choose another name."
@@ -270,9 +277,8 @@ def _check_name(
     same = [job for job in project.catalog.jobs() if job.name == called]
     if not same:
         return called, None
-    identity = document.notebook_id(prepared.nb)
     for job in same:
-        if job.notebook == prepared.path or (identity and job.notebook_id == identity):
+        if job.notebook == prepared.path or (identifier is not None and job.notebook_id == identifier):
             return called, job
     taken = UsageError(
         f'There is a job "{called}" already, of the notebook {same[0].notebook}.', "Choose another name with --name."

@@ -360,3 +360,31 @@ def test_the_version_changes_with_each_write_and_only_then(catalog: Catalog) -> 
     catalog.runs()
     catalog.run(run.id)
     assert catalog.version() == after
+
+
+# --- which notebook ---------------------------------------------------------------------------------------------------
+
+
+def test_a_notebooks_runs_are_those_with_its_id_and_those_of_its_path_that_have_none(catalog: Catalog) -> None:
+    ours, other = NotebookId(new_id()), NotebookId(new_id())
+    catalog.put_run(a_run(id="a" * 26, started=1, notebook="/old.ipynb", notebook_id=ours))
+    catalog.put_run(a_run(id="b" * 26, started=2, notebook="/n.ipynb"))
+    catalog.put_run(a_run(id="c" * 26, started=3, notebook="/n.ipynb", notebook_id=other))
+    catalog.put_run(a_run(id="d" * 26, started=4, notebook="/n.ipynb", notebook_id=ours))
+    both = {"notebook": "/n.ipynb", "notebook_id": ours}
+    assert [run.id[0] for run in catalog.runs(**both)] == ["d", "b", "a"]
+    assert [run.id[0] for run in catalog.runs(**both, limit=1, before=(4, "d" * 26))] == ["b"]
+    assert catalog.count_runs(**both) == 3
+    assert [run.id[0] for run in catalog.runs(notebook_id=ours)] == ["d", "a"]
+    assert [run.id[0] for run in catalog.runs(notebook="/n.ipynb")] == ["d", "c", "b"]
+
+
+def test_the_paths_of_an_id_come_with_the_time_they_were_first_seen(catalog: Catalog) -> None:
+    ours = NotebookId(new_id())
+    catalog.put_run(a_run(started=5, notebook="/n.ipynb", notebook_id=ours))
+    catalog.put_run(a_run(started=3, notebook="/n.ipynb", notebook_id=ours))
+    catalog.put_run(a_run(started=4, notebook=None, notebook_id=ours))
+    catalog.put_run(a_run(started=1, notebook="/other.ipynb", notebook_id=NotebookId(new_id())))
+    catalog.put_job(a_job(notebook="/job.ipynb", notebook_id=ours, created=7))
+    catalog.put_job(a_job(notebook="/n.ipynb", notebook_id=ours, created=2, name="another"))
+    assert catalog.notebooks(ours) == {"/n.ipynb": 2, "/job.ipynb": 7}

@@ -280,6 +280,23 @@ async def test_a_notebook_without_runs_has_an_empty_page(jp_fetch: Any, notebook
     assert await ask(jp_fetch, "runs", notebook="flights.ipynb") == {"runs": [], "count": 0, "next": None}
 
 
+async def test_the_runs_of_a_copied_notebook_are_its_own_although_it_carries_the_originals_id(
+    jp_fetch: Any, notebook: Path
+) -> None:
+    identifier = new_id()
+    notebook.write_text(json.dumps({"metadata": {"mlbench": {"id": identifier}}, "cells": []}))
+    copy = notebook.with_name("copy.ipynb")
+    copy.write_bytes(notebook.read_bytes())
+    original = put_run(notebook, ago=10, notebook_id=identifier)
+    copied = put_run(copy)
+    for path, run in (("flights.ipynb", original), ("copy.ipynb", copied)):
+        page = await ask(jp_fetch, "runs", notebook=path, notebook_id=identifier)
+        assert [each["run"]["id"] for each in page["runs"]] == [run.id]
+    notebook.rename(notebook.with_name("renamed.ipynb"))
+    page = await ask(jp_fetch, "runs", notebook="renamed.ipynb", notebook_id=identifier)
+    assert [each["run"]["id"] for each in page["runs"]] == [original.id]
+
+
 async def test_a_run_has_its_steps_their_edges_and_no_messages(jp_fetch: Any, notebook: Path) -> None:
     run = put_run(notebook)
     detail = await ask(jp_fetch, f"runs/{run.id}")

@@ -159,23 +159,40 @@ class SqlCatalog:
         before: tuple[int, str] | None = None,
     ) -> list[Run]:
         c = t.runs.c
-        given = {c.notebook: notebook, c.notebook_id: notebook_id, c.job: job, c.kernel: kernel}
+        given = {c.job: job, c.kernel: kernel}
         query = select(c.record).where(*(column == value for column, value in given.items() if value is not None))
         if under_way:
             query = query.where(_is_under_way(t.runs))
         if before is not None:
             started, last = before
             query = query.where(or_(c.started < started, and_(c.started == started, c.id < last)))
+        query = query.order_by(c.started.desc(), c.id.desc()).limit(limit)
+        # One query for each way to find a notebook's runs, so that each is read from the end of its index.
+        found: list[Run] = []
         with self._reading() as connection:
-            found = connection.execute(query.order_by(c.started.desc(), c.id.desc()).limit(limit)).scalars().all()
-        return [_decode(record, Run) for record in found]
+            for condition in _of_notebook(notebook, notebook_id):
+                found += (_decode(record, Run) for record in connection.execute(query.where(*condition)).scalars())
+        return sorted(found, key=lambda run: (run.started, run.id), reverse=True)[:limit]
 
     def count_runs(self, *, notebook: str | None = None, notebook_id: str | None = None) -> int:
-        given = {t.runs.c.notebook: notebook, t.runs.c.notebook_id: notebook_id}
         query = select(func.count()).select_from(t.runs)
-        query = query.where(*(column == value for column, value in given.items() if value is not None))
         with self._reading() as connection:
-            return int(connection.execute(query).scalar_one())
+            return sum(
+                int(connection.execute(query.where(*condition)).scalar_one())
+                for condition in _of_notebook(notebook, notebook_id)
+            )
+
+    def notebooks(self, notebook_id: str, /) -> dict[str, int]:
+        c = t.runs.c
+        query = select(c.notebook, func.min(c.started)).where(c.notebook_id == notebook_id).group_by(c.notebook)
+        with self._reading() as connection:
+            found = [(path, moment) for path, moment in connection.execute(query) if path is not None]
+            jobs = connection.execute(select(t.jobs.c.record).where(t.jobs.c.notebook_id == notebook_id)).scalars()
+            found += [(job.notebook, job.created) for job in (_decode(record, Job) for record in jobs)]
+        first: dict[str, int] = {}
+        for path, moment in found:
+            first[path] = min(moment, first.get(path, moment))
+        return first
 
     def metrics(self, runs: Sequence[RunId], /) -> dict[RunId, tuple[Metric, ...]]:
         c = t.metrics.c
@@ -391,6 +408,15 @@ class SqlCatalog:
 def _is_under_way(table: Table) -> ColumnElement[bool]:
     # In these words, and not as parameters, so that SQLite sees that the partial index holds all that is asked for.
     return or_(table.c.state == text("'queued'"), table.c.state == text("'running'"))
+
+
+def _of_notebook(notebook: str | None, notebook_id: str | None) -> list[list[ColumnElement[bool]]]:
+    """Return the conditions that a notebook's runs meet, one or another."""
+    c = t.runs.c
+    if notebook is not None and notebook_id is not None:
+        return [[c.notebook_id == notebook_id], [c.notebook == notebook, c.notebook_id.is_(None)]]
+    given = {c.notebook: notebook, c.notebook_id: notebook_id}
+    return [[column == value for column, value in given.items() if value is not None]]
 
 
 def _cut(text: str) -> str:

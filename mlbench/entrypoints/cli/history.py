@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 @json_option
 def runs(notebook: str | None, limit: int, job: str | None, under_way: bool, as_json: bool) -> None:
     """List runs, newest first: all of them, or those of NOTEBOOK."""
+    from mlbench.project.identity import runs_of
+
     project = _open(notebook)
     which: dict[str, Any] = {"limit": limit, "under_way": under_way}
     if notebook is not None:
-        which["notebook"] = os.path.abspath(notebook)
+        which |= runs_of(project.catalog, notebook)
     if job is not None:
         which["job"] = project.catalog.job(job).id
     found = project.catalog.runs(**which)

@@ -53,6 +53,7 @@ def schedule(
     given = read_pairs(pairs)
     check = promotion.check_promotion(project, notebook, parameters=given, cron=cron, timezone=zone, name=name)
     job = promotion.promote(project, notebook, parameters=given, cron=cron, timezone=zone, name=name, timeout=timeout)
+    _mark(notebook, job)
     trouble = _tell_service(project)
     if as_json:
         print_json({"job": job, "sentence": check.sentence, "next": check.next, "service": check.service})
@@ -184,6 +185,18 @@ def delete_job(job: str, as_json: bool) -> None:
         print_json(gone)
     else:
         console().print(plain(f"Deleted {gone.name}. Its runs stay: mlbench runs"))
+
+
+def _mark(notebook: str, job: Job) -> None:
+    """Write the id by which the job knows its notebook into the notebook's file."""
+    from mlbench.project import identity
+
+    try:
+        identity.write_id(notebook, str(job.notebook_id))
+    except (OSError, MlbenchError) as error:
+        said = error.strerror if isinstance(error, OSError) else error
+        line = f"{notebook} keeps its history only under this name, for its id cannot be written: {said}."
+        errors().print(plain(line), style="yellow")
 
 
 def local_timezone() -> str:

@@ -46,7 +46,8 @@ def run(
 ) -> int:
     """Run NOTEBOOK, its steps side by side, and record it.
 
-    The notebook itself is not changed. The exit status is 0 if it succeeded, 1 if it failed, 2 if it cannot be run.
+    The notebook itself is not changed, but for an id in its metadata, by which a renamed notebook keeps its history.
+    The exit status is 0 if it succeeded, 1 if it failed, 2 if it cannot be run.
     """
     from mlbench.backends import runner_papermill
     from mlbench.project.preparation import prepare
@@ -62,7 +63,7 @@ def run(
             errors().print(plain(f"{prepared.name}: {finding.text}"), style="yellow")
     view = _view(prepared.steps, as_json=as_json)
     request = runner_papermill.RunRequest(
-        notebook=prepared.path, name=name, tags=labels, watch=view.take if view is not None else None
+        notebook=prepared.path, name=name, tags=labels, marks=True, watch=view.take if view is not None else None
     )
     with _terminated_as_interrupted(), view or contextlib.nullcontext():
         outcome = runner_papermill.execute(

@@ -17,6 +17,7 @@ from mlbench.core.records import ENDED, UNDER_WAY, Execution, Json, Run, Snapsho
 from mlbench.entrypoints.labserver import schema
 from mlbench.entrypoints.labserver.door import Handler
 from mlbench.project import Project
+from mlbench.project.identity import is_own
 
 __all__ = ["Cancel", "Notebook", "OneRun", "RunPage"]
 
@@ -41,13 +42,11 @@ class RunPage(Handler):
         before = _read_cursor(self.get_query_argument("before", None))
         project = self.stores.project(path)
         notebook = str(self.stores.absolute(path)) if path else None
-        which: dict[str, Any] = {"notebook_id": identifier} if identifier else {"notebook": notebook}
+        if identifier and notebook and not is_own(project.catalog, notebook, identifier):
+            identifier = None  # a copy carries the id of what it was copied from
+        which: dict[str, Any] = {"notebook_id": identifier, "notebook": notebook}
         runs = project.catalog.runs(limit=limit, before=before, **which)
         count = project.catalog.count_runs(**which)
-        if identifier and not count:
-            which = {"notebook": notebook}
-            runs = project.catalog.runs(limit=limit, before=before, **which)
-            count = project.catalog.count_runs(**which)
         last = runs[-1] if len(runs) == limit else None
         return schema.RunList(
             runs=[self._summary(project, run) for run in runs],

@@ -139,13 +139,21 @@ class Recollection:
 
     # --- notebooks ---------------------------------------------------------------------------------------------------
 
-    async def identity(self, path: str | None) -> NotebookId | None:
-        """Return the id that a notebook's file carries, by which its history survives a new name."""
+    async def identity(self, path: str | None, said: NotebookId | None = None) -> tuple[NotebookId | None, bool]:
+        """Return the id by which a notebook's history survives a new name, and whether it is the notebook's own.
 
-        def look() -> NotebookId | None:
-            notebook = read_notebook(path)
-            found = notebook_id(notebook) if notebook is not None and "metadata" in notebook else None
-            return NotebookId(found) if found is not None else None
+        A copied notebook carries the id of the one that it was copied from: its history is that of its path.
+        """
+        from mlbench.project.identity import is_own
+
+        def look() -> tuple[NotebookId | None, bool]:
+            found: str | None = said
+            if found is None:
+                notebook = read_notebook(path)
+                found = notebook_id(notebook) if notebook is not None and "metadata" in notebook else None
+            if found is None:
+                return None, True
+            return NotebookId(found), path is None or is_own(self._project.catalog, path, found)
 
         return await self._ledger.ask(look)
 

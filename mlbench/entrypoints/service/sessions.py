@@ -52,6 +52,7 @@ class Session:
     lost_at: int | None = None
     here: dict[str, Execution] = field(default_factory=dict)
     missed: list[Execution] = field(default_factory=list)
+    foreign: NotebookId | None = None
     series: Series = field(init=False)
 
     def __post_init__(self) -> None:
@@ -88,10 +89,12 @@ class Session:
         self.hello, self.pid, self.attached, self.lost_at = hello, pid, True, None
         self.identify(hello.notebook_id or known)
 
-    def identify(self, notebook_id: NotebookId | None) -> None:
-        """Take note of the id that the notebook carries."""
+    def identify(self, notebook_id: NotebookId | None, *, own: bool = True) -> None:
+        """Take note of the id that the notebook carries: one that is not its `own` is that of another for good."""
+        if not own:
+            self.foreign = notebook_id
         if notebook_id is not None:
-            self.hello = replace(self.hello, notebook_id=notebook_id)
+            self.hello = replace(self.hello, notebook_id=notebook_id if notebook_id != self.foreign else None)
 
     def take_document(self, document: Json) -> None:
         """Keep the notebook as its page holds it: the file on disk may be older."""

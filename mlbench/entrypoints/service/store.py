@@ -109,7 +109,8 @@ class OpenStore:
             session = Session(hello=hello, owner=self._owner, pid=pid)
             self.sessions[hello.kernel] = session
             if hello.run is None:
-                session.identify(hello.notebook_id or await self._recollection.identity(hello.notebook))
+                found, own = await self._recollection.identity(hello.notebook, hello.notebook_id)
+                session.identify(found, own=own)
                 session.missed = await self._recollection.last_run(hello.kernel)
                 session.series.resume(session.missed)
                 await self._take_up_owed(session)
