@@ -281,6 +281,8 @@ def _apply_inline(settings: dict[str, Any], shell: Any) -> None:
     from IPython.core import pylabtools
 
     backend = _inline_backend(shell)
+    if settings == _read_inline(shell) and _is_inline(shell):
+        return
     for name in _INLINE:
         setattr(backend, name, set(settings[name]) if name == "figure_formats" else settings[name])
     select: Any = pylabtools.select_figure_formats
@@ -308,12 +310,26 @@ def _apply_matplotlib(settings: dict[str, Any], shell: Any) -> None:
     import matplotlib
 
     known: Any = matplotlib.rcParams
-    if shell is not None:
+    if shell is not None and not _is_inline(shell):
         # Activated first: it brings settings of its own, over which the kernel's then hold.
         shell.enable_matplotlib("inline")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        known.update({name: value for name, value in settings.items() if name in known})
+        known.update({name: value for name, value in settings.items()
+                      if dict.__contains__(known, name) and not _equal(dict.__getitem__(known, name), value)})
+
+
+def _is_inline(shell: Any) -> bool:
+    """Say whether figures appear under cells already, as in a process that was forked from one that has seen to it."""
+    backend = sys.modules.get("matplotlib_inline.backend_inline")
+    return backend is not None and backend.flush_figures in shell.events.callbacks["post_execute"]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    try:
+        return type(one) is type(other) and bool(one == other)
+    except Exception:  # noqa: BLE001  arrays and the like: set anew
+        return False
 
 
 def _read_pandas(_: Any) -> Any:

@@ -174,6 +174,22 @@ def test_widgets_are_shown_as_text(store: Path) -> None:
     assert "value=3" in shown["data"]["text/plain"]
 
 
+def test_what_is_printed_first_is_shown_at_once(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "_BATCH", 60.0)  # of the news that follow one another
+    seen = tmp_path / "seen"
+
+    class Saw(Shown):
+        def take(self, execution: Any, news: Any) -> None:
+            super().take(execution, news)
+            if "here" in self.text:
+                seen.touch()
+
+    given = task(store, f"import os\nprint('here')\nwhile not os.path.exists({str(seen)!r}): pass", timeout=20.0)
+    assert run(given, Saw()).state == "succeeded"
+
+
 def test_a_hundred_thousand_lines_are_fast_and_cut_in_what_is_kept(store: Path) -> None:
     record = succeed(store, "for i in range(100_000): print('line', i, 'x' * 10)")
     assert record.started is not None

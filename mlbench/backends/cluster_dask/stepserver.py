@@ -1,8 +1,8 @@
 """The warm process that step processes are forked from: one for each environment, single-threaded, no code of a user.
 
 It is started with the kernel's interpreter and variables, imports what the kernel has imported (from a list that is
-safe to fork), and keeps one spare process ahead. For each step it hands the spare the step's pipes, and afterwards
-says how the process ended and what it used. It ends with its worker, and ends with it all that it has started.
+safe to fork), and keeps spare processes ahead. For each step it hands a spare the step's pipes, and afterwards says
+how the process ended and what it used. It ends with its worker, and ends with it all that it has started.
 
 Requests are one byte with four descriptors: stdout, stderr, the step's channel, and where to say how it ended.
 """
@@ -34,8 +34,14 @@ PRIVATE_VARIABLES: Final = re.compile(r"JPY_|MLBENCH_(RUN|ENGINE|STEP_)")
 _LINGER: Final = 1.0
 """Seconds that what a step has started may go on after it, such as joblib's clearing of its files."""
 
-_SPARE_DELAY: Final = 0.03
+_SPARES: Final = 2
+"""So many are kept: a step that follows another at once has one that was ready before."""
+
+_SPARE_DELAY: Final = 0.15
 """Seconds after a step's start until the next spare is forked: the step's own first moments come first."""
+
+_SPARE_AFTER_END: Final = 0.01
+"""The same after a step's end, which may come sooner: it has to be told first."""
 
 _SPAWNED: Final = """
 import sys
@@ -107,7 +113,7 @@ class _Server:
         self._preload = preload
         self._forks = forks
         self._running: dict[int, socket.socket] = {}
-        self._spare: tuple[int, socket.socket] | None = None
+        self._spares: dict[int, socket.socket] = {}
         self._spare_at = 0.0
         self._leftovers: dict[int, float] = {}
         self._woken, self._wake = os.pipe()
@@ -136,21 +142,22 @@ class _Server:
                     self._end()
                 self._hand_over(descriptors)
             now = time.monotonic()
-            if self._spare is None and now >= self._spare_at:
+            if len(self._spares) < _SPARES and now >= self._spare_at:
                 self._make_spare()
+                self._spare_at = now + _SPARE_DELAY
             for process in [one for one, when in self._leftovers.items() if now >= when]:
                 del self._leftovers[process]
                 self._end_leftovers(process)
 
     def _patience(self) -> float | None:
-        times = [*self._leftovers.values(), *([self._spare_at] if self._spare is None else [])]
+        times = [*self._leftovers.values(), *([self._spare_at] if len(self._spares) < _SPARES else [])]
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _make_spare(self) -> None:
         ours, theirs = socket.socketpair()
         process = self._fork(ours, theirs) if self._forks else self._start(theirs)
         theirs.close()
-        self._spare = process, ours
+        self._spares[process] = ours
 
     def _fork(self, ours: socket.socket, theirs: socket.socket) -> int:
         server = os.getpid()
@@ -166,7 +173,7 @@ class _Server:
             for number in (signal.SIGCHLD, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            for one in (ours, self._worker, *self._running.values()):
+            for one in (ours, self._worker, *self._running.values(), *self._spares.values()):
                 one.close()
             os.close(self._woken)
             os.close(self._wake)
@@ -185,11 +192,10 @@ class _Server:
         *pipes, told = descriptors
         status = socket.socket(fileno=told)
         for _ in range(3):
-            if self._spare is None:
+            if not self._spares:
                 self._make_spare()
-            assert self._spare is not None
-            process, handover = self._spare
-            self._spare = None
+            process = next(iter(self._spares))
+            handover = self._spares.pop(process)
             try:
                 socket.send_fds(handover, [b"s"], pipes)
             except OSError:  # the spare was killed while it waited
@@ -214,9 +220,8 @@ class _Server:
                 return
             if process == 0:
                 return
-            if self._spare is not None and process == self._spare[0]:
-                self._spare[1].close()
-                self._spare = None
+            if process in self._spares:
+                self._spares.pop(process).close()
                 continue
             told = self._running.pop(process, None)
             if told is None:
@@ -227,6 +232,7 @@ class _Server:
                 told.sendall(frame({"status": code, "peak": used.ru_maxrss * scale,
                                     "cpu": used.ru_utime + used.ru_stime}))
             told.close()
+            self._spare_at = min(self._spare_at, time.monotonic() + _SPARE_AFTER_END)
             self._leftovers[process] = time.monotonic() + (_LINGER if code == 0 else 0.0)
 
     def _end_leftovers(self, process: int) -> None:
@@ -248,7 +254,7 @@ class _Server:
             self._reap()
 
     def _is_left_by(self, child: int, process: int) -> bool:
-        if child in self._running or (self._spare is not None and child == self._spare[0]):
+        if child in self._running or child in self._spares:
             return False
         if not self._running:
             return True
@@ -262,13 +268,13 @@ class _Server:
 
     def _end(self) -> NoReturn:
         """End everything that was started here, then this process."""
-        steps = [*self._running, *([self._spare[0]] if self._spare is not None else []), *self._leftovers]
+        steps = [*self._running, *self._spares, *self._leftovers]
         for process in steps:
             for end in (os.killpg, os.kill):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     end(process, signal.SIGKILL)
         self._running.clear()
-        self._spare = None
+        self._spares.clear()
         self._end_leftovers(0)
         os._exit(0)
 

@@ -193,14 +193,14 @@ class ZMQInteractiveShell(InteractiveShell):
         self.failure = Failure(ename=etype.__name__, evalue=str(evalue), traceback=tuple(stb))
         self.say({"output_type": "error", "ename": etype.__name__, "evalue": str(evalue), "traceback": list(stb)})
 
-    def rehearse(self) -> None:
-        """Run two cells for nothing, so that what they load need not be loaded in every process forked from here."""
+    def rehearse(self, *sources: str) -> None:
+        """Run cells for nothing, so that what they load need not be loaded again, here or in what is forked."""
         main = sys.modules["__main__"]
         output = sys.stdout
         with open(os.devnull, "w", encoding="utf-8") as nowhere:
             sys.stdout = nowhere
             try:
-                for source in ("[1]", "%time 1\n1 / 0"):
+                for source in sources:
                     self.enter("rehearsal", source, {}, _unheard)
                     self.run(source)
                     self.loop.close()

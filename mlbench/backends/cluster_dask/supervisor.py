@@ -309,6 +309,7 @@ class _Supervision:
                     self._handle(message)
                     if message["op"] == "done":
                         done_at = time.monotonic()
+                        self._published = 0.0  # nothing more comes that would be worth waiting for
             if first is not None:
                 first()
 
@@ -412,7 +413,8 @@ class _Supervision:
     def _flush(self, now: float, *, everything: bool = False) -> None:
         if self._news and (everything or now - self._published >= _BATCH):
             news, self._news = self._news, []
-            self._published = now
+            if any(one["type"] != "started" for one in news):  # what is printed first is not to wait for that
+                self._published = now
             try:
                 self._publish(self._task.execution, news)
             except Exception:  # noqa: BLE001  news may be lost, the step's end may not

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,6 +85,23 @@ def test_a_setting_that_cannot_be_made_to_hold_is_said_and_the_others_hold() -> 
     broken = replace(read, libraries={**read.libraries, "numpy": pickle.dumps({"print": {}})})
     (problem,) = surroundings.apply(broken)
     assert "numpy" in problem
+
+
+@pytest.mark.usefixtures("_own")
+def test_only_what_differs_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    import matplotlib as mpl
+
+    with mpl.rc_context({"lines.linewidth": 7.0}):
+        read = surroundings.read()
+    names: list[str] = []
+    known: Any = mpl.RcParams
+    put = known.__setitem__
+    monkeypatch.setattr(known, "__setitem__", lambda self, name, value: (names.append(name), put(self, name, value)))
+    with mpl.rc_context():
+        names.clear()
+        assert surroundings.apply(read) == []
+        assert names == ["lines.linewidth"]
+        assert mpl.rcParams["lines.linewidth"] == 7.0
 
 
 @pytest.mark.usefixtures("_own")
