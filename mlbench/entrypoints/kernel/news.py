@@ -84,7 +84,7 @@ class News:
     def accept(self, track: Track, record: Execution) -> None:
         """Take the service's record of a step handed over: a new execution, or one that is there already."""
         with self.changed:
-            if record.id != track.execution:
+            if record.id != track.execution and record.id not in self._moved:
                 known = self._tracks.get(record.id)
                 if known is not None:  # the same cell again while it is on: what it printed goes under this one
                     known.queue.clear()
@@ -94,7 +94,8 @@ class News:
                 track.execution = record.id
                 track.queue.extend(_shown(record.messages))
             self.run = record.run
-            self.note(track, record)
+            if record.id == track.execution:
+                self.note(track, record)
 
     def answered(self, execution: ExecutionId, record: Execution) -> None:
         """Take the service's answer about an execution: it is that of what stands in for it."""
@@ -119,13 +120,13 @@ class News:
                 if record.replaces is not None and record.replaces in self._tracks and record.id not in self._tracks:
                     self._move(record.replaces, record)
                 track = self._tracks.get(record.id)
-                if track is not None:
-                    self.note(track, record)
+                if track is not None and track.execution == record.id:  # the end of one replaced comes later than
+                    self.note(track, record)  # the news of what stands in for it
 
     def _take_messages(self, body: Json) -> None:
         with self.changed:
-            track = self.track(body["execution"])
-            if track is None:
+            track = self._tracks.get(body["execution"])
+            if track is None or track.execution != body["execution"]:
                 return
             track.queue.extend(_shown(body["messages"]))
             self.changed.notify_all()
@@ -140,6 +141,8 @@ class News:
         self._tracks[record.id] = track
         track.execution, track.record, track.ended = record.id, None, False
         track.values.clear()
+        self._hidden = [one for one in self._hidden if one[0] is not track]
+        self._drawn = [one for one in self._drawn if one[0] is not track]
         self._on_moved(before, record.id)
         if record.note:
             track.queue.append({"output_type": "stream", "name": "stderr", "text": f"mlbench: {record.note}\n"})

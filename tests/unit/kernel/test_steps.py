@@ -271,6 +271,44 @@ def test_a_replaced_execution_is_followed(book: Any) -> None:
     gate.set()
 
 
+def test_the_end_of_an_execution_that_was_replaced_changes_nothing(book: Any) -> None:
+    gate = book.service.shut("load")
+    book.run("%%step load\nx = 1\n")
+    first = book.service.records[book.service.submissions[0].execution]
+    second = replace(first, id="b" * 26, replaces=first.id, note="It drew too early.")
+    book.service.records[second.id] = second
+    book.service.ended[second.id] = book.service.ended[first.id]
+    book.service.news("execution", execution=msgspec.to_builtins(second))
+    gate.set()  # the first one's success is told now, when its successor is known already
+    assert book.service.ended[first.id].wait(20)
+    (track,) = book.session.news.tracks()
+    assert not track.ended
+    (binding,) = save_names({"x": 2}, ["x"], book.service.blobs)
+    book.service.end(replace(second, state="succeeded", binds=(binding,)))
+    assert book.run("x") == 2
+
+
+def test_an_execution_replaced_before_the_answer_comes_is_followed(book: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    submit = book.service.do_submit
+
+    def replaced_at_once(submission: Any) -> Any:
+        answer = submit(submission)
+        first = book.service.records[submission.execution]
+        second = replace(first, id="b" * 26, replaces=first.id)
+        book.service.records[second.id] = second
+        book.service.news("execution", execution=msgspec.to_builtins(second))
+        (binding,) = save_names({"x": 2}, ["x"], book.service.blobs)
+        ended = replace(second, state="succeeded", binds=(binding,))
+        book.service.news("execution", execution=msgspec.to_builtins(ended))
+        return answer
+
+    gate = book.service.shut("load")
+    monkeypatch.setattr(book.service, "do_submit", replaced_at_once)
+    book.run("%%step load\nx = 1\n")
+    assert book.run("x") == 2
+    gate.set()
+
+
 def test_cancel_ends_a_step(book: Any) -> None:
     book.service.shut("slow")
     book.run("%%step slow\nx = 1\n")
