@@ -79,7 +79,8 @@ class Catalog(Protocol):
     """The index of all records, and the only home of leases and firings.
 
     Calls may come from several threads and processes at once; each is one short transaction. A record that says an
-    end is never replaced by one that says `queued` or `running`. Lists are newest first.
+    end is never replaced by one that says `queued` or `running`, with one exception: an interactive run that has ended
+    is running again when its kernel hands it a further step. Lists are newest first.
     """
 
     def put_snapshot(self, digest: Digest, snapshot: Snapshot, /) -> None: ...
@@ -121,7 +122,10 @@ class Catalog(Protocol):
     def put_executions(self, executions: Sequence[Execution], /) -> None: ...
     def execution(self, prefix: str, /) -> Execution: ...
     def executions(self, run: RunId, /) -> list[Execution]:
-        """Return the executions of a run in the order of their cells, without their messages."""
+        """Return the executions of a run in the order of their cells, without their messages.
+
+        Of a step that was run again in it these are several: `mlbench.runs.series.last_of_each_step` chooses.
+        """
         ...
 
     def under_way(self) -> list[Execution]:

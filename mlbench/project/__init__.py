@@ -269,6 +269,12 @@ class Project:
 
         return RunView(self.catalog.run(prefix), self.catalog, self.blobs)
 
+    def steps(self, run: RunId) -> list[Execution]:
+        """Return the executions that count in a run, the last one of each step, without their messages."""
+        from mlbench.runs.series import last_of_each_step
+
+        return last_of_each_step(self.catalog.executions(run))
+
     # --- after a loss -------------------------------------------------------------------------------------------------
 
     def reconcile(self, alive: Callable[[str | None], bool]) -> list[Run]:
@@ -332,7 +338,7 @@ class Project:
             ended = msgspec.convert(written, Run)
             self.catalog.put_run(ended)
             return ended
-        failed = next((one for one in self.catalog.executions(run.id) if one.state == "failed"), None)
+        failed = next((one for one in self.steps(run.id) if one.state == "failed"), None)
         if run.kind == "interactive":
             state: State = "failed" if failed is not None else "succeeded"
             return self.end_run(

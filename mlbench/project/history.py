@@ -15,6 +15,7 @@ from mlbench.core.ids import Digest, RunId, short
 from mlbench.core.ports import BlobStore, Catalog
 from mlbench.core.records import Binding, Execution, Failure, Metric, Run, State
 from mlbench.runs.artifacts import Loader
+from mlbench.runs.series import last_of_each_step
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,13 +173,9 @@ class RunView:
         if self._steps is None:
             # A notebook's own classes are used where it still defines them alike.
             loader = Loader(self._blobs, vars(sys.modules["__main__"]))
-            latest: dict[str, Execution] = {}
-            for execution in self._catalog.executions(self.id):
-                before = latest.get(execution.step)
-                if before is None or _moment(execution) >= _moment(before):
-                    latest[execution.step] = execution
             self._steps = {
-                step: StepView(execution, self._catalog, self._blobs, loader) for step, execution in latest.items()
+                execution.step: StepView(execution, self._catalog, self._blobs, loader)
+                for execution in last_of_each_step(self._catalog.executions(self.id))
             }
         return self._steps
 
@@ -312,10 +309,6 @@ class StepView:
             else:
                 text = f"module {binding.module}" if binding.module else str(binding.problem)
             yield name, text if len(text) <= 100 else f"{text[:99]}…"
-
-
-def _moment(execution: Execution) -> int:
-    return execution.started or execution.queued or execution.ended or 0
 
 
 def _span(run: Run) -> str:

@@ -59,8 +59,9 @@ def last_of_each_step(executions: Sequence[Execution]) -> list[Execution]:
     return list(last.values())
 
 
-def _order(execution: Execution) -> tuple[int, int]:
-    return execution.queued or execution.started or execution.ended or 0, execution.attempt
+def _order(execution: Execution) -> tuple[int, int, int]:
+    began = execution.started or 0
+    return execution.queued or began or execution.ended or 0, began, execution.attempt
 
 
 @dataclass(slots=True)

@@ -63,7 +63,7 @@ def show(run: str, target: str | None, as_json: bool) -> None:
     """Show the run with the id RUN, of which the first four characters are enough."""
     project = _open(None)
     found = project.catalog.run(run)
-    executions = project.catalog.executions(found.id)
+    executions = project.steps(found.id)
     if target is not None:
         _write_notebook(project, found, target)
     if as_json:
@@ -172,7 +172,7 @@ def _write_notebook(project: Project, run: Run, target: str) -> None:
 
 
 def _messages(project: Project, run: Run, step: str | None) -> list[Json]:
-    executions = project.catalog.executions(run.id)
+    executions = project.steps(run.id)
     names = list(dict.fromkeys(execution.step for execution in executions))
     if step is not None and step not in names:
         import difflib

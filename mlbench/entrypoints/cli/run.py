@@ -121,7 +121,7 @@ def _conclude(outcome: Any, target: str | None, *, as_json: bool) -> int:
     if run is None:
         raise UsageError("papermill ended before the run began.")
     project = Project.open(notebook=run.notebook)
-    executions = project.catalog.executions(run.id)
+    executions = project.steps(run.id)
     if as_json:
         print_json({"run": run, "executions": executions})
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from tornado import web
 
 from mlbench.core.errors import NotFound, UsageError
 from mlbench.core.ids import RunId, is_id
-from mlbench.core.records import ENDED, UNDER_WAY, Execution, Json, Run, Snapshot
+from mlbench.core.records import ENDED, UNDER_WAY, Execution, Json, Metric, Run, Snapshot
 from mlbench.entrypoints.labserver import schema
 from mlbench.entrypoints.labserver.door import Handler
 from mlbench.project import Project
@@ -54,9 +55,8 @@ class RunPage(Handler):
             next=_write_cursor(last) if last else None,
         )
 
-    def _summary(self, project: Project, run: Run) -> schema.RunSummary:
-        executions = project.catalog.executions(run.id)
-        metrics = [metric for each in executions for metric in each.metrics] + list(run.metrics)
+    def _summary(self, project: Project, run: Run, metrics: Sequence[Metric]) -> schema.RunSummary:
+        executions = project.steps(run.id)
         return schema.RunSummary(
             run=run,
             path=self.stores.relative(run.notebook),
@@ -82,7 +82,7 @@ class OneRun(Handler):
         project, run = self.stores.find(lambda project: project.catalog.run(identifier), path)
         executions = [
             msgspec.structs.replace(each, messages=()) if isinstance(each, msgspec.Struct) else each
-            for each in project.catalog.executions(run.id)
+            for each in project.steps(run.id)
         ]
         snapshot = _snapshot(project, run)
         return schema.RunDetail(
@@ -114,7 +114,7 @@ class Notebook(Handler):
             return schema.NotebookView(notebook=notebook, executed=True, has_executed=True)
         snapshot = _snapshot(project, run)
         if snapshot is None:
-            executions = project.catalog.executions(run.id)
+            executions = project.steps(run.id)
             if not executions:
                 raise NotFound("This run kept no notebook.", "Its steps are on the other tab.")
             cells = [_code_cell(each.source or "") for each in executions]

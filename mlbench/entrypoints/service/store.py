@@ -134,9 +134,7 @@ class OpenStore:
         at, hello = time.time_ns(), session.hello
         for record in await self._recollection.owed(session):
             if record.id not in self.plan.nodes:
-                self.tell(
-                    plans.Recalled(at=at, record=record, kernel=hello.kernel, notebook=session.kin, owed=True)
-                )
+                self.tell(plans.Recalled(at=at, record=record, kernel=hello.kernel, notebook=session.kin, owed=True))
         if hello.again:
             self.tell(plans.Returned(at=at, kernel=hello.kernel))
 

@@ -9,7 +9,7 @@ import pytest
 
 from mlbench.core.ids import ExecutionId, RunId
 from mlbench.core.records import Execution, Run
-from mlbench.runs.series import Series
+from mlbench.runs.series import Series, last_of_each_step
 
 
 class Kernel:
@@ -166,3 +166,25 @@ def test_what_the_run_before_a_service_was_lost_ended_with_is_taken_over(kernel:
     kernel.series.resume([Execution(id=ExecutionId("a"), run=RunId("r0"), step="a", state="succeeded")])
     kernel.run("b")
     assert [(one.step, one.reused_from) for one in kernel.reused] == [("a", "a")]
+
+
+# --- what counts -----------------------------------------------------------------------------------------------------
+
+
+def _one(name: str, step: str, queued: int, **more: object) -> Execution:
+    return Execution(id=ExecutionId(name), run=RunId("r"), step=step, state="succeeded", queued=queued, **more)  # type: ignore[arg-type]
+
+
+def test_of_each_step_the_last_execution_counts_in_the_order_of_the_cells() -> None:
+    listed = [_one("load2", "load", 3), _one("load1", "load", 1), _one("train", "train", 2)]
+    assert [one.id for one in last_of_each_step(listed)] == ["load2", "train"]
+
+
+def test_an_execution_that_was_replaced_does_not_count_whatever_the_clocks_say() -> None:
+    listed = [_one("new", "load", 1, replaces=ExecutionId("old")), _one("old", "load", 2)]
+    assert [one.id for one in last_of_each_step(listed)] == ["new"]
+
+
+def test_the_items_of_a_fan_out_all_count() -> None:
+    listed = [_one("a", "fit", 1, item=0), _one("b", "fit", 2, item=1), _one("c", "fit", 3, item=1)]
+    assert [one.id for one in last_of_each_step(listed)] == ["a", "c"]
