@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
 import mlbench.entrypoints.labserver as labserver
-from mlbench.core.ids import new_id
+from mlbench.core.ids import ExecutionId, new_id
 from mlbench.core.records import Artifact, Binding, Execution, Failure, Firing, Job, JobVersion, Metric, Read, Run
 from mlbench.entrypoints.labserver import schema
 from mlbench.entrypoints.labserver.routes import HANDLERS
@@ -101,6 +102,12 @@ def put_run(notebook: Path, *, ago: int = 0, kernel: str | None = None, **fields
         ),
     ])  # fmt: skip
     return run
+
+
+def copied_with_id(notebook: Path, identifier: str) -> Path:
+    """Give a notebook an id, and return a copy of it."""
+    notebook.write_text(json.dumps({"metadata": {"mlbench": {"id": identifier}}, "cells": []}))
+    return Path(shutil.copy(notebook, notebook.with_name("copy.ipynb")))
 
 
 async def refused(call: Any) -> tuple[int, dict[str, Any]]:
@@ -272,7 +279,7 @@ async def test_a_run_in_a_list_says_what_tells_it_apart(jp_fetch: Any, notebook:
     (run,) = (await ask(jp_fetch, "runs"))["runs"]
     assert run["path"] == "flights.ipynb"
     assert (run["steps_done"], run["steps_total"]) == (2, 2)
-    assert run["metric"]["name"] == "rmse"
+    assert (run["metric"]["name"], run["metric"]["value"]) == ("rmse", 11.5)
     assert run["error"] == "train: ValueError: <img src=x onerror=act()>"
 
 
@@ -284,15 +291,13 @@ async def test_the_runs_of_a_copied_notebook_are_its_own_although_it_carries_the
     jp_fetch: Any, notebook: Path
 ) -> None:
     identifier = new_id()
-    notebook.write_text(json.dumps({"metadata": {"mlbench": {"id": identifier}}, "cells": []}))
-    copy = notebook.with_name("copy.ipynb")
-    copy.write_bytes(notebook.read_bytes())
+    copy = copied_with_id(notebook, identifier)
     original = put_run(notebook, ago=10, notebook_id=identifier)
     copied = put_run(copy)
     for path, run in (("flights.ipynb", original), ("copy.ipynb", copied)):
         page = await ask(jp_fetch, "runs", notebook=path, notebook_id=identifier)
         assert [each["run"]["id"] for each in page["runs"]] == [run.id]
-    notebook.rename(notebook.with_name("renamed.ipynb"))
+    shutil.move(notebook, notebook.with_name("renamed.ipynb"))
     page = await ask(jp_fetch, "runs", notebook="renamed.ipynb", notebook_id=identifier)
     assert [each["run"]["id"] for each in page["runs"]] == [original.id]
 
@@ -304,6 +309,24 @@ async def test_a_run_has_its_steps_their_edges_and_no_messages(jp_fetch: Any, no
     assert detail["edges"] == [{"parent": "load", "child": "train"}]
     assert all(not each["messages"] for each in detail["executions"])
     assert detail["executions"][0]["binds"][0]["artifact"]["preview"] == {"kind": "text"}
+
+
+async def test_of_a_step_that_was_run_again_in_a_run_only_the_last_execution_counts(
+    jp_fetch: Any, notebook: Path
+) -> None:
+    run = put_run(notebook, state="succeeded", failed_step=None)
+    catalog = Project.open(notebook=str(notebook)).catalog
+    train = catalog.executions(run.id)[1]
+    again = replace(
+        train, id=ExecutionId(new_id()), state="succeeded", failure=None, queued=run.started + 10 * SECOND
+    )  # fmt: skip
+    catalog.put_executions([again])
+    (summary,) = (await ask(jp_fetch, "runs", notebook="flights.ipynb"))["runs"]
+    assert (summary["steps_done"], summary["steps_total"], summary["error"]) == (2, 2, None)
+    detail = await ask(jp_fetch, f"runs/{run.id}")
+    assert [(each["step"], each["state"]) for each in detail["executions"]] == [
+        ("load", "succeeded"), ("train", "succeeded")
+    ]  # fmt: skip
 
 
 async def test_an_execution_has_its_messages(jp_fetch: Any, notebook: Path) -> None:
