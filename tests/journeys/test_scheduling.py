@@ -78,7 +78,7 @@ def test_the_dialog_says_at_once_what_is_wrong_and_stores_nothing(lab: Lab) -> N
     dialog.get_by_label("Cron line").fill("0 0 30 2 *")
     dialog.locator(".jp-mlb-Field-problem").wait_for()
     assert "never" in dialog.locator(".jp-mlb-Schedule-meaning").inner_text()
-    dialog.get_by_role("button", name="Cancel").click()
+    dialog.locator(".jp-Dialog-footer").get_by_role("button", name="Cancel").click()
     answer = lab.page.evaluate(
         "async () => (await fetch('/mlbench/api/v1/jobs', { headers: { Authorization: 'token journey' } })).json()"
     )
