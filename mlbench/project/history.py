@@ -20,7 +20,7 @@ from mlbench.runs.series import last_of_each_step
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["NoSuchName", "RunView", "StepView", "as_frame"]
+__all__ = ["NoSuchName", "RunView", "StepView", "as_frame", "last_metrics"]
 
 _LONGEST_CHAIN = 100
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -74,6 +74,21 @@ def last_values(metrics: Sequence[Metric]) -> dict[str, float]:
     for metric in metrics:
         values[metric.name] = metric.value
     return values
+
+
+def last_metrics(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
+    """Return the last of the metrics of each name, that which was logged last at the end.
+
+    Examples
+    --------
+    >>> last_metrics([Metric(name="loss", value=0.9), Metric(name="rmse", value=2.0), Metric(name="loss", value=0.4)])
+    (Metric(name='rmse', value=2.0, step=None, time=0), Metric(name='loss', value=0.4, step=None, time=0))
+    """
+    last: dict[str, Metric] = {}
+    for metric in metrics:
+        last.pop(metric.name, None)
+        last[metric.name] = metric
+    return tuple(last.values())
 
 
 def _instant(nanoseconds: int | None) -> datetime | None:

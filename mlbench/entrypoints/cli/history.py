@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
 @click.option("--under-way", is_flag=True, help="Only those that are queued or running.")
 @json_option
 def runs(notebook: str | None, limit: int, job: str | None, under_way: bool, as_json: bool) -> None:
-    """List runs, newest first: all of them, or those of NOTEBOOK."""
+    """List runs, newest first: all of them, or those of NOTEBOOK.
+
+    Metrics are those of a run and its steps: of each name the last value.
+    """
+    from mlbench.project.history import last_metrics
     from mlbench.project.identity import runs_of
 
     project = _open(notebook)
@@ -34,7 +39,9 @@ def runs(notebook: str | None, limit: int, job: str | None, under_way: bool, as_
         which |= runs_of(project.catalog, notebook)
     if job is not None:
         which["job"] = project.catalog.job(job).id
-    found = project.catalog.runs(**which)
+    logged = project.catalog.runs(**which)
+    metrics = project.catalog.metrics([run.id for run in logged])
+    found = [replace(run, metrics=last_metrics(metrics.get(run.id, ()))) for run in logged]
     if as_json:
         print_json(found)
         return

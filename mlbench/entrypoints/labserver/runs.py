@@ -48,9 +48,10 @@ class RunPage(Handler):
         which: dict[str, Any] = {"notebook_id": identifier, "notebook": notebook}
         runs = project.catalog.runs(limit=limit, before=before, **which)
         count = project.catalog.count_runs(**which)
+        metrics = project.catalog.metrics([run.id for run in runs])
         last = runs[-1] if len(runs) == limit else None
         return schema.RunList(
-            runs=[self._summary(project, run) for run in runs],
+            runs=[self._summary(project, run, metrics.get(run.id, ())) for run in runs],
             count=count,
             next=_write_cursor(last) if last else None,
         )
