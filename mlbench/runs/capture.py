@@ -93,8 +93,11 @@ def make(
         Names each value that cannot be sent, where it is, its type and what to do instead.
     """
     given = values or {}
-    wanted = {name: given[name] if name in given else namespace[name]
-              for name in sorted(set(names)) if (name in given or name in namespace) and name not in without}
+    wanted = {
+        name: given[name] if name in given else namespace[name]
+        for name in sorted(set(names))
+        if (name in given or name in namespace) and name not in without
+    }
     hidden = frozenset(without) | {name for name in given if namespace.get(name) is not given[name]}
     sentinel = types.FunctionType(_nothing.__code__, namespace, _SENTINEL)
     sentinel.__module__ = "__main__"
@@ -106,8 +109,10 @@ def make(
     except Exception as error:
         problems = tuple(_problems(wanted, namespace, hidden))
         if not problems:
-            raise CaptureError(f"What the cell reads can't be sent to a step: {type(error).__name__}: {error}.",
-                               "Run the cell with --here, or make what it reads inside the step.") from error
+            raise CaptureError(
+                f"What the cell reads can't be sent to a step: {type(error).__name__}: {error}.",
+                "Run the cell with --here, or make what it reads inside the step.",
+            ) from error
         raise _error(problems) from error
     return Capture(data=data, described=tuple(_describe(name, value, kept) for name, value in wanted.items()))
 
@@ -166,13 +171,15 @@ def type_name(value: Any) -> str:
     return kind.__qualname__ if module in ("builtins", "__main__") else f"{module}.{kind.__qualname__}"
 
 
-_DATA: Final = frozenset({
-    ("numpy", "ndarray"),
-    ("pandas", "DataFrame"),
-    ("pandas", "Series"),
-    ("pandas.core.frame", "DataFrame"),
-    ("pandas.core.series", "Series"),
-})
+_DATA: Final = frozenset(
+    {
+        ("numpy", "ndarray"),
+        ("pandas", "DataFrame"),
+        ("pandas", "Series"),
+        ("pandas.core.frame", "DataFrame"),
+        ("pandas.core.series", "Series"),
+    }
+)
 
 
 def _nothing() -> None:
@@ -262,8 +269,11 @@ def reduce_wrapper(value: Any) -> Any:
     if kind is functools._lru_cache_wrapper:
         return (_cache_again, (value.cache_parameters(), value.__wrapped__)) if _of_main(value.__wrapped__) else None
     if kind.__name__ == "curry" and kind.__module__.partition(".")[0] in ("toolz", "cytoolz"):
-        return (kind, (value.func, *value.args)) if not value.keywords else (
-            _curry_again, (kind, value.func, value.args, value.keywords))
+        return (
+            (kind, (value.func, *value.args))
+            if not value.keywords
+            else (_curry_again, (kind, value.func, value.args, value.keywords))
+        )
     if kind is weakref.WeakKeyDictionary or kind is weakref.WeakValueDictionary:
         return _weak_again, (kind, dict(value))
     wrapped = _own_attribute(value, "__wrapped__")
@@ -315,8 +325,10 @@ _REMEDIES: Final = (
     (("_io.", "tempfile.", "gzip.", "zipfile.", "tarfile.", "h5py."), "Open it inside the step."),
     (("lock", "Lock", "Condition", "Semaphore", "threading.Event", "Barrier"), "Make it inside the step."),
     (("generator", "coroutine"), "Make a list of it first, or make it inside the step."),
-    (("sqlite3.", "sqlalchemy.", "psycopg", "duckdb", "socket.", "ssl.", "http.client", "Connection", "Session"),
-     "Connect inside the step."),
+    (
+        ("sqlite3.", "sqlalchemy.", "psycopg", "duckdb", "socket.", "ssl.", "http.client", "Connection", "Session"),
+        "Connect inside the step.",
+    ),
     (("threading.", "subprocess.", "multiprocessing.", "concurrent."), "Start it inside the step."),
 )
 _REMEDY: Final = "Make it inside the step, or run the cell with --here."
@@ -349,8 +361,11 @@ def _search(
         _dumps(value, namespace, without, None, {})
     except Exception:  # noqa: BLE001  whatever a stranger's reducer raises, the value can't be sent
         seen.add(id(value))
-        inner = [problem for where, child in _inside(path, value, namespace, without)
-                 for problem in _search(where, child, namespace, without, seen, depth + 1)]
+        inner = [
+            problem
+            for where, child in _inside(path, value, namespace, without)
+            for problem in _search(where, child, namespace, without, seen, depth + 1)
+        ]
         if inner:
             yield from inner
         elif not any(id(child) in seen for _, child in _inside(path, value, namespace, without)):
@@ -359,9 +374,7 @@ def _search(
             yield Problem(path=path, type=name, remedy=remedy)
 
 
-def _inside(
-    path: str, value: Any, namespace: dict[str, Any], without: frozenset[str]
-) -> Iterator[tuple[str, Any]]:
+def _inside(path: str, value: Any, namespace: dict[str, Any], without: frozenset[str]) -> Iterator[tuple[str, Any]]:
     """Yield what a value holds, each with where it is, as the user would write it."""
     kind = type(value)
     if isinstance(value, dict):

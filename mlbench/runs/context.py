@@ -93,8 +93,9 @@ def tag(**tags: Any) -> None:
 
 def progress(done: float, total: float | None = None) -> None:
     """Say how far the work is: `mlbench.progress(i, n)`."""
-    _current.emit({
-        "type": "progress", "done": _number("done", done), "total": None if total is None else _number("total", total)})
+    _current.emit(
+        {"type": "progress", "done": _number("done", done), "total": None if total is None else _number("total", total)}
+    )
 
 
 def _number(name: str, value: Any) -> float:

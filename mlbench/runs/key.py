@@ -22,10 +22,18 @@ from mlbench.runs.reach import is_of_notebook, names_of_code
 __all__ = ["Fingerprint", "digest_source", "key_of"]
 
 FORMAT: Final = 1
-_UNSTABLE: Final = frozenset({
-    "__dict__", "__weakref__", "__module__", "_abc_impl", "__firstlineno__", "__static_attributes__",
-    "__annotate_func__", "__annotations_cache__",
-})
+_UNSTABLE: Final = frozenset(
+    {
+        "__dict__",
+        "__weakref__",
+        "__module__",
+        "_abc_impl",
+        "__firstlineno__",
+        "__static_attributes__",
+        "__annotate_func__",
+        "__annotations_cache__",
+    }
+)
 _PLAIN: Final = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented))
 _ITEMS: Final = 100_000
 
@@ -188,8 +196,20 @@ class Fingerprint:
 
     def _code(self, code: types.CodeType, put: Callable[[bytes], Any]) -> None:
         put(code.co_code)
-        put(repr((code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars, code.co_argcount,
-                  code.co_kwonlyargcount, code.co_posonlyargcount, code.co_flags)).encode())
+        put(
+            repr(
+                (
+                    code.co_names,
+                    code.co_varnames,
+                    code.co_freevars,
+                    code.co_cellvars,
+                    code.co_argcount,
+                    code.co_kwonlyargcount,
+                    code.co_posonlyargcount,
+                    code.co_flags,
+                )
+            ).encode()
+        )
         for constant in code.co_consts:
             if isinstance(constant, types.CodeType):
                 self._code(constant, put)

@@ -57,8 +57,13 @@ def _refresh_torch(torch: Any) -> None:
 
 
 _GENERATORS: Final = (
-    _Generator("random", "random", _read_python, lambda _, state: random.setstate(pickle.loads(state)),  # noqa: S301
-               lambda _: random.seed()),
+    _Generator(
+        "random",
+        "random",
+        _read_python,
+        lambda _, state: random.setstate(pickle.loads(state)),  # noqa: S301
+        lambda _: random.seed(),
+    ),
     _Generator("numpy", "numpy", _read_numpy, _restore_numpy, lambda numpy: numpy.random.seed()),
     _Generator("torch", "torch", _read_torch, _restore_torch, _refresh_torch),
 )

@@ -97,8 +97,12 @@ def _children(value: Any, namespace: Mapping[str, Any]) -> list[Any] | None:
     if kind is types.FunctionType:
         if not is_of_notebook(value, namespace):
             return None
-        return [*_closed_over(value), *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(),
-                *value.__dict__.values()]
+        return [
+            *_closed_over(value),
+            *(value.__defaults__ or ()),
+            *(value.__kwdefaults__ or {}).values(),
+            *value.__dict__.values(),
+        ]
     if kind in (list, tuple, set, frozenset):
         return list(value) if len(value) < _ITEMS else None
     if kind is dict:

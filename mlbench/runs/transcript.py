@@ -36,8 +36,9 @@ class Transcript:
     [{'output_type': 'stream', 'name': 'stdout', 'text': 'ab'}]
     """
 
-    def __init__(self, *, limit: int = KEPT_TEXT, rich: int = KEPT_RICH,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, *, limit: int = KEPT_TEXT, rich: int = KEPT_RICH, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._half = limit // 2
         self._rich = rich
         self._clock = clock
@@ -90,8 +91,15 @@ class Transcript:
                 outputs[-1]["text"] += first["text"]
                 return [*outputs, *(one.as_output() for one in self._tail[1:])]
         if self._left_out:
-            outputs.append({"output_type": "stream", "name": "stderr", "text": (
-                f"\n[… {self._left_out:,} characters are left out here; all of it is in the step's log …]\n")})
+            outputs.append(
+                {
+                    "output_type": "stream",
+                    "name": "stderr",
+                    "text": (
+                        f"\n[… {self._left_out:,} characters are left out here; all of it is in the step's log …]\n"
+                    ),
+                }
+            )
         return [*outputs, *(one.as_output() for one in self._tail)]
 
     def last_words(self) -> list[Json]:
@@ -204,5 +212,10 @@ def _append(outputs: list[_Output], name: str, text: str) -> None:
 
 
 def _note(characters: int) -> Json:
-    return {"output_type": "stream", "name": "stderr", "text": (
-        f"\n[… {characters:,} characters were printed too fast to be shown; all of it is in the step's log …]\n")}
+    return {
+        "output_type": "stream",
+        "name": "stderr",
+        "text": (
+            f"\n[… {characters:,} characters were printed too fast to be shown; all of it is in the step's log …]\n"
+        ),
+    }

@@ -22,8 +22,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def environment(*preload: str, **variables: str) -> Environment:
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return Environment(interpreter=sys.executable, stamp="test", preload=preload,
-                       variables={**os.environ, "PYTHONPATH": path, **variables})
+    return Environment(
+        interpreter=sys.executable,
+        stamp="test",
+        preload=preload,
+        variables={**os.environ, "PYTHONPATH": path, **variables},
+    )
 
 
 def task(store: Path, source: str, *, captured: dict[str, Any] | None = None, **others: Any) -> StepTask:
@@ -34,8 +38,15 @@ def task(store: Path, source: str, *, captured: dict[str, Any] | None = None, **
         names = [name for name in captured if not name.startswith("__")]
         packed = capture.make(names, captured).data
     others.setdefault("environment", environment())
-    return StepTask(execution=ExecutionId(new_id()), run=RunId(new_id()), step=others.pop("step", "train"),
-                    source=source, store=str(store), capture=packed, **others)
+    return StepTask(
+        execution=ExecutionId(new_id()),
+        run=RunId(new_id()),
+        step=others.pop("step", "train"),
+        source=source,
+        store=str(store),
+        capture=packed,
+        **others,
+    )
 
 
 class Shown:
@@ -65,8 +76,9 @@ class Shown:
 
 
 def text_of(messages: Any, *names: str) -> str:
-    return "".join(one["text"] for one in messages if one["output_type"] == "stream"
-                   and (not names or one["name"] in names))
+    return "".join(
+        one["text"] for one in messages if one["output_type"] == "stream" and (not names or one["name"] in names)
+    )
 
 
 def run(given: StepTask, shown: Shown | None = None) -> Execution:

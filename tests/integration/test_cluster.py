@@ -107,8 +107,9 @@ def test_steps_overlap_and_each_hears_its_own_news(store: Path) -> None:
 
     async def test() -> None:
         async with cluster() as one:
-            ends = await asyncio.gather(*(
-                submit(one, task(store, source.format(name), step=name)) for name in ("one", "two", "three")))
+            ends = await asyncio.gather(
+                *(submit(one, task(store, source.format(name), step=name)) for name in ("one", "two", "three"))
+            )
             assert [heard.text for _, heard in ends] == ["one\n", "two\n", "three\n"]
             times = [(record.started or 0, record.ended or 0) for record, _ in ends]
             assert max(begun for begun, _ in times) < min(end for _, end in times)
@@ -178,8 +179,10 @@ def test_a_killed_worker_fails_its_steps_and_the_next_one_runs(store: Path) -> N
     async def test() -> None:
         async with cluster() as one:
             heard = Heard()
-            source = ("import os, subprocess\nother = subprocess.Popen(['sleep', '600'])\n"
-                      "print(os.getpid(), os.getppid(), other.pid, 'begun')\nwhile True: pass")
+            source = (
+                "import os, subprocess\nother = subprocess.Popen(['sleep', '600'])\n"
+                "print(os.getpid(), os.getppid(), other.pid, 'begun')\nwhile True: pass"
+            )
             running = asyncio.create_task(one.submit(task(store, source), heard.take))
             await heard.wait_for("begun")
             step, server, other = (int(word) for word in heard.text.split()[:3])
@@ -204,8 +207,9 @@ def test_a_worker_that_hangs_is_ended_and_its_steps_with_it(store: Path) -> None
     async def test() -> None:
         async with cluster() as one:
             heard = Heard()
-            running = asyncio.create_task(one.submit(
-                task(store, "import os\nprint(os.getppid(), 'begun')\nwhile True: pass"), heard.take))
+            running = asyncio.create_task(
+                one.submit(task(store, "import os\nprint(os.getppid(), 'begun')\nwhile True: pass"), heard.take)
+            )
             await heard.wait_for("begun")
             os.kill(parent_of(int(heard.text.split()[0])), signal.SIGSTOP)
             record = await asyncio.wait_for(running, 75)
@@ -221,8 +225,11 @@ def test_an_end_that_was_recorded_before_the_worker_was_lost_is_the_end(store: P
             given = task(store, "import os\nprint(os.getppid(), 'begun')\nwhile True: pass")
             running = asyncio.create_task(one.submit(given, heard.take))
             await heard.wait_for("begun")
-            LocalBlobs(store).append("execution", given.execution, {
-                "id": given.execution, "run": given.run, "step": given.step, "state": "succeeded", "attempt": 1})
+            LocalBlobs(store).append(
+                "execution",
+                given.execution,
+                {"id": given.execution, "run": given.run, "step": given.step, "state": "succeeded", "attempt": 1},
+            )
             server = int(heard.text.split()[0])
             worker = parent_of(server)
             os.kill(worker, signal.SIGKILL)
@@ -241,8 +248,12 @@ def test_an_idle_cluster_ends_and_the_next_step_starts_another(store: Path) -> N
                 while one.running:  # noqa: ASYNC110  it ends by itself
                     await asyncio.sleep(0.05)
             await gone(step, server)
-            record, _ = await submit(one, given.__class__(**{
-                **{name: getattr(given, name) for name in given.__dataclass_fields__}, "attempt": 2}))
+            record, _ = await submit(
+                one,
+                given.__class__(
+                    **{**{name: getattr(given, name) for name in given.__dataclass_fields__}, "attempt": 2}
+                ),
+            )
             assert record.state == "succeeded"
 
     together(test)
@@ -252,8 +263,11 @@ def test_close_ends_what_runs(store: Path) -> None:
     async def test() -> None:
         heard = Heard()
         async with cluster() as one:
-            running = asyncio.create_task(one.submit(
-                task(store, "import os\nprint(os.getpid(), os.getppid(), 'begun')\nwhile True: pass"), heard.take))
+            running = asyncio.create_task(
+                one.submit(
+                    task(store, "import os\nprint(os.getpid(), os.getppid(), 'begun')\nwhile True: pass"), heard.take
+                )
+            )
             await heard.wait_for("begun")
         record = await asyncio.wait_for(running, 10)
         assert record.state in ("cancelled", "failed")
@@ -280,8 +294,12 @@ def test_everything_ends_when_the_service_is_killed(store: Path, tmp_path: Path)
     """)
     (tmp_path / "service.py").write_text(script)
     service = subprocess.Popen(
-        [sys.executable, str(tmp_path / "service.py")], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)})
+        [sys.executable, str(tmp_path / "service.py")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     try:
         assert service.stdout is not None
         step, server = (int(word) for word in service.stdout.readline().split())
@@ -349,8 +367,11 @@ def test_a_kernels_environment_is_in_no_log(store: Path, capfd: pytest.CaptureFi
     async def test() -> None:
         async with cluster() as one:
             heard = Heard()
-            given = task(store, "import os\nprint(os.getppid(), 'begun')\nwhile True: pass",
-                         environment=environment(MY_TOKEN="hush-hush-9"))
+            given = task(
+                store,
+                "import os\nprint(os.getppid(), 'begun')\nwhile True: pass",
+                environment=environment(MY_TOKEN="hush-hush-9"),
+            )
             running = asyncio.create_task(one.submit(given, heard.take))
             await heard.wait_for("begun")
             server = int(heard.text.split()[0])

@@ -403,7 +403,12 @@ def test_a_store_with_a_schedule_is_remembered(quick: House) -> None:
     client = quick.kernel().client
     version = JobVersion(number=1, snapshot="blake3:" + "0" * 64)  # type: ignore[arg-type]
     job = Job(
-        id=JobId(new_id()), name="nightly", notebook="/n.ipynb", version=version, cron="0 6 * * *", timezone="UTC",
+        id=JobId(new_id()),
+        name="nightly",
+        notebook="/n.ipynb",
+        version=version,
+        cron="0 6 * * *",
+        timezone="UTC",
         next_due=4_000_000_000,
     )
     catalog(quick.store).put_job(job)

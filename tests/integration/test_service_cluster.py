@@ -125,7 +125,11 @@ def test_a_seeded_step_goes_on_from_where_the_one_above_it_ended(service: House)
     source = "import random\na = random.random()\nprint(a)"
     first = kernel.submit("first", source, defs=("a",), random=states, seeded=True)
     second = kernel.submit(
-        "second", "import random\nb = random.random()\nprint(b)", defs=("b",), random=states, random_from=first,
+        "second",
+        "import random\nb = random.random()\nprint(b)",
+        defs=("b",),
+        random=states,
+        random_from=first,
         seeded=True,
     )
     kernel.state(first)

@@ -22,7 +22,7 @@ from mlbench.backends.cluster_dask.opened import Opened
 def test_frames_come_out_as_they_went_in_however_they_are_cut(messages: list[dict[str, int]], size: int) -> None:
     data = b"".join(frame(one) for one in messages)
     frames = Frames()
-    assert [one for place in range(0, len(data), size) for one in frames.feed(data[place:place + size])] == messages
+    assert [one for place in range(0, len(data), size) for one in frames.feed(data[place : place + size])] == messages
 
 
 def test_half_of_a_surrogate_pair_does_not_stop_a_frame() -> None:
@@ -58,13 +58,16 @@ class Moody:
         return {"looked": min(self.looked, 2)}
 
 
-@pytest.mark.parametrize(("make", "change"), [
-    (lambda: [1, [2]], lambda value: value[1].append(3)),
-    (lambda: {"a": 1}, lambda value: value.update(a=2)),
-    (lambda: np.zeros(3), lambda value: value.__setitem__(0, 1)),
-    (lambda: np.random.default_rng(0), lambda value: value.random()),
-    (lambda: bytearray(b"ab"), lambda value: value.append(1)),
-])
+@pytest.mark.parametrize(
+    ("make", "change"),
+    [
+        (lambda: [1, [2]], lambda value: value[1].append(3)),
+        (lambda: {"a": 1}, lambda value: value.update(a=2)),
+        (lambda: np.zeros(3), lambda value: value.__setitem__(0, 1)),
+        (lambda: np.random.default_rng(0), lambda value: value.random()),
+        (lambda: bytearray(b"ab"), lambda value: value.append(1)),
+    ],
+)
 def test_a_change_in_place_is_seen_and_reading_is_none(make: Any, change: Any, tmp_path: Path) -> None:
     value = make()
     space = {"value": value, "other": make()}
@@ -115,5 +118,8 @@ def test_files_of_the_user_are_seen_and_those_of_python_and_the_store_are_not(tm
     seen = opened.stop()
     (tmp_path / "later.txt").write_text("")
     assert [(Path(one.path).name, one.mode, one.size) for one in seen if one.path.startswith(str(tmp_path))] == [
-        ("read.txt", "r", 3), ("written.txt", "w", 2), ("low.txt", "w", 0)]
+        ("read.txt", "r", 3),
+        ("written.txt", "w", 2),
+        ("low.txt", "w", 0),
+    ]
     assert not opened.network

@@ -58,15 +58,20 @@ def bindings(record: Execution) -> dict[str, Any]:
 
 
 def test_a_hidden_change_of_an_input_is_bound_and_one_that_was_only_read_is_not(store: Path) -> None:
-    made = succeed(store, """
+    made = succeed(
+        store,
+        """
         import pandas as pd
         from sklearn.linear_model import LinearRegression
         rows, other = [1], {"a": {1, 2}}
         frame = pd.DataFrame({"a": [1.0, 2.0, 3.0]})
         model = LinearRegression().fit(frame, [1, 2, 3])
-    """, defs=("rows", "other", "frame", "model"))
+    """,
+        defs=("rows", "other", "frame", "model"),
+    )
     space: dict[str, Any] = {"__name__": "__main__", "cache": {}, "calls": 0}
-    exec(textwrap.dedent("""
+    exec(
+        textwrap.dedent("""
         def add(rows):
             rows.append(2)
         def remember(n):
@@ -80,11 +85,17 @@ def test_a_hidden_change_of_an_input_is_bound_and_one_that_was_only_read_is_not(
                 count += 1
                 return count
             return up
-    """), space)
+    """),
+        space,
+    )
     exec("up = counter()", space)
     record = succeed(
-        store, "add(rows)\nremember(3)\nup()\nlen(other), frame.describe(), model.predict(frame)",
-        captured=space, inputs=bindings(made), defs=())
+        store,
+        "add(rows)\nremember(3)\nup()\nlen(other), frame.describe(), model.predict(frame)",
+        captured=space,
+        inputs=bindings(made),
+        defs=(),
+    )
     assert {binding.name for binding in record.binds} == {"rows", "cache", "calls", "up"}
     found = values(store, record)
     assert (found["rows"], found["cache"], found["calls"]) == ([1, 2], {3: 3}, 1)
@@ -97,11 +108,15 @@ def test_what_the_cell_itself_binds_is_no_hidden_change(store: Path) -> None:
 
 
 def test_a_large_mapped_input_is_watched_by_its_pages(store: Path) -> None:
-    made = succeed(store, """
+    made = succeed(
+        store,
+        """
         import numpy as np, pandas as pd
         array = np.zeros(9_000_000)
         frame = pd.DataFrame({"a": np.arange(9_000_000.0)})
-    """, defs=("array", "frame"))
+    """,
+        defs=("array", "frame"),
+    )
     read = succeed(store, "x = array.sum() + frame.a.mean()", inputs=bindings(made), defs=("x",))
     assert {binding.name for binding in read.binds} == {"x"}
     wrote = succeed(store, "def poke(a): a[5] = 1\npoke(array)", inputs=bindings(made), defs=("poke",))
@@ -110,8 +125,12 @@ def test_a_large_mapped_input_is_watched_by_its_pages(store: Path) -> None:
 
 def test_a_generator_object_reached_through_a_function_is_changed_in_place(store: Path) -> None:
     space: dict[str, Any] = {
-        "__name__": "__main__", "rng": np.random.default_rng(0), "old": np.random.RandomState(0),
-        "mine": random.Random(0), "unused": np.random.default_rng(1)}
+        "__name__": "__main__",
+        "rng": np.random.default_rng(0),
+        "old": np.random.RandomState(0),
+        "mine": random.Random(0),
+        "unused": np.random.default_rng(1),
+    }
     exec("def draw():\n    return rng.random(), old.rand(), mine.random()", space)
     record = succeed(store, "x = draw()", captured=space, defs=("x",))
     assert {binding.name for binding in record.binds} == {"x", "rng", "old", "mine"}
@@ -135,8 +154,13 @@ def test_a_seeded_notebook_draws_as_it_would_without_steps(store: Path) -> None:
     np.random.seed(42)
     state = randomness.read_states()
     expected = random.random(), float(np.random.rand())
-    record = succeed(store, "import random, numpy as np\nx = random.random(), float(np.random.rand())",
-                     random=state, seeded=True, defs=("x",))
+    record = succeed(
+        store,
+        "import random, numpy as np\nx = random.random(), float(np.random.rand())",
+        random=state,
+        seeded=True,
+        defs=("x",),
+    )
     assert values(store, record)["x"] == expected
     assert set(record.draws) == {"random", "numpy"}
     assert record.random is not None
@@ -158,9 +182,13 @@ def test_what_the_first_cells_set_holds_in_a_step(store: Path, tmp_path: Path, m
     (tmp_path / "modules" / "beside.py").write_text("answer = 42\n")
     root = logging.getLogger()
     level = root.level
-    with warnings.catch_warnings(), mpl.rc_context({"figure.dpi": 55.0, "axes.facecolor": "red"}), pd.option_context(
-            "display.max_rows", 7, "display.float_format", "{:.1f}".format), np.printoptions(precision=2), np.errstate(
-            divide="ignore"):
+    with (
+        warnings.catch_warnings(),
+        mpl.rc_context({"figure.dpi": 55.0, "axes.facecolor": "red"}),
+        pd.option_context("display.max_rows", 7, "display.float_format", "{:.1f}".format),
+        np.printoptions(precision=2),
+        np.errstate(divide="ignore"),
+    ):
         warnings.simplefilter("default")
         warnings.filterwarnings("ignore", message="quiet")
         logging.getLogger("own").setLevel(logging.DEBUG)
@@ -169,7 +197,9 @@ def test_what_the_first_cells_set_holds_in_a_step(store: Path, tmp_path: Path, m
         finally:
             root.setLevel(level)
             logging.getLogger("own").setLevel(logging.NOTSET)
-    record = succeed(store, """
+    record = succeed(
+        store,
+        """
         import os, logging, warnings
         import beside, matplotlib.pyplot as plt, numpy as np, pandas as pd
         warnings.warn("quiet please")
@@ -177,7 +207,10 @@ def test_what_the_first_cells_set_holds_in_a_step(store: Path, tmp_path: Path, m
         print(np.array([1.23456]), np.array([1.0]) / 0)
         x = [os.getcwd(), beside.answer, plt.rcParams["figure.dpi"], plt.rcParams["axes.facecolor"],
              pd.get_option("display.max_rows"), repr(pd.Series([1.25])).split()[1], logging.getLogger("own").level]
-    """, surroundings=around, defs=("x",))
+    """,
+        surroundings=around,
+        defs=("x",),
+    )
     assert values(store, record)["x"] == [str(tmp_path), 42, 55.0, "red", 7, "1.2", logging.DEBUG]
     text = text_of(record.messages)
     assert "quiet" not in text
@@ -204,19 +237,27 @@ def test_a_step_with_preloaded_libraries_adds_little(store: Path) -> None:
 
 
 def test_a_matrix_product_has_all_processors(store: Path) -> None:
-    record = succeed(store, """
+    record = succeed(
+        store,
+        """
         from threadpoolctl import threadpool_info
         import numpy as np
         a = np.random.rand(200, 200)
         a @ a
         x = [one["num_threads"] for one in threadpool_info() if one["internal_api"] == "openblas"]
-    """, defs=("x",))
+    """,
+        defs=("x",),
+    )
     from mlbench.backends.cluster_dask.processors import available
 
     found = values(store, record)["x"]
     assert found
     assert set(found) == {available()}
-    record = succeed(store, "from threadpoolctl import threadpool_info\n"
-                     "x = [one['num_threads'] for one in threadpool_info() if one['internal_api'] == 'openblas']",
-                     defs=("x",), threads=1)
+    record = succeed(
+        store,
+        "from threadpoolctl import threadpool_info\n"
+        "x = [one['num_threads'] for one in threadpool_info() if one['internal_api'] == 'openblas']",
+        defs=("x",),
+        threads=1,
+    )
     assert set(values(store, record)["x"]) == {1}

@@ -72,7 +72,7 @@ class Frames:
             end = _LENGTH.size + _LENGTH.unpack_from(self._left)[0]
             if len(self._left) < end:
                 break
-            messages.append(msgspec.msgpack.decode(bytes(self._left[_LENGTH.size:end]), type=Json))
+            messages.append(msgspec.msgpack.decode(bytes(self._left[_LENGTH.size : end]), type=Json))
             del self._left[:end]
         return messages
 
@@ -115,7 +115,8 @@ class Channel:
             return
         with self._lock:
             if self._writing_to is not None and (
-                    self._syncs < _SYNCS_AT_ONCE or time.monotonic() - self._synced > _SYNC_PAUSE):
+                self._syncs < _SYNCS_AT_ONCE or time.monotonic() - self._synced > _SYNC_PAUSE
+            ):
                 self._sync()
             self._writing_to = descriptor
 

@@ -122,10 +122,19 @@ class DaskCluster:
             cluster = client = None
             try:
                 cluster = await distributed.LocalCluster(
-                    n_workers=1, threads_per_worker=self._threads, processes=True, asynchronous=True,
-                    host="127.0.0.1", protocol="tls://", security=security, memory_limit=None,
-                    dashboard_address=None, worker_dashboard_address=None, silence_logs=logging.ERROR,
-                    scheduler_kwargs={"dashboard_address": "127.0.0.1:0"})
+                    n_workers=1,
+                    threads_per_worker=self._threads,
+                    processes=True,
+                    asynchronous=True,
+                    host="127.0.0.1",
+                    protocol="tls://",
+                    security=security,
+                    memory_limit=None,
+                    dashboard_address=None,
+                    worker_dashboard_address=None,
+                    silence_logs=logging.ERROR,
+                    scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+                )
                 cluster.scheduler.http_server.stop()  # Dask starts it also without a dashboard
                 client = await distributed.Client(cluster, asynchronous=True, set_as_default=False)
                 await client.wait_for_workers(1, timeout=60)
@@ -208,16 +217,25 @@ class DaskCluster:
             await self.start()
         except Exception as error:  # noqa: BLE001  whatever keeps a cluster from starting is the step's end
             _log.exception("The cluster could not be started")
-            return await self._end(submitted, Failure(
-                ename=type(error).__name__, evalue=f"The local cluster could not be started: {error}",
-                remedy="See `mlbench service status`, then run the cell again."))
+            return await self._end(
+                submitted,
+                Failure(
+                    ename=type(error).__name__,
+                    evalue=f"The local cluster could not be started: {error}",
+                    remedy="See `mlbench service status`, then run the cell again.",
+                ),
+            )
         if submitted.cancelled is not None:
             return await self._end(submitted)
         from mlbench.backends.cluster_dask import supervisor, worker
 
         submitted.future = self._client.submit(
-            worker.run_step, supervisor.Sealed(msgspec.msgpack.encode(task)), pure=False, retries=0,
-            key=f"step-{task.execution}-{task.attempt}")
+            worker.run_step,
+            supervisor.Sealed(msgspec.msgpack.encode(task)),
+            pure=False,
+            retries=0,
+            key=f"step-{task.execution}-{task.attempt}",
+        )
         try:
             return msgspec.json.decode(await submitted.future, type=Execution)
         except asyncio.CancelledError:  # Dask's FutureCancelledError is one
@@ -300,10 +318,17 @@ def _find_or_write(submitted: _Submitted, failure: Failure | None) -> Execution:
         record = ended_record(task, state="cancelled", reason=submitted.cancelled, started=submitted.started)
     else:
         record = ended_record(
-            task, state="failed", reason="error" if failure is not None else "worker-lost", started=submitted.started,
-            failure=failure or Failure(
-                ename="WorkerLost", evalue=f"The worker that ran step {task.step} is gone.",
-                remedy="Run the cell again."))
+            task,
+            state="failed",
+            reason="error" if failure is not None else "worker-lost",
+            started=submitted.started,
+            failure=failure
+            or Failure(
+                ename="WorkerLost",
+                evalue=f"The worker that ran step {task.step} is gone.",
+                remedy="Run the cell again.",
+            ),
+        )
     if blobs is not None:
         try:
             blobs.append("execution", record.id, msgspec.to_builtins(record), durable=True)

@@ -13,8 +13,9 @@ __all__ = ["Values"]
 _LARGE: Final = 64 << 20
 _KEPT: Final = 4 << 20
 _IMMUTABLE: Final = (type(None), bool, int, float, complex, str, bytes, range, frozenset)
-_SHELL: Final = frozenset({
-    "In", "Out", "_", "__", "___", "_ih", "_oh", "_dh", "_i", "_ii", "_iii", "get_ipython", "exit", "quit", "display"})
+_SHELL: Final = frozenset(
+    {"In", "Out", "_", "__", "___", "_ih", "_oh", "_dh", "_i", "_ii", "_iii", "get_ipython", "exit", "quit", "display"}
+)
 
 
 class Values:
@@ -75,8 +76,11 @@ class Values:
                     start, end = (int(part, 16) for part in words[0].split("-"))
                     inside = []
                     if len(words) == 6 and words[5].startswith(store):
-                        inside = [name for name, ranges in self._large.items()
-                                  if any(first < end and start < last for first, last in ranges)]
+                        inside = [
+                            name
+                            for name, ranges in self._large.items()
+                            if any(first < end and start < last for first, last in ranges)
+                        ]
                 elif inside and words[0] == "Private_Dirty:":
                     for name in inside:
                         written[name] += int(words[1])
@@ -129,7 +133,8 @@ def _what_of(value: Any) -> Callable[[Any], Any] | None:
         return None
     if kind is types.FunctionType:
         if value.__module__ != "__main__" or not (
-                value.__closure__ or value.__defaults__ or value.__kwdefaults__ or value.__dict__):
+            value.__closure__ or value.__defaults__ or value.__kwdefaults__ or value.__dict__
+        ):
             return None
         return _held_by
     if isinstance(value, type):
@@ -146,13 +151,20 @@ def _held_by(function: Any) -> Any:
             cells.append(None if isinstance(cell.cell_contents, types.FunctionType) else cell.cell_contents)
         except ValueError:  # not bound yet
             cells.append(None)
-    return cells, function.__defaults__, function.__kwdefaults__, {
-        name: item for name, item in function.__dict__.items() if name != "__wrapped__"}
+    return (
+        cells,
+        function.__defaults__,
+        function.__kwdefaults__,
+        {name: item for name, item in function.__dict__.items() if name != "__wrapped__"},
+    )
 
 
 def _attributes(kind: Any) -> Any:
-    return {name: item for name, item in vars(kind).items()
-            if not name.startswith("__") and not callable(item) and not hasattr(item, "__get__")}
+    return {
+        name: item
+        for name, item in vars(kind).items()
+        if not name.startswith("__") and not callable(item) and not hasattr(item, "__get__")
+    }
 
 
 class _TooLarge(Exception):

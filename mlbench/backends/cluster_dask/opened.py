@@ -88,10 +88,20 @@ def _system_folders() -> frozenset[str]:
     folders = {
         *(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib") if name in paths),
         *(os.path.join(sys.prefix, part) for part in ("bin", "etc", "lib", "share")),
-        os.path.dirname(os.__file__), os.path.join(own, "mlbench"),
-        "/proc", "/dev", "/sys", "/usr/share", "/usr/lib", "/etc/ssl", "/etc/fonts", "/etc/localtime",
-        *(os.path.join(home, part) for part in (
-            ".cache/matplotlib", ".config/matplotlib", ".matplotlib", ".ipython", ".cache/fontconfig")),
+        os.path.dirname(os.__file__),
+        os.path.join(own, "mlbench"),
+        "/proc",
+        "/dev",
+        "/sys",
+        "/usr/share",
+        "/usr/lib",
+        "/etc/ssl",
+        "/etc/fonts",
+        "/etc/localtime",
+        *(
+            os.path.join(home, part)
+            for part in (".cache/matplotlib", ".config/matplotlib", ".matplotlib", ".ipython", ".cache/fontconfig")
+        ),
         os.path.join(tempfile.gettempdir(), f"mlbench-{os.getuid()}"),
     }
     return frozenset(os.path.realpath(folder) for folder in folders)

@@ -19,9 +19,18 @@ _VARIABLES: Final = {
     "openmp": ("OMP_NUM_THREADS",),
 }
 
-SINGLE: Final[Mapping[str, str]] = dict.fromkeys((
-    "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS", "GOTO_NUM_THREADS"), "1")
+SINGLE: Final[Mapping[str, str]] = dict.fromkeys(
+    (
+        "OPENBLAS_NUM_THREADS",
+        "OMP_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "BLIS_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+        "NUMEXPR_NUM_THREADS",
+        "GOTO_NUM_THREADS",
+    ),
+    "1",
+)
 """Variables under which such libraries start no threads."""
 
 _found: list[Any] = []
@@ -60,9 +69,16 @@ def _controllers() -> list[Any]:
     try:
         from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped, unused-ignore]
     except ImportError:
-        return [one for name in ("scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_threads",
-                                 "openblas_set_num_threads64_", "openblas_set_num_threads")
-                if (one := _OpenBlas.find(name)) is not None]
+        return [
+            one
+            for name in (
+                "scipy_openblas_set_num_threads64_",
+                "scipy_openblas_set_num_threads",
+                "openblas_set_num_threads64_",
+                "openblas_set_num_threads",
+            )
+            if (one := _OpenBlas.find(name)) is not None
+        ]
     return list(ThreadpoolController().lib_controllers)
 
 

@@ -29,7 +29,8 @@ _START_SECONDS: Final = 120.0
 
 _AT_START: Final = re.compile(
     r"(PYTHON|LD_|DYLD_|OMP_|MKL_|KMP_|GOMP_|OPENBLAS_|BLIS_|NUMEXPR_|VECLIB_|MALLOC_|GLIBC_|CONDA_|CUDA_|NVIDIA_|LC_"
-    r"|MPL|KERAS_|TF_|JAX_|TORCH_|PANDAS_|SKLEARN_|SCIPY_|ARROW_|NLTK_|XDG_)|(VIRTUAL_ENV|HOME|LANG|TZ|TMPDIR|PATH)$")
+    r"|MPL|KERAS_|TF_|JAX_|TORCH_|PANDAS_|SKLEARN_|SCIPY_|ARROW_|NLTK_|XDG_)|(VIRTUAL_ENV|HOME|LANG|TZ|TMPDIR|PATH)$"
+)
 """Variables that a library may read when it is imported: others are set in the step's process soon enough."""
 
 _BOOT: Final = """
@@ -92,10 +93,15 @@ class StepServer:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  closed with the server
         try:
             self._process = subprocess.Popen(
-                [environment.interpreter, "-c", code], cwd="/", env={
-                    "MPLBACKEND": INLINE_BACKEND, **variables, **SINGLE, **start},
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._said, pass_fds=(theirs.fileno(),),
-                start_new_session=True)
+                [environment.interpreter, "-c", code],
+                cwd="/",
+                env={"MPLBACKEND": INLINE_BACKEND, **variables, **SINGLE, **start},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._said,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
         except OSError as error:
             self._problem = f"{environment.interpreter} can't be started: {error.strerror}."
             self._ready.set()
@@ -119,7 +125,8 @@ class StepServer:
                 self._hear(until)
         if self._problem is not None:
             raise ServiceError(
-                self._problem, "Restart the kernel, and see that mlbench is installed in its environment.")
+                self._problem, "Restart the kernel, and see that mlbench is installed in its environment."
+            )
 
     def _hear(self, until: float) -> None:
         with self._lock:
@@ -235,7 +242,7 @@ class StepServers:
     def _excess(self, key: Any) -> list[StepServer]:
         """Take out idle servers beyond those that are kept, the longest idle first."""
         idle = sorted((server.idle, other) for other, server in self._servers.items() if other != key and server.idle)
-        return [self._servers.pop(other) for _, other in idle[::-1][:max(0, len(self._servers) - MOST_SERVERS)]]
+        return [self._servers.pop(other) for _, other in idle[::-1][: max(0, len(self._servers) - MOST_SERVERS)]]
 
     def _retire(self, server: StepServer) -> None:
         """Close a server once its steps have ended."""

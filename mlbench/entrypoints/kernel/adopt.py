@@ -48,8 +48,9 @@ def _member(item: Any, namespace: dict[str, Any], seen: set[int]) -> Any:
         function = _adopt(item.__func__, namespace, seen)
         return item if function is item.__func__ else type(item)(function)
     if type(item) is property:
-        read, write, delete = (None if part is None else _adopt(part, namespace, seen)
-                               for part in (item.fget, item.fset, item.fdel))
+        read, write, delete = (
+            None if part is None else _adopt(part, namespace, seen) for part in (item.fget, item.fset, item.fdel)
+        )
         same = read is item.fget and write is item.fset and delete is item.fdel
         return item if same else property(read, write, delete, item.__doc__)
     return _adopt(item, namespace, seen) if isinstance(item, types.FunctionType) else item

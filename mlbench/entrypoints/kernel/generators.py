@@ -88,8 +88,10 @@ class Generators:
         if start.number < self._continued:
             return None
         if self.moved():
-            return (f"Step {record.step} drew random numbers, and a plain cell below it had drawn some before it "
-                    "ended: they are not those that the notebook gives from top to bottom. Run that cell again.")
+            return (
+                f"Step {record.step} drew random numbers, and a plain cell below it had drawn some before it "
+                "ended: they are not those that the notebook gives from top to bottom. Run that cell again."
+            )
         restore(states)
         self._known, self._continued = read_states(), start.number
         return None

@@ -53,15 +53,38 @@ def run_here(
             context.enter(before)
     error = result.error_before_exec or result.error_in_exec
     binds: tuple[Binding, ...] = () if error is not None else session.storage.save(sorted(store))
-    failure = None if error is None else Failure(
-        ename=type(error).__name__, evalue=str(error),
-        traceback=tuple(getattr(session.shell, "_last_traceback", None) or ()))
-    session.service().request("here", Execution(
-        id=execution, run=RunId(session.news.run or ""), step=step, state="succeeded" if error is None else "failed",
-        reason=None if error is None else "error", cell=session.front.cell_id(), queued=started, started=started,
-        ended=time.time_ns(), worker="kernel", source=body, reads=reads, binds=binds, metrics=tuple(metrics),
-        messages=tuple(messages), failure=failure, cpu=time.process_time() - cpu, tags=tags,
-    ))
+    failure = (
+        None
+        if error is None
+        else Failure(
+            ename=type(error).__name__,
+            evalue=str(error),
+            traceback=tuple(getattr(session.shell, "_last_traceback", None) or ()),
+        )
+    )
+    session.service().request(
+        "here",
+        Execution(
+            id=execution,
+            run=RunId(session.news.run or ""),
+            step=step,
+            state="succeeded" if error is None else "failed",
+            reason=None if error is None else "error",
+            cell=session.front.cell_id(),
+            queued=started,
+            started=started,
+            ended=time.time_ns(),
+            worker="kernel",
+            source=body,
+            reads=reads,
+            binds=binds,
+            metrics=tuple(metrics),
+            messages=tuple(messages),
+            failure=failure,
+            cpu=time.process_time() - cpu,
+            tags=tags,
+        ),
+    )
     if error is not None:
         raise _Shown(error)
 

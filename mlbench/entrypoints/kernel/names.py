@@ -144,8 +144,9 @@ class Names:
 
     def pending(self) -> frozenset[str]:
         """Return the names whose value has not been put in place yet."""
-        return frozenset(name for name, entry in self._entries.items()
-                         if self._namespace.get(name) is entry.placeholder)
+        return frozenset(
+            name for name, entry in self._entries.items() if self._namespace.get(name) is entry.placeholder
+        )
 
     def provider(self, name: str) -> ExecutionId | None:
         """Return the execution that provides a name, changed since or not."""

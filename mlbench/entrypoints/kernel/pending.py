@@ -129,8 +129,21 @@ def _may_wait(placeholder: Placeholder) -> bool:
 def _forward() -> None:
     """Give the placeholder the operations that Python looks up on the type."""
     comparing = ("lt", "le", "ne", "gt", "ge")
-    arithmetic = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift",
-                  "rshift")
+    arithmetic = (
+        "add",
+        "sub",
+        "mul",
+        "truediv",
+        "floordiv",
+        "mod",
+        "pow",
+        "matmul",
+        "and",
+        "or",
+        "xor",
+        "lshift",
+        "rshift",
+    )
     others = ("neg", "pos", "invert", "abs", "getitem", "setitem", "delitem", "contains", "index")
 
     def forward(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -74,19 +74,25 @@ def defs_of(step: str, names: CellNames, options: StepOptions) -> tuple[frozense
     if options.outputs is not None:
         unknown = sorted(set(options.outputs) - bound)
         if unknown:
-            raise UsageError(f"--outputs names {unknown[0]}, which step {step} does not bind.",
-                             f"It binds {', '.join(sorted(bound)) or 'nothing'}.")
+            raise UsageError(
+                f"--outputs names {unknown[0]}, which step {step} does not bind.",
+                f"It binds {', '.join(sorted(bound)) or 'nothing'}.",
+            )
         wanted = frozenset(options.outputs)
-        return wanted, frozenset(), {name: f"Step {step} was run with --outputs, which leaves {name} out."
-                                     for name in bound - wanted}
+        return (
+            wanted,
+            frozenset(),
+            {name: f"Step {step} was run with --outputs, which leaves {name} out." for name in bound - wanted},
+        )
     unknown = sorted(set(options.no_store) - bound)
     if unknown:
-        raise UsageError(f"--no-store names {unknown[0]}, which step {step} does not bind.",
-                         f"It binds {', '.join(sorted(bound)) or 'nothing'}.")
+        raise UsageError(
+            f"--no-store names {unknown[0]}, which step {step} does not bind.",
+            f"It binds {', '.join(sorted(bound)) or 'nothing'}.",
+        )
     left_out = frozenset(options.no_store)
     quiet = frozenset(name for name in bound - left_out if name.startswith("_"))
-    return bound - left_out - quiet, quiet, {
-        name: f"Step {step} was run with --no-store {name}." for name in left_out}
+    return bound - left_out - quiet, quiet, {name: f"Step {step} was run with --no-store {name}." for name in left_out}
 
 
 def find_inputs(
@@ -146,8 +152,10 @@ def _history(history: Collection[str], namespace: Mapping[str, Any]) -> dict[str
     numbers = [int(name[1:]) for name in history if name[1:].isdigit()]
     if "Out" not in found and numbers:
         found["Out"] = {number: results[number] for number in numbers if number in results}
-    return {name: dict(value) if name in ("Out", "_oh") else list(value) if name in ("In", "_ih") else value
-            for name, value in found.items()}
+    return {
+        name: dict(value) if name in ("Out", "_oh") else list(value) if name in ("In", "_ih") else value
+        for name, value in found.items()
+    }
 
 
 def key_for(
@@ -180,17 +188,19 @@ def key_for(
     modules = fingerprint.modules | {module.partition(":")[0] for module in names.imports.values()}
     modules |= {module.replace(":", ".") for module in names.imports.values()}
     folders = [surroundings.folder, *surroundings.path]
-    return key.key_of({
-        "step": step,
-        "source": key.digest_source(source),
-        "values": values,
-        "parents": dict(parents),
-        "waits": sorted(one for one in waits if one is not None),
-        "defs": sorted(defs),
-        "modules": local_modules(modules, folders),
-        "surroundings": _surroundings(surroundings, store),
-        "python": platform.python_version(),
-    })
+    return key.key_of(
+        {
+            "step": step,
+            "source": key.digest_source(source),
+            "values": values,
+            "parents": dict(parents),
+            "waits": sorted(one for one in waits if one is not None),
+            "defs": sorted(defs),
+            "modules": local_modules(modules, folders),
+            "surroundings": _surroundings(surroundings, store),
+            "python": platform.python_version(),
+        }
+    )
 
 
 def _surroundings(surroundings: Surroundings, store: Path) -> str:
@@ -204,4 +214,3 @@ def _surroundings(surroundings: Surroundings, store: Path) -> str:
     for folder in surroundings.path:
         hasher.update(f"path:{folder if folder not in ('', os.getcwd()) else ''};".encode())
     return hasher.hexdigest()
-

@@ -103,11 +103,19 @@ class Waiting:
 
     def _give_up(self, track: Track) -> None:
         failure = Failure(
-            ename="ServiceError", evalue="The service that ran this step is gone, and no other knows of it.",
+            ename="ServiceError",
+            evalue="The service that ran this step is gone, and no other knows of it.",
             remedy="Run the cell again.",
         )
-        record = Execution(id=track.execution, run=self._news.run or RunId(""), step=track.step, state="failed",
-                           reason="service-lost", failure=failure, ended=time.time_ns())
+        record = Execution(
+            id=track.execution,
+            run=self._news.run or RunId(""),
+            step=track.step,
+            state="failed",
+            reason="service-lost",
+            failure=failure,
+            ended=time.time_ns(),
+        )
         with self._news.changed:
             self._news.note(track, record)
 

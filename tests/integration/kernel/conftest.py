@@ -49,8 +49,13 @@ class Notebook:
 
     def __init__(self, folder: Path, store: Path, runtime: Path, *, greet: bool = True, **variables: str) -> None:
         self.folder = folder
-        self.environment = {**os.environ, "MLBENCH_STORE": str(store), "MLBENCH_RUNTIME": str(runtime),
-                            "MPLBACKEND": "module://matplotlib_inline.backend_inline", **variables}
+        self.environment = {
+            **os.environ,
+            "MLBENCH_STORE": str(store),
+            "MLBENCH_RUNTIME": str(runtime),
+            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+            **variables,
+        }
         self.greets = greet
         self.late: list[dict[str, Any]] = []
         self.manager = KernelManager()
@@ -68,8 +73,14 @@ class Notebook:
 
     def send(self, source: str, cell: str | None = None, *, silent: bool = False, **metadata: Any) -> str:
         """Ask for a cell; return the request's id."""
-        content = {"code": source, "silent": silent, "store_history": not silent, "user_expressions": {},
-                   "allow_stdin": False, "stop_on_error": True}
+        content = {
+            "code": source,
+            "silent": silent,
+            "store_history": not silent,
+            "user_expressions": {},
+            "allow_stdin": False,
+            "stop_on_error": True,
+        }
         message = self.client.session.msg("execute_request", content)
         message["metadata"] = {"cellId": cell or f"cell-{hash(source) & 0xFFFFFF:x}", **metadata}
         self.client.shell_channel.send(message)
@@ -110,7 +121,8 @@ class Notebook:
         while True:
             found = [one for one in self.late if one["metadata"]["mlbench"]["cell"] == cell]
             text = Answer({"status": "ok"}, found).text + "".join(
-                "\n".join(one["content"].get("traceback", ())) for one in found)
+                "\n".join(one["content"].get("traceback", ())) for one in found
+            )
             if until in text:
                 return text
             assert time.monotonic() < deadline, text

@@ -19,9 +19,11 @@ def wait_for_file(path: Path, lines: int = 1, timeout: float = 60) -> None:
 
 
 def slow_step(name: str, mark: Path, seconds: float, variable: str = "x") -> str:
-    return (f"%%step {name}\nimport time\n"
-            f"with open({str(mark)!r}, 'a') as f: print('begun', file=f)\n"
-            f"time.sleep({seconds})\n{variable} = 1\nprint('over {name}')\n")
+    return (
+        f"%%step {name}\nimport time\n"
+        f"with open({str(mark)!r}, 'a') as f: print('begun', file=f)\n"
+        f"time.sleep({seconds})\n{variable} = 1\nprint('over {name}')\n"
+    )
 
 
 def test_where_late_output_would_be_lost_the_cell_waits(place: Any) -> None:
@@ -131,9 +133,12 @@ def test_two_kernels_use_one_service(place: Any, page: Any) -> None:
 
 
 def test_cancel_ends_a_step_and_its_process(page: Any, tmp_path: Path) -> None:
-    page.run("%%step endless\nimport os, time\n"
-             f"with open({str(tmp_path / 'pid')!r}, 'w') as f: print(os.getpid(), file=f)\n"
-             "time.sleep(600)\nx = 1\n", "endless")
+    page.run(
+        "%%step endless\nimport os, time\n"
+        f"with open({str(tmp_path / 'pid')!r}, 'w') as f: print(os.getpid(), file=f)\n"
+        "time.sleep(600)\nx = 1\n",
+        "endless",
+    )
     wait_for_file(tmp_path / "pid")
     assert "endless" in page.run("%cancel endless").text
     assert "cancelled" in page.run("x", timeout=30).error
@@ -151,9 +156,11 @@ def test_a_step_whose_process_is_killed_says_so(page: Any) -> None:
 
 
 def test_a_widgets_callback_waits_for_a_pending_name(page: Any) -> None:
-    page.run("box = []\n"
-             "def opened(comm, message):\n    comm.on_msg(lambda message: box.append(len(later)))\n"
-             "get_ipython().kernel.comm_manager.register_target('test', opened)")
+    page.run(
+        "box = []\n"
+        "def opened(comm, message):\n    comm.on_msg(lambda message: box.append(len(later)))\n"
+        "get_ipython().kernel.comm_manager.register_target('test', opened)"
+    )
     shell = page.client.shell_channel
     session = page.client.session
     shell.send(session.msg("comm_open", {"comm_id": "c1", "target_name": "test", "data": {}}))
@@ -210,8 +217,9 @@ def test_loading_is_cheap_and_starts_nothing(tmp_path: Path) -> None:
         "begun = time.process_time(); import pandas; print(loading / (time.process_time() - begun))\n"
     )
     environment = {**os.environ, "MLBENCH_RUNTIME": str(tmp_path / "run"), "MLBENCH_STORE": str(tmp_path / "store")}
-    found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True,
-                           timeout=120, check=False)
+    found = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
     assert found.returncode == 0, found.stderr
     assert float(found.stdout) < 0.2
 

@@ -54,7 +54,8 @@ def test_classes_keep_their_identity_both_ways(page: Any) -> None:
     page.run("%%step use\nsame = isinstance(made, Made), isinstance(shape, Shape)\n")
     page.run("base = 21")
     assert page.value("same, type(shape) is Shape, type(made) is Made, made.twice()") == (
-        "((True, True), True, True, 42)")
+        "((True, True), True, True, 42)"
+    )
 
 
 def test_names_of_one_object_share_it_after_a_step(page: Any) -> None:
@@ -123,8 +124,9 @@ def test_a_hidden_change_is_a_new_version_of_the_name(page: Any) -> None:
 
 
 def test_a_step_in_the_kernel_is_recorded_all_the_same(page: Any) -> None:
-    answer = page.run("%%step debug --here\n"
-                      "import mlbench, os\npid = os.getpid()\nprint('here')\nmlbench.log(rmse=0.5)")
+    answer = page.run(
+        "%%step debug --here\nimport mlbench, os\npid = os.getpid()\nprint('here')\nmlbench.log(rmse=0.5)"
+    )
     assert "here" in answer.text
     assert page.value("pid == os.getpid()") == "True"
     failed = page.run("%%step debug --here\nlocal = 5\n1 / 0\n")

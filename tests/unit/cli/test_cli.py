@@ -85,9 +85,7 @@ def test_a_missing_argument_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> 
     assert err.count("\n") == 1
 
 
-def test_an_error_of_ours_is_one_sentence(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_of_ours_is_one_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise StoreError("The store /x cannot be written.", "Make room on its disk.")
 

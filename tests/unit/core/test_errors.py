@@ -25,7 +25,8 @@ def test_a_failed_step_survives_pickling_with_its_facts() -> None:
 
 
 def test_a_notebook_shows_the_sentence_without_our_frames() -> None:
-    assert errors.UsageError("Unknown option --timout.")._render_traceback_() == ["UsageError: Unknown option --timout."]
+    error = errors.UsageError("Unknown option --timout.")
+    assert error._render_traceback_() == ["UsageError: Unknown option --timout."]
 
 
 def test_every_error_of_the_module_is_public_and_ours() -> None:

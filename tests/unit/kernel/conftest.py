@@ -78,8 +78,15 @@ class MemoryService:
             if record.key is not None and record.key == submission.key and record.state in ("queued", "running"):
                 return {"execution": msgspec.to_builtins(record), "attached": True, "note": "on since 12:00."}
         self.submissions.append(submission)
-        record = Execution(id=submission.execution, run=self.run, step=submission.step, state="queued",
-                           key=submission.key, cell=submission.cell, source=submission.source)
+        record = Execution(
+            id=submission.execution,
+            run=self.run,
+            step=submission.step,
+            state="queued",
+            key=submission.key,
+            cell=submission.cell,
+            source=submission.source,
+        )
         self.records[record.id] = record
         self.ended[record.id] = threading.Event()
         answer = {"execution": msgspec.to_builtins(record), "attached": False}
@@ -98,8 +105,11 @@ class MemoryService:
         return {"cancelled": names}
 
     def do_cancel(self, body: Any) -> Any:
-        found = [one for one in self.records.values() if one.state in ("queued", "running")
-                 and body.get("execution", one.id) == one.id]
+        found = [
+            one
+            for one in self.records.values()
+            if one.state in ("queued", "running") and body.get("execution", one.id) == one.id
+        ]
         return self.do_interrupt({"executions": [one.id for one in found]})
 
     def do_metrics(self, body: Any) -> Any:
@@ -151,8 +161,13 @@ class MemoryService:
 
     def _print(self, submission: Submission, printed: io.StringIO) -> None:
         if printed.getvalue():
-            self.news("messages", execution=submission.execution, step=submission.step, cell=submission.cell,
-                      messages=[{"output_type": "stream", "name": "stdout", "text": printed.getvalue()}])
+            self.news(
+                "messages",
+                execution=submission.execution,
+                step=submission.step,
+                cell=submission.cell,
+                messages=[{"output_type": "stream", "name": "stdout", "text": printed.getvalue()}],
+            )
 
 
 def _with_print(namespace: dict[str, Any], stream: io.StringIO) -> dict[str, Any]:

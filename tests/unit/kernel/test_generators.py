@@ -18,14 +18,17 @@ def record(step: str) -> Execution:
     return Execution(id=A, run=RunId("r" * 26), step=step, state="succeeded", draws=("random",))
 
 
-@pytest.mark.parametrize(("source", "seeds"), [
-    ("import random\nrandom.seed(1)", True),
-    ("import numpy as np\nnp.random.seed(1)", True),
-    ("set_seed(1)", True),
-    ("seed = 1", False),
-    ("x = 1", False),
-    ("text = 'the seed", False),
-])
+@pytest.mark.parametrize(
+    ("source", "seeds"),
+    [
+        ("import random\nrandom.seed(1)", True),
+        ("import numpy as np\nnp.random.seed(1)", True),
+        ("set_seed(1)", True),
+        ("seed = 1", False),
+        ("x = 1", False),
+        ("text = 'the seed", False),
+    ],
+)
 def test_a_cell_that_seeds_is_noticed(source: str, *, seeds: bool) -> None:
     generators = Generators()
     generators.note_source(source)

@@ -163,8 +163,9 @@ def test_only_the_name_that_is_read_is_waited_for(book: Any) -> None:
 
 def test_functions_and_classes_of_a_step_become_the_notebooks_own(book: Any) -> None:
     book.run("base = 10")
-    book.run("%%step define\ndef plus(v): return v + base\n"
-             "class Box:\n    def total(self): return plus(1)\nbox = Box()\n")
+    book.run(
+        "%%step define\ndef plus(v): return v + base\nclass Box:\n    def total(self): return plus(1)\nbox = Box()\n"
+    )
     assert book.run("plus(1)") == 11
     book.run("base = 20")
     assert book.run("plus(1)") == 21

@@ -74,7 +74,8 @@ def test_what_pickles_by_name_only_is_sent_by_value(notebook: Notebook) -> None:
         "@curry\ndef add(a, b): return a + b + base\n"
         "part = functools.partial(lambda a, b: a + b + base, 1)\n"
         "@functools.singledispatch\ndef one(v): return 'any'\n"
-        "@one.register\ndef _(v: int): return 'int'\n")
+        "@one.register\ndef _(v: int): return 'int'\n"
+    )
     there = install(make({"cached", "add", "part", "one"}, space).data)
     assert there["cached"](1) == 2
     assert there["cached"].cache_parameters()["maxsize"] == 7
@@ -88,22 +89,27 @@ def test_what_pickles_by_name_only_is_sent_by_value(notebook: Notebook) -> None:
 def test_an_instance_and_its_class_go_together(notebook: Notebook) -> None:
     space = notebook(
         "class Shape:\n    def __init__(self, n): self.n = n\n    def area(self): return self.n * side\n"
-        "side = 2\ns = Shape(4)")
+        "side = 2\ns = Shape(4)"
+    )
     there = install(make({"s", "Shape"}, space).data)
     assert isinstance(there["s"], there["Shape"])
     there["side"] = 5
     assert there["s"].area() == 20
 
 
-@pytest.mark.parametrize(("make_value", "remedy"), [
-    (lambda path: (path / "f.txt").open("w"), "Open it inside the step"),
-    (lambda path: Path(__file__).open(), "Open it inside the step"),
-    (lambda path: threading.Lock(), "Make it inside the step"),
-    (lambda path: (i for i in range(3)), "list"),
-    (lambda path: sqlite3.connect(":memory:"), "Connect inside the step"),
-    (lambda path: socket.socket(), "Connect inside the step"),
-    (lambda path: threading.Thread(target=print), "Start it inside the step"),
-], ids=["written file", "read file", "lock", "generator", "database", "socket", "thread"])
+@pytest.mark.parametrize(
+    ("make_value", "remedy"),
+    [
+        (lambda path: (path / "f.txt").open("w"), "Open it inside the step"),
+        (lambda path: Path(__file__).open(), "Open it inside the step"),
+        (lambda path: threading.Lock(), "Make it inside the step"),
+        (lambda path: (i for i in range(3)), "list"),
+        (lambda path: sqlite3.connect(":memory:"), "Connect inside the step"),
+        (lambda path: socket.socket(), "Connect inside the step"),
+        (lambda path: threading.Thread(target=print), "Start it inside the step"),
+    ],
+    ids=["written file", "read file", "lock", "generator", "database", "socket", "thread"],
+)
 def test_what_cannot_be_sent_is_named_with_its_type_and_a_remedy(
     notebook: Notebook, tmp_path: Path, make_value: Callable[[Path], Any], remedy: str
 ) -> None:
@@ -120,7 +126,8 @@ def test_the_place_of_what_cannot_be_sent_is_said(notebook: Notebook) -> None:
     space = notebook(
         "import threading\nlock = threading.Lock()\ncfg = {'a': [1, lock]}\n"
         "class Box:\n    def __init__(self): self.guard = lock\nbox = Box()\n"
-        "def use(): return lock")
+        "def use(): return lock"
+    )
     for name, place in {"cfg": 'cfg["a"][1]', "box": "box.guard", "use": "lock (which use reads)"}.items():
         with pytest.raises(CaptureError) as caught:
             make({name}, space)

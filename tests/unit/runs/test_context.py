@@ -22,7 +22,11 @@ def test_numbers_of_all_kinds_are_logged(news: list[Json]) -> None:
     context.log(a=1, b=np.float32(0.5), c=np.int64(3), d=np.array([4.0])[0], step=7)
     (one,) = news
     assert [(point["name"], point["value"], point["step"]) for point in one["metrics"]] == [
-        ("a", 1.0, 7), ("b", 0.5, 7), ("c", 3.0, 7), ("d", 4.0, 7)]
+        ("a", 1.0, 7),
+        ("b", 0.5, 7),
+        ("c", 3.0, 7),
+        ("d", 4.0, 7),
+    ]
 
 
 @pytest.mark.parametrize("value", ["0.5", b"1", True, None, [1, 2], object(), 10**400])
@@ -49,8 +53,11 @@ def test_tags_and_progress_are_told(news: list[Json]) -> None:
     context.tag(team="ops", year=2026)
     context.progress(1, 4)
     context.progress(2)
-    assert news == [{"type": "tags", "tags": {"team": "ops", "year": "2026"}},
-                    {"type": "progress", "done": 1.0, "total": 4.0}, {"type": "progress", "done": 2.0, "total": None}]
+    assert news == [
+        {"type": "tags", "tags": {"team": "ops", "year": "2026"}},
+        {"type": "progress", "done": 1.0, "total": 4.0},
+        {"type": "progress", "done": 2.0, "total": None},
+    ]
 
 
 def test_where_code_runs_is_known(news: list[Json]) -> None:

@@ -43,7 +43,12 @@ print([Fingerprint(main.__dict__).of(main.__dict__[name]) for name in sys.argv[3
 def elsewhere(source: str, filename: str, seed: str) -> str:
     found = subprocess.run(
         [sys.executable, "-c", PROGRAM, source, filename, " ".join(NAMES)],
-        capture_output=True, text=True, check=True, timeout=60, env={**os.environ, "PYTHONHASHSEED": seed})
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env={**os.environ, "PYTHONHASHSEED": seed},
+    )
     return found.stdout
 
 
@@ -51,13 +56,16 @@ def test_a_key_is_the_same_in_other_processes_files_and_lines() -> None:
     assert elsewhere(SOURCE, "one.py", "1") == elsewhere("# moved\n\n\n" + SOURCE, "two.py", "2")
 
 
-@pytest.mark.parametrize(("before", "after"), [
-    ("v * factor + w", "v * factor - w"),
-    ("factor = 2", "factor = 3"),
-    ("w=1", "w=5"),
-    ("unit = 3", "unit = 4"),
-    ("'c'", "'d'"),
-])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("v * factor + w", "v * factor - w"),
+        ("factor = 2", "factor = 3"),
+        ("w=1", "w=5"),
+        ("unit = 3", "unit = 4"),
+        ("'c'", "'d'"),
+    ],
+)
 def test_a_key_changes_with_what_the_code_does(before: str, after: str) -> None:
     assert fingerprints(SOURCE) != fingerprints(SOURCE.replace(before, after))
 

@@ -13,8 +13,13 @@ def text(text: str, name: str = "stdout") -> Json:
 
 def display(shown: str, identifier: str | None = None, **others: object) -> Json:
     transient = {"display_id": identifier} if identifier else {}
-    return {"output_type": "display_data", "data": {"text/plain": shown}, "metadata": {}, "transient": transient,
-            **others}
+    return {
+        "output_type": "display_data",
+        "data": {"text/plain": shown},
+        "metadata": {},
+        "transient": transient,
+        **others,
+    }
 
 
 def kept(*messages: Json, **options: int) -> list[Json]:
@@ -25,8 +30,7 @@ def kept(*messages: Json, **options: int) -> list[Json]:
 
 
 def test_text_of_one_stream_is_one_output() -> None:
-    assert kept(text("a"), text("b"), text("c", "stderr"), text("d")) == [
-        text("ab"), text("c", "stderr"), text("d")]
+    assert kept(text("a"), text("b"), text("c", "stderr"), text("d")) == [text("ab"), text("c", "stderr"), text("d")]
 
 
 def test_an_update_changes_each_display_with_its_id() -> None:
@@ -80,7 +84,8 @@ def test_nothing_is_lost_below_the_limit(parts: list[tuple[str, str]]) -> None:
     outputs = kept(*(text(part, name) for name, part in parts), limit=1 << 20)
     for stream in ("stdout", "stderr"):
         assert "".join(one["text"] for one in outputs if one["name"] == stream) == "".join(
-            part for name, part in parts if name == stream)
+            part for name, part in parts if name == stream
+        )
 
 
 @given(st.lists(st.text(alphabet="ab\n", max_size=40), max_size=80))
