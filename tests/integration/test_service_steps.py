@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import socket
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -206,13 +208,37 @@ def test_a_kernel_that_comes_back_is_told_what_became_of_its_steps(quick: House)
     assert kernel.state(step).reason == "service-lost"
 
 
-def test_the_notebook_behind_a_run_is_recorded_as_it_was_run(kernel: Kernel) -> None:
+def test_the_notebook_behind_a_run_is_recorded_with_what_it_stood_on(
+    quick: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DB_PASSWORD", "hunter2")
+    notebook = tmp_path / "flights.ipynb"
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=ada", "-c", "user.email=ada@example.org"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "begin"], check=True)
+    kernel = quick.kernel(notebook=str(notebook))
     sources = ("x = 1", "%%step load\ny = x")
-    record = kernel.state(kernel.submit("load", cells=sources))
+    record = kernel.state(kernel.submit("load", cells=sources, parameters={"trees": 2}))
     event = kernel.until(lambda event: event.type == "run" and bool(event.body["run"]["snapshot"]), "a snapshot")
     assert event.run == record.run
-    found = catalog(kernel.store).snapshot(event.body["run"]["snapshot"])
-    assert len(found.cells) == 2
+    found = catalog(quick.store).snapshot(event.body["run"]["snapshot"])
+    assert (found.cells, found.parameters) == (sources, {"trees": 2})
+    assert (found.interpreter, found.python) == (sys.executable, platform.python_version())
+    assert found.packages["msgspec"] == metadata.version("msgspec")
+    assert "DB_PASSWORD" in found.environment
+    assert not [name for name in found.environment if "hunter2" in name]
+    assert found.git is not None
+    assert found.git.branch
+
+
+def test_a_notebook_that_has_not_changed_since_the_last_run_has_the_same_snapshot(kernel: Kernel) -> None:
+    runs = []
+    for _ in range(2):
+        runs.append(kernel.state(kernel.submit("load", cells=("%%step load",))).run)
+        kernel.until(lambda event: event.run == runs[-1] and bool(event.body.get("run", {}).get("snapshot")))
+    snapshots = [catalog(kernel.store).run(run).snapshot for run in runs]
+    assert runs[0] != runs[1]
+    assert snapshots[0] == snapshots[1]
 
 
 def test_what_a_plain_cell_logs_is_the_runs(kernel: Kernel) -> None:
@@ -227,7 +253,11 @@ def test_what_a_plain_cell_logs_is_the_runs(kernel: Kernel) -> None:
 
 def test_a_step_that_ran_in_the_kernel_is_recorded_and_can_be_a_parent(kernel: Kernel) -> None:
     record = Execution(
-        id=ExecutionId(new_id()), run=RunId(""), step="here", state="succeeded", queued=time.time_ns(),
+        id=ExecutionId(new_id()),
+        run=RunId(""),
+        step="here",
+        state="succeeded",
+        queued=time.time_ns(),
         ended=time.time_ns(),
     )
     answer = kernel.client.request("here", {"execution": record})
@@ -239,7 +269,11 @@ def test_a_step_that_ran_in_the_kernel_is_recorded_and_can_be_a_parent(kernel: K
 def test_a_step_that_was_running_in_a_kernel_that_is_gone_has_failed(quick: House) -> None:
     kernel = quick.kernel()
     record = Execution(
-        id=ExecutionId(new_id()), run=RunId(""), step="here", state="running", queued=time.time_ns(),
+        id=ExecutionId(new_id()),
+        run=RunId(""),
+        step="here",
+        state="running",
+        queued=time.time_ns(),
     )
     kernel.client.request("here", {"execution": record})
     kernel.client.close()
@@ -406,7 +440,8 @@ def test_an_end_that_no_kernel_saw_is_found_also_after_the_service_was_killed(qu
     assert train.reads[0].digest == f"blake3:{load}.load"
     kernel.run_state(train.run, "succeeded")
     assert {(one.step, one.reused_from) for one in catalog(quick.store).executions(train.run)} == {
-        ("load", load), ("train", None)
+        ("load", load),
+        ("train", None),
     }
     quick.kill()
     assert quick.kernel("third").ask("load", "", key="K")["attached"] is False

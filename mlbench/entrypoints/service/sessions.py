@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from mlbench.core.ids import NotebookId, RunId, new_id
+from mlbench.core.ids import Digest, NotebookId, RunId, new_id
 from mlbench.core.messages import KernelHello
 from mlbench.core.records import Execution, Json, Metric, Run
 from mlbench.notebook.document import notebook_id
@@ -36,7 +36,7 @@ class Session:
 
     `pid` tells a kernel that has restarted from one that has only connected again. `fixed` is the run that an engine
     has opened for it; without one its runs are interactive. `here` are steps under way in the kernel itself,
-    `missed` ends that it could not hear of.
+    `missed` ends that it could not hear of, `kept` the last snapshot with the cells and parameters that it was made of.
     """
 
     hello: KernelHello
@@ -46,7 +46,7 @@ class Session:
     parameters: Json = field(default_factory=dict)
     cells: tuple[str, ...] = ()
     document: Json | None = None
-    kept_cells: tuple[str, ...] = ()
+    kept: tuple[tuple[str, ...], Json, Digest] | None = None
     metrics: list[Metric] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
     lost_at: int | None = None
@@ -101,6 +101,12 @@ class Session:
         self.document = document
         if isinstance(document.get("metadata"), dict) and (found := notebook_id(document)) is not None:
             self.identify(NotebookId(found))
+
+    def place_of(self, cell: str | None) -> int | None:
+        """Return a cell's place in the notebook as its page holds it, None where that is not known."""
+        cells = self.document.get("cells") if self.document is not None and cell is not None else None
+        found = (place for place, one in enumerate(cells or ()) if isinstance(one, dict) and one.get("id") == cell)
+        return next(found, None)
 
     def _make_run(self, at: int) -> Run:
         hello = self.hello

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, assert_never
 
 from mlbench.core.errors import MlbenchError, ServiceError
-from mlbench.core.ids import ExecutionId, RunId
+from mlbench.core.ids import Digest, ExecutionId, RunId
 from mlbench.core.messages import KernelHello, RandomState, StepTask, Submission
 from mlbench.core.records import ENDED, UNDER_WAY, Execution, Failure, Json, Reason, Run
 from mlbench.entrypoints.service.events import News
@@ -176,6 +176,8 @@ class OpenStore:
         await self._recall(session, submission)
         draws = await self._recollection.draws(session, submission.step) if submission.seeded else None
         session.note_cells(submission.cells)
+        if (place := session.place_of(submission.cell)) is not None:
+            submission = replace(submission, position=place)
         session.parameters = dict(submission.parameters)
         at = time.time_ns()
         kernel = session.hello.kernel
@@ -236,7 +238,8 @@ class OpenStore:
             run = known.run
         else:
             run = self._place(session, record.step, record.queued or record.started or time.time_ns(), new_run=new_run)
-        record = replace(record, run=run)
+        place = session.place_of(record.cell)
+        record = replace(record, run=run, position=place if place is not None else record.position)
         if record.state in ENDED:
             self.tell(plans.Recalled(at=time.time_ns(), record=record, kernel=session.hello.kernel))
         else:
@@ -510,24 +513,34 @@ class OpenStore:
     # --- snapshots ---------------------------------------------------------------------------------------------------
 
     async def _snapshot(self, session: Session, run: RunId) -> None:
-        """Record the notebook behind an interactive run that has come to rest, if it has changed since the last."""
-        cells = session.cells
-        if not cells or cells == session.kept_cells:
+        """Record the notebook behind an interactive run that has come to rest, and what it stood on.
+
+        What the kernel's interpreter has installed is read from its folders: no code of the user's runs here. It all
+        takes a while (git is asked), so that nothing else waits for it.
+        """
+        cells, parameters = session.cells, dict(session.parameters)
+        if not cells:
             return
-        session.kept_cells = cells
         hello, document = session.hello, session.document
 
-        def make() -> Any:
+        def make() -> Digest:
             notebook = document or read_notebook(hello.notebook) or notebook_of(cells)
             return self.project.snapshot(
-                notebook, hello.notebook, hello.environment.interpreter, dict(session.parameters), cells=cells
+                notebook,
+                hello.notebook,
+                hello.environment.interpreter,
+                parameters,
+                cells=cells,
+                environment=tuple(hello.environment.variables),
             )
 
-        try:
-            digest = await self.ledger.ask(make)
-        except (MlbenchError, OSError) as error:
-            logger.warning("The notebook of run %s cannot be recorded: %s", run, error)
-            return
+        if session.kept is None or session.kept[:2] != (cells, parameters):
+            try:
+                session.kept = (cells, parameters, await asyncio.to_thread(make))
+            except (MlbenchError, OSError) as error:
+                logger.warning("The notebook of run %s cannot be recorded: %s", run, error)
+                return
+        digest = session.kept[2]
         changed = session.series.edit(run, snapshot=digest)
         if changed is not None:
             self.ledger.put(changed, then=partial(self._publish_run, changed))
