@@ -323,16 +323,21 @@ class _Recording:
         )
         if self._client is not None:
             try:
-                if state == "cancelled":
-                    self._client.request("cancel", {"run": self.run_id})
+                if reason in ("user", "kernel-lost", "timeout"):
+                    answer = self._client.request("cancel", {"run": self.run_id, "reason": reason})
+                    self._say({"type": "cancelled", "steps": [one["step"] for one in answer["cancelled"]]})
                 self._client.request("close_run", {"store": str(self._project.location.path), "run": self._run})
             except ServiceError as lost:
                 logger.warning("The service was not told of the run's end: %s", lost)
         self._tell()
 
     def _tell(self) -> None:
-        if self.request.watch is not None and self._run is not None:
-            self.request.watch({"type": "run", "run": self._run})
+        if self._run is not None:
+            self._say({"type": "run", "run": self._run})
+
+    def _say(self, news: Json) -> None:
+        if self.request.watch is not None:
+            self.request.watch(news)
 
 
 # --- reading a notebook ------------------------------------------------------------------------------------------

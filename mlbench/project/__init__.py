@@ -280,8 +280,8 @@ class Project:
     def reconcile(self, alive: Callable[[str | None], bool]) -> list[Run]:
         """Say of all that is under way and whose owner is dead what became of it.
 
-        An end that was recorded is taken, so that nothing that finished is lost; everything else has failed with the
-        reason `service-lost`, or `kernel-lost` where a process of its own carried the run.
+        An end that was recorded is taken, so that nothing that finished is lost; everything else has failed: steps
+        with the reason `service-lost`, runs that had a process of their own with `worker-lost`.
 
         Parameters
         ----------
@@ -310,7 +310,7 @@ class Project:
             for execution in executions:
                 self._settle(execution)
             if run_id in open_runs:
-                changed.append(self._settle_run(open_runs[run_id]))
+                changed.append(self.settle_run(open_runs[run_id]))
         return changed
 
     def _settle(self, execution: Execution) -> None:
@@ -330,7 +330,8 @@ class Project:
             replace(execution, state="failed", reason="service-lost", failure=failure, ended=time.time_ns())
         )
 
-    def _settle_run(self, run: Run) -> Run:
+    def settle_run(self, run: Run) -> Run:
+        """Record what became of a run whose process has vanished, and return it: the end in its record, or a loss."""
         import msgspec
 
         written = self.blobs.find_record("run", run.id)
@@ -350,7 +351,7 @@ class Project:
             remedy="Run it again; if it happens again, look whether the machine ran out of memory.",
         )
         return self.end_run(
-            run, "failed", reason="kernel-lost", failure=failure, failed_step=failed.step if failed else None
+            run, "failed", reason="worker-lost", failure=failure, failed_step=failed.step if failed else None
         )
 
     def _index(self, catalog: Catalog) -> None:

@@ -372,7 +372,7 @@ def test_the_run_of_a_service_that_died_is_said_to_be_lost_and_not_run_again(ben
     bench.run(story)
     assert bench.states(job) == [(-HOUR, "failed", 0)]
     run = bench.project.catalog.run(str(lost.run))
-    assert (run.state, run.reason) == ("failed", "service-lost")
+    assert (run.state, run.reason) == ("failed", "worker-lost")
     assert bench.bodies == []
 
 

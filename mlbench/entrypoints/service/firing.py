@@ -251,12 +251,12 @@ class Scheduler:
             job = self.project.catalog.job(firing.job)
             if job.host not in (None, self._host):
                 continue
-            lost = "The service that ran it ended before it did."
-            ended = self._ended(job, firing, "service-lost", lost)
+            run = self._run_of(firing) or self._begin(job, firing)
+            ended = _with_end_of(firing, run if run.state in ENDED else self.project.settle_run(run))
             # Each claim makes the token greater by one: it counts the times that the body may have begun.
             again = job.version.on_lost == "retry" and firing.token <= max(1, job.version.retries)
             if again and ended.state == "failed":
-                ended = replace(firing, state="queued", reason=lost, run=None)
+                ended = replace(firing, state="queued", reason=ended.reason, run=None)
             if self.project.catalog.end_firing(ended):
                 changed.append((job, ended))
         return changed
@@ -268,8 +268,7 @@ class Scheduler:
             begun = run or self._begin(job, firing)
             failure = Failure(ename="JobFailed", evalue=sentence, remedy=remedy)
             run = self.project.end_run(begun, "failed", reason=reason, failure=failure)
-        said = run.failure.evalue if run.failure is not None else run.reason
-        return replace(firing, run=run.id, state=run.state, reason=None if run.state == "succeeded" else said)
+        return _with_end_of(firing, run)
 
     def _run_of(self, firing: Firing) -> Run | None:
         if firing.run is None:
@@ -360,6 +359,11 @@ class Scheduler:
     def _tell(self, job: Job, firing: Firing | None) -> None:
         if self._on_change is not None:
             self._on_change(job, firing)
+
+
+def _with_end_of(firing: Firing, run: Run) -> Firing:
+    said = run.failure.evalue if run.failure is not None else run.reason
+    return replace(firing, run=run.id, state=run.state, reason=None if run.state == "succeeded" else said)
 
 
 def _what_ended(status: int, said: str, *, closing: bool) -> tuple[Reason, str]:

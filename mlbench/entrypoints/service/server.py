@@ -23,7 +23,7 @@ from mlbench.backends.service_socket.start import retire_older
 from mlbench.core.errors import MlbenchError, NotFound, ServiceError
 from mlbench.core.ids import ExecutionId, RunId, new_id
 from mlbench.core.messages import PROTOCOL, KernelHello, Submission
-from mlbench.core.records import Execution, Firing, Job, Json, Run
+from mlbench.core.records import Execution, Firing, Job, Json, Reason, Run
 from mlbench.entrypoints.service import remembered
 from mlbench.entrypoints.service.events import News, Wish
 from mlbench.entrypoints.service.firing import Scheduler
@@ -343,8 +343,9 @@ class Service:
 
     async def op_cancel(self, peer: Peer, body: Json) -> Json:
         cancelled: list[Json] = []
+        reason: Reason = _read(body.get("reason", "user"), Reason)  # type: ignore[arg-type]
         for store in self._stores.values():
-            cancelled += store.cancel(_chosen(store, peer, body))
+            cancelled += store.cancel(_chosen(store, peer, body), reason)
         if (run := body.get("run")) is not None:
             for scheduler in self._schedulers.values():
                 if await scheduler.cancel(run):

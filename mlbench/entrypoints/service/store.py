@@ -29,6 +29,9 @@ __all__ = ["Executor", "OpenStore"]
 
 logger = logging.getLogger(__name__)
 
+GRACE: Final = 10.0
+"""Seconds in which the processes of an abandoned run's steps are gone."""
+
 FORGET_AFTER: Final = 24 * 3600
 """Seconds for which the results of a kernel that is gone are held ready for the next one."""
 
@@ -265,10 +268,11 @@ class OpenStore:
         since = record.started or record.queued
         return {**describe(record), "run": record.run, "notebook": notebook, "since": since, "worker": record.worker}
 
-    def cancel(self, chosen: Iterable[Execution]) -> list[Json]:
+    def cancel(self, chosen: Iterable[Execution], reason: Reason = "user") -> list[Json]:
         """End executions; return those that were under way."""
         records = [record for record in chosen if record.state in UNDER_WAY]
-        self.tell(plans.CancelAsked(at=time.time_ns(), executions=tuple(record.id for record in records)))
+        executions = tuple(record.id for record in records)
+        self.tell(plans.CancelAsked(at=time.time_ns(), executions=executions, reason=reason))
         return [describe(record) for record in records]
 
     async def execution(self, identifier: str) -> Execution:
@@ -309,7 +313,12 @@ class OpenStore:
         if begun is None or owner_alive(begun.owner):
             return
         self.runs.pop(run)
-        self.cancel([record for record in self.plan.under_way() if record.run == run])
+        self.cancel([record for record in self.plan.under_way() if record.run == run], reason="worker-lost")
+        # Whose end is still to come is not lost: only then is the rest looked for.
+        deadline = time.monotonic() + GRACE
+        while any(one.run == run for one in self.plan.under_way()) and time.monotonic() < deadline:
+            self.changed.clear()
+            await _first(self.changed.wait(), deadline - time.monotonic())
         for ended in await self.ledger.ask(partial(self.project.reconcile, owner_alive)):
             self._publish_run(ended)
 

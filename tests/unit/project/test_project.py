@@ -284,7 +284,7 @@ def test_a_dead_engines_run_has_failed_unless_its_end_was_recorded(project: Proj
     end = replace(done, state="succeeded", ended=done.started + 1)
     project.blobs.append("run", done.id, msgspec.to_builtins(end))
     changed = {run.id: run for run in project.reconcile(is_alive)}
-    assert (changed[lost.id].state, changed[lost.id].reason) == ("failed", "kernel-lost")
+    assert (changed[lost.id].state, changed[lost.id].reason) == ("failed", "worker-lost")
     assert changed[done.id] == project.catalog.run(done.id) == end
 
 
