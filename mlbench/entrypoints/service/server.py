@@ -355,9 +355,6 @@ class Service:
     async def op_execution(self, peer: Peer, body: Json) -> Json:
         return {"execution": await self._find(peer, body, lambda store: store.execution(body["id"]))}
 
-    async def op_executions(self, peer: Peer, body: Json) -> Json:
-        return {"executions": await self._find(peer, body, lambda store: store.executions(body["run"]))}
-
     async def _find(self, peer: Peer, body: Json, look: Callable[[OpenStore], Awaitable[T]]) -> T:
         problem: NotFound | None = None
         if body.get("store") is not None:
@@ -445,28 +442,12 @@ class Service:
         self._stir()
         return {"under_way": len(self._under_way())}
 
-    async def op_drain(self, peer: Peer, body: Json) -> Json:
-        """Answer when nothing is under way."""
-        del peer, body
-        while busy := [store for store in self._stores.values() if store.under_way()]:
-            busy[0].changed.clear()
-            await busy[0].changed.wait()
-        return {}
-
     async def op_jobs_changed(self, peer: Peer, body: Json) -> Json:
         store = await self._store_of(peer, body)
         self._schedulers[_real(store.path)].wake()
         await self._note_schedules(store)
         self._news.publish("job", {"store": store.path})
         return {}
-
-    async def op_run_job(self, peer: Peer, body: Json) -> Json:
-        from mlbench.project import promotion
-
-        store = await self._store_of(peer, body)
-        firing = await store.ledger.ask(partial(promotion.run_now, store.project, body["job"]))
-        self._schedulers[_real(store.path)].wake()
-        return {"firing": firing}
 
     async def _store_of(self, peer: Peer, body: Json) -> OpenStore:
         if body.get("store") is not None:

@@ -283,11 +283,6 @@ class OpenStore:
             return self._full(node.record)
         return await self.ledger.ask(partial(self.project.catalog.execution, identifier))
 
-    async def executions(self, run: str) -> list[Execution]:
-        """Return the executions of a run, those under way as they are now."""
-        found = await self.ledger.ask(partial(self.project.catalog.executions, RunId(run)))
-        return [node.record if (node := self.plan.nodes.get(one.id)) is not None else one for one in found]
-
     def _full(self, record: Execution) -> Execution:
         transcript = self._transcripts.get(record.id)
         return record if transcript is None else replace(record, messages=tuple(transcript.outputs()))
