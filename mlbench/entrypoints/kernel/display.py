@@ -34,8 +34,11 @@ def show_here(shell: Any, message: Json) -> None:
     elif kind == "execute_result" and hasattr(shell.displayhook, "session"):
         _flush()
         hook = shell.displayhook
-        content = {"execution_count": shell.execution_count, "data": message["data"],
-                   "metadata": message.get("metadata", {})}
+        content = {
+            "execution_count": shell.execution_count,
+            "data": message["data"],
+            "metadata": message.get("metadata", {}),
+        }
         hook.session.send(hook.pub_socket, "execute_result", content, parent=hook.parent_header, ident=hook.topic)
     elif kind in ("display_data", "update_display_data", "execute_result"):
         _flush()
@@ -102,8 +105,9 @@ class Delivery:
         """Tell mlbench's engine what is no output."""
         session, socket = self._kernel.session, self._kernel.iopub_socket
         if socket is not None:
-            session.send(socket, "mlbench", content, parent=self._kernel.get_parent(),
-                         ident=self._kernel._topic("mlbench"))
+            session.send(
+                socket, "mlbench", content, parent=self._kernel.get_parent(), ident=self._kernel._topic("mlbench")
+            )
 
     def after_idle(self, action: Callable[[], None]) -> None:
         """Call back when the running request has been answered: nothing late comes before its idle status."""
@@ -116,5 +120,10 @@ class Delivery:
 
 def _own_parent() -> Json:
     """Return a header that belongs to no request, so that no front end takes the message for another cell's."""
-    return {"msg_id": uuid.uuid4().hex, "session": "mlbench", "msg_type": "execute_request", "username": "mlbench",
-            "version": "5.3"}
+    return {
+        "msg_id": uuid.uuid4().hex,
+        "session": "mlbench",
+        "msg_type": "execute_request",
+        "username": "mlbench",
+        "version": "5.3",
+    }

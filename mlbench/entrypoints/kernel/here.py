@@ -6,11 +6,13 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mlbench.core.ids import ExecutionId, RunId, new_id
 from mlbench.core.messages import StepOptions
 from mlbench.core.records import Binding, Execution, Failure, Json, Metric
+from mlbench.entrypoints.kernel.submission import Track, needs_of, origin_of
 from mlbench.runs import context
 
 if TYPE_CHECKING:
@@ -31,9 +33,14 @@ def run_here(
 ) -> None:
     """Run a step's body in the kernel as a cell of its own, and hand its record to the service.
 
-    What it raises is raised: `%debug` then looks into it.
+    What it raises is raised: `%debug` then looks into it. The names that are stored come from this execution from then
+    on, as they do after a step on a worker; those that cannot be stored are the kernel's own.
     """
-    execution = ExecutionId(new_id())
+    execution, cell = ExecutionId(new_id()), session.front.cell_id()
+    former = None if options.resume_own else session.order.former(step, cell)
+    before = {name: origin_of(name, session.names, former) for name in needs_of(names, session.namespace) | store}
+    for name, source in before.items():
+        session.put_back(name, source)
     metrics: list[Metric] = []
     tags: dict[str, str] = dict(options.tags)
 
@@ -44,13 +51,13 @@ def run_here(
             tags.update(news["tags"])
 
     reads = tuple(session.read_of(name) for name in sorted(names.reads) if name in session.namespace)
-    before = context.enter(context.Context(step=step, execution=execution, attempt=1, emit=take))
+    outer = context.enter(context.Context(step=step, execution=execution, attempt=1, emit=take))
     started, cpu = time.time_ns(), time.process_time()
-    with _recorded(session.shell) as messages:
+    with _recorded(session.shell) as messages, session.inside_cell():
         try:
             result = session.shell.run_cell(body, store_history=False)
         finally:
-            context.enter(before)
+            context.enter(outer)
     error = result.error_before_exec or result.error_in_exec
     binds: tuple[Binding, ...] = () if error is not None else session.storage.save(sorted(store))
     failure = (
@@ -62,31 +69,50 @@ def run_here(
             traceback=tuple(getattr(session.shell, "_last_traceback", None) or ()),
         )
     )
-    session.service().request(
-        "here",
-        Execution(
-            id=execution,
-            run=RunId(session.news.run or ""),
-            step=step,
-            state="succeeded" if error is None else "failed",
-            reason=None if error is None else "error",
-            cell=session.front.cell_id(),
-            queued=started,
-            started=started,
-            ended=time.time_ns(),
-            worker="kernel",
-            source=body,
-            reads=reads,
-            binds=binds,
-            metrics=tuple(metrics),
-            messages=tuple(messages),
-            failure=failure,
-            cpu=time.process_time() - cpu,
-            tags=tags,
-        ),
+    record = Execution(
+        id=execution,
+        run=RunId(session.news.run or ""),
+        step=step,
+        state="succeeded" if error is None else "failed",
+        reason=None if error is None else "error",
+        cell=cell,
+        position=session.order.place(step),
+        queued=started,
+        started=started,
+        ended=time.time_ns(),
+        worker="kernel",
+        source=body,
+        reads=reads,
+        binds=binds,
+        metrics=tuple(metrics),
+        messages=tuple(messages),
+        failure=failure,
+        cpu=time.process_time() - cpu,
+        tags=tags,
     )
+    answer = session.service().request("here", record)
     if error is not None:
         raise _Shown(error)
+    stored = frozenset(one.name for one in binds if one.artifact is not None or one.module is not None)
+    session.take_over(
+        Track(
+            step=step,
+            cell=cell,
+            execution=execution,
+            body=body,
+            names=names,
+            defs=stored,
+            unstored={},
+            quiet=frozenset(),
+            before=before,
+            late=False,
+            parent=session.front.request(),
+            record=replace(record, run=answer["run"]),
+            ended=True,
+            running=False,
+            values={name: session.namespace[name] for name in stored},
+        )
+    )
 
 
 class _Shown(Exception):

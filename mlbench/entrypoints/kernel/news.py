@@ -169,8 +169,14 @@ class News:
         """Return what a step's cell shows of an end that is no success."""
         if record.state == "failed" and record.failure is not None:
             failure = shown_failure(record.failure, track.step, self._hint(record.failure))
-            return [{"output_type": "error", "ename": record.failure.ename, "evalue": record.failure.evalue,
-                     "traceback": failure._render_traceback_()}]
+            return [
+                {
+                    "output_type": "error",
+                    "ename": record.failure.ename,
+                    "evalue": record.failure.evalue,
+                    "traceback": failure._render_traceback_(),
+                }
+            ]
         verb = {"failed": "failed", "cancelled": "was cancelled", "skipped": "was not run"}.get(record.state)
         if verb is None or not track.late or record.reason == "superseded":
             return []
@@ -225,8 +231,11 @@ def why(record: Execution) -> str:
     if record.note:
         return record.note
     return {
-        "timeout": "it took longer than its --timeout.", "memory": "it ran out of memory.",
-        "worker-lost": "its process was killed.", "service-lost": "the service that ran it was lost.",
-        "kernel-lost": "its kernel is gone.", "user": "somebody cancelled it.",
+        "timeout": "it took longer than its --timeout.",
+        "memory": "it ran out of memory.",
+        "worker-lost": "its process was killed.",
+        "service-lost": "the service that ran it was lost.",
+        "kernel-lost": "its kernel is gone.",
+        "user": "somebody cancelled it.",
         "superseded": "its cell was changed and run again.",
     }.get(record.reason or "", "a step that it needs did not succeed.")

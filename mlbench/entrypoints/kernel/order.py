@@ -33,7 +33,7 @@ class Order:
 
     def add(self, track: Track) -> Track | None:
         """Take in a step's newest execution; return that of another cell whose name it takes."""
-        self._places.setdefault(track.step, len(self._places))
+        self._places.setdefault(track.step, self.place(track.step))
         former = self.steps.get(track.step)
         self.steps[track.step] = track
         if track.cell:
@@ -41,6 +41,10 @@ class Order:
         for path in self._resolved(track.names.writes_paths):
             self._writers[path] = track
         return former if former is not None and former.cell and track.cell and former.cell != track.cell else None
+
+    def place(self, step: str) -> int:
+        """Return a step's place in the order in which steps were first run, from 0; the next one for a new step."""
+        return self._places.get(step, len(self._places))
 
     def former(self, step: str, cell: str | None) -> Track | None:
         """Return the last execution of a cell, or of a step of this name."""
@@ -61,11 +65,13 @@ class Order:
             for after in options.after:
                 found = self.steps.get(after)
                 if found is None:
-                    raise UsageError(f"--after names {after}, and no step of that name has been run.",
-                                     f"Steps so far: {', '.join(self.steps) or 'none'}.")
+                    raise UsageError(
+                        f"--after names {after}, and no step of that name has been run.",
+                        f"Steps so far: {', '.join(self.steps) or 'none'}.",
+                    )
                 waits[found.execution] = "--after names it"
         elif names.for_effects:
-            place = self._places.get(step, len(self._places))
+            place = self.place(step)
             for one in self.steps.values():
                 if self._places[one.step] < place:
                     waits[one.execution] = "the step is run for its effects, so it waits for the steps above it"
@@ -83,14 +89,24 @@ class Order:
         from mlbench.notebook.evidence import paths_meet
 
         named = self._resolved(paths) if self._writers else set()
-        return [(written, track) for written, track in self._writers.items()
-                if any(paths_meet(written, one) for one in named)]
+        return [
+            (written, track)
+            for written, track in self._writers.items()
+            if any(paths_meet(written, one) for one in named)
+        ]
 
     def _resolved(self, paths: Iterable[str]) -> set[str]:
         """Return paths with what the kernel knows filled in; those that stay unknown are left out."""
         from mlbench.notebook.evidence import resolve_text
 
-        texts = {name: os.fspath(value) for name, value in self._namespace.items()
-                 if type(value) is str or isinstance(value, os.PathLike)} if any("{" in one for one in paths) else {}
+        texts = (
+            {
+                name: os.fspath(value)
+                for name, value in self._namespace.items()
+                if type(value) is str or isinstance(value, os.PathLike)
+            }
+            if any("{" in one for one in paths)
+            else {}
+        )
         resolved = (resolve_text(path, texts) for path in paths)
         return {path for path in resolved if path is not None}

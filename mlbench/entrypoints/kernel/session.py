@@ -7,16 +7,17 @@ what became of them, `waiting` the waits, `generators` the random state, `storag
 from __future__ import annotations
 
 import ast
+import contextlib
 import logging
 import sys
-from collections.abc import Callable, Collection
-from dataclasses import replace
-from typing import Any, Final, Protocol
+from collections.abc import Collection, Iterator
+from typing import Any, Final
 
-from mlbench.core.errors import MlbenchError, ResultError, ServiceError, StepFailed, UsageError
+from mlbench.core.errors import MlbenchError, ResultError, StepFailed, UsageError
 from mlbench.core.ids import ExecutionId, new_id
-from mlbench.core.messages import Event, KernelHello, StepOptions, Submission
+from mlbench.core.messages import StepOptions, Submission
 from mlbench.core.records import Failure, Json, Read
+from mlbench.entrypoints.kernel.attachment import Attachment, Connect, Service
 from mlbench.entrypoints.kernel.display import Delivery, show_here
 from mlbench.entrypoints.kernel.errors import CellNotRun, shown_failure
 from mlbench.entrypoints.kernel.front import Front
@@ -25,27 +26,14 @@ from mlbench.entrypoints.kernel.names import Held, Names, Provided, Source
 from mlbench.entrypoints.kernel.news import News, as_execution, why
 from mlbench.entrypoints.kernel.order import Order
 from mlbench.entrypoints.kernel.pending import WAIT, Placeholder, Waits, is_placeholder, runs_a_step
-from mlbench.entrypoints.kernel.sources import environment
 from mlbench.entrypoints.kernel.storage import Storage
 from mlbench.entrypoints.kernel.submission import Track, defs_of, find_inputs, key_for
 from mlbench.entrypoints.kernel.waiting import Waiting, names_in
 from mlbench.runs.reach import reach
 
-__all__ = ["Service", "Session"]
+__all__ = ["Session"]
 
 _LOG = logging.getLogger(__name__)
-
-
-class Service(Protocol):
-    """The service's client, as the kernel uses it."""
-
-    def request(self, op: str, body: Any = None, *, timeout: float | None = 60.0) -> Any: ...
-    def on_event(self, callback: Callable[[Event], None]) -> None: ...
-    def on_connected(self, callback: Callable[[Any], None]) -> None: ...
-    def close(self) -> None: ...
-
-
-Connect = Callable[[], Service]
 
 
 class _Waiter:
@@ -90,18 +78,18 @@ class Session:
         self.waiting = Waiting(self.news, self._ask, tell=self._tell_page, say=self._say)
         self.waits = Waits(self._begin, _statement_reads, self._needs)
         self.before_context: Any = None
-        self._connect = connect or _connect
-        self._service: Service | None = None
-        self._hello: KernelHello | None = None
-        self._closed = False
+        self.attachment = Attachment(self.front, self.storage.path, self.news, connect)
         self._sources: dict[str, str] = {}  # each cell as it was run last, in the order of these runs
         self._parameter_names: tuple[str, ...] = ()
         self._new_run = False
+        self._inside = False
 
     # --- cells of the notebook --------------------------------------------------------------------------------------
 
     def before_cell(self, info: Any) -> None:
         """Note that a cell starts (IPython's `pre_run_cell`)."""
+        if self._inside:
+            return
         self.front.cell_starts(info)
         if info is None or not getattr(info, "raw_cell", "").strip():
             return
@@ -117,6 +105,8 @@ class Session:
     def after_cell(self, result: Any) -> None:
         """Note that a cell has ended (IPython's `post_run_cell`)."""
         del result
+        if self._inside:
+            return
         self.names.sync()
         self.generators.note_source(self.front.source)
         self.front.cell_ends()
@@ -127,6 +117,15 @@ class Session:
         else:
             self.news.flush(tracks)
 
+    @contextlib.contextmanager
+    def inside_cell(self) -> Iterator[None]:
+        """Take what the shell runs meanwhile for a part of the running cell."""
+        self._inside = True
+        try:
+            yield
+        finally:
+            self._inside = False
+
     def _begin(self, tree: ast.Module) -> list[str] | None:
         """Look at a cell's tree before it runs; return which executions it waits for, None if it waits for nothing."""
         if not self.front.runs_cell():
@@ -136,7 +135,7 @@ class Session:
             raise CellNotRun("Not run: a step failed after this cell had been asked for. Run it again to run it.")
         self.names.sync()
         self.names.touch(self._touched(tree))
-        self.namespace[WAIT] = self.wait  # `%reset` takes it away
+        self._introduce()
         files = self._files_awaited(tree)
         return files if files or self.names.pending() else None
 
@@ -186,8 +185,10 @@ class Session:
         except SyntaxError as error:
             raise _placed(error, step) from None
         if names.stars:
-            raise UsageError(f"Step {step} has `from {names.stars[0]} import *`, so its names can't be known.",
-                             "Put that line into a plain cell, or import the names that the step uses.")
+            raise UsageError(
+                f"Step {step} has `from {names.stars[0]} import *`, so its names can't be known.",
+                "Put that line into a plain cell, or import the names that the step uses.",
+            )
         if options.here:
             from mlbench.entrypoints.kernel.here import run_here
 
@@ -213,36 +214,79 @@ class Session:
         former = self.order.former(step, cell)
         defs, quiet, unstored = defs_of(step, names, options)
         inputs = find_inputs(
-            names, self.namespace, self.names, former,
-            resume_own=options.resume_own, defs=defs | quiet, keep=self.storage.keep,
+            names,
+            self.namespace,
+            self.names,
+            former,
+            resume_own=options.resume_own,
+            defs=defs | quiet,
+            keep=self.storage.keep,
         )
         surroundings = surroundings_of.read(self.shell)
-        waits_for = {one: why for one, why in self.order.parents(step, names, options).items()
-                     if one not in set(inputs.edges.values())}
+        waits_for = {
+            one: why
+            for one, why in self.order.parents(step, names, options).items()
+            if one not in set(inputs.edges.values())
+        }
         key = key_for(
-            step=step, source=self._python(body), inputs=inputs, namespace=self.namespace, names=names,
+            step=step,
+            source=self._python(body),
+            inputs=inputs,
+            namespace=self.namespace,
+            names=names,
             parents={name: self._key(one) for name, one in inputs.edges.items()},
             waits=[self._key(one) for one in waits_for],
-            defs=defs, surroundings=surroundings, store=self.storage.path(), data=self.storage.digest,
+            defs=defs,
+            surroundings=surroundings,
+            store=self.storage.path(),
+            data=self.storage.digest,
         )
         digest = self.storage.put_large(inputs.data)
         execution = ExecutionId(new_id())
         supersedes = former.execution if former is not None and not former.ended and former.key != key else None
         late = self.front.takes_late_output()
         track = Track(
-            step=step, cell=cell, execution=execution,
-            body=body, names=names, defs=defs, unstored=unstored, quiet=quiet, before=inputs.before, late=late,
-            parent=self.front.request(), key=key, start=self._start(execution, names, former),
+            step=step,
+            cell=cell,
+            execution=execution,
+            body=body,
+            names=names,
+            defs=defs,
+            unstored=unstored,
+            quiet=quiet,
+            before=inputs.before,
+            late=late,
+            parent=self.front.request(),
+            key=key,
+            start=self._start(execution, names, former),
         )
         self.news.expect(track)  # before the service can have news of it
         submission = Submission(
-            execution=execution, step=step, source=body, line=line, cell=cell, options=options, edges=inputs.edges,
-            waits_for=waits_for, capture=b"" if digest else inputs.data, capture_digest=digest,
-            captured=inputs.described, defs=tuple(sorted(defs)), quiet_defs=tuple(sorted(quiet)),
-            deletes=tuple(sorted(names.deletes)), changes=tuple(sorted(names.changes)), surroundings=surroundings,
-            random=track.start.states if track.start else None, random_from=track.start.after if track.start else None,
-            seeded=self.generators.seeded, parameters=self._parameter_values(),
-            new_run=self._new_run, supersedes=supersedes, key=key, cells=tuple(self._sources.values()),
+            execution=execution,
+            step=step,
+            source=body,
+            line=line,
+            cell=cell,
+            options=options,
+            edges=inputs.edges,
+            position=self.order.place(step),
+            waits_for=waits_for,
+            capture=b"" if digest else inputs.data,
+            capture_digest=digest,
+            captured=inputs.described,
+            defs=tuple(sorted(defs)),
+            quiet_defs=tuple(sorted(quiet)),
+            deletes=tuple(sorted(names.deletes)),
+            changes=tuple(sorted(names.changes)),
+            surroundings=surroundings,
+            random=track.start.states if track.start else None,
+            random_from=track.start.after if track.start else None,
+            seeded=self.generators.seeded,
+            parameters=self._parameter_values(),
+            new_run=self._new_run,
+            supersedes=supersedes,
+            key=key,
+            cells=tuple(self._sources.values()),
         )
         try:
             answer = service.request("submit", submission)
@@ -267,6 +311,26 @@ class Session:
         for name in (*track.defs, *track.quiet, *track.unstored):
             self.names.provide(name, track.execution, Placeholder(name, _Waiter(self, track)))
 
+    def put_back(self, name: str, source: Source) -> None:
+        """Let a name be what it was where it came from."""
+        if isinstance(source, Provided):
+            if source != self.names.source(name):
+                track = self._known(source.execution)
+                self.names.provide(name, source.execution, Placeholder(name, _Waiter(self, track)))
+        elif isinstance(source, Held):
+            self.namespace[name] = source.value
+        elif name in self.namespace:
+            self.names.withdraw(name)
+
+    def take_over(self, track: Track) -> None:
+        """Let a step that has run in the kernel provide what it bound there."""
+        assert track.record is not None
+        self.news.run = track.record.run
+        self.news.expect(track)
+        self._place(track)
+        for name, value in track.values.items():
+            self.names.settle(name, value)
+
     def _python(self, body: str) -> str:
         """Return a cell as Python. IPython's prefilter is left out: it looks at values."""
         return str(self.shell.input_transformer_manager.transform_cell(body))
@@ -283,8 +347,7 @@ class Session:
 
     def _parameter_values(self) -> Json:
         plain = (str, int, float, bool, type(None), list, dict, tuple)
-        return {name: value for name in self._parameter_names
-                if isinstance(value := self.namespace.get(name), plain)}
+        return {name: value for name in self._parameter_names if isinstance(value := self.namespace.get(name), plain)}
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 
@@ -338,8 +401,10 @@ class Session:
         if isinstance(source, Provided) and self.news.now(source.execution) != track.execution:
             return self.value_of(self._known(source.execution), name)
         if name in track.quiet:
-            raise ResultError(f"{name} of step {track.step} was not stored, since its name begins with _.",
-                              f"Give it another name, or run the step with --outputs {name}.")
+            raise ResultError(
+                f"{name} of step {track.step} was not stored, since its name begins with _.",
+                f"Give it another name, or run the step with --outputs {name}.",
+            )
         raise ResultError(f"Step {track.step} ended without binding {name}.")
 
     def wait_for(self, track: Track) -> None:
@@ -384,8 +449,9 @@ class Session:
         else:
             track = self.order.steps.get(step)
             if track is None:
-                raise UsageError(f"No step {step} has been run here.",
-                                 f"Steps: {', '.join(self.order.steps) or 'none'}.")
+                raise UsageError(
+                    f"No step {step} has been run here.", f"Steps: {', '.join(self.order.steps) or 'none'}."
+                )
             body = {"execution": track.execution}
         names = names_in(self.service().request("cancel", body))
         self._say(f"Cancelled {', '.join(names)}." if names else "Nothing was under way.")
@@ -452,8 +518,10 @@ class Session:
         name = failure.evalue.split("'")[1]
         if name not in self.namespace:
             return None
-        return (f"The kernel has {name}, but the step's source does not show that it reads it. "
-                f"Write a line `{name}` in the step.")
+        return (
+            f"The kernel has {name}, but the step's source does not show that it reads it. "
+            f"Write a line `{name}` in the step."
+        )
 
     def _apply_news(self) -> None:
         """Move names to executions that turned out to have changed them, and generators to where steps left them."""
@@ -476,8 +544,11 @@ class Session:
         """Say whether a name still comes from where a step had it from."""
         if isinstance(one, Held) and isinstance(other, Held):
             return one.value is other.value
-        return (isinstance(one, Provided) and isinstance(other, Provided)
-                and self.news.now(one.execution) == self.news.now(other.execution))
+        return (
+            isinstance(one, Provided)
+            and isinstance(other, Provided)
+            and self.news.now(one.execution) == self.news.now(other.execution)
+        )
 
     def _differs(self, name: str, execution: ExecutionId, value: Any) -> bool:
         """Say whether a value of the kernel is no longer what an execution made."""
@@ -498,31 +569,7 @@ class Session:
 
     def service(self) -> Service:
         """Return the service, found or started at the first step."""
-        if self._closed:
-            raise ServiceError("This kernel is ending.")
-        from mlbench.runs.surroundings import preloadable
-
-        hello = self._make_hello(environment(preloadable()))
-        if self._service is None:
-            self._service = self._connect()
-            self._service.on_event(self.news.on_event)
-            self._service.on_connected(self._attach_again)
-            self._service.request("attach", hello)
-        elif hello != self._hello:
-            self._service.request("attach", hello)
-        self._hello = hello
-        return self._service
-
-    def _attach_again(self, client: Service) -> None:
-        assert self._hello is not None  # it has attached before
-        client.request("attach", replace(self._hello, again=True))
-
-    def _make_hello(self, found: Any) -> KernelHello:
-        return KernelHello(
-            kernel=self.front.kernel_id, store=str(self.storage.path()), environment=found,
-            notebook=self.front.notebook, run=self.front.engine_run(), kind=self.front.kind(),
-            notebook_id=self.front.notebook_id(),
-        )
+        return self.attachment.service()
 
     def read_of(self, name: str) -> Read:
         """Say what a step that runs in the kernel is given."""
@@ -531,8 +578,13 @@ class Session:
         provider = self.names.provider(name)
         track = self.news.track(provider)
         value = self.namespace[name]
-        return Read(name=name, type=type_name(value), size=size_of(value), execution=provider,
-                    step=track.step if track is not None else None)
+        return Read(
+            name=name,
+            type=type_name(value),
+            size=size_of(value),
+            execution=provider,
+            step=track.step if track is not None else None,
+        )
 
     def _say(self, text: str) -> None:
         sys.stderr.write(f"mlbench: {text}\n")
@@ -542,29 +594,36 @@ class Session:
 
     def load(self) -> None:
         """Take part in the shell: cells wait, steps run."""
-        self.namespace[WAIT] = self.wait
-        self.shell.user_ns_hidden[WAIT] = self.wait
+        self._introduce()
         self.shell.ast_transformers.append(self.waits)
         self.shell.events.register("pre_run_cell", self.before_cell)
         self.shell.events.register("post_run_cell", self.after_cell)
         self.front.on_shutdown(self.close)
+
+    def _introduce(self) -> None:
+        """Put into the namespace what cells call, at first and after `%reset`; `mlbench` only if the name is free."""
+        if WAIT in self.namespace:
+            return
+        self.namespace[WAIT] = self.shell.user_ns_hidden[WAIT] = self.wait
+        package = sys.modules["mlbench"]
+        if self.namespace.setdefault("mlbench", package) is package:
+            self.shell.user_ns_hidden["mlbench"] = package
 
     def unload(self) -> None:
         """Take no part any more; steps under way go on."""
         self.shell.ast_transformers.remove(self.waits)
         self.shell.events.unregister("pre_run_cell", self.before_cell)
         self.shell.events.unregister("post_run_cell", self.after_cell)
-        self.shell.user_ns_hidden.pop(WAIT, None)
-        self.namespace.pop(WAIT, None)
+        for name in (WAIT, "mlbench"):
+            hidden = self.shell.user_ns_hidden.pop(name, None)
+            if hidden is not None and self.namespace.get(name) is hidden:
+                del self.namespace[name]
         self.front.restore()
         self.close()
 
     def close(self) -> None:
         """Leave the service: what runs goes on, and whoever waits here is woken."""
-        self._closed = True
-        service, self._service = self._service, None
-        if service is not None:
-            service.close()
+        self.attachment.close()
 
 
 _EXECUTION: Final = "execution:"
@@ -578,12 +637,6 @@ def _statement_reads(tree: ast.Module) -> list[set[str]]:
     from mlbench.notebook.cell import statement_reads
 
     return statement_reads(tree)
-
-
-def _connect() -> Service:
-    from mlbench.backends.service_socket import connect
-
-    return connect(role="kernel", reconnect=True)
 
 
 def _placed(error: SyntaxError, step: str) -> SyntaxError:

@@ -21,7 +21,7 @@ from mlbench.notebook.cell import CellNames
 from mlbench.runs import capture, key
 from mlbench.runs.reach import reach
 
-__all__ = ["Inputs", "Track", "defs_of", "find_inputs", "key_for"]
+__all__ = ["Inputs", "Track", "defs_of", "find_inputs", "key_for", "needs_of", "origin_of"]
 
 _OF_THE_SHELL: Final = frozenset({"get_ipython", "display", "exit", "quit", "open", "__builtins__", "__builtin__"})
 _HISTORY: Final = frozenset({"_", "__", "___", "_i", "_ii", "_iii", "In", "Out", "_ih", "_oh", "_dh"})
@@ -95,6 +95,21 @@ def defs_of(step: str, names: CellNames, options: StepOptions) -> tuple[frozense
     return bound - left_out - quiet, quiet, {name: f"Step {step} was run with --no-store {name}." for name in left_out}
 
 
+def needs_of(names: CellNames, namespace: Mapping[str, Any]) -> set[str]:
+    """Return the names of the notebook that a cell may need."""
+    wanted = set(names.reads | names.late | names.changes | names.maybe)
+    wanted |= {name for name in names.builtins if name in namespace}
+    return wanted - _OF_THE_SHELL
+
+
+def origin_of(name: str, providers: Names, former: Track | None) -> Source:
+    """Return where a cell has a name from: from where its last execution (`former`) had it, if that left it so."""
+    source = providers.source(name)
+    if former is not None and source == Provided(former.execution) and name in former.before:
+        return former.before[name]
+    return source
+
+
 def find_inputs(
     names: CellNames,
     namespace: dict[str, Any],
@@ -110,16 +125,10 @@ def find_inputs(
     A cell that is run again (`former` is its last execution) starts from what it saw then, for each name that still
     is as that execution left it; with `resume_own` from what it made.
     """
-    wanted = set(names.reads | names.late | names.changes | names.maybe)
-    wanted |= {name for name in names.builtins if name in namespace}
-    wanted -= _OF_THE_SHELL
+    wanted = needs_of(names, namespace)
 
     def origin(name: str) -> Source:
-        source = providers.source(name)
-        again = former is not None and not resume_own and isinstance(source, Provided)
-        if again and former is not None and source == Provided(former.execution) and name in former.before:
-            return former.before[name]
-        return source
+        return origin_of(name, providers, None if resume_own else former)
 
     edges: dict[str, ExecutionId] = {}
     held: dict[str, Any] = {}

@@ -115,7 +115,13 @@ class MemoryService:
     def do_metrics(self, body: Any) -> Any:
         return None
 
-    do_tag = do_here = do_metrics
+    do_tag = do_metrics
+
+    def do_here(self, record: Execution) -> Any:
+        self.records[record.id] = replace(record, run=self.run)
+        self.ended[record.id] = threading.Event()
+        self.ended[record.id].set()
+        return {"run": self.run}
 
     def news(self, kind: str, **body: Any) -> None:
         for listener in self.listeners:
@@ -205,12 +211,12 @@ class Book:
 def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Book]:
     """Return a notebook whose steps are asynchronous, as in a page that has greeted its kernel."""
     from mlbench.entrypoints import kernel
-    from mlbench.entrypoints.kernel import session as sessions
+    from mlbench.entrypoints.kernel import attachment
 
     monkeypatch.setenv("MLBENCH_STORE", str(tmp_path / "store"))
     monkeypatch.chdir(tmp_path)
     service = MemoryService(tmp_path / "store")
-    monkeypatch.setattr(sessions, "_connect", lambda: service)
+    monkeypatch.setattr(attachment, "_connect", lambda: service)
     InteractiveShell.clear_instance()
     main = types.ModuleType("__main__")
     monkeypatch.setitem(sys.modules, "__main__", main)

@@ -420,3 +420,57 @@ def test_a_pending_name_is_not_captured_but_awaited_by_the_step(book: Any) -> No
     assert is_placeholder(book.names["x"])
     gate.set()
     assert book.run("y") == 2
+
+
+def test_the_names_of_a_step_in_the_kernel_are_edges_if_they_were_stored(book: Any) -> None:
+    book.run("%%step load --here\nrows = [1, 2]\nnumbers = (n for n in rows)\n")
+    (here,) = book.service.records.values()
+    rows = book.names["rows"]
+    book.run("%%step train --wait\nmodel = sum(rows)\n")
+    assert book.service.submissions[0].edges == {"rows": here.id}
+    assert book.names["rows"] is rows
+    assert book.run("list(numbers)") == [1, 2]
+    assert book.run("model") == 3
+    book.run("rows.append(3)")
+    book.run("%%step train --wait\nmodel = sum(rows)\n")
+    assert book.service.submissions[1].edges == {}
+
+
+def test_a_failed_step_run_again_in_the_kernel_has_what_it_was_given(book: Any) -> None:
+    book.run("c = 10")
+    book.run("%%step add\nc = c + 1\nd = 1 / 0\n")
+    assert isinstance(book.fail("c"), StepFailed)
+    assert isinstance(book.fail("%%step add --here\nc = c + 1\nd = 1 / 0\n"), Exception)
+    assert book.run("c") == 11
+    book.run("c = 10")
+    for _ in range(2):
+        book.run("%%step add --here\nc = c + 1\n")
+        assert book.run("c") == 11
+    book.run("%%step add --here --continue\nc = c + 1\n")
+    assert book.run("c") == 12
+
+
+def test_the_package_is_there_by_its_name_unless_the_name_is_taken(book: Any) -> None:
+    import mlbench
+    from mlbench.entrypoints import kernel
+
+    assert book.run("mlbench") is mlbench
+    book.run("%reset -f")
+    assert book.run("mlbench") is mlbench
+    assert "mlbench" not in book.run("get_ipython().run_line_magic('who_ls', '')")
+    book.run("%%step use\nfound = mlbench.__name__\n")
+    assert book.run("found") == "mlbench"
+    kernel.unload(book.shell)
+    assert "mlbench" not in book.names
+    book.run("mlbench = 'mine'")
+    kernel.load(book.shell)
+    assert book.run("mlbench") == "mine"
+
+
+def test_steps_say_their_place_in_the_order_of_their_cells(book: Any) -> None:
+    book.run("%%step load\nx = 1\n")
+    book.run("%%step train\ny = 1\n")
+    book.run("%%step load\nx = 2\n")
+    book.run("%%step report --here\nz = 1\n")
+    assert [one.position for one in book.service.submissions] == [0, 1, 0]
+    assert [one.position for one in book.service.records.values() if one.step == "report"] == [2]
