@@ -1,19 +1,32 @@
-"""Which process answers for a run: its host, boot, pid and start time as text.
+"""Which process answers for a run or a scratch folder, and what is left of one that has died.
 
-A pid alone is used again, and means nothing after a reboot or on another host of a shared store.
+It is known by its host, boot, pid and start time: a pid alone is used again, and means nothing after a reboot or on
+another host of a shared store.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
 import os
 import platform
+import re
+import shutil
+import signal
 import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 _LINUX = os.path.exists("/proc/self/stat")
 
-__all__ = ["is_alive", "owner_of", "owner_of_this_process"]
+__all__ = ["end_processes_of", "is_alive", "owner_of", "owner_of_this_process", "scratch_folder", "sweep"]
+
+_SCRATCH: Final = re.compile(r"mlb-[a-z]+-(?P<pid>\d{1,10})-(?P<host>[0-9a-f]{6})(?P<life>[0-9a-f]{6})-\w+")
+_PASSES: Final = 3
 
 
 def owner_of_this_process() -> str:
@@ -65,3 +78,86 @@ def _start(pid: int) -> str | None:
         ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False, timeout=5
     )
     return asked.stdout.strip().replace("/", "-") or None
+
+
+# --- what a process leaves behind ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def scratch_folder(use: str) -> Iterator[Path]:
+    """Make a folder of this process under the temporary directory, and remove it afterwards.
+
+    Its name says whose it is, so that `sweep` can remove it if this process is killed; it is short, since the paths
+    of sockets are.
+    """
+    host, life = _marks(os.getpid())
+    with tempfile.TemporaryDirectory(prefix=f"mlb-{use}-{os.getpid()}-{host}{life}-", ignore_cleanup_errors=True) as it:
+        yield Path(it)
+
+
+def sweep() -> list[Path]:
+    """Remove the scratch folders of dead processes of this user and host, and return them."""
+    removed = []
+    with os.scandir(tempfile.gettempdir()) as found:
+        for entry in found:
+            match = _SCRATCH.fullmatch(entry.name)
+            if match is None or not entry.is_dir(follow_symlinks=False):
+                continue
+            host, life = _marks(int(match["pid"]))
+            try:
+                ours = entry.stat(follow_symlinks=False).st_uid == os.geteuid()
+            except FileNotFoundError:
+                continue
+            if ours and match["host"] == host and match["life"] != life:
+                shutil.rmtree(entry.path, ignore_errors=True)
+                removed.append(Path(entry.path))
+    return removed
+
+
+def end_processes_of(run: str) -> list[int]:
+    """End the processes that a run's kernel started and left behind, and the kernel; return which.
+
+    They are known by the variable that the engine gives the kernel, whatever group or session they are in. This is
+    done where the system shows a process's variables, on Linux; elsewhere nothing is.
+    """
+    if sys.platform != "linux":
+        return []
+    mark = f"MLBENCH_RUN={run}".encode()
+    ended: list[int] = []
+    for _ in range(_PASSES):  # one that is being ended may start another
+        found = [pid for pid in _processes() if _ends(pid, mark)]
+        ended += found
+        if not found:
+            break
+    return ended
+
+
+def _processes() -> Iterator[int]:
+    own = os.getpid()
+    return (int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != own)
+
+
+def _ends(pid: int, mark: bytes) -> bool:
+    """End a process if it has a variable."""
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        if mark not in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            return False
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+    except OSError:  # it has ended, or is another user's
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def _marks(pid: int) -> tuple[str, str]:
+    """Return short hashes: of this host, and of this boot and the start of a process."""
+
+    def mark(text: str) -> str:
+        return hashlib.sha256(text.encode()).hexdigest()[:6]
+
+    return mark(platform.node()), mark(f"{_boot()}/{_start(pid) or 'none'}")

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -85,6 +84,7 @@ def execute(
     parameters: Mapping[str, Any],
     folder: str,
     output: str | None = None,
+    scratch: Path,
     kernel: str | None = None,
     cell_timeout: int | None = None,
 ) -> Outcome:
@@ -94,6 +94,8 @@ def execute(
     ----------
     output
         The path of the executed notebook; without it, it is kept in the store alone.
+    scratch
+        An empty folder, which papermill reads the notebook from.
 
     Raises
     ------
@@ -116,32 +118,31 @@ def execute(
             outer(news)
 
     language = nb.get("metadata", {}).get("kernelspec", {}).get("language")
-    with tempfile.TemporaryDirectory(prefix="mlbench-") as scratch:
-        source = Path(scratch) / (Path(request.notebook).name if request.notebook else "notebook.ipynb")
-        source.write_text(json.dumps(nb, ensure_ascii=False), encoding="utf-8")
-        try:
-            papermill.execute_notebook(
-                str(source),
-                str(Path(output).absolute()) if output else None,
-                parameters=dict(parameters) or None,
-                engine_name=ENGINE,
-                kernel_name=kernel,
-                language=language or "python",
-                progress_bar=False,
-                cwd=folder,
-                execution_timeout=cell_timeout,
-                **{REQUEST: _with(request, watch)},
-            )
-        except PapermillExecutionError as error:
-            return Outcome(run=last[0] if last else None, error=error)
-        except MlbenchError:
-            if not last:
-                raise
-            return Outcome(run=last[0], error=sys.exc_info()[1])  # type: ignore[arg-type]
-        except Exception as error:
-            if not last:
-                raise
-            return Outcome(run=last[0], error=error)
+    source = scratch / (Path(request.notebook).name if request.notebook else "notebook.ipynb")
+    source.write_text(json.dumps(nb, ensure_ascii=False), encoding="utf-8")
+    try:
+        papermill.execute_notebook(
+            str(source),
+            str(Path(output).absolute()) if output else None,
+            parameters=dict(parameters) or None,
+            engine_name=ENGINE,
+            kernel_name=kernel,
+            language=language or "python",
+            progress_bar=False,
+            cwd=folder,
+            execution_timeout=cell_timeout,
+            **{REQUEST: _with(request, watch)},
+        )
+    except PapermillExecutionError as error:
+        return Outcome(run=last[0] if last else None, error=error)
+    except MlbenchError:
+        if not last:
+            raise
+        return Outcome(run=last[0], error=sys.exc_info()[1])  # type: ignore[arg-type]
+    except Exception as error:
+        if not last:
+            raise
+        return Outcome(run=last[0], error=error)
     return Outcome(run=last[0] if last else None)
 
 

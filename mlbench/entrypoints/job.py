@@ -13,7 +13,6 @@ import argparse
 import os
 import signal
 import sys
-import tempfile
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -57,6 +56,7 @@ def _run(project: Project, told: argparse.Namespace) -> int:
     import msgspec
 
     from mlbench.backends import runner_papermill
+    from mlbench.backends.owners import scratch_folder
     from mlbench.core.ids import RunId
 
     job = project.catalog.job(told.job)
@@ -64,8 +64,8 @@ def _run(project: Project, told: argparse.Namespace) -> int:
     snapshot = project.catalog.snapshot(version.snapshot)
     job = replace(job, version=version)
     folder = Path(snapshot.folder or Path(job.notebook).parent)
-    with tempfile.TemporaryDirectory(prefix="mlbench-job-") as scratch:
-        modules = _materialise(project, snapshot, Path(scratch))
+    with scratch_folder("job") as scratch:
+        modules = _materialise(project, snapshot, scratch)
         request = runner_papermill.RunRequest(
             kind="job",
             run=RunId(told.run),
@@ -86,6 +86,7 @@ def _run(project: Project, told: argparse.Namespace) -> int:
             parameters=version.parameters,
             folder=str(folder),
             kernel=snapshot.kernel_name or "python3",
+            scratch=scratch,
         )
     if outcome.error is not None:
         print(_last_line(outcome.error), file=sys.stderr)  # noqa: T201  the service reads it

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -121,6 +120,7 @@ def _run(
     from papermill.utils import merge_kwargs, remove_args
 
     from mlbench.backends.notebook_client import NotebookRunner
+    from mlbench.backends.owners import scratch_folder
 
     request = recording.request
     traits = merge_kwargs(
@@ -133,7 +133,7 @@ def _run(
         stdout_file=stdout_file,
         stderr_file=stderr_file,
     )
-    with tempfile.TemporaryDirectory(prefix="mlb") as sockets:
+    with scratch_folder("k") as sockets:
         if request.private:
             traits["km"] = _private_kernel(kernel_name, request.interpreter, sockets)
         runner = NotebookRunner(
@@ -464,7 +464,7 @@ def _path_code(folders: tuple[str, ...]) -> str:
     return f"__import__('sys').path[:0] = {list(folders)!r}" if folders else ""
 
 
-def _private_kernel(name: str, interpreter: str | None, folder: str) -> Any:
+def _private_kernel(name: str, interpreter: str | None, folder: Path) -> Any:
     """Return a manager for a kernel whose sockets lie in a folder that only this user can enter.
 
     With a recorded interpreter the kernel is that one, whatever the kernel specs say today. The spec of that name is
@@ -473,7 +473,7 @@ def _private_kernel(name: str, interpreter: str | None, folder: str) -> Any:
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
 
-    options: dict[str, Any] = {"kernel_name": name, "transport": "ipc", "ip": str(Path(folder) / "k")}
+    options: dict[str, Any] = {"kernel_name": name, "transport": "ipc", "ip": str(folder / "k")}
     if interpreter is None:
         return AsyncKernelManager(**options)
     try:

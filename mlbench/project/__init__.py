@@ -331,7 +331,10 @@ class Project:
         )
 
     def settle_run(self, run: Run) -> Run:
-        """Record what became of a run whose process has vanished, and return it: the end in its record, or a loss."""
+        """Record what became of a run whose process has vanished, and return it: the end in its record, or a loss.
+
+        What its kernel has left running is ended.
+        """
         import msgspec
 
         written = self.blobs.find_record("run", run.id)
@@ -339,6 +342,11 @@ class Project:
             ended = msgspec.convert(written, Run)
             self.catalog.put_run(ended)
             return ended
+        from mlbench.backends.owners import end_processes_of
+
+        if run.kind != "interactive":
+            end_processes_of(run.id)
+
         failed = next((one for one in self.steps(run.id) if one.state == "failed"), None)
         if run.kind == "interactive":
             state: State = "failed" if failed is not None else "succeeded"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -195,6 +196,55 @@ def test_a_service_that_is_killed_loses_its_run_once_and_says_so(folder: Path, p
     assert run.failure is not None
     assert firing.reason == run.failure.evalue
     assert len(project.catalog.firings(job.id)) == 1
+
+
+def marked(mark: str) -> dict[int, str]:
+    """Return the processes that have a variable `ORPHAN_TEST` of this value."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if f"ORPHAN_TEST={mark}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+                    found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return found
+
+
+@pytest.mark.parametrize("killed", ["job", "service"])
+def test_nothing_of_a_killed_job_is_left_not_even_what_its_notebook_had_detached(
+    killed: str, folder: Path, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = f"{killed}-{time.time_ns()}"
+    temporary = Path(tempfile.mkdtemp(prefix="mlb"))
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        detached = (
+            "import os, subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(300)'],"
+            f" start_new_session=True, env={{**os.environ, 'ORPHAN_TEST': {mark!r}}})"
+        )
+        write(folder / "long.ipynb", "a = 1", detached, begun(listening))
+        job = promotion.promote(project, str(folder / "long.ipynb"))
+        promotion.run_now(project, job.id)
+        wake(project)
+        kernel = process_of_the_cell(listening)
+        assert marked(mark)
+        (scratch,) = temporary.glob("mlb-job-*")
+        victim = int(scratch.name.split("-")[2]) if killed == "job" else Door.find().alive()
+        assert victim
+        os.kill(victim, signal.SIGKILL)
+        if killed == "service":
+            wait_gone(victim)
+            wake(project)
+        deadline = time.monotonic() + 10
+        while marked(mark) or not gone(kernel):
+            assert time.monotonic() < deadline, marked(mark)
+            subprocess.run(["sleep", "0.1"], check=True)
+        firing = until(project, lambda: last(project, job))
+    assert (firing.state, run_of(project, firing).reason) == ("failed", "worker-lost")
+    deadline = time.monotonic() + 10
+    while list(temporary.glob("mlb-*")):
+        assert time.monotonic() < deadline, "the scratch folders of the killed job are still there"
+        subprocess.run(["sleep", "0.1"], check=True)
+    subprocess.run(["rm", "-rf", str(temporary)], check=True)
 
 
 def test_a_run_of_a_job_that_is_cancelled_is_gone_and_recorded_as_cancelled(folder: Path, project: Project) -> None:

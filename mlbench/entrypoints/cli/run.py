@@ -50,6 +50,7 @@ def run(
     The exit status is 0 if it succeeded, 1 if it failed, 2 if it cannot be run.
     """
     from mlbench.backends import runner_papermill
+    from mlbench.backends.owners import scratch_folder
     from mlbench.project.preparation import prepare
 
     given = read_pairs(pairs)
@@ -65,7 +66,7 @@ def run(
     request = runner_papermill.RunRequest(
         notebook=prepared.path, name=name, tags=labels, marks=True, watch=view.take if view is not None else None
     )
-    with _terminated_as_interrupted(), view or contextlib.nullcontext():
+    with _terminated_as_interrupted(), scratch_folder("run") as scratch, view or contextlib.nullcontext():
         outcome = runner_papermill.execute(
             prepared.nb,
             request,
@@ -74,6 +75,7 @@ def run(
             output=target,
             kernel=kernel,
             cell_timeout=cell_timeout,
+            scratch=scratch,
         )
     return _conclude(outcome, target, as_json=as_json)
 

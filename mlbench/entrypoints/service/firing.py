@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Protocol
 
-from mlbench.backends.owners import is_alive, owner_of_this_process
+from mlbench.backends.owners import end_processes_of, is_alive, owner_of_this_process, sweep
 from mlbench.core.errors import MlbenchError
 from mlbench.core.ids import RunId, new_id
 from mlbench.core.ports import Clock
@@ -382,14 +382,18 @@ def _what_ended(status: int, said: str, *, closing: bool) -> tuple[Reason, str]:
 class _Process:
     """A job's process: a session of its own, so that all that it starts can be ended with it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, errors: IO[bytes]) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, errors: IO[bytes], run: RunId) -> None:
         self._process = process
+        self._run = run
         self._errors = errors
 
     async def wait(self) -> tuple[int, str]:
         status = await self._process.wait()
         # What it started and left behind ends with it.
         self._signal(signal.SIGKILL)
+        await asyncio.to_thread(end_processes_of, self._run)
+        if status < 0:
+            await asyncio.to_thread(sweep)
         with self._errors as errors:
             end = errors.seek(0, os.SEEK_END)
             errors.seek(max(0, end - 4096))
@@ -433,4 +437,5 @@ async def start_process(store: str, job: Job, firing: Firing) -> Body:
         stderr=errors,
         start_new_session=True,
     )
-    return _Process(process, errors)
+    assert firing.run is not None
+    return _Process(process, errors, firing.run)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from mlbench.backends.owners import is_alive, owner_of_this_process
+from mlbench.backends.owners import is_alive, owner_of_this_process, sweep
 from mlbench.backends.service_socket.door import Door, ServiceInfo
 from mlbench.backends.service_socket.start import retire_older
 from mlbench.core.errors import MlbenchError, NotFound, ServiceError
@@ -52,6 +52,9 @@ ENGINE_PATIENCE: Final = 3.0
 
 TOUCH_EVERY: Final = 6 * 3600
 """Seconds between two touches of the files in the runtime folder."""
+
+SWEEP_EVERY: Final = 3600
+"""Seconds between two searches for what killed processes have left behind."""
 
 T = TypeVar("T")
 
@@ -123,6 +126,7 @@ class Service:
         self._spawn(self._open_remembered())
         self._spawn(self._watch())
         self._spawn(self._keep_files())
+        self._spawn(self._sweep())
         await self._stop.wait()
         logger.info("Ending: %s", self._farewell)
         server.close()
@@ -135,6 +139,16 @@ class Service:
                 logger.info("The service of mlbench %s takes no new work and ends with what it has", version)
         except (ServiceError, OSError) as error:
             logger.warning("A service of another version could not be told to retire: %s", error)
+
+    async def _sweep(self) -> None:
+        """Remove, now and then, what killed processes have left in the temporary folder."""
+        while True:
+            try:
+                for folder in await asyncio.to_thread(sweep):
+                    logger.info("Removed %s, which a process that was killed had left", folder)
+            except OSError as error:
+                logger.warning("The temporary folder cannot be looked through: %s", error)
+            await asyncio.sleep(SWEEP_EVERY)
 
     async def _keep_files(self) -> None:
         """Touch the door's files now and then: what clears a temporary folder takes untouched ones for forgotten."""
