@@ -169,6 +169,11 @@ class Project:
         self.put_run(ended, durable=True)
         return ended
 
+    def record(self, record: Run | Execution) -> None:
+        """Write the object of a run or of an execution's end, durably if it is an end, and leave the catalog alone."""
+        kind = "run" if isinstance(record, Run) else "execution"
+        self.blobs.append(kind, record.id, _plain(record), durable=record.state in ENDED)
+
     def put_run(self, run: Run, *, durable: bool = False) -> None:
         """Write a run as it is: its record, then the catalog."""
         self.blobs.append("run", run.id, _plain(run), durable=durable)
@@ -337,16 +342,16 @@ class Project:
         """
         import msgspec
 
-        written = self.blobs.find_record("run", run.id)
-        if written is not None and written.get("state") in ENDED:
-            ended = msgspec.convert(written, Run)
-            self.catalog.put_run(ended)
-            return ended
         from mlbench.backends.owners import end_processes_of
 
         if run.kind != "interactive":
             end_processes_of(run.id)
 
+        written = self.blobs.find_record("run", run.id)
+        if written is not None and written.get("state") in ENDED:
+            ended = msgspec.convert(written, Run)
+            self.catalog.put_run(ended)
+            return ended
         failed = next((one for one in self.steps(run.id) if one.state == "failed"), None)
         if run.kind == "interactive":
             state: State = "failed" if failed is not None else "succeeded"

@@ -60,6 +60,8 @@ def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for store in facts.get("stores") or []:
         count = store.get("schedules") or 0
         yield "store", f"{store.get('path')}" + (f", {count} scheduled" if count else "")
+        if store.get("problem"):
+            yield "", f"{store['problem']} It is tried again."
     yield "workers", "running" if (facts.get("cluster") or {}).get("running") else "none: they start when needed"
     for name in ("socket", "log"):
         if facts.get(name):

@@ -297,7 +297,7 @@ class Session:
             raise
         self._new_run = False
         self.news.accept(track, as_execution(answer["execution"]))
-        if answer.get("attached") and answer.get("note"):
+        if answer.get("note"):
             self._say(answer["note"])
         self._place(track)
         return track

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from mlbench.core.errors import StoreError
 from mlbench.core.records import ENDED, Execution, Run
 
 if TYPE_CHECKING:
@@ -18,42 +21,76 @@ __all__ = ["Ledger"]
 
 logger = logging.getLogger(__name__)
 
-AGAIN_AFTER: Final = 5.0
-"""Seconds after which what could not be written (a full disk) is tried again."""
+FIRST_PAUSE: Final = 0.5
+LONGEST_PAUSE: Final = 30.0
+"""Seconds after which what could not be written (a full disk, a locked catalog) is tried again: twice as many each
+time, up to the longest."""
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class _Entry:
-    """A record to write, and what to do when that is done. `recorded`: its object is in the store already."""
+    """What is to be written of one record, and whom to tell.
 
-    record: Execution | Run | None
-    recorded: bool = True
-    then: Callable[[], None] | None = None
+    `recorded` says that the store has its object, from which the catalog can be made again; `written` that the
+    catalog has it too.
+    """
+
+    record: Execution | Run
+    recorded: bool
+    then: list[Callable[[], None]]
+    written: bool = False
 
 
 class Ledger:
     """Writes records in the order in which they are put; whoever is told of an end can read it.
 
     Records that wait are written together, the latest of each id: one transaction costs as much as one record. What
-    cannot be written is told of all the same, for its end is in the store by then, and is tried again later.
+    cannot be written waits and is tried again, ever more slowly. Of an end nobody is told before its object is in the
+    store, so that none is lost that somebody knows of.
+
+    Parameters
+    ----------
+    on_problem
+        Called in the loop with a sentence when the store turns out not to take what is written, and with None when it
+        does again.
     """
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Project, on_problem: Callable[[str | None], None] = lambda _: None) -> None:
+        self.problem: str | None = None
         self._project = project
+        self._on_problem = on_problem
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlbench-catalog")
-        self._waiting: list[_Entry] = []
+        self._waiting: dict[str, _Entry] = {}
+        self._busy: dict[str, _Entry] = {}
+        self._round = 0  # writings begun: what was put before one begins is written when it ends
+        self._rounds = asyncio.Condition()
+        self._again = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def put(self, record: Execution | Run, *, recorded: bool = True, then: Callable[[], None] | None = None) -> None:
-        """Write a record, then call back in the loop."""
-        self._enter(_Entry(record=record, recorded=recorded, then=then))
+        """Write a record, then call back in the loop.
 
-    def _enter(self, entry: _Entry) -> None:
-        self._waiting.append(entry)
+        Parameters
+        ----------
+        recorded
+            Whether the store has the object of an execution that has ended; that of a run is always written here.
+        """
+        needs_object = isinstance(record, Run) or (record.state in ENDED and not recorded)
+        entry = _Entry(record=record, recorded=not needs_object, then=[then] if then is not None else [])
+        former = self._waiting.pop(record.id, None)
+        if former is not None:
+            entry.recorded = entry.recorded and former.recorded
+            entry.then[:0] = former.then
+        self._waiting[record.id] = entry
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work(), name="mlbench-ledger")
+
+    def unwritten(self, identifier: str) -> Execution | Run | None:
+        """Return a record that the catalog does not have yet."""
+        entry = self._waiting.get(identifier) or self._busy.get(identifier)
+        return entry.record if entry is not None and not entry.written else None
 
     async def ask(self, question: Callable[[], T]) -> T:
         """Return what a function says, called on the thread after all that was put has been written."""
@@ -61,61 +98,116 @@ class Ledger:
         return await asyncio.get_running_loop().run_in_executor(self._thread, question)
 
     async def settled(self) -> None:
-        """Return when all that has been put so far is written, or could not be."""
-        if self._task is None or self._task.done():
+        """Return when all that has been put so far is written, or cannot be for the time being."""
+        if not self._waiting and not self._busy:
             return
-        written = asyncio.Event()
-        self._enter(_Entry(record=None, then=written.set))
-        await written.wait()
+        wanted = self._round + bool(self._waiting)
+        async with self._rounds:
+            await self._rounds.wait_for(
+                lambda: self.problem is not None or (self._round >= wanted and not self._busy) or self._round > wanted
+            )
 
-    async def close(self) -> None:
-        """Write what is left and end the thread."""
-        await self.settled()
+    async def close(self, *, patience: float = 5.0) -> None:
+        """Write what is left and end the thread; what cannot be written within some seconds is given up."""
+        if self._task is not None:
+            self._again.set()
+            await asyncio.wait([self._task], timeout=patience)
+            self._task.cancel()
+        for entry in (*self._busy.values(), *self._waiting.values()):
+            logger.error("What became of %s could not be written to the catalog: %s", entry.record.id, entry.record)
         await asyncio.to_thread(self._thread.shutdown)
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
+        pause = FIRST_PAUSE
         while self._waiting:
-            batch, self._waiting = self._waiting, []
-            left = await loop.run_in_executor(self._thread, self._write, batch)
-            for entry in batch:
-                if entry.then is not None:
-                    try:
-                        entry.then()
-                    except Exception:
-                        logger.exception("News of a written record could not be passed on")
-            if left:
-                loop.call_later(AGAIN_AFTER, self._put_again, left)
-
-    def _put_again(self, left: list[_Entry]) -> None:
-        for entry in left:
-            self._enter(entry)
-
-    def _write(self, batch: list[_Entry]) -> list[_Entry]:
-        latest: dict[str, _Entry] = {}
-        for entry in batch:
-            if entry.record is not None:
-                latest[entry.record.id] = entry
-        left: list[_Entry] = []
-        plain: list[Execution] = []
-        for entry in sorted(latest.values(), key=lambda entry: not isinstance(entry.record, Run)):
-            record = entry.record
-            assert record is not None
-            if isinstance(record, Execution) and (entry.recorded or record.state not in ENDED):
-                plain.append(record)
+            self._round += 1
+            self._busy, self._waiting = self._waiting, {}
+            problem = await loop.run_in_executor(self._thread, self._write, list(self._busy.values()))
+            busy, self._busy = self._busy, {}
+            for entry in busy.values():
+                if entry.recorded:
+                    self._call(entry)
+                if not entry.written:
+                    self._wait_again(entry)
+            self._note(problem)
+            async with self._rounds:
+                self._rounds.notify_all()
+            if problem is None:
+                pause = FIRST_PAUSE
                 continue
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._again.wait(), pause)
+            self._again.clear()
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _wait_again(self, entry: _Entry) -> None:
+        """Put an entry back, unless a later record of the same id waits: that one takes over what is owed."""
+        later = self._waiting.get(entry.record.id)
+        if later is None:
+            self._waiting[entry.record.id] = entry
+        else:
+            later.recorded = later.recorded and entry.recorded
+            later.then[:0] = entry.then
+
+    def _call(self, entry: _Entry) -> None:
+        called, entry.then = entry.then, []
+        for then in called:
             try:
-                if isinstance(record, Run):
-                    self._project.put_run(record, durable=record.state in ENDED)
-                else:
-                    self._project.put_execution(record, recorded=False)
+                then()
             except Exception:
-                logger.exception("The record of %s cannot be written", record.id)
-                left.append(_Entry(record=record, recorded=entry.recorded))
-        if plain:
-            try:
-                self._project.catalog.put_executions(plain)
-            except Exception:
-                logger.exception("The catalog cannot be written")
-                left.extend(_Entry(record=record) for record in plain)
-        return left
+                logger.exception("News of a written record could not be passed on")
+
+    def _note(self, problem: str | None) -> None:
+        if problem != self.problem:
+            if problem is not None:
+                logger.error("%s It is tried again.", problem)
+            else:
+                logger.info("What could not be written has been written now")
+            self.problem = problem
+            self._on_problem(problem)
+
+    # --- on the thread -----------------------------------------------------------------------------------------------
+
+    def _write(self, entries: Sequence[_Entry]) -> str | None:
+        """Write what can be written; return why the rest cannot. The catalog is not tried again after its first no."""
+        problems: list[str] = []
+        for entry in entries:
+            if not entry.recorded:
+                entry.recorded = self._try(partial(self._project.record, entry.record), [entry], problems)
+        ready = [entry for entry in entries if entry.recorded]
+        for entry in ready:
+            if isinstance(entry.record, Run) and not problems:
+                entry.written = self._try(partial(self._project.catalog.put_run, entry.record), [entry], problems)
+        executions = [entry for entry in ready if isinstance(entry.record, Execution)]
+        if executions and not problems:
+            self._put_executions(executions, problems)
+        return problems[0] if problems else None
+
+    def _put_executions(self, entries: Sequence[_Entry], problems: list[str]) -> None:
+        records = [entry.record for entry in entries if isinstance(entry.record, Execution)]
+        try:
+            written = self._try(partial(self._project.catalog.put_executions, records), entries, problems)
+        except _Unwritable:
+            for entry in entries:  # one of them is to blame
+                self._put_executions([entry], problems)
+        else:
+            for entry in entries:
+                entry.written = written
+
+    def _try(self, write: Callable[[], object], entries: Sequence[_Entry], problems: list[str]) -> bool:
+        """Say whether it was written. A record that no store can take, by a mistake of ours, is logged and let go."""
+        try:
+            write()
+        except (StoreError, OSError) as error:
+            problems.append(str(error))
+            return False
+        except Exception as error:
+            if len(entries) > 1:
+                raise _Unwritable from error
+            logger.exception("The record of %s cannot be written", entries[0].record.id)
+        return True
+
+
+class _Unwritable(Exception):
+    """One of several records cannot be written, whatever the store does."""

@@ -417,7 +417,11 @@ class Service:
         del peer, body
         idle = getattr(self._executor, "idle_since", None)
         stores = [
-            {"path": path, "schedules": await store.ledger.ask(partial(_count_schedules, store.project))}
+            {
+                "path": path,
+                "schedules": await store.ledger.ask(partial(_count_schedules, store.project)),
+                "problem": store.ledger.problem,
+            }
             for path, store in self._stores.items()
         ]
         return {

@@ -61,7 +61,7 @@ class OpenStore:
     def __init__(self, project: Project, executor: Executor, news: News, owner: str, stir: Callable[[], None]) -> None:
         self.path = str(project.location.path)
         self.project = project
-        self.ledger = Ledger(project)
+        self.ledger = Ledger(project, self._tell_problem)
         self.plan = Plan()
         self.sessions: dict[str, Session] = {}
         self.runs: dict[RunId, Run] = {}
@@ -212,7 +212,10 @@ class OpenStore:
                     answer["note"] = ago(record)
                 return answer
         await self.ledger.settled()  # whoever has an answer can ask what became of it, also after we are killed
-        return {"execution": self._shown(self.plan.nodes[submission.execution].record), "attached": False}
+        answer = {"execution": self._shown(self.plan.nodes[submission.execution].record), "attached": False}
+        if self.ledger.problem is not None:
+            answer["note"] = f"{self.ledger.problem} Until then runs are shown as they were."
+        return answer
 
     def _place(self, session: Session, step: str, at: int, *, new_run: bool) -> RunId:
         if session.fixed is not None:
@@ -231,8 +234,7 @@ class OpenStore:
                 self.tell(plans.Recalled(at=time.time_ns(), record=record, kernel=session.hello.kernel))
 
     async def _note_seen(self, execution: ExecutionId) -> None:
-        record = await self.ledger.ask(partial(self.project.catalog.execution, execution))
-        self.ledger.put(replace(record, unseen=False))
+        self.ledger.put(replace(await self.execution(execution), unseen=False))
 
     def here(self, session: Session, record: Execution, *, new_run: bool = False) -> Json:
         """Take the record of a step that ran in the kernel itself."""
@@ -281,6 +283,9 @@ class OpenStore:
         node = self.plan.nodes.get(ExecutionId(identifier))
         if node is not None and node.phase != "ended":
             return self._full(node.record)
+        unwritten = self.ledger.unwritten(identifier)
+        if isinstance(unwritten, Execution):
+            return unwritten
         return await self.ledger.ask(partial(self.project.catalog.execution, identifier))
 
     def _full(self, record: Execution) -> Execution:
@@ -510,6 +515,9 @@ class OpenStore:
         notebook, _ = self._whose(record)
         body = {"execution": record.id, "step": record.step, "cell": record.cell, "messages": messages}
         self._news.publish("messages", body, run=record.run, notebook=notebook, kernel=kernel)
+
+    def _tell_problem(self, problem: str | None) -> None:
+        self._news.publish("service", {"store": self.path, "problem": problem})
 
     def _publish_run(self, run: Run) -> None:
         self._news.publish("run", {"run": run}, run=run.id, notebook=run.notebook, kernel=run.kernel)
