@@ -26,17 +26,18 @@ export function laneWidth(layout: ILanes): number {
 }
 
 export function LaneRow({ layout, row, height, state, pointedAt }: ILaneRowProps): JSX.Element {
-  const x = (index: number) => Math.min(layout.lanes[index], MOST - 1) * LANE + MARGIN;
+  const column = (lane: number) => Math.min(lane, MOST - 1) * LANE + MARGIN;
+  const x = (index: number) => column(layout.lanes[index]);
   const y = (index: number) => (index - row) * height + height / 2;
   const lines = layout.edges
     .filter(({ from, to }) => from <= row && row <= to)
-    .map(({ from, to }) => {
+    .map(({ from, to, lane }) => {
       const strong = pointedAt === from || pointedAt === to;
       return (
         <path
           key={`${from}-${to}`}
           className={`jp-mlb-Lanes-line${strong ? ' jp-mod-strong' : ''}`}
-          d={linePath(x(from), y(from), x(to), y(to), height)}
+          d={linePath([x(from), y(from)], column(lane), [x(to), y(to)], height)}
         />
       );
     });
@@ -49,12 +50,17 @@ export function LaneRow({ layout, row, height, state, pointedAt }: ILaneRowProps
   );
 }
 
-function linePath(xa: number, ya: number, xb: number, yb: number, h: number): string {
-  if (xa === xb) {
-    return `M${xa} ${ya}V${yb}`;
+type Point = readonly [number, number];
+
+/** A line that leaves its parent for a lane, follows it, and turns to its child in the last row. */
+function linePath([xa, ya]: Point, lane: number, [xb, yb]: Point, h: number): string {
+  if (yb - ya <= h) {
+    return `M${xa} ${ya}${curve(xa, ya, xb, yb)}`;
   }
-  if (xb > xa) {
-    return `M${xa} ${ya}C${xa} ${ya + h * 0.6} ${xb} ${ya + h * 0.3} ${xb} ${ya + h}V${yb}`;
-  }
-  return `M${xa} ${ya}V${yb - h}C${xa} ${yb - h * 0.4} ${xb} ${yb - h * 0.6} ${xb} ${yb}`;
+  return `M${xa} ${ya}${curve(xa, ya, lane, ya + h)}V${yb - h}${curve(lane, yb - h, xb, yb)}`;
+}
+
+function curve(xa: number, ya: number, xb: number, yb: number): string {
+  const middle = (ya + yb) / 2;
+  return xa === xb ? `V${yb}` : `C${xa} ${middle} ${xb} ${middle} ${xb} ${yb}`;
 }

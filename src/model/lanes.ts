@@ -1,8 +1,9 @@
 /**
  * Where a step stands in the lanes that are drawn beside the list, as in a git log.
  *
- * Steps keep the order of their cells. A lane belongs to a step until its last child is reached, so that no line
- * passes through the dot of a step that it has nothing to do with.
+ * Steps keep the order of their cells. A line keeps a lane to itself from parent to child, so that it passes through
+ * no other step. Where lines join, the step stands on the leftmost of them; where they part, the child on which most
+ * hangs goes straight on.
  */
 
 export interface ILaneStep {
@@ -14,6 +15,8 @@ export interface ILaneEdge {
   /** The rows of the parent and of the child. */
   readonly from: number;
   readonly to: number;
+  /** The lane of the line in the rows between. */
+  readonly lane: number;
 }
 
 export interface ILanes {
@@ -23,65 +26,71 @@ export interface ILanes {
   readonly width: number;
 }
 
+type Edge = Omit<ILaneEdge, 'lane'>;
+
 /** Lay the steps out; a parent that is not above its child is left out of the picture. */
 export function layOut(steps: ReadonlyArray<ILaneStep>): ILanes {
   const rows = new Map(steps.map((step, row) => [step.name, row]));
-  const edges = shortened(
+  const wanted = shortened(
     steps.map(step =>
       [...new Set(step.parents)]
         .map(parent => rows.get(parent))
         .filter((row): row is number => row !== undefined)
     )
   );
-  const lastChild: number[] = steps.map((_, row) => row);
-  for (const { from, to } of edges) {
-    lastChild[from] = Math.max(lastChild[from], to);
-  }
+  const below = depths(steps.length, wanted);
   const lanes: number[] = [];
-  // For each lane, the rows strictly between its dots that a line runs through, and whose line it is.
-  const lines: { lane: number; first: number; last: number; from: number; to: number }[] = [];
-
-  const isFree = (lane: number, row: number, parents: number[]): boolean => {
-    if (lines.some(line => line.lane === lane && line.first <= row && row <= line.last)) {
-      return false;
-    }
-    for (let above = 0; above < row; above++) {
-      if (lanes[above] === lane && lastChild[above] > row && !parents.includes(above)) {
-        return false;
-      }
-    }
-    return parents.every(from => {
-      const column = Math.max(lane, lanes[from]);
-      for (let between = from + 1; between < row; between++) {
-        if (lanes[between] === column) {
-          return false;
-        }
-      }
-      return true;
-    });
+  const edges: ILaneEdge[] = [];
+  // For each lane, the row that the line on it leads to.
+  const open: (number | null)[] = [];
+  const free = (): number => {
+    const found = open.indexOf(null);
+    return found < 0 ? open.length : found;
   };
-
   steps.forEach((_, row) => {
-    const parents = edges.filter(edge => edge.to === row).map(edge => edge.from);
-    let lane = 0;
-    while (!isFree(lane, row, parents)) {
-      lane += 1;
-    }
+    const joined = open.indexOf(row);
+    const lane = joined < 0 ? free() : joined;
     lanes.push(lane);
-    for (const from of parents) {
-      const column = Math.max(lane, lanes[from]);
-      if (row - from > 1) {
-        lines.push({ lane: column, first: from + 1, last: row - 1, from, to: row });
-      }
+    open.forEach((to, at) => {
+      open[at] = to === row ? null : to;
+    });
+    const [straightOn, ...others] = wanted
+      .filter(edge => edge.from === row)
+      .sort((one, other) => below[other.to] - below[one.to] || one.to - other.to);
+    if (straightOn) {
+      open[lane] = straightOn.to;
+      edges.push({ ...straightOn, lane });
+    }
+    for (const edge of others.sort((one, other) => one.to - other.to)) {
+      const beside = free();
+      open[beside] = edge.to;
+      edges.push({ ...edge, lane: beside });
     }
   });
-  return { lanes, edges, width: lanes.length ? Math.max(...lanes) + 1 : 0 };
+  return {
+    lanes,
+    edges,
+    width: Math.max(0, ...[...lanes, ...edges.map(edge => edge.lane)].map(lane => lane + 1))
+  };
+}
+
+/** How many steps follow each other below a row, at most. */
+function depths(count: number, edges: ReadonlyArray<Edge>): number[] {
+  const below = new Array<number>(count).fill(0);
+  for (let row = count - 1; row >= 0; row--) {
+    for (const { from, to } of edges) {
+      if (from === row) {
+        below[row] = Math.max(below[row], below[to] + 1);
+      }
+    }
+  }
+  return below;
 }
 
 /** The edges that no longer way stands for: who waits for a child of a step waits for that step too. */
-function shortened(parents: ReadonlyArray<ReadonlyArray<number>>): ILaneEdge[] {
+function shortened(parents: ReadonlyArray<ReadonlyArray<number>>): Edge[] {
   const above: Set<number>[] = [];
-  const edges: ILaneEdge[] = [];
+  const edges: Edge[] = [];
   parents.forEach((given, to) => {
     const direct = given.filter(from => from < to);
     const further = new Set(direct.flatMap(from => [...above[from]]));
