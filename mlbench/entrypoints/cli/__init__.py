@@ -102,8 +102,8 @@ def _status(arguments: list[str] | None) -> int:
     except MlbenchError as error:
         _say_error(str(error))
         return 2
-    except (KeyboardInterrupt, click.Abort):
-        _say_error("Interrupted.")
+    except (KeyboardInterrupt, click.Abort) as stop:
+        _say_error(str(stop) or "Interrupted.")
         return 130
     except BrokenPipeError:
         # Whoever read our output has gone; Python would complain again when it closes standard output.

@@ -63,21 +63,38 @@ def run(
         if finding.level == "warning" and not as_json:
             errors().print(plain(f"{prepared.name}: {finding.text}"), style="yellow")
     view = _view(prepared.steps, as_json=as_json)
-    request = runner_papermill.RunRequest(
-        notebook=prepared.path, name=name, tags=labels, marks=True, watch=view.take if view is not None else None
-    )
-    with _terminated_as_interrupted(), scratch_folder("run") as scratch, view or contextlib.nullcontext():
-        outcome = runner_papermill.execute(
-            prepared.nb,
-            request,
-            parameters=prepared.values,
-            folder=folder,
-            output=target,
-            kernel=kernel,
-            cell_timeout=cell_timeout,
-            scratch=scratch,
-        )
+    request = runner_papermill.RunRequest(notebook=prepared.path, name=name, tags=labels, marks=True, watch=view.take)
+    try:
+        with _terminated_as_interrupted(), scratch_folder("run") as scratch, view:
+            outcome = runner_papermill.execute(
+                prepared.nb,
+                request,
+                parameters=prepared.values,
+                folder=folder,
+                output=target,
+                kernel=kernel,
+                cell_timeout=cell_timeout,
+                scratch=scratch,
+            )
+    except KeyboardInterrupt:
+        if view.run is None:
+            raise
+        raise Cancelled(view.run, tuple(view.cancelled)) from None
     return _conclude(outcome, target, as_json=as_json)
+
+
+class Cancelled(click.Abort):
+    """A run that was interrupted: which, and the names of the steps that were cancelled with it."""
+
+    def __init__(self, run: Run, steps: tuple[str, ...]) -> None:
+        super().__init__(run, steps)
+        self.run = run
+        self.steps = steps
+
+    def __str__(self) -> str:
+        names = ", ".join(self.steps)
+        steps = f" with step {names}" if len(self.steps) == 1 else f" with the steps {names}" if names else ""
+        return f"Interrupted: {self.run.name} was cancelled{steps}. See more: mlbench show {short(self.run.id)}"
 
 
 def _folder(cwd: str | None, path: str) -> str:
@@ -139,9 +156,9 @@ def _conclude(outcome: Any, target: str | None, *, as_json: bool) -> int:
 # --- what is shown while it runs ---------------------------------------------------------------------------------
 
 
-def _view(steps: tuple[str, ...], *, as_json: bool) -> _Lines | None:
+def _view(steps: tuple[str, ...], *, as_json: bool) -> _Lines:
     if as_json:
-        return None
+        return _Silence(steps)
     return _Table(steps) if console().is_terminal else _Lines(steps)
 
 
@@ -151,6 +168,8 @@ class _Lines:
     def __init__(self, steps: tuple[str, ...]) -> None:
         self.steps: dict[str, Execution | None] = dict.fromkeys(steps)
         self.cell = (0, 0)
+        self.run: Run | None = None
+        self.cancelled: list[str] = []
         self._lock = threading.Lock()
 
     def __enter__(self) -> _Lines:
@@ -175,8 +194,12 @@ class _Lines:
             elif news["type"] == "cell" and news["state"] == "running":
                 self.cell = (news["index"] + 1, news["count"])
                 self.cell_changed()
-            elif news["type"] == "run" and news["run"].state == "running":
-                self.run_began(news["run"])
+            elif news["type"] == "cancelled":
+                self.cancelled += [step for step in news["steps"] if step is not None]
+            elif news["type"] == "run":
+                self.run = news["run"]
+                if self.run.state == "running":
+                    self.run_began(self.run)
 
     def run_began(self, run: Run) -> None:
         """Say which run it is."""
@@ -189,6 +212,16 @@ class _Lines:
 
     def cell_changed(self) -> None:
         """Say which cell runs: only where nothing else is said."""
+
+
+class _Silence(_Lines):
+    """Nothing, for who reads JSON."""
+
+    def run_began(self, run: Run) -> None:
+        """Say nothing."""
+
+    def step_changed(self, execution: Execution) -> None:
+        """Say nothing."""
 
 
 class _Table(_Lines):

@@ -14,7 +14,10 @@ from mlbench.backends import owners
 
 def test_only_the_scratch_folders_of_dead_processes_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    code = "import os; from mlbench.backends import owners; s = owners.scratch_folder('job'); s.__enter__(); os._exit(0)"
+    code = (
+        "import os; from mlbench.backends import owners\n"
+        "folder = owners.scratch_folder('job'); folder.__enter__(); os._exit(0)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, env={"TMPDIR": str(tmp_path)}, timeout=60)
     (left,) = tmp_path.iterdir()
     elsewhere = tmp_path / left.name.replace(left.name.split("-")[3][:6], "0" * 6)
