@@ -28,7 +28,7 @@ from mlbench.entrypoints.kernel.order import Order
 from mlbench.entrypoints.kernel.pending import WAIT, Placeholder, Waits, is_placeholder, runs_a_step
 from mlbench.entrypoints.kernel.storage import Storage
 from mlbench.entrypoints.kernel.submission import Track, defs_of, find_inputs, key_for
-from mlbench.entrypoints.kernel.waiting import Waiting, names_in
+from mlbench.entrypoints.kernel.waiting import Waiting, listed, names_in
 from mlbench.runs.reach import reach
 
 __all__ = ["Session"]
@@ -454,7 +454,7 @@ class Session:
                 )
             body = {"execution": track.execution}
         names = names_in(self.service().request("cancel", body))
-        self._say(f"Cancelled {', '.join(names)}." if names else "Nothing was under way.")
+        self._say(f"Cancelled {listed(names)}." if names else "Nothing was under way.")
 
     def _follow(self, track: Track) -> None:
         """Wait for a step in its own cell: what it prints is the cell's output, and its error is the cell's."""

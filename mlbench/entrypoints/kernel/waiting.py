@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from mlbench.core.errors import NotFound, ServiceError
@@ -12,8 +12,9 @@ from mlbench.core.ids import ExecutionId, RunId
 from mlbench.core.records import Execution, Failure
 from mlbench.entrypoints.kernel.news import News, as_execution
 from mlbench.entrypoints.kernel.submission import Track
+from mlbench.runs.plan.words import GRACE
 
-__all__ = ["ASK_EVERY", "Waiting", "names_in"]
+__all__ = ["ASK_EVERY", "Waiting", "listed", "names_in"]
 
 _LOG = logging.getLogger(__name__)
 ASK_EVERY: Final = 5.0
@@ -120,14 +121,31 @@ class Waiting:
             self._news.note(track, record)
 
     def _interrupted(self, track: Track) -> None:
-        """Tell the service that the stop button was pressed while a cell waited, and say what that cancels."""
+        """Tell the service that the stop button was pressed while a cell waited, and say what comes of that."""
         try:
             names = names_in(self._request("interrupt", {"executions": [track.execution]}))
         except ServiceError as error:
             self._say(f"The stop could not be passed on: {error}")
             return
         if names:
-            self._say(f"Stopped: {', '.join(names)} {'is' if len(names) == 1 else 'are'} cancelled.")
+            they = "It is" if len(names) == 1 else "They are"
+            self._say(
+                f"Stopping {listed(names)}. {they} paused now, and cancelled in {GRACE:.0f} seconds "
+                "unless the kernel is restarted."
+            )
+        elif not track.ended:
+            self._say(f"Not waiting any more; {track.step} goes on.")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a sentence lists them.
+
+    Examples
+    --------
+    >>> listed(["load", "clean", "train"])
+    'load, clean and train'
+    """
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def names_in(answer: Any) -> list[str]:

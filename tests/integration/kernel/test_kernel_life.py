@@ -72,10 +72,24 @@ def test_the_stop_button_cancels_what_the_waiting_cell_waits_for(page: Any, tmp_
     page.manager.interrupt_kernel()
     answer = page.receive(request, 30)
     assert answer.reply["ename"] == "KeyboardInterrupt"
-    assert "stopped" in answer.text
+    assert "Stopping stopped. It is paused now, and cancelled in 3 seconds" in answer.text
     again = page.run("x", timeout=30)
     assert again.reply["ename"] == "StepFailed"
     assert "cancelled" in again.error
+
+
+def test_a_wait_that_is_given_up_cancels_nothing_and_says_so(place: Any, page: Any, tmp_path: Path) -> None:
+    page.run(slow_step("kept", tmp_path / "begun", 4, "kept_x"), "kept")
+    wait_for_file(tmp_path / "begun")
+    execution = page.run("get_ipython().mlbench_session.order.steps['kept'].execution").text.strip("'")
+    request = page.send("kept_x + 1")
+    time.sleep(0.5)
+    with place.service() as client:
+        client.request("keep", {"executions": [execution]})
+    page.manager.interrupt_kernel()
+    answer = page.receive(request, 30)
+    assert "Not waiting any more; kept goes on." in answer.text
+    assert page.value("kept_x", timeout=30) == "1"
 
 
 def test_an_interrupt_of_an_idle_kernel_cancels_nothing(page: Any, tmp_path: Path) -> None:
