@@ -1,10 +1,14 @@
-"""The parts of a step's process by themselves: frames, fingerprints, files opened."""
+"""The parts of a step's process by themselves: frames, fingerprints, files opened, libraries used ahead."""
 
 from __future__ import annotations
 
 import os
+import random
 import socket
+import subprocess
+import sys
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from hypothesis import strategies as st
 from mlbench.backends.cluster_dask.channel import ACK, Channel, Frames, frame
 from mlbench.backends.cluster_dask.fingerprints import Values
 from mlbench.backends.cluster_dask.opened import Opened
+from mlbench.backends.cluster_dask.rehearsal import use_libraries
 
 
 @given(st.lists(st.dictionaries(st.text(max_size=5), st.integers(0, 9)), max_size=8), st.integers(1, 7))
@@ -123,3 +128,43 @@ def test_files_of_the_user_are_seen_and_those_of_python_and_the_store_are_not(tm
         ("low.txt", "w", 0),
     ]
     assert not opened.network
+
+
+def test_libraries_that_are_used_ahead_keep_no_trace_of_it() -> None:
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+    import pandas as pd
+
+    def state() -> Any:
+        return (random.getstate(), np.random.get_state()[1].tolist(), plt.get_fignums(), dict(mpl.rcParams),
+                list(warnings.filters), np.geterr(), pd.get_option("display.max_rows"))
+
+    before = state()
+    use_libraries()
+    assert state() == before
+
+
+def test_a_step_finds_loaded_what_its_libraries_load_when_they_are_first_used() -> None:
+    code = """
+        import sys
+        import matplotlib.pyplot as plt, pandas as pd
+        from sklearn.linear_model import LinearRegression
+        from mlbench.backends.cluster_dask.rehearsal import use_libraries
+        use_libraries()
+        before = set(sys.modules)
+        table = pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": [1.0, 2.0, 3.5]})
+        LinearRegression().fit(table[["a"]], table["b"])
+        assert set(sys.modules) == before, set(sys.modules) - before
+    """
+    lines = "\n".join(line.strip() for line in code.splitlines())
+    subprocess.run([sys.executable, "-c", lines], check=True, timeout=60, env={**os.environ, "MPLBACKEND": "agg"})
+
+
+def test_a_library_that_cannot_be_used_ahead_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    drawn: list[Any] = []
+    monkeypatch.setitem(sys.modules, "pandas", object())
+    monkeypatch.setattr(Figure, "subplots", lambda figure: drawn.append(figure))
+    use_libraries()
+    assert drawn

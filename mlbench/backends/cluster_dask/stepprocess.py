@@ -17,7 +17,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -26,6 +26,7 @@ from mlbench.backends.cluster_dask import processors
 from mlbench.backends.cluster_dask.channel import Channel
 from mlbench.backends.cluster_dask.fingerprints import Values
 from mlbench.backends.cluster_dask.opened import Opened
+from mlbench.backends.cluster_dask.rehearsal import use_libraries
 from mlbench.backends.cluster_dask.stepserver import INLINE_BACKEND, PRIVATE_VARIABLES
 from mlbench.backends.cluster_dask.stepshell import ZMQInteractiveShell, make_shell, open_stream
 from mlbench.core.errors import MlbenchError
@@ -34,6 +35,9 @@ from mlbench.core.records import Binding, Failure, Json
 from mlbench.runs import artifacts, capture, context, previews, randomness, surroundings, values
 
 __all__ = ["main", "serve", "warm"]
+
+_UNUSED: Final = 0.3
+"""Seconds without a step after which a spare process has time for more than every step needs."""
 
 
 def warm() -> None:
@@ -44,35 +48,24 @@ def warm() -> None:
     previews.preview([1])
     Opened()
     if "matplotlib.pyplot" in sys.modules:
-        _warm_figures(shell)
+        _load_figures(shell)
+    use_libraries()
     surroundings.apply(surroundings.read(shell), shell)  # for what this loads: nothing changes
     processors.find()
 
 
-def _warm_figures(shell: ZMQInteractiveShell) -> None:
-    """Load what the first figure loads, fonts and how it becomes a picture, and let figures appear under cells."""
-    import io
-
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+def _load_figures(shell: ZMQInteractiveShell) -> None:
+    """Let figures appear under cells, and load how they become pictures."""
     show_inline: Any = shell.enable_matplotlib
     show_inline("inline")
+    importlib.import_module("matplotlib.backends.backend_agg")
     if "pandas" in sys.modules:
         with contextlib.suppress(ImportError):
             importlib.import_module("pandas.plotting._matplotlib")
-    figure = Figure(figsize=(1, 1))
-    figure.subplots().set_title("a")
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.print_png(io.BytesIO())
 
 
 def _rehearse() -> None:
-    """Touch what a step touches, in a process that has time.
-
-    The memory of a forked process is its server's until it is written to: copying it, page after page, takes longer
-    than all else that a small step does. Nothing else comes of it.
-    """
+    """Do for nothing what every step does before its first line, so that the memory for it is this process's own."""
     shell = ZMQInteractiveShell.instance()
     processors.share(None, dict(os.environ))
     randomness.refresh()
@@ -82,16 +75,18 @@ def _rehearse() -> None:
     values.pack([1])
 
 
-def _is_asked(handover: socket.socket) -> bool:
-    return bool(select.select([handover], [], [], 0)[0])
+def _is_asked(handover: socket.socket, seconds: float) -> bool:
+    return bool(select.select([handover], [], [], seconds)[0])
 
 
 def serve(handover: socket.socket) -> None:
     """Be a spare process: wait to be given a step's pipes and channel, run it, and end. Never returns."""
     os.environ["MLBENCH_STEP_PROCESS"] = str(os.getpid())
     try:
-        if not _is_asked(handover):
+        if not _is_asked(handover, 0):
             _rehearse()
+        if not _is_asked(handover, _UNUSED):
+            use_libraries()
         _, descriptors, _, _ = socket.recv_fds(handover, 1, 3)
         if len(descriptors) != 3:
             os._exit(0)  # the server has ended, or needs no spare any more

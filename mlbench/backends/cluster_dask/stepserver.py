@@ -38,7 +38,9 @@ _SPARES: Final = 2
 """So many are kept: a step that follows another at once has one that was ready before."""
 
 _SPARE_DELAY: Final = 0.15
-"""Seconds after a step's start until the next spare is forked: the step's own first moments come first."""
+_SPARE_IN_TIME: Final = 1.0
+"""Seconds after a step's start until the next spare is forked, where none is left and where one is: the step's own
+first moments come first."""
 
 _SPARE_AFTER_END: Final = 0.01
 """The same after a step's end, which may come sooner: it has to be told first."""
@@ -210,7 +212,7 @@ class _Server:
             status.close()
         for one in pipes:
             os.close(one)
-        self._spare_at = time.monotonic() + _SPARE_DELAY
+        self._spare_at = time.monotonic() + (_SPARE_IN_TIME if self._spares else _SPARE_DELAY)
 
     def _reap(self) -> None:
         while True:
