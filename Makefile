@@ -41,7 +41,7 @@ setup: $(MADE)/install $(MADE)/browser ## Make .venv with everything in it, fron
 demo: $(MADE)/install ## Run the example notebook and show its steps and what was recorded
 	@mkdir -p build
 	$(BIN)/mlbench run examples/flights.ipynb --output build/flights.ipynb
-	@printf '\n%s\n' "See it in JupyterLab: make lab"
+	@printf '\n%s\n' "See it in JupyterLab: make lab" "To use the commands above: source $(VENV)/bin/activate"
 
 lab: $(MADE)/install ## Open the example in JupyterLab
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir=examples examples/flights.ipynb
