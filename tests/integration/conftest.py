@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mlbench.backends.service_socket import start
 from tests.integration.house import House
 
 
@@ -42,7 +43,34 @@ def service(store: Path, runtime: Path) -> Iterator[House]:
 
 
 @pytest.fixture
-def quick(service: House) -> House:
-    """Return a service whose steps run in memory: what they do is said in words, see `house.py`."""
-    service.in_memory = True
+def alone(service: House, monkeypatch: pytest.MonkeyPatch) -> House:
+    """Return a service of the test's own whose steps run in memory: what they do is said in words, see `house.py`."""
+    monkeypatch.setattr(start, "_start", service.start_for)
     return service
+
+
+@pytest.fixture(scope="module")
+def _shared() -> Iterator[House]:
+    runtime = Path(tempfile.mkdtemp(prefix="mlb"))
+    house = House(runtime=runtime, store=runtime / "store")
+    yield house
+    house.end()
+    left = house.wait_until_gone()
+    shutil.rmtree(runtime, ignore_errors=True)
+    assert not left, f"processes were left behind: {left}"
+
+
+@pytest.fixture
+def quick(store: Path, _shared: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+    """Return a service whose steps run in memory, as in `alone`, that other tests of the module use as well.
+
+    The store is the test's own, and nothing is under way when it begins. A service that a test has killed is followed
+    by another one.
+    """
+    monkeypatch.setenv("MLBENCH_RUNTIME", str(_shared.runtime))
+    for name in ("CI", "MLBENCH_OWN_SERVICE"):
+        monkeypatch.delenv(name, raising=False)
+    house = House(runtime=_shared.runtime, store=store, started=_shared.started)
+    monkeypatch.setattr(start, "_start", house.start_for)
+    yield house
+    house.clear()

@@ -121,6 +121,17 @@ def _binding(task: StepTask, name: str) -> Binding:
     return Binding(name=name, artifact=made)
 
 
+def _hurry() -> None:
+    """Shorten the service's waits for people and machines: who waits for them here is a test."""
+    from mlbench.entrypoints.service import peers, server
+    from mlbench.runs.plan import turn
+
+    turn.GRACE = 1.0  # type: ignore[misc]
+    server.ENGINE_PATIENCE = 0.5  # type: ignore[misc]
+    server.LINGER = 0.3  # type: ignore[misc]
+    peers.MOST_UNREAD, peers.UNREAD_FOR = 1 << 20, 0.3  # type: ignore[misc]
+
+
 def main(version: str, ready: int, until_idle: bool) -> None:
     import logging
 
@@ -128,6 +139,7 @@ def main(version: str, ready: int, until_idle: bool) -> None:
     from mlbench.project import Project
 
     logging.basicConfig(level="INFO", stream=sys.stderr)
+    _hurry()
 
     def say() -> None:
         os.write(ready, b"ready\n")
@@ -146,7 +158,6 @@ class House:
 
     runtime: Path
     store: Path
-    in_memory: bool = False
     clients: list[ServiceClient] = field(default_factory=list)
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -163,7 +174,12 @@ class House:
         with door.log.open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "tests.integration.house", door.version, str(writer), str(int(until_idle))],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, pass_fds=(writer,), start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+                pass_fds=(writer,),
+                start_new_session=True,
             )
         self.started.append(process)
         os.close(writer)
@@ -171,10 +187,12 @@ class House:
             assert said.read(), door.last_lines(40)
         return process.pid
 
+    def start_for(self, door: Door, *, until_idle: bool) -> None:
+        """Start one in the place of the real one, for a client that found none."""
+        self.start(version=door.version, until_idle=until_idle)
+
     def connect(self, *, role: str = "cli", **more: Any) -> ServiceClient:
         """Return a client; the service is started if there is none."""
-        if self.in_memory and Door.find().alive() is None:
-            self.start()
         client = connect(role=role, **more)  # type: ignore[arg-type]
         self.clients.append(client)
         return client
@@ -219,6 +237,22 @@ class House:
                     found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         return found
 
+    def clear(self) -> None:
+        """End all clients and what they left under way; the service goes on."""
+        for client in self.clients:
+            client.close()
+        if Door.find().alive() is None:
+            return
+        with connect(role="cli") as client:
+            for one in client.request("status")["executions"]:
+                client.request("cancel", {"execution": one["execution"]})
+            eventually(lambda: not client.request("status")["executions"])
+
+    def wait_until_detached(self, kernel: str) -> None:
+        """Return when the service knows that a kernel is gone."""
+        client = self.connect()
+        eventually(lambda: kernel not in [one["kernel"] for one in client.request("status")["clients"]])
+
     def end(self) -> None:
         """End all clients, then the service of each version."""
         for client in self.clients:
@@ -248,8 +282,15 @@ class Kernel:
     """A kernel without IPython: it attaches, submits and listens."""
 
     def __init__(
-        self, house: House, name: str = "kernel", *, client: ServiceClient | None = None, run: str | None = None,
-        notebook: str = "/home/ada/flights.ipynb", kind: str = "interactive", reconnect: bool = False,
+        self,
+        house: House,
+        name: str = "kernel",
+        *,
+        client: ServiceClient | None = None,
+        run: str | None = None,
+        notebook: str = "/home/ada/flights.ipynb",
+        kind: str = "interactive",
+        reconnect: bool = False,
     ) -> None:
         self.client = client or house.connect(role="kernel", reconnect=reconnect)
         self.store = house.store
@@ -279,8 +320,13 @@ class Kernel:
     def ask(self, step: str, source: str = "", *parents: str, **more: Any) -> Json:
         edges = dict(parent.split("=") for parent in parents)
         submission = Submission(
-            execution=ExecutionId(new_id()), step=step, source=source, edges=edges,  # type: ignore[arg-type]
-            defs=more.pop("defs", (step,)), cell=more.pop("cell", f"cell-{step}"), **more,
+            execution=ExecutionId(new_id()),
+            step=step,
+            source=source,
+            edges=edges,  # type: ignore[arg-type]
+            defs=more.pop("defs", (step,)),
+            cell=more.pop("cell", f"cell-{step}"),
+            **more,
         )
         answer: Json = self.client.request("submit", submission)
         return answer

@@ -65,21 +65,21 @@ def test_its_files_are_closed_to_others(quick: House) -> None:
         assert not path.stat().st_mode & 0o077 or path == Door.find().log
 
 
-def test_another_user_is_refused(quick: House) -> None:
+def test_another_user_is_refused(alone: House) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
-    quick.connect()
-    quick.runtime.chmod(0o711)
-    Door(quick.runtime, installed_version()).socket.chmod(0o777)
-    path = str(Door(quick.runtime, installed_version()).socket)
+    alone.connect()
+    alone.runtime.chmod(0o711)
+    Door(alone.runtime, installed_version()).socket.chmod(0o777)
+    path = str(Door(alone.runtime, installed_version()).socket)
     code = (
         f"import os, socket; os.setuid(65534); s = socket.socket(socket.AF_UNIX); s.connect({path!r});"
         "s.settimeout(10); print(s.recv(4096))"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
-    quick.runtime.chmod(0o700)
+    alone.runtime.chmod(0o700)
     assert "refused" in said
-    assert len(quick.connect().request("status")["clients"]) == 2
+    assert len(alone.connect().request("status")["clients"]) == 2
 
 
 def test_a_service_of_another_user_is_not_spoken_to(runtime: Path) -> None:
@@ -181,42 +181,42 @@ def _greet(path: Path, **body: object) -> dict[str, object]:
                 return message
 
 
-def test_a_newer_client_retires_an_older_service_and_gets_its_own(quick: House) -> None:
-    old = quick.start(version="0.0.1")
-    ours = quick.connect()
+def test_a_newer_client_retires_an_older_service_and_gets_its_own(alone: House) -> None:
+    old = alone.start(version="0.0.1")
+    ours = alone.connect()
     assert ours.service.pid != old
     assert ours.service.version == installed_version()
-    quick.started[0].wait(timeout=20)
+    alone.started[0].wait(timeout=20)
 
 
-def test_a_retired_service_ends_with_its_steps_and_takes_no_new_ones(quick: House, tmp_path: Path) -> None:
-    quick.start(version="0.0.1")
-    kernel = quick.kernel(client=connect(role="kernel", version="0.0.1"))
+def test_a_retired_service_ends_with_its_steps_and_takes_no_new_ones(alone: House, tmp_path: Path) -> None:
+    alone.start(version="0.0.1")
+    kernel = alone.kernel(client=connect(role="kernel", version="0.0.1"))
     step = kernel.submit("load", f"wait {tmp_path / 'go'}")
-    newer = quick.connect()
+    newer = alone.connect()
     eventually(lambda: kernel.client.request("status")["retired"])
     with pytest.raises(ServiceError, match="takes no new ones"):
         kernel.submit("other")
     (tmp_path / "go").touch()
     assert kernel.state(step).state == "succeeded"
-    quick.started[0].wait(timeout=20)
+    alone.started[0].wait(timeout=20)
     with pytest.raises(ServiceError, match="has taken over"):
         kernel.client.request("status")
     assert newer.request("status")["pid"] == newer.service.pid
 
 
-def test_an_older_client_speaks_to_a_newer_service(quick: House) -> None:
-    newer = quick.start(version="99.0")
+def test_an_older_client_speaks_to_a_newer_service(alone: House) -> None:
+    newer = alone.start(version="99.0")
     with connect() as client:
         assert client.service.pid == newer
 
 
 def test_a_newer_service_that_no_longer_speaks_our_protocol_is_said_so(
-    quick: House, monkeypatch: pytest.MonkeyPatch
+    alone: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlbench.backends.service_socket import start
 
-    quick.start(version="99.0")
+    alone.start(version="99.0")
     monkeypatch.setattr(start, "PROTOCOL", PROTOCOL - 2)
     with pytest.raises(ServiceError, match="Update mlbench in this kernel's environment"):
         connect()
@@ -240,7 +240,7 @@ def test_a_client_of_a_protocol_that_is_too_old_is_told_to_update(quick: House) 
 def test_a_service_that_is_stopped_says_goodbye_and_is_gone(quick: House) -> None:
     client = quick.connect()
     client.request("stop", {"force": False})
-    quick.started[0].wait(timeout=20)
+    quick.started[-1].wait(timeout=20)
     assert not Door.find().socket.exists()
     with pytest.raises(ServiceError, match="was stopped"):
         client.request("status")
@@ -253,7 +253,7 @@ def test_a_service_with_steps_under_way_is_stopped_only_by_force(quick: House) -
     with pytest.raises(ServiceError, match="Add --force"):
         kernel.client.request("stop", {"force": False})
     kernel.client.request("stop", {"force": True})
-    quick.started[0].wait(timeout=20)
+    quick.started[-1].wait(timeout=20)
     record = catalog(quick.store).execution(step)
     assert (record.state, record.reason) == ("failed", "service-lost")
 
@@ -263,7 +263,7 @@ def test_a_signal_ends_it_in_order(quick: House) -> None:
     step = kernel.submit("load", "sleep 60")
     later = kernel.submit("train", "", f"load={step}")
     os.kill(quick.pid, signal.SIGTERM)
-    quick.started[0].wait(timeout=20)
+    quick.started[-1].wait(timeout=20)
     found = catalog(quick.store)
     assert {found.execution(one).reason for one in (step, later)} == {"service-lost"}
     assert found.runs()[0].state == "failed"
@@ -276,25 +276,25 @@ def test_a_client_that_comes_while_the_old_one_ends_gets_the_next(service: House
     assert service.connect().service.life != first.service.life
 
 
-def test_until_idle_it_ends_when_its_last_client_is_gone(quick: House) -> None:
-    quick.start(until_idle=True)
-    one, two = quick.connect(start=False), quick.connect(start=False)
+def test_until_idle_it_ends_when_its_last_client_is_gone(alone: House) -> None:
+    alone.start(until_idle=True)
+    one, two = alone.connect(start=False), alone.connect(start=False)
     one.close()
     assert two.request("status")["clients"]
     two.close()
-    quick.started[0].wait(timeout=20)
+    alone.started[0].wait(timeout=20)
 
 
-def test_until_idle_it_ends_its_steps_first(quick: House, tmp_path: Path) -> None:
-    quick.start(until_idle=True)
-    kernel = quick.kernel()
+def test_until_idle_it_ends_its_steps_first(alone: House, tmp_path: Path) -> None:
+    alone.start(until_idle=True)
+    kernel = alone.kernel()
     step = kernel.submit("load", f"wait {tmp_path / 'go'}")
     kernel.client.close()
     with pytest.raises(subprocess.TimeoutExpired):
-        quick.started[0].wait(timeout=2)
+        alone.started[0].wait(timeout=1)
     (tmp_path / "go").touch()
-    quick.started[0].wait(timeout=20)
-    assert catalog(quick.store).execution(step).state == "succeeded"
+    alone.started[0].wait(timeout=20)
+    assert catalog(alone.store).execution(step).state == "succeeded"
 
 
 def test_in_ci_a_client_starts_one_that_ends_with_it(service: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,24 +383,24 @@ def test_a_service_that_has_ended_leaves_no_remains_in_who_started_it(service: H
     eventually(lambda: not Path(f"/proc/{pid}").exists())
 
 
-def test_a_service_opens_the_stores_that_have_schedules_when_it_starts(quick: House) -> None:
+def test_a_service_opens_the_stores_that_have_schedules_when_it_starts(alone: House) -> None:
     from mlbench.entrypoints.service import remembered
 
-    quick.kernel()
-    quick.kill()
-    remembered.note(str(quick.store), scheduled=True)
-    client = quick.connect()
+    alone.kernel()
+    alone.kill()
+    remembered.note(str(alone.store), scheduled=True)
+    client = alone.connect()
     eventually(lambda: client.request("status")["stores"])
     # there are no schedules in it after all, so that it need not be opened the next time
     eventually(lambda: remembered.stores() == [])
 
 
-def test_a_store_with_a_schedule_is_remembered(quick: House) -> None:
+def test_a_store_with_a_schedule_is_remembered(alone: House) -> None:
     from mlbench.core.ids import JobId, new_id
     from mlbench.core.records import Job, JobVersion
     from mlbench.entrypoints.service import remembered
 
-    client = quick.kernel().client
+    client = alone.kernel().client
     version = JobVersion(number=1, snapshot="blake3:" + "0" * 64)  # type: ignore[arg-type]
     job = Job(
         id=JobId(new_id()),
@@ -411,10 +411,10 @@ def test_a_store_with_a_schedule_is_remembered(quick: House) -> None:
         timezone="UTC",
         next_due=4_000_000_000,
     )
-    catalog(quick.store).put_job(job)
-    client.request("jobs_changed", {"store": str(quick.store)})
-    assert remembered.stores() == [str(quick.store)]
-    assert client.request("status")["stores"] == [{"path": str(quick.store), "schedules": 1}]
+    catalog(alone.store).put_job(job)
+    client.request("jobs_changed", {"store": str(alone.store)})
+    assert remembered.stores() == [str(alone.store)]
+    assert client.request("status")["stores"] == [{"path": str(alone.store), "schedules": 1, "problem": None}]
 
 
 def test_what_a_client_gets_from_status(quick: House) -> None:
@@ -424,10 +424,10 @@ def test_what_a_client_gets_from_status(quick: House) -> None:
     status = kernel.client.request("status")
     assert status["pid"] == quick.pid
     assert status["version"] == installed_version()
-    assert [one["path"] for one in status["stores"]] == [str(quick.store)]
+    assert str(quick.store) in [one["path"] for one in status["stores"]]
     (one,) = status["executions"]
     assert (one["execution"], one["step"], one["state"]) == (step, "load", "running")
-    assert [(one["role"], one["kernel"]) for one in status["clients"]] == [("kernel", "kernel")]
+    assert ("kernel", "kernel") in [(one["role"], one["kernel"]) for one in status["clients"]]
     assert status["since"] < time.time_ns()
 
 
