@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import sysconfig
+from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
-from tests.journeys.conftest import ROOT, Lab, write_notebook
+from tests.journeys.lab import ROOT, Lab, showing, write_notebook
 
 pytestmark = pytest.mark.browser
 
@@ -164,3 +168,107 @@ def test_a_notebook_that_does_not_load_mlbench_is_offered_the_line(lab: Lab) -> 
         "() => window.jupyterapp.shell.currentWidget.content.widgets.map(cell => cell.model.sharedModel.getSource())"
     )
     assert sources[:2] == ["x = 1", "%load_ext mlbench"]
+
+
+def test_a_kernel_whose_environment_lacks_mlbench_says_what_to_run(lab: Lab) -> None:
+    # Without `site` nobody reads the path that leads to this clone, so that this Python has all but mlbench.
+    start = f"import sys; sys.path.append({sysconfig.get_path('purelib')!r}); import ipykernel.kernelapp as kernel"
+    folder = Path(lab.server.environment["JUPYTER_DATA_DIR"]) / "kernels" / "lacking"
+    folder.mkdir(parents=True)
+    specification = {
+        "argv": [sys.executable, "-S", "-c", f"{start}; kernel.launch_new_instance()", "-f", "{connection_file}"],
+        "display_name": "Lacking",
+        "language": "python",
+    }
+    (folder / "kernel.json").write_text(json.dumps(specification))
+    write_notebook(lab.root / "bare.ipynb", ("step", "%%step double\ny = 2"), kernel="lacking")
+    lab.open()
+    lab.open_notebook("bare.ipynb")
+    notice = lab.page.locator(".jp-mlb-Notice", has_text="lacks mlbench")
+    assert "pip install" in notice.locator("code").inner_text()
+
+
+def test_steps_return_at_once_after_restart_and_run_all_too(lab: Lab) -> None:
+    write_notebook(
+        lab.root / "count.ipynb", ("load", "%load_ext mlbench"), ("count", COUNT), ("free", "print('free', len('ab'))")
+    )
+    enough = lab.root / "enough"
+    enough.touch()
+    lab.open()
+    lab.open_notebook("count.ipynb")
+    lab.run("load", "count", "free")
+    lab.pill("count", "succeeded")
+    lab.wait_for_output("count", "that is all")
+
+    enough.unlink()
+    lab.page.evaluate("() => { void window.jupyterapp.commands.execute('notebook:restart-run-all'); }")
+    lab.page.locator(".jp-Dialog").get_by_role("button", name="Restart").click()
+    lab.pill("count", "running")
+    lab.wait_for_output("free", "free 2")
+    lab.wait_for_output("count", "counted 3\n")
+    lab.pill("count", "running")
+    enough.touch()
+    lab.pill("count", "succeeded")
+    lab.wait_until(lambda: _is_whole(lab.outputs("count")), "every line of the second time, once")
+
+
+def test_a_step_that_goes_on_without_its_kernel_is_named_and_can_be_cancelled(lab: Lab) -> None:
+    write_notebook(lab.root / "count.ipynb", ("load", "%load_ext mlbench"), ("count", COUNT.replace("200", "2000")))
+    lab.open()
+    lab.open_notebook("count.ipynb")
+    lab.run("load", "count")
+    lab.pill("count", "running")
+    lab.page.evaluate("() => { void window.jupyterapp.shell.currentWidget.sessionContext.shutdown(); }")
+    line = lab.page.locator(".jp-mlb-GoesOn", has_text="count goes on")
+    line.get_by_role("button", name="Cancel it").click()
+    line.wait_for(state="detached")
+    lab.page.locator(".jp-mlb-RunList-row .jp-mlb-StateIcon[data-state='cancelled']").wait_for()
+
+
+def test_a_renamed_notebook_keeps_its_runs_and_a_copy_has_its_own(lab: Lab) -> None:
+    write_notebook(lab.root / "first.ipynb", ("load", "%load_ext mlbench"), ("one", "%%step one\nvalue = 1"))
+    lab.open()
+    lab.open_notebook("first.ipynb")
+    lab.run("load", "one")
+    lab.pill("one", "succeeded")
+    lab.execute("docmanager:save")
+    rows = lab.page.locator(".jp-mlb-RunList-row")
+    rows.first.wait_for()
+
+    lab.page.evaluate(
+        "async ([old, now]) => { await window.jupyterapp.serviceManager.contents.rename(old, now); }",
+        [f"{lab.folder}/first.ipynb", f"{lab.folder}/second.ipynb"],
+    )
+    lab.page.get_by_text("second.ipynb · 1", exact=True).wait_for()
+    assert rows.count() == 1
+
+    copy = lab.page.evaluate(
+        "async folder => (await window.jupyterapp.serviceManager.contents.copy(`${folder}/second.ipynb`, folder)).name",
+        lab.folder,
+    )
+    lab.open_notebook(copy)
+    lab.page.get_by_text("Runs of this notebook appear here").wait_for()
+    lab.run("load", "one")
+    lab.pill("one", "succeeded")
+    lab.page.get_by_text(f"{copy} · 1", exact=True).wait_for()
+    lab.open_notebook("second.ipynb")
+    lab.page.get_by_text("second.ipynb · 1", exact=True).wait_for()
+
+
+def test_two_pages_of_one_notebook_show_each_line_once(lab: Lab, browser: Browser) -> None:
+    write_notebook(lab.root / "count.ipynb", ("load", "%load_ext mlbench"), ("count", COUNT))
+    lab.open()
+    lab.open_notebook("count.ipynb")
+    lab.run("load", "count")
+    lab.wait_for_output("count", "counted 3\n")
+    with showing(browser, lab.server, lab.folder) as other:
+        other.page.goto(other.url.replace("workspaces/", "workspaces/other-"))
+        other.wait_until_ready()
+        other.open_notebook("count.ipynb")
+        other.pill("count", "running")
+        other.wait_for_output("count", "counted 3\n")
+        (lab.root / "enough").touch()
+        lab.pill("count", "succeeded")
+        other.pill("count", "succeeded")
+        other.wait_until(lambda: _is_whole(other.outputs("count")), "every line once in the other page")
+        lab.wait_until(lambda: _is_whole(lab.outputs("count")), "every line once in the page that ran it")

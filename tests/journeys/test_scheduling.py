@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
-from tests.journeys.conftest import Lab, write_notebook
+from tests.journeys.lab import Lab, write_notebook
 
 pytestmark = pytest.mark.browser
 
@@ -79,7 +77,5 @@ def test_the_dialog_says_at_once_what_is_wrong_and_stores_nothing(lab: Lab) -> N
     dialog.locator(".jp-mlb-Field-problem").wait_for()
     assert "never" in dialog.locator(".jp-mlb-Schedule-meaning").inner_text()
     dialog.locator(".jp-Dialog-footer").get_by_role("button", name="Cancel").click()
-    answer = lab.page.evaluate(
-        "async () => (await fetch('/mlbench/api/v1/jobs', { headers: { Authorization: 'token journey' } })).json()"
-    )
-    assert answer["jobs"] == [], json.dumps(answer)
+    answer = lab.server.ask("GET", "/mlbench/api/v1/jobs")
+    assert answer["jobs"] == []
