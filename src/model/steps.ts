@@ -86,6 +86,21 @@ export class StepsModel implements IDisposable {
     }
   }
 
+  /** The steps that go on though the kernel which ran them was restarted or shut down. */
+  get left(): ReadonlyArray<IExecution> {
+    return [...this._left.values()];
+  }
+
+  /** Note that the kernel's variables are gone; its steps go on. */
+  leaveSteps(): void {
+    for (const execution of this._executions.values()) {
+      if (isUnderWay(execution)) {
+        this._left.set(execution.id, execution);
+      }
+    }
+    this._changed.emit();
+  }
+
   /** Whether the document is a copy of the one that its kernel runs. */
   get isCopy(): boolean {
     return this._isCopy;
@@ -124,12 +139,16 @@ export class StepsModel implements IDisposable {
   }
 
   setPath(path: string): void {
-    this._path = path;
+    if (path !== this._path) {
+      this._path = path;
+      this._changed.emit();
+    }
   }
 
   /** Take another kernel, or the same one again after a loss. */
   setKernel(kernel: string | null): void {
     if (kernel !== this._kernel) {
+      this.leaveSteps();
       this._kernel = kernel;
       this._executions.clear();
       this._isCopy = false;
@@ -166,13 +185,23 @@ export class StepsModel implements IDisposable {
 
   private _onNews(_: NewsFeed, news: INews): void {
     if (news.type === 'changed' || news.type === 'reset') {
+      for (const { id } of this.left) {
+        this._client.execution(id, this._path).then(
+          execution => this._followLeft(execution),
+          error => console.warn(sentence(error))
+        );
+      }
       this.refresh().catch(error => console.warn(sentence(error)));
       return;
     }
-    if (news.type !== 'execution' || news.kernel !== this._kernel || this._isCopy) {
+    if (news.type !== 'execution') {
       return;
     }
     const execution = news.body.execution as unknown as IExecution;
+    this._followLeft(execution);
+    if (news.kernel !== this._kernel || this._isCopy) {
+      return;
+    }
     if (execution.cell && this._cells.some(cell => cell.id === execution.cell)) {
       this._take(execution.cell, execution);
       this._changed.emit();
@@ -188,7 +217,14 @@ export class StepsModel implements IDisposable {
       return;
     }
     this._executions.set(cell, execution);
+    this._followLeft(execution);
     this._executionChanged.emit(execution);
+  }
+
+  private _followLeft(execution: IExecution): void {
+    if (!this._isDisposed && !isUnderWay(execution) && this._left.delete(execution.id)) {
+      this._changed.emit();
+    }
   }
 
   private async _draw(): Promise<void> {
@@ -221,6 +257,7 @@ export class StepsModel implements IDisposable {
   private _isDisposed = false;
   private _kernel: string | null = null;
   private _kernelKind: KernelKind = 'unknown';
+  private _left = new Map<string, IExecution>();
   private _path = '';
   private _redraw = new Debouncer(() => this._draw(), TYPING);
   private _ticket = 0;

@@ -124,6 +124,13 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
     content.activeCellIndex = at;
   }
 
+  /** Cancel a step's execution. */
+  cancel(execution: string): void {
+    this._options.client
+      .cancelExecution(execution)
+      .catch(error => this._options.report(sentence(error)));
+  }
+
   /** Write `%%step` on top of the active cell. */
   turnIntoStep(): void {
     const { content } = this.panel;
@@ -254,11 +261,7 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
       steps: this.steps,
       install: this._install,
       onOpen: (execution, run) => this._options.openExecution(execution, run, this.path),
-      onCancel: execution => {
-        this._options.client
-          .cancelExecution(execution)
-          .catch(error => this._options.report(sentence(error)));
-      },
+      onCancel: execution => this.cancel(execution),
       onStopWaiting: execution => {
         this._stopWaiting(execution).catch(error => this._options.report(sentence(error)));
       },
@@ -297,6 +300,7 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
     if (status === 'restarting' || status === 'autorestarting') {
       this.steps.waitsFor = null;
       this.steps.kernelKind = 'unknown';
+      this.steps.leaveSteps();
     } else if (restarted) {
       this._greet();
     }
@@ -365,7 +369,9 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
       return;
     }
     const late = lateOutput(message);
-    if (!late || (this.steps.isCopy && !this._ranHere.has(late.cell))) {
+    // A copy shows only what it ran itself; of the pages that share one document, the one that ran the cell writes.
+    const isOthers = this.steps.isCopy || this.panel.model?.collaborative === true;
+    if (!late || (isOthers && !this._ranHere.has(late.cell))) {
       return;
     }
     if (this._closed.has(late.execution) || this._asking.has(late.cell)) {

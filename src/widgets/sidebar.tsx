@@ -18,6 +18,7 @@ import type { IJobView, IRunSummary } from '../api/schema';
 import { JobList } from '../components/joblist';
 import { RunList } from '../components/runlist';
 import { Line, LinkButton, Problem } from '../components/shared';
+import { GoesOn } from '../components/goeson';
 import { StepList } from '../components/steplist';
 import { counted } from '../model/format';
 import type { JobsModel, RunsModel } from '../model/listing';
@@ -30,6 +31,7 @@ export interface ICurrentNotebook {
   readonly notebookId: string | null;
   readonly hasSteps: boolean;
   goTo(cell: string): void;
+  cancel(execution: string): void;
   insertLoad(): void;
   turnIntoStep(): void;
 }
@@ -83,6 +85,7 @@ export class Sidebar extends SidePanel {
   }
 
   private _onSteps(): void {
+    this._followScope();
     this._changed.emit();
   }
 
@@ -177,6 +180,10 @@ export class Sidebar extends SidePanel {
         {steps.isCopy && (
           <Line>This is a copy of the notebook that its kernel runs: it shows no states.</Line>
         )}
+        <GoesOn
+          steps={steps.left}
+          onCancel={() => steps.left.forEach(({ id }) => current.cancel(id))}
+        />
         <StepList
           graph={steps.graph}
           activeCell={steps.activeCell}
