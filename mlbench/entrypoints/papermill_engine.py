@@ -10,6 +10,7 @@ it, so that whoever watches sees it at once.
 
 from __future__ import annotations
 
+import keyword
 import logging
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +25,7 @@ from mlbench.backends.runner_papermill import (
     installed_packages,
     python_version,
 )
-from mlbench.core.errors import MlbenchError, NotebookError, ServiceError
+from mlbench.core.errors import MlbenchError, NotebookError, ParameterError, ServiceError
 from mlbench.core.ids import NotebookId, RunId, new_id
 from mlbench.core.records import Failure, Json, Metric, Reason, Run, State
 from mlbench.notebook import diagnostics, document
@@ -66,6 +67,9 @@ class MlbenchEngine:
         if request.notebook is not None and "papermill" in nb.metadata:
             nb.metadata.papermill["input_path"] = nb.metadata.papermill["input_path"] and request.notebook
         has_steps = document.has_steps(nb)
+        _check_parameters(nb)
+        if "km" not in options and request.interpreter is None:
+            _check_kernel(kernel_name, request)
         if has_steps:
             _check_steps(nb, request)
         manager = NotebookExecutionManager(
@@ -178,10 +182,11 @@ class _Recording:
         try:
             self.ready()
             self._thread.submit(self._end, error).result()
-        except MlbenchError:
+        except MlbenchError as problem:
             if error is None:
                 raise
-            logger.warning("The run's end could not be recorded.", exc_info=True)
+            if str(error) != str(problem):
+                logger.warning("The run's end could not be recorded: %s", problem)
         finally:
             self._thread.shutdown()
             if self._client is not None:
@@ -350,7 +355,28 @@ def _check_steps(nb: Any, request: RunRequest) -> None:
     if wrong:
         first = wrong[0]
         more = f" ({len(wrong) - 1} more like it.)" if len(wrong) > 1 else ""
-        raise NotebookError(f"{name}: cell {first.cell}: {first.sentence}{more}")
+        raise NotebookError(f"{diagnostics.told(first, name)}{more}")
+
+
+def _check_parameters(nb: Any) -> None:
+    """Refuse a parameter's name that is none: papermill writes it into a cell as it is, be it code."""
+    if document.language(nb) not in (None, "python"):
+        return
+    for name in (nb.metadata.get("papermill") or {}).get("parameters") or {}:
+        if not str(name).isidentifier() or keyword.iskeyword(str(name)):
+            shown = repr(name if len(name) <= 40 else f"{name[:36]} ...")
+            raise ParameterError(f"{shown} cannot be a parameter's name: it must be a name of Python's.")
+
+
+def _check_kernel(kernel_name: str, request: RunRequest) -> None:
+    """Refuse a kernel that is not there, before a run is said to have begun."""
+    from jupyter_client.kernelspec import NoSuchKernel
+
+    try:
+        find_kernel(kernel_name, Path(request.notebook).name if request.notebook else "The notebook")
+    except NotebookError as error:
+        if isinstance(error.__cause__, NoSuchKernel):
+            raise
 
 
 def _plain(nb: Any) -> Json:

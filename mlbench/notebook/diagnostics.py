@@ -7,7 +7,7 @@ from mlbench.notebook import document, graph
 from mlbench.notebook.document import Notebook
 from mlbench.notebook.graph import CellSource, Problem
 
-__all__ = ["Problem", "check", "refuse"]
+__all__ = ["Problem", "check", "refuse", "told"]
 
 
 def check(nb: Notebook) -> list[Problem]:
@@ -41,7 +41,18 @@ def refuse(nb: Notebook, name: str) -> None:
     """
     for problem in check(nb):
         if problem.severity == "error":
-            raise NotebookError(f"{name}: {problem.sentence[0].lower()}{problem.sentence[1:]}")
+            raise NotebookError(told(problem, name))
+
+
+def told(problem: Problem, name: str) -> str:
+    """Return the sentence of a problem, which names its cell, after the notebook's name.
+
+    Examples
+    --------
+    >>> told(Problem(3, 1, "error", "Cell 3: A step needs a name: %%step NAME.", "c3"), "a.ipynb")
+    'a.ipynb: cell 3: A step needs a name: %%step NAME.'
+    """
+    return f"{name}: {problem.sentence[0].lower()}{problem.sentence[1:]}"
 
 
 def _parameters(cells: list[CellSource]) -> list[Problem]:

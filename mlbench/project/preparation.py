@@ -131,14 +131,12 @@ def _check_steps(nb: Json, name: str, findings: list[Finding]) -> tuple[str, ...
         return ()
     problems = diagnostics.check(nb)
     for problem in problems:
-        sentence = f"{name}: cell {problem.cell}: {problem.sentence}"
+        sentence = diagnostics.told(problem, name)
         if problem.severity == "error":
             error = NotebookError(sentence)
             findings.append(Finding(level="error", text=sentence, cell=problem.cell_id, error=error))
         else:
-            findings.append(
-                Finding(level="warning", text=f"cell {problem.cell}: {problem.sentence}", cell=problem.cell_id)
-            )
+            findings.append(Finding(level="warning", text=problem.sentence, cell=problem.cell_id))
     steps = tuple(step.name for step in graph.build(document.cells(nb)).steps)
     if not any(problem.severity == "error" for problem in problems):
         count = f"{len(steps)} steps form" if len(steps) != 1 else "1 step forms"

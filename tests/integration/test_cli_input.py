@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mlbench.core.errors import NotebookError, ParameterError
 from mlbench.entrypoints.cli import main
 from mlbench.project import Project
 
@@ -152,8 +153,58 @@ def test_a_place_for_the_result_that_is_not_there_is_said_first(
 
 
 def test_a_store_that_cannot_be_written_is_one_sentence(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("MLBENCH_STORE", str(folder / "good.ipynb"))
+    assert "is not a directory" in refused(capsys, "run", str(folder / "good.ipynb"))
     monkeypatch.setenv("MLBENCH_STORE", str(folder / "good.ipynb" / "store"))
     assert "store" in refused(capsys, "run", str(folder / "good.ipynb"))
     assert "store" in refused(capsys, "runs")
+    assert caplog.records == [], "what is logged is on the terminal too"
+
+
+STEPS: dict[str, tuple[list[str], str]] = {
+    "an unknown option": (
+        ["%%step a --retires 3\nx = 1"],
+        "bad.ipynb: cell 2: Unknown option --retires: did you mean --retries?",
+    ),
+    "no name": (["%%step\nx = 1"], "bad.ipynb: cell 2: A step needs a name: %%step NAME."),
+    "one name twice": (
+        ["%%step a\nx = 1", "%%step a\ny = 1"],
+        "bad.ipynb: cells 2 and 3 are both step a: give one another name.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize(
+    "command", [("run",), ("schedule", "--cron", "@daily", "--tz", "UTC")], ids=["run", "schedule"]
+)
+def test_steps_that_cannot_run_are_named_with_their_cell(
+    name: str, command: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sources, sentence = STEPS[name]
+    cells = [{**GOOD["cells"][0], "id": f"s{place}", "metadata": {}, "source": source} for place, source in
+             enumerate(sources)]  # fmt: skip
+    (folder / "bad.ipynb").write_bytes(changed(lambda n: n["cells"].extend(cells)))
+    before = (folder / "bad.ipynb").read_bytes()
+    assert refused(capsys, *command, str(folder / "bad.ipynb")) == f"Error: {sentence}\n"
+    assert (folder / "bad.ipynb").read_bytes() == before
+    assert Project.open().catalog.runs() == []
+    assert Project.open().catalog.jobs() == []
+
+
+def test_papermill_itself_is_refused_a_parameter_that_is_code_and_a_kernel_that_is_not_there(folder: Path) -> None:
+    import papermill
+
+    code = f"open({str(folder / 'ran')!r}, 'w');x"
+    good = str(folder / "good.ipynb")
+    with pytest.raises(ParameterError, match="cannot be a parameter's name"):
+        papermill.execute_notebook(good, None, engine_name="mlbench", progress_bar=False, parameters={code: 1})
+    with pytest.raises(NotebookError, match='there is no kernel "nobody"'):
+        papermill.execute_notebook(good, None, engine_name="mlbench", progress_bar=False, kernel_name="nobody")
+    assert not (folder / "ran").exists()
+    assert Project.open().catalog.runs() == []

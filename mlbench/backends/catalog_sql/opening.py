@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -165,6 +166,8 @@ def clear_errors(where: str) -> Iterator[None]:
         yield
     except DBAPIError as error:
         said = str(error.orig)
+        if "disk I/O error" in said and _is_full(where):
+            said = "disk is full"  # SQLite says so of the files that it maps, beside the database
         for sign, sentence, remedy in _SENTENCES:
             if sign in said:
                 raise StoreError(sentence.format(where=where), remedy) from error
@@ -176,8 +179,23 @@ def clear_errors(where: str) -> Iterator[None]:
         ) from error
 
 
+def _is_full(where: str) -> bool:
+    try:
+        return shutil.disk_usage(Path(where).parent).free < _PAGES
+    except OSError:
+        return False
+
+
+_PAGES = 1 << 20
+"""Bytes of free space below which an error of a catalog's disk is one of too little space."""
+
 _SENTENCES = (
     ("disk is full", "There is no space left on {where}.", "Free some, or name another store in MLBENCH_STORE."),
+    (
+        "disk I/O error",
+        "The disk that the catalog {where} lies on cannot be read or written.",
+        "Look at the disk, or name another store in MLBENCH_STORE.",
+    ),
     ("is locked", "Another process has held the catalog {where} for more than 10 s.", "End it, and try again."),
     ("readonly", "The catalog {where} cannot be written.", "Make it writable, or name another store in MLBENCH_STORE."),
     (

@@ -29,10 +29,10 @@ from mlbench.backends.cluster_dask.opened import Opened
 from mlbench.backends.cluster_dask.rehearsal import use_libraries
 from mlbench.backends.cluster_dask.stepserver import INLINE_BACKEND, PRIVATE_VARIABLES
 from mlbench.backends.cluster_dask.stepshell import ZMQInteractiveShell, make_shell, open_stream
-from mlbench.core.errors import MlbenchError
+from mlbench.core.errors import MlbenchError, StoreError
 from mlbench.core.messages import RandomState, StepTask
 from mlbench.core.records import Binding, Failure, Json
-from mlbench.runs import artifacts, capture, context, previews, randomness, surroundings, values
+from mlbench.runs import artifacts, capture, context, faithful, previews, randomness, surroundings, values
 
 __all__ = ["main", "serve", "warm"]
 
@@ -152,11 +152,16 @@ class _Step:
         error, shown = self._execute()
         files = self._opened.stop()
         done: Json = {"ok": error is None and shown is None, "network": self._opened.network,
-                      "files": msgspec.to_builtins(files), **self._drew(before)}
-        if done["ok"]:
-            done["binds"] = msgspec.to_builtins(self._bind(given.changed(bound=self._shell.compile.bound)))
-        else:
+                      "files": msgspec.to_builtins(files)}
+        if not done["ok"]:
             done["failure"] = msgspec.to_builtins(self._failure(error, shown))
+        try:
+            done |= self._drew(before)
+            if done["ok"]:
+                done["binds"] = msgspec.to_builtins(self._bind(given.changed(bound=self._shell.compile.bound)))
+        except StoreError as refusal:  # what it made cannot be kept: there is no space left, say
+            if done["ok"]:
+                done |= {"ok": False, "failure": msgspec.to_builtins(self._refused(refusal))}
         return done
 
     def _prepare(self) -> tuple[Values, RandomState]:
@@ -203,8 +208,11 @@ class _Step:
         task, namespace = self._task, self._namespace
         quiet = frozenset(task.quiet_defs)
         names = [name for name in dict.fromkeys((*task.defs, *task.quiet_defs, *hidden)) if name in namespace]
-        return [binding for binding in artifacts.save_names(namespace, names, self._blobs)
-                if binding.problem is None or binding.name not in quiet]
+        binds = artifacts.save_names(namespace, names, self._blobs)
+        for binding in binds:
+            if (sentence := faithful.loss(namespace[binding.name], binding, self._blobs, namespace)) is not None:
+                print(f"mlbench: {sentence}", file=sys.stderr)  # noqa: T201  the step's own output
+        return [binding for binding in binds if binding.problem is None or binding.name not in quiet]
 
     def _failure(self, error: BaseException | None, shown: Failure | None) -> Failure:
         """Say why the cell failed: which line of it, and what to do."""
