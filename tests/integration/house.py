@@ -253,6 +253,11 @@ class House:
         client = self.connect()
         eventually(lambda: kernel not in [one["kernel"] for one in client.request("status")["clients"]])
 
+    def wait_until_attached(self, kernel: str) -> None:
+        """Return when the service has a kernel."""
+        client = self.connect()
+        eventually(lambda: kernel in [one["kernel"] for one in client.request("status")["clients"]])
+
     def end(self) -> None:
         """End all clients, then the service of each version."""
         for client in self.clients:

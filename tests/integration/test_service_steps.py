@@ -457,6 +457,15 @@ def test_an_end_that_no_kernel_saw_is_forgotten_when_its_cell_was_edited_and_run
     assert quick.kernel("third").ask("load", "", key="K")["attached"] is False
 
 
+def test_an_end_is_still_owed_when_only_another_kernel_of_the_notebook_has_come_back(quick: House, go: Path) -> None:
+    other = quick.kernel("other", reconnect=True)
+    other.state(other.submit("else", "", key="E"))
+    load = _end_without_a_kernel(quick, go)
+    eventually(lambda: Door.find().alive())
+    quick.wait_until_attached("other")
+    assert quick.kernel("second").ask("load", "", key="K")["execution"]["id"] == load
+
+
 def test_an_end_that_a_killed_service_told_nobody_is_found_by_the_cell_run_again(quick: House) -> None:
     kernel = quick.kernel("first")
     load = kernel.submit("load", "sleep 60", key="K")

@@ -46,17 +46,17 @@ class Recollection:
 
         return await self._ledger.ask(look)
 
-    async def owed(self, session: Session) -> list[Execution]:
-        """Return the last executions of a notebook's steps, as far as no kernel has heard of their success."""
+    async def owed(self, session: Session) -> list[tuple[str, Execution]]:
+        """Return the last executions of a notebook's steps of whose success no kernel has heard, with their kernels."""
 
-        def look() -> list[Execution]:
-            last: dict[str, Execution] = {}
+        def look() -> list[tuple[str, Execution]]:
+            last: dict[str, tuple[str, Execution]] = {}
             for run in self._runs(session):
                 if run.kind != "interactive":
                     continue
                 own = [one for one in self._project.catalog.executions(run.id) if one.state != "reused"]
-                last = {one.step: one for one in last_of_each_step(own)} | last
-            return [one for one in last.values() if one.unseen and one.state == "succeeded"]
+                last = {one.step: (run.kernel or "", one) for one in last_of_each_step(own)} | last
+            return [(kernel, one) for kernel, one in last.values() if one.unseen and one.state == "succeeded"]
 
         return await self._ledger.ask(look)
 

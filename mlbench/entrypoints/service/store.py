@@ -135,9 +135,9 @@ class OpenStore:
     async def _take_up_owed(self, session: Session) -> None:
         """Hold ready, for a kernel that has not been here in this life, what ended while no kernel was there."""
         at, hello = time.time_ns(), session.hello
-        for record in await self._recollection.owed(session):
+        for kernel, record in await self._recollection.owed(session):
             if record.id not in self.plan.nodes:
-                self.tell(plans.Recalled(at=at, record=record, kernel=hello.kernel, notebook=session.kin, owed=True))
+                self.tell(plans.Recalled(at=at, record=record, kernel=kernel, notebook=session.kin, owed=True))
         if hello.again:
             self.tell(plans.Returned(at=at, kernel=hello.kernel))
 
