@@ -6,6 +6,7 @@ An entry is read only if its library is imported already: nothing is imported to
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import pickle
@@ -95,12 +96,20 @@ def preloadable(modules: Iterable[str] | None = None) -> tuple[str, ...]:
     >>> preloadable(["numpy", "sklearn.ensemble", "sklearn.ensemble._forest", "torch", "helpers"])
     ('numpy', 'sklearn.ensemble')
     """
+    if modules is None:
+        imported = list(sys.modules)
+        return _preloadable(len(imported), imported[-1])
     wanted = []
-    for name in list(sys.modules) if modules is None else modules:
+    for name in modules:
         root, _, rest = name.partition(".")
         if root in _PRELOADABLE and "." not in rest and not rest.startswith("_") and name not in _NOT_SAFE:
             wanted.append(name)
     return tuple(sorted(wanted))
+
+
+@functools.lru_cache(maxsize=1)
+def _preloadable(count: int, last: str) -> tuple[str, ...]:  # noqa: ARG001  what changes when something is imported
+    return preloadable(list(sys.modules))
 
 
 def _pack(settings: Any) -> bytes | None:
@@ -267,8 +276,8 @@ def _inline_backend(shell: Any) -> Any:
 
 
 def _read_inline(shell: Any) -> Any:
-    if shell is None:
-        return None
+    if shell is None or not ("matplotlib_inline.config" in sys.modules or "InlineBackend" in shell.config):
+        return None  # `%config InlineBackend.…` is kept by the shell until there is such a thing
     backend = _inline_backend(shell)
     settings: dict[str, Any] = {name: getattr(backend, name) for name in _INLINE}
     settings["figure_formats"] = sorted(settings["figure_formats"])
@@ -383,7 +392,7 @@ _TABLE: Final = (
     _Entry("logging", "logging", _read_logging, _apply_logging),
     _Entry("ipython", "IPython", _read_ipython, _apply_ipython),
     _Entry("matplotlib", "matplotlib", _read_matplotlib, _apply_matplotlib),
-    _Entry("inline", "matplotlib_inline.config", _read_inline, _apply_inline),
+    _Entry("inline", "IPython", _read_inline, _apply_inline),
     _Entry("pandas", "pandas", _read_pandas, _apply_pandas),
     _Entry("numpy", "numpy", _read_numpy, _apply_numpy),
     _Entry("sklearn", "sklearn", _read_sklearn, _apply_sklearn),

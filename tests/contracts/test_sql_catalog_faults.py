@@ -17,8 +17,8 @@ from mlbench.backends.catalog_sql import SqlCatalog
 from mlbench.backends.catalog_sql.opening import REVISIONS
 from mlbench.backends.catalog_sql.tables import metadata
 from mlbench.core.errors import StoreError
-from mlbench.core.ids import RunId, new_id
-from mlbench.core.records import Run
+from mlbench.core.ids import Digest, ExecutionId, JobId, RunId, new_id
+from mlbench.core.records import Execution, Firing, Job, JobVersion, Run
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_a_writer_that_is_killed_leaves_whole_runs_and_all_that_was_acknowledged
 
 def test_the_file_is_open_to_its_owner_only_and_written_durably(file: Path) -> None:
     catalog = SqlCatalog(url(file))
-    catalog.put_run(Run(id=RunId(new_id()), kind="job", state="running", name="x"))
+    catalog.put_run(Run(id=RunId(new_id()), kind="job", state="succeeded", name="x"))
     assert {path.stat().st_mode & 0o777 for path in file.parent.iterdir()} == {0o600}
     with catalog._engine.connect() as connection:
         pragmas = {
@@ -134,6 +134,30 @@ def test_the_file_is_open_to_its_owner_only_and_written_durably(file: Path) -> N
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
         }
     assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000}
+    catalog.close()
+
+
+def test_all_is_synced_but_what_says_no_end(file: Path) -> None:
+    catalog = SqlCatalog(url(file))
+    run, step, job = RunId(new_id()), ExecutionId(new_id()), JobId(new_id())
+
+    def synced() -> bool:
+        with catalog._engine.connect() as connection:  # the one that has just written
+            return connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+
+    catalog.put_run(Run(id=run, kind="job", state="running", name="x"))
+    assert not synced()
+    version = JobVersion(number=1, snapshot=Digest(f"blake3:{'0' * 64}"))
+    catalog.put_job(Job(id=job, name="nightly", notebook="/n.ipynb", version=version))
+    assert catalog.add_firing(Firing(job=job, due=1, state="queued"))
+    assert synced()
+    catalog.put_execution(Execution(id=step, run=run, step="a", state="queued"))
+    assert not synced()
+    catalog.put_executions([
+        Execution(id=step, run=run, step="a", state="succeeded"),
+        Execution(id=ExecutionId(new_id()), run=run, step="b", state="running"),
+    ])
+    assert synced()
     catalog.close()
 
 

@@ -73,6 +73,7 @@ class SqlCatalog:
         self._file = sqlite_file(url)
         self._engine = open_engine(url, migrate=migrate)
         self._writer = self._engine.execution_options(mlbench_writes=True)
+        self._quick_writer = self._writer.execution_options(mlbench_syncs=False)
         self._where = str(self._file or self._engine.url.render_as_string(hide_password=True))
         self._insert: Any = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
         self._watch: sqlite3.Connection | None = None
@@ -136,7 +137,7 @@ class SqlCatalog:
         }
         # An interactive run goes on when its kernel runs a further step; every other end is final.
         final = and_(t.runs.c.state.in_(ENDED), t.runs.c.kind != "interactive")
-        with self._writing() as connection:
+        with self._writing(durable=run.state in ENDED) as connection:
             if self._put(connection, t.runs, row, final=final):
                 self._put_metrics(connection, run.id, None, run.metrics)
                 connection.execute(delete(t.params).where(t.params.c.run == run.id))
@@ -212,7 +213,7 @@ class SqlCatalog:
 
     def put_executions(self, executions: Sequence[Execution], /) -> None:
         rows = [_execution_row(execution) for execution in executions]
-        with self._writing() as connection:
+        with self._writing(durable=any(one.state in ENDED for one in executions)) as connection:
             for execution, row in zip(executions, rows, strict=True):
                 if self._put(connection, t.executions, row, final=t.executions.c.state.in_(ENDED)):
                     self._put_metrics(connection, execution.run, execution.id, execution.metrics)
@@ -370,8 +371,9 @@ class SqlCatalog:
             yield connection
 
     @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        with clear_errors(self._where), self._writer.begin() as connection:
+    def _writing(self, *, durable: bool = True) -> Iterator[Connection]:
+        writer = self._writer if durable else self._quick_writer
+        with clear_errors(self._where), writer.begin() as connection:
             yield connection
 
     def _put(

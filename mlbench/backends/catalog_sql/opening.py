@@ -1,8 +1,9 @@
 """Makes, migrates and opens a catalog's database.
 
-SQLite: write-ahead log, `synchronous=FULL` (what is acknowledged survives a power cut), every writing transaction
-`BEGIN IMMEDIATE` (one that reads first and writes later is refused as soon as another has written between), ten seconds
-of patience for the lock. The file is open to its owner only.
+SQLite: write-ahead log, `synchronous=FULL` (what is acknowledged survives a power cut; writes with the option
+`mlbench_syncs=False` may be undone by one, up to the next that is synced), every writing transaction `BEGIN IMMEDIATE`
+(one that reads first and writes later is refused as soon as another has written between), ten seconds of patience for
+the lock. The file is open to its owner only.
 """
 
 from __future__ import annotations
@@ -87,8 +88,12 @@ def _prepare_sqlite(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def begun(connection: Connection) -> None:
-        writes = connection.get_execution_options().get("mlbench_writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        options = connection.get_execution_options()
+        if not options.get("mlbench_writes", False):
+            connection.exec_driver_sql("BEGIN")
+            return
+        connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options.get('mlbench_syncs', True) else 'NORMAL'}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _revision(engine: Engine, where: str) -> str | None:

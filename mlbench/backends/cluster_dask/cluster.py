@@ -53,6 +53,7 @@ _SETTINGS: Final[dict[str, Any]] = {
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": False,
     "distributed.admin.low-level-log-length": 8,  # the scheduler keeps this much of each topic for ever
+    "distributed.admin.tick.interval": "1 s",  # it would wake idle processes fifty times a second
     "distributed.admin.tick.limit": "60 s",
     "distributed.comm.timeouts.connect": "30 s",
     "distributed.logging": {"distributed": "error"},
