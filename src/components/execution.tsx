@@ -8,7 +8,7 @@ import * as React from 'react';
 import type { IBinding, IExecution, IMetric, IRead } from '../api/schema';
 import { exact, figure, millis, size } from '../model/format';
 import { Preview, summary } from './preview';
-import { LinkButton, Line, useNow } from './shared';
+import { LinkButton, Line, Sentence, useNow } from './shared';
 import { StateIcon } from './stateicon';
 import { timeOf } from './steplist';
 
@@ -42,11 +42,19 @@ export function ExecutionView(props: IExecutionProps): JSX.Element {
           {props.onGoToCell && <LinkButton onClick={props.onGoToCell}>Go to cell</LinkButton>}
         </span>
       </div>
-      {execution.note && <p className="jp-mlb-Execution-note">{execution.note}</p>}
+      {execution.note && (
+        <p className="jp-mlb-Execution-note">
+          <Sentence text={execution.note} />
+        </p>
+      )}
       {failure && (
         <Part title="Error">
           <ErrorText execution={execution} />
-          {failure.remedy && <p className="jp-mlb-Execution-remedy">{failure.remedy}</p>}
+          {failure.remedy && (
+            <p className="jp-mlb-Execution-remedy">
+              <Sentence text={failure.remedy} />
+            </p>
+          )}
           {failure.traceback.length > 0 && (
             <details className="jp-mlb-Execution-traceback">
               <summary>Traceback</summary>

@@ -192,7 +192,7 @@ function Meaning(props: {
   return (
     <div className="jp-mlb-Schedule-meaning" aria-live="polite">
       {props.error ? (
-        <span className="jp-mlb-Field-problem jp-mod-error">{props.error}</span>
+        <span className="jp-mlb-Field-problem">{props.error}</span>
       ) : (
         props.schedule && (
           <>
@@ -211,6 +211,7 @@ interface IParameterFieldProps {
   readonly onValue: (value: string) => void;
 }
 
+/** A problem is not marked by `jp-mod-error`: that locks the dialog's button, and only the next key would free it. */
 function ParameterField({ field, value, problem, onValue }: IParameterFieldProps): JSX.Element {
   const id = `jp-mlb-parameter-${field.name}`;
   const help = [field.type, field.required ? 'required' : '', field.help ?? ''];
@@ -232,7 +233,7 @@ function ParameterField({ field, value, problem, onValue }: IParameterFieldProps
         <input
           id={id}
           type="text"
-          className={`jp-mod-styled${problem ? ' jp-mod-error' : ''}`}
+          className="jp-mod-styled"
           aria-invalid={problem !== null}
           aria-describedby={problem ? `${id}-problem` : undefined}
           spellCheck={false}

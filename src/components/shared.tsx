@@ -49,6 +49,11 @@ export function Line({ kind = 'plain', children }: ILineProps): JSX.Element {
   );
 }
 
+/** A sentence in which what stands between backticks is code. */
+export function Sentence({ text }: { readonly text: string }): JSX.Element {
+  return <>{text.split('`').map((part, at) => (at % 2 ? <code key={at}>{part}</code> : part))}</>;
+}
+
 export interface IProblemProps {
   readonly sentence: string;
   readonly onRetry?: () => void;
@@ -58,7 +63,9 @@ export interface IProblemProps {
 export function Problem({ sentence, onRetry }: IProblemProps): JSX.Element {
   return (
     <Line kind="error">
-      <span>{sentence}</span>
+      <span>
+        <Sentence text={sentence} />
+      </span>
       <span className="jp-mlb-Line-actions">
         {onRetry && <LinkButton onClick={onRetry}>Try again</LinkButton>}
         <LinkButton onClick={() => void navigator.clipboard?.writeText(sentence)}>

@@ -72,6 +72,7 @@ def test_the_dialog_says_at_once_what_is_wrong_and_stores_nothing(lab: Lab) -> N
     dialog.locator(".jp-mlb-Field-problem").wait_for()
     dialog.get_by_label("trees").fill("300")
     dialog.locator(".jp-mlb-Field-problem").wait_for(state="detached")
+    assert dialog.get_by_role("button", name="Schedule").is_enabled()
     dialog.get_by_text("Cron", exact=True).click()
     dialog.get_by_label("Cron line").fill("0 0 30 2 *")
     dialog.locator(".jp-mlb-Field-problem").wait_for()
