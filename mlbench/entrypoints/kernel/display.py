@@ -8,7 +8,9 @@ belongs to.
 
 from __future__ import annotations
 
+import importlib
 import logging
+import os
 import sys
 import uuid
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from typing import Any, Final
 
 from mlbench.core.records import Json
 
-__all__ = ["Delivery", "show_here"]
+__all__ = ["Delivery", "let_figures_show", "show_here"]
 
 _LOG = logging.getLogger(__name__)
 _TYPES: Final = frozenset({"stream", "display_data", "execute_result", "update_display_data", "clear_output", "error"})
@@ -48,6 +50,15 @@ def show_here(shell: Any, message: Json) -> None:
             transient=message.get("transient") or {},
             update=kind == "update_display_data",
         )
+
+
+def let_figures_show(value: Any) -> None:
+    """See to it that a figure that was made in a step is shown like one that was made here.
+
+    The inline backend tells IPython how when the first figure is made, and none may have been made in this kernel.
+    """
+    if type(value).__module__.partition(".")[0] == "matplotlib" and "inline" in os.environ.get("MPLBACKEND", ""):
+        importlib.import_module("matplotlib_inline.backend_inline")
 
 
 def _flush() -> None:

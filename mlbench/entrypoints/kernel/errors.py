@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 from IPython.core.error import InputRejected
 
 from mlbench.core.records import Failure
 
-__all__ = ["CellNotRun", "StepError", "shown_failure"]
+__all__ = ["CellNotRun", "StepError", "shown_failure", "shown_syntax_error"]
 
 
 class CellNotRun(InputRejected):
@@ -39,3 +40,18 @@ def shown_failure(failure: Failure, step: str, hint: str | None = None) -> Any:
     lines = (*(failure.traceback or (f"{failure.ename}: {failure.evalue}",)), "", remedy)
     kind = type(failure.ename, (StepError,), {"lines": lines, "__module__": "builtins"})
     return kind(failure.evalue)
+
+
+def shown_syntax_error(error: SyntaxError, step: str) -> Any:
+    r"""Return an exception that is shown as a syntax error is, its line counted in the cell as it is written.
+
+    Examples
+    --------
+    >>> error = SyntaxError("expected ':'", ("cell", 2, 5, "if x"))
+    >>> print("\n".join(shown_syntax_error(error, "load").lines[:2]))
+      File "step load", line 3
+        if x
+    """
+    placed = SyntaxError(error.msg, (f"step {step}", (error.lineno or 0) + 1, error.offset, error.text))
+    lines = "".join(traceback.format_exception_only(placed)).splitlines()
+    return type("SyntaxError", (StepError,), {"lines": tuple(lines), "__module__": "builtins"})(str(error.msg))

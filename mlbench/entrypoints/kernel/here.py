@@ -53,7 +53,7 @@ def run_here(
     reads = tuple(session.read_of(name) for name in sorted(names.reads) if name in session.namespace)
     outer = context.enter(context.Context(step=step, execution=execution, attempt=1, emit=take))
     started, cpu = time.time_ns(), time.process_time()
-    with _recorded(session.shell) as messages, session.inside_cell():
+    with _recorded(session.shell) as messages:
         try:
             result = session.shell.run_cell(body, store_history=False)
         finally:

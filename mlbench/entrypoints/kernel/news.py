@@ -65,6 +65,11 @@ class News:
         with self.changed:
             return list(dict.fromkeys(self._tracks.values()))
 
+    def tracks_after(self, track: Track) -> list[Track]:
+        """Return the steps that were handed over after one."""
+        tracks = self.tracks()
+        return tracks[tracks.index(track) + 1 :]
+
     def now(self, execution: ExecutionId) -> ExecutionId:
         """Return the execution that stands in for one, itself if none does."""
         while execution in self._moved:

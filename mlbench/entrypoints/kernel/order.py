@@ -9,6 +9,7 @@ from typing import Any
 from mlbench.core.errors import UsageError
 from mlbench.core.ids import ExecutionId
 from mlbench.core.messages import StepOptions
+from mlbench.entrypoints.kernel.pending import is_placeholder
 from mlbench.entrypoints.kernel.submission import Track
 from mlbench.notebook.cell import CellNames
 
@@ -103,7 +104,7 @@ class Order:
             {
                 name: os.fspath(value)
                 for name, value in self._namespace.items()
-                if type(value) is str or isinstance(value, os.PathLike)
+                if not is_placeholder(value) and isinstance(value, (str, os.PathLike))
             }
             if any("{" in one for one in paths)
             else {}

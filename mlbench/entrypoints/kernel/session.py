@@ -7,10 +7,9 @@ what became of them, `waiting` the waits, `generators` the random state, `storag
 from __future__ import annotations
 
 import ast
-import contextlib
 import logging
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any, Final
 
 from mlbench.core.errors import MlbenchError, ResultError, StepFailed, UsageError
@@ -18,11 +17,11 @@ from mlbench.core.ids import ExecutionId, new_id
 from mlbench.core.messages import StepOptions, Submission
 from mlbench.core.records import Failure, Json, Read
 from mlbench.entrypoints.kernel.attachment import Attachment, Connect, Service
-from mlbench.entrypoints.kernel.display import Delivery, show_here
-from mlbench.entrypoints.kernel.errors import CellNotRun, shown_failure
+from mlbench.entrypoints.kernel.display import Delivery, let_figures_show, show_here
+from mlbench.entrypoints.kernel.errors import CellNotRun, shown_failure, shown_syntax_error
 from mlbench.entrypoints.kernel.front import Front
 from mlbench.entrypoints.kernel.generators import Generators, Start
-from mlbench.entrypoints.kernel.names import Held, Names, Provided, Source
+from mlbench.entrypoints.kernel.names import ABSENT, Held, Names, Provided, Source
 from mlbench.entrypoints.kernel.news import News, as_execution, why
 from mlbench.entrypoints.kernel.order import Order
 from mlbench.entrypoints.kernel.pending import WAIT, Placeholder, Waits, is_placeholder, runs_a_step
@@ -82,14 +81,16 @@ class Session:
         self._sources: dict[str, str] = {}  # each cell as it was run last, in the order of these runs
         self._parameter_names: tuple[str, ...] = ()
         self._new_run = False
-        self._inside = False
+        self._running: tuple[Any, Any] | None = None  # the cell that runs, as IPython knows it, and its request
 
     # --- cells of the notebook --------------------------------------------------------------------------------------
 
     def before_cell(self, info: Any) -> None:
         """Note that a cell starts (IPython's `pre_run_cell`)."""
-        if self._inside:
+        request = self.front.request().get("header", {}).get("msg_id")
+        if self._running is not None and self._running[1] == request:  # `%%capture` and others run cells inside theirs
             return
+        self._running = (info, request)
         self.front.cell_starts(info)
         if info is None or not getattr(info, "raw_cell", "").strip():
             return
@@ -104,9 +105,10 @@ class Session:
 
     def after_cell(self, result: Any) -> None:
         """Note that a cell has ended (IPython's `post_run_cell`)."""
-        del result
-        if self._inside:
+        info = getattr(result, "info", None)
+        if self._running is not None and info is not None and info is not self._running[0]:
             return
+        self._running = None
         self.names.sync()
         self.generators.note_source(self.front.source)
         self.front.cell_ends()
@@ -116,15 +118,6 @@ class Session:
             self._delivery.after_idle(lambda: self.news.flush(tracks))
         else:
             self.news.flush(tracks)
-
-    @contextlib.contextmanager
-    def inside_cell(self) -> Iterator[None]:
-        """Take what the shell runs meanwhile for a part of the running cell."""
-        self._inside = True
-        try:
-            yield
-        finally:
-            self._inside = False
 
     def _begin(self, tree: ast.Module) -> list[str] | None:
         """Look at a cell's tree before it runs; return which executions it waits for, None if it waits for nothing."""
@@ -183,7 +176,7 @@ class Session:
         try:
             names = analyse(body)
         except SyntaxError as error:
-            raise _placed(error, step) from None
+            raise shown_syntax_error(error, step) from None
         if names.stars:
             raise UsageError(
                 f"Step {step} has `from {names.stars[0]} import *`, so its names can't be known.",
@@ -389,6 +382,7 @@ class Session:
             value = self._value_before(track, name)
         else:
             value = self.storage.load(binding)
+            let_figures_show(value)
         track.values[name] = value
         return value
 
@@ -527,8 +521,11 @@ class Session:
         """Move names to executions that turned out to have changed them, and generators to where steps left them."""
         hidden, drawn = self.news.take()
         for track, binding in hidden:
-            name = binding.name
-            if (binding.artifact or binding.module) and self._same(track.before.get(name), self.names.source(name)):
+            name, given = binding.name, track.before.get(binding.name, ABSENT)
+            for later in self.news.tracks_after(track):  # they run again with the new version
+                if later.step != track.step and self._same(later.before.get(name, ABSENT), given):
+                    later.before[name] = Provided(track.execution)
+            if (binding.artifact or binding.module) and self._same(given, self.names.source(name)):
                 self.names.provide(name, track.execution, Placeholder(name, _Waiter(self, track)))
                 self.names.settle(name, self.value_of(track, name))
         for track, record in drawn:
@@ -637,9 +634,3 @@ def _statement_reads(tree: ast.Module) -> list[set[str]]:
     from mlbench.notebook.cell import statement_reads
 
     return statement_reads(tree)
-
-
-def _placed(error: SyntaxError, step: str) -> SyntaxError:
-    """Return a syntax error that counts lines in the cell as it is written, its %%step line included."""
-    line = (error.lineno or 0) + 1
-    return SyntaxError(error.msg, (f"step {step}", line, error.offset, error.text))

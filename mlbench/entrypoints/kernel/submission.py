@@ -151,7 +151,14 @@ def find_inputs(
     for name in defs:
         if name not in before:
             before[name] = origin(name)
-    return Inputs(edges=edges, data=packed.data, described=packed.described, before=before, held=named)
+    described = [*packed.described, *(_reached(name, value) for name, value in held.items() if name not in named)]
+    described = [{**one, "version": f"{id(held[one['name']]):x}"} if one["name"] in held else one for one in described]
+    return Inputs(edges=edges, data=packed.data, described=tuple(described), before=before, held=named)
+
+
+def _reached(name: str, value: Any) -> Json:
+    """Describe a value that a step is given because a helper that it calls reads it."""
+    return {"name": name, "type": capture.type_name(value), "size": capture.size_of(value)}
 
 
 def _history(history: Collection[str], namespace: Mapping[str, Any]) -> dict[str, Any]:

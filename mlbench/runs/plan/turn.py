@@ -280,7 +280,7 @@ class _Turn:
         submission = node.asked.submission
         inputs, reads = self._inputs(node)
         node.phase, node.random_used = "sent", source
-        node.record = replace(node.record, reads=(*_captured(submission), *reads))
+        node.record = replace(node.record, reads=(*_captured(submission, without=node.edges), *reads))
         task = StepTask(
             execution=node.id,
             run=node.record.run,
@@ -565,17 +565,21 @@ _NOTES: Final[dict[str, str]] = {
 }
 
 
-def _captured(submission: Submission) -> list[Read]:
+def _captured(submission: Submission, *, without: Collection[str]) -> list[Read]:
     fields = {"name", "digest", "type", "size"}
-    return [Read(**{key: value for key, value in read.items() if key in fields}) for read in submission.captured]
+    return [
+        Read(**{key: value for key, value in read.items() if key in fields})
+        for read in submission.captured
+        if read.get("name") not in without
+    ]
 
 
 def _given(node: Node, name: str) -> str | None:
-    """Return which version of a name an execution was given: the execution that bound it, or a captured digest."""
+    """Return which version of a name an execution was given: the execution that bound it, or what was captured."""
     if name in node.edges or node.asked is None:
         return node.edges.get(name)
     captured = (read for read in node.asked.submission.captured if read.get("name") == name)
-    return next((read.get("digest") or "captured" for read in captured), None)
+    return next((read.get("digest") or read.get("version") or "captured" for read in captured), None)
 
 
 def _listed(names: Collection[str]) -> str:
