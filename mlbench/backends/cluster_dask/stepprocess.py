@@ -32,7 +32,7 @@ from mlbench.backends.cluster_dask.stepshell import ZMQInteractiveShell, make_sh
 from mlbench.core.errors import MlbenchError, StoreError
 from mlbench.core.messages import RandomState, StepTask
 from mlbench.core.records import Binding, Failure, Json
-from mlbench.runs import artifacts, capture, context, previews, randomness, surroundings, values
+from mlbench.runs import artifacts, capture, context, faithful, previews, randomness, surroundings, values
 
 __all__ = ["main", "serve", "warm"]
 
@@ -208,8 +208,13 @@ class _Step:
         task, namespace = self._task, self._namespace
         quiet = frozenset(task.quiet_defs)
         names = [name for name in dict.fromkeys((*task.defs, *task.quiet_defs, *hidden)) if name in namespace]
-        return [binding for binding in artifacts.save_names(namespace, names, self._blobs)
-                if binding.problem is None or binding.name not in quiet]
+        binds = artifacts.save_names(namespace, names, self._blobs)
+        for binding in binds:
+            value = namespace[binding.name]
+            sentence = binding.problem or faithful.loss(value, binding, self._blobs, namespace)
+            if sentence and binding.name not in quiet and getattr(value, "closed", False) is not True:
+                print(f"mlbench: {sentence}", file=sys.stderr)  # noqa: T201  the step's own output
+        return [binding for binding in binds if binding.problem is None or binding.name not in quiet]
 
     def _failure(self, error: BaseException | None, shown: Failure | None) -> Failure:
         """Say why the cell failed: which line of it, and what to do."""
