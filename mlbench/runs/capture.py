@@ -12,6 +12,7 @@ source of what travels goes along, so that a traceback shows a helper's lines.
 from __future__ import annotations
 
 import contextvars
+import copyreg
 import functools
 import gc
 import io
@@ -279,7 +280,7 @@ def reduce_wrapper(value: Any) -> Any:
     wrapped = _own_attribute(value, "__wrapped__")
     if wrapped is not None and kind is not types.FunctionType and _of_main(wrapped) and not isinstance(value, type):
         plain = value.__reduce_ex__(4)
-        return object.__reduce_ex__(value, 2) if isinstance(plain, str) else None
+        return (copyreg.__newobj__, (kind,), dict(value.__dict__)) if isinstance(plain, str) else None  # type: ignore[attr-defined]
     return None
 
 

@@ -196,3 +196,17 @@ def test_functools_partial_of_a_method_goes(notebook: Notebook) -> None:
     space = notebook("class A:\n    def m(self, v): return v + 1\na = A()")
     space["f"] = functools.partial(space["a"].m, 1)
     assert install(make({"f"}, space).data)["f"]() == 2
+
+
+def test_a_decorators_object_that_pickles_as_a_name_is_sent_with_what_it_wraps(notebook: Notebook) -> None:
+    space = notebook(
+        "import functools\nbase = 1\n"
+        "class Curry:\n"
+        "    def __init__(self, function): self.function = function; functools.update_wrapper(self, function)\n"
+        "    def __call__(self, *args): return self.function(*args)\n"
+        "    def __reduce__(self): return self.__qualname__\n"
+        "@Curry\ndef add(a, b): return a + b + base\n"
+    )
+    there = install(make({"add"}, space).data)
+    there["base"] = 10
+    assert there["add"](1, 2) == 13
