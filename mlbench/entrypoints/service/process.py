@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import sys
 import socket
 import time
 from collections.abc import Callable
@@ -89,6 +90,7 @@ def serve(
             )
             await service.run(listening, ready)
 
+        sys.setswitchinterval(0.0005)  # the thread that writes the catalog is not to hold the loop up for 5 ms a turn
         asyncio.run(life())
     finally:
         os.close(lock)
