@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import sys
 import socket
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
