@@ -274,6 +274,12 @@ const plugin: JupyterFrontEndPlugin<void> = {
       label: 'Open a Run',
       describedBy: { args: RUN_ARGS },
       execute: args => {
+        if (!labShell) {
+          // Notebook 7 shows one document a tab.
+          const id = String(args.run).slice(0, 4);
+          Notification.info(`See this run in JupyterLab, or in a terminal with mlbench show ${id}`);
+          return;
+        }
         const path = typeof args.path === 'string' ? args.path : null;
         const page = showRun(String(args.run), path);
         if (typeof args.execution === 'string') {
@@ -345,7 +351,10 @@ const plugin: JupyterFrontEndPlugin<void> = {
     }
     labShell?.currentChanged.connect(() => commands.notifyCommandChanged());
     // The settings hold where the toolbar's button stands; nothing else is set there.
-    void settings?.load(plugin.id).catch(error => console.warn(sentence(error)));
+    // JupyterLab's shortcuts have to be loaded before, or Notebook 7 stumbles.
+    void app.restored
+      .then(() => settings?.load(plugin.id))
+      .catch(error => console.warn(sentence(error)));
   }
 };
 

@@ -135,6 +135,11 @@ export class StepsModel implements IDisposable {
   /** Take the cells as they stand now; the graph follows when the typing stops. */
   setCells(cells: ReadonlyArray<ICellText>): void {
     this._cells = cells;
+    this.redraw();
+  }
+
+  /** Ask for the graph again. */
+  redraw(): void {
     void this._redraw.invoke().catch(() => undefined);
   }
 
@@ -185,6 +190,9 @@ export class StepsModel implements IDisposable {
 
   private _onNews(_: NewsFeed, news: INews): void {
     if (news.type === 'changed' || news.type === 'reset') {
+      if (this._error) {
+        this.redraw();
+      }
       for (const { id } of this.left) {
         this._client.execution(id, this._path).then(
           execution => this._followLeft(execution),

@@ -160,7 +160,7 @@ export class Sidebar extends SidePanel {
     }
     const { steps } = current;
     if (steps.error) {
-      return <Problem sentence={steps.error} />;
+      return <Problem sentence={steps.error} onRetry={() => steps.redraw()} />;
     }
     if (!steps.graph) {
       return <Line>Reading the notebook …</Line>;
