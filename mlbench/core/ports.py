@@ -132,8 +132,9 @@ class Catalog(Protocol):
         """Return all executions that are queued or running."""
         ...
 
-    def last_execution(self, *, key: str | None = None, notebook_id: str | None = None, step: str | None = None,
-                       since: int = 0) -> Execution | None:
+    def last_execution(
+        self, *, key: str | None = None, notebook_id: str | None = None, step: str | None = None, since: int = 0
+    ) -> Execution | None:
         """Return the newest execution with this key, or of this step of this notebook."""
         ...
 
@@ -179,4 +180,3 @@ class Catalog(Protocol):
         ...
 
     def close(self) -> None: ...
-

@@ -16,9 +16,7 @@ SCHEMA: Final = 1
 """The version that every record object carries as `schema`."""
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled", "reused", "skipped"]
-Reason = Literal[
-    "error", "timeout", "memory", "worker-lost", "service-lost", "kernel-lost", "user", "superseded"
-]
+Reason = Literal["error", "timeout", "memory", "worker-lost", "service-lost", "kernel-lost", "user", "superseded"]
 RunKind = Literal["interactive", "papermill", "job"]
 
 UNDER_WAY: Final[frozenset[str]] = frozenset({"queued", "running"})

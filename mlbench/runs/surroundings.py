@@ -78,11 +78,40 @@ def apply(surroundings: Surroundings, shell: Any = None) -> list[str]:
     return problems
 
 
-_PRELOADABLE: Final = frozenset({
-    "IPython", "PIL", "altair", "bs4", "cycler", "dateutil", "imageio", "joblib", "matplotlib", "matplotlib_inline",
-    "networkx", "nltk", "numexpr", "numpy", "openpyxl", "pandas", "patsy", "plotly", "pyarrow", "requests", "scipy",
-    "seaborn", "shapely", "skimage", "sklearn", "statsmodels", "sympy", "tabulate", "tqdm", "yaml",
-})
+_PRELOADABLE: Final = frozenset(
+    {
+        "IPython",
+        "PIL",
+        "altair",
+        "bs4",
+        "cycler",
+        "dateutil",
+        "imageio",
+        "joblib",
+        "matplotlib",
+        "matplotlib_inline",
+        "networkx",
+        "nltk",
+        "numexpr",
+        "numpy",
+        "openpyxl",
+        "pandas",
+        "patsy",
+        "plotly",
+        "pyarrow",
+        "requests",
+        "scipy",
+        "seaborn",
+        "shapely",
+        "skimage",
+        "sklearn",
+        "statsmodels",
+        "sympy",
+        "tabulate",
+        "tqdm",
+        "yaml",
+    }
+)
 """Safe to have imported before a fork: no threads of their own, no device, no connection."""
 
 _NOT_SAFE: Final = frozenset({"matplotlib.testing", "numpy.f2py", "numpy.testing", "pandas.testing", "pyarrow.flight"})
@@ -145,6 +174,7 @@ _log = logging.getLogger(__name__)
 
 # The standard library.
 
+
 def _read_warnings(_: Any) -> Any:
     return [packed for one in warnings.filters if (packed := _pack(one)) is not None]
 
@@ -161,7 +191,8 @@ def _apply_warnings(filters: list[bytes], _: Any) -> None:
 
 
 _KERNEL_LOGGERS: Final = re.compile(
-    r"(traitlets|ipykernel|IPKernelApp|IPython|asyncio|tornado|zmq|parso|jedi|mlbench|distributed|comm|concurrent)(\.|$)")
+    r"(traitlets|ipykernel|IPKernelApp|IPython|asyncio|tornado|zmq|parso|jedi|mlbench|distributed|comm|concurrent)(\.|$)"
+)
 
 
 def _read_logging(_: Any) -> Any:
@@ -220,8 +251,11 @@ def _apply_logger(logger: logging.Logger, said: Mapping[str, Any]) -> None:
         logger.removeHandler(handler)
     for one in said["handlers"]:
         target = one["target"]
-        handler = (logging.StreamHandler(getattr(sys, target)) if target in ("stdout", "stderr")
-                   else logging.FileHandler(target, delay=True))
+        handler = (
+            logging.StreamHandler(getattr(sys, target))
+            if target in ("stdout", "stderr")
+            else logging.FileHandler(target, delay=True)
+        )
         handler.setLevel(one["level"])
         if "format" in one:
             text, dates, style = one["format"]
@@ -300,19 +334,32 @@ def _apply_inline(settings: dict[str, Any], shell: Any) -> None:
 
 # Libraries that notebooks configure globally.
 
-_BACKENDS: Final = frozenset({
-    "backend", "backend_fallback", "interactive", "toolbar", "timezone", "webagg.port", "webagg.address",
-    "webagg.open_in_browser", "webagg.port_retries", "savefig.directory", "tk.window_focus", "docstring.hardcopy",
-    "date.epoch",
-})
+_BACKENDS: Final = frozenset(
+    {
+        "backend",
+        "backend_fallback",
+        "interactive",
+        "toolbar",
+        "timezone",
+        "webagg.port",
+        "webagg.address",
+        "webagg.open_in_browser",
+        "webagg.port_retries",
+        "savefig.directory",
+        "tk.window_focus",
+        "docstring.hardcopy",
+        "date.epoch",
+    }
+)
 
 
 def _read_matplotlib(_: Any) -> Any:
     settings: Any = sys.modules["matplotlib"].rcParams
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return {name: dict.__getitem__(settings, name) for name in sorted(dict.__iter__(settings))
-                if name not in _BACKENDS}
+        return {
+            name: dict.__getitem__(settings, name) for name in sorted(dict.__iter__(settings)) if name not in _BACKENDS
+        }
 
 
 def _apply_matplotlib(settings: dict[str, Any], shell: Any) -> None:
@@ -324,8 +371,13 @@ def _apply_matplotlib(settings: dict[str, Any], shell: Any) -> None:
         shell.enable_matplotlib("inline")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        known.update({name: value for name, value in settings.items()
-                      if dict.__contains__(known, name) and not _equal(dict.__getitem__(known, name), value)})
+        known.update(
+            {
+                name: value
+                for name, value in settings.items()
+                if dict.__contains__(known, name) and not _equal(dict.__getitem__(known, name), value)
+            }
+        )
 
 
 def _is_inline(shell: Any) -> bool:

@@ -153,10 +153,12 @@ def test_all_is_synced_but_what_says_no_end(file: Path) -> None:
     assert synced()
     catalog.put_execution(Execution(id=step, run=run, step="a", state="queued"))
     assert not synced()
-    catalog.put_executions([
-        Execution(id=step, run=run, step="a", state="succeeded"),
-        Execution(id=ExecutionId(new_id()), run=run, step="b", state="running"),
-    ])
+    catalog.put_executions(
+        [
+            Execution(id=step, run=run, step="a", state="succeeded"),
+            Execution(id=ExecutionId(new_id()), run=run, step="b", state="running"),
+        ]
+    )
     assert synced()
     catalog.close()
 

@@ -70,20 +70,25 @@ def test_underscore_is_the_last_shown_value(store: Path) -> None:
 
 
 def test_prints_errors_and_displays_keep_their_order(store: Path) -> None:
-    record = succeed(store, """
+    record = succeed(
+        store,
+        """
         import sys
         from IPython.display import display
         for number in range(30):
             print("out", number)
             print("err", number, file=sys.stderr)
             display(number)
-    """)
+    """,
+    )
     seen = [one.get("text") or one["data"]["text/plain"] for one in record.messages]
     assert seen == [part for number in range(30) for part in (f"out {number}\n", f"err {number}\n", str(number))]
 
 
 def test_c_libraries_and_subprocesses_are_in_order_with_python(store: Path) -> None:
-    record = succeed(store, """
+    record = succeed(
+        store,
+        """
         import ctypes, os, subprocess
         print("one", end=" ")
         ctypes.CDLL(None).puts(b"two")
@@ -92,47 +97,62 @@ def test_c_libraries_and_subprocesses_are_in_order_with_python(store: Path) -> N
         os.write(1, b"five\\n")
         print("six")
         !echo seven
-    """)
+    """,
+    )
     assert text_of(record.messages).split() == ["one", "two", "three", "four", "five", "six", "seven"]
 
 
 def test_updates_and_clears_are_applied_to_what_is_kept(store: Path) -> None:
     shown = Shown()
-    record = run(task(store, textwrap.dedent("""
+    record = run(
+        task(
+            store,
+            textwrap.dedent("""
         from IPython.display import clear_output, display
         handle = display("first", display_id=True)
         handle.update("second")
         print("gone")
         clear_output(wait=True)
         print("kept")
-    """)), shown)
+    """),
+        ),
+        shown,
+    )
     assert [dict(one) for one in record.messages] == [{"output_type": "stream", "name": "stdout", "text": "kept\n"}]
     kinds = [one["output_type"] for news in shown.news if news["type"] == "messages" for one in news["messages"]]
     assert kinds == ["display_data", "update_display_data", "stream", "clear_output", "stream"]
-    record = succeed(store,
-                     "from IPython.display import update_display\n"
-                     "display('a', display_id='x')\nupdate_display('b', display_id='x')")
+    record = succeed(
+        store,
+        "from IPython.display import update_display\ndisplay('a', display_id='x')\nupdate_display('b', display_id='x')",
+    )
     assert [one["data"]["text/plain"] for one in record.messages] == ["'b'"]
 
 
 def test_figures_appear_under_the_cell_once(store: Path) -> None:
-    record = succeed(store, """
+    record = succeed(
+        store,
+        """
         import matplotlib.pyplot as plt
         fig, ax = plt.subplots()
         ax.plot([1, 2])
         plt.show()
         plt.figure()
         plt.plot([3, 4]);
-    """, environment=environment("matplotlib", "matplotlib.pyplot"))
+    """,
+        environment=environment("matplotlib", "matplotlib.pyplot"),
+    )
     assert ["image/png" in one.get("data", {}) for one in record.messages] == [True, True]
 
 
 def test_magics_work_as_in_the_kernel(store: Path) -> None:
-    record = succeed(store, """
+    record = succeed(
+        store,
+        """
         %%capture said
         %matplotlib inline
         print("hidden")
-    """)
+    """,
+    )
     assert record.messages == ()
     record = succeed(store, "%%time\nx = 1\nprint('timed')", defs=("x",))
     assert "timed" in text_of(record.messages)
@@ -142,25 +162,32 @@ def test_magics_work_as_in_the_kernel(store: Path) -> None:
 
 
 def test_await_stands_at_the_top_and_tasks_can_be_made(store: Path) -> None:
-    record = succeed(store, """
+    record = succeed(
+        store,
+        """
         import asyncio
         async def double(n):
             await asyncio.sleep(0)
             return 2 * n
         later = asyncio.create_task(double(4))
         x = await double(3), await later
-    """, defs=("x",))
+    """,
+        defs=("x",),
+    )
     assert values(store, record) == {"x": (6, 8)}
 
 
 def test_progress_bars_logging_and_warnings_are_caught(store: Path) -> None:
-    record = succeed(store, """
+    record = succeed(
+        store,
+        """
         import logging, warnings
         from tqdm.auto import tqdm
         for _ in tqdm(range(3)): pass
         logging.warning("logged")
         warnings.warn("warned")
-    """)
+    """,
+    )
     errors = text_of(record.messages, "stderr")
     assert "\r" in errors
     assert "3/3" in errors
@@ -174,9 +201,7 @@ def test_widgets_are_shown_as_text(store: Path) -> None:
     assert "value=3" in shown["data"]["text/plain"]
 
 
-def test_what_is_printed_first_is_shown_at_once(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_printed_first_is_shown_at_once(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "_BATCH", 60.0)  # of the news that follow one another
     seen = tmp_path / "seen"
 
@@ -231,7 +256,8 @@ def test_a_traceback_shows_the_users_lines_and_counts_them_as_the_user_does(stor
 
 
 def test_an_error_in_a_helper_of_a_plain_cell_names_the_steps_line(
-        store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     space: dict[str, Any] = {"__name__": "__main__"}
     helper, name = "def helper(n):\n    return 1 / n\n", "/tmp/ipykernel_12/345.py"
     exec(compile(helper, name, "exec"), space)
@@ -285,12 +311,15 @@ def test_sys_exit_fails_the_step(store: Path) -> None:
     assert record.failure.ename == "SystemExit"
 
 
-@pytest.mark.parametrize(("source", "said"), [
-    ("import os; os._exit(0)", "ended by itself"),
-    ("import os; os._exit(7)", "exit status 7"),
-    ("import ctypes; ctypes.string_at(0)", "SIGSEGV"),
-    ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
-])
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("import os; os._exit(0)", "ended by itself"),
+        ("import os; os._exit(7)", "exit status 7"),
+        ("import ctypes; ctypes.string_at(0)", "SIGSEGV"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
+    ],
+)
 def test_a_process_that_dies_says_how(store: Path, source: str, said: str) -> None:
     record = show(store, f"print('before')\n{source}")
     assert (record.state, record.reason) == ("failed", "error")
@@ -344,27 +373,43 @@ def test_names_of_steps_and_helpers_are_in_one_namespace(store: Path) -> None:
     space: dict[str, Any] = {"__name__": "__main__", "base": 10}
     exec("def add(n):\n    return n + base + given", space)
     made = succeed(store, "given = 5", defs=("given",))
-    inputs = {binding.name: {"name": binding.name, "artifact": {
-        "digest": binding.artifact.digest, "size": binding.artifact.size, "type": binding.artifact.type,
-        "codec": binding.artifact.codec}} for binding in made.binds if binding.artifact}
+    inputs = {
+        binding.name: {
+            "name": binding.name,
+            "artifact": {
+                "digest": binding.artifact.digest,
+                "size": binding.artifact.size,
+                "type": binding.artifact.type,
+                "codec": binding.artifact.codec,
+            },
+        }
+        for binding in made.binds
+        if binding.artifact
+    }
     record = succeed(store, "x = add(1)\nbase = 100\ny = add(1)", captured=space, inputs=inputs, defs=("x", "y"))
     assert values(store, record) == {"x": 16, "y": 106}
 
 
 def test_classes_and_functions_of_a_cell_pickle_inside_the_step(store: Path) -> None:
-    record = succeed(store, """
+    record = succeed(
+        store,
+        """
         import pickle
         class Point:
             def __init__(self, n): self.n = n
         def double(n): return 2 * n
         again = pickle.loads(pickle.dumps(Point(3)))
         same = type(again) is Point and pickle.loads(pickle.dumps(double)) is double
-    """, defs=("same",))
+    """,
+        defs=("same",),
+    )
     assert values(store, record) == {"same": True}
 
 
 def test_processes_pools_and_threads_work_in_a_step(store: Path) -> None:
-    record = succeed(store, """
+    record = succeed(
+        store,
+        """
         import multiprocessing, threading
         from concurrent.futures import ProcessPoolExecutor
         from joblib import Parallel, delayed
@@ -381,24 +426,36 @@ def test_processes_pools_and_threads_work_in_a_step(store: Path) -> None:
         for one in threads: one.start()
         for one in threads: one.join()
         d = sorted(d)
-    """, defs=tuple("abcd"))
+    """,
+        defs=tuple("abcd"),
+    )
     assert values(store, record) == {"a": [2, 4], "b": [6], "c": [8, 10], "d": [0, 1, 2]}
     assert text_of(record.messages).count("doubling") >= 3
     assert text_of(record.messages).count("thread") == 3
 
 
 def test_what_a_step_changes_in_its_process_stays_there(store: Path) -> None:
-    succeed(store, "import os, sys\nos.environ['ONLY_HERE'] = '1'\nos.chdir('/')\nsys.path.append('/only-here')\n"
-                   "import builtins\nbuiltins.only_here = 1")
-    record = succeed(store, "import os, sys, builtins\nx = 'ONLY_HERE' in os.environ, '/only-here' in sys.path, "
-                            "hasattr(builtins, 'only_here')", defs=("x",))
+    succeed(
+        store,
+        "import os, sys\nos.environ['ONLY_HERE'] = '1'\nos.chdir('/')\nsys.path.append('/only-here')\n"
+        "import builtins\nbuiltins.only_here = 1",
+    )
+    record = succeed(
+        store,
+        "import os, sys, builtins\nx = 'ONLY_HERE' in os.environ, '/only-here' in sys.path, "
+        "hasattr(builtins, 'only_here')",
+        defs=("x",),
+    )
     assert values(store, record) == {"x": (False, False, False)}
 
 
 def test_the_kernels_variables_hold_and_private_ones_do_not(store: Path) -> None:
     record = succeed(
-        store, "import os\nx = {k: v for k, v in os.environ.items() if k[:3] in ('JPY', 'SOM') or 'MLBENCH_RUN' in k}",
-        defs=("x",), environment=environment(JPY_SESSION_NAME="a.ipynb", SOME_URL="db", MLBENCH_RUN="abc"))
+        store,
+        "import os\nx = {k: v for k, v in os.environ.items() if k[:3] in ('JPY', 'SOM') or 'MLBENCH_RUN' in k}",
+        defs=("x",),
+        environment=environment(JPY_SESSION_NAME="a.ipynb", SOME_URL="db", MLBENCH_RUN="abc"),
+    )
     found = values(store, record)["x"]
     assert found.get("SOME_URL") == "db"
     assert "JPY_SESSION_NAME" not in found
@@ -407,14 +464,21 @@ def test_the_kernels_variables_hold_and_private_ones_do_not(store: Path) -> None
 
 def test_metrics_and_tags_are_recorded(store: Path) -> None:
     shown = Shown()
-    record = run(task(store, textwrap.dedent("""
+    record = run(
+        task(
+            store,
+            textwrap.dedent("""
         from mlbench.runs import context
         context.log(rmse=0.5)
         context.log(loss=1, step=7)
         context.tag(team="ops")
         context.progress(1, 2)
         where = context.context().step, context.context().attempt
-    """), defs=("where",)), shown)
+    """),
+            defs=("where",),
+        ),
+        shown,
+    )
     assert [(one.name, one.value, one.step) for one in record.metrics] == [("rmse", 0.5, None), ("loss", 1.0, 7)]
     assert record.tags == {"team": "ops"}
     assert values(store, record) == {"where": ("train", 1)}
@@ -423,15 +487,20 @@ def test_metrics_and_tags_are_recorded(store: Path) -> None:
 
 def test_files_and_connections_are_seen(store: Path, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("a,b\n1,2\n")
-    record = succeed(store, f"""
+    record = succeed(
+        store,
+        f"""
         import json, os, socket
         os.chdir({str(tmp_path)!r})
         open("in.csv").read()
         with open("out.txt", "w") as f: f.write("12345")
         try: socket.create_connection(("127.0.0.1", 1), timeout=0.1)
         except OSError: pass
-    """)
+    """,
+    )
     assert [(os.path.basename(one.path), one.mode, one.size) for one in record.files] == [
-        ("in.csv", "r", 8), ("out.txt", "w", 5)]
+        ("in.csv", "r", 8),
+        ("out.txt", "w", 5),
+    ]
     assert record.network
     assert not succeed(store, "import socket").network

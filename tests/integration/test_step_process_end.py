@@ -129,8 +129,9 @@ x = Slow()
 
 
 def test_a_paused_step_stands_still_and_goes_on_and_its_timeout_waits(store: Path) -> None:
-    given = task(store, "import time\nprint('begun')\nfor n in range(20):\n    time.sleep(0.05)\n    print(n)",
-                 timeout=2.0)
+    given = task(
+        store, "import time\nprint('begun')\nfor n in range(20):\n    time.sleep(0.05)\n    print(n)", timeout=2.0
+    )
     shown, thread = begin(given)
     shown.wait_for("begun")
     assert supervisor.pause(given.execution)

@@ -136,8 +136,15 @@ def test_libraries_that_are_used_ahead_keep_no_trace_of_it() -> None:
     import pandas as pd
 
     def state() -> Any:
-        return (random.getstate(), np.random.get_state()[1].tolist(), plt.get_fignums(), dict(mpl.rcParams),
-                list(warnings.filters), np.geterr(), pd.get_option("display.max_rows"))
+        return (
+            random.getstate(),
+            np.random.get_state()[1].tolist(),
+            plt.get_fignums(),
+            dict(mpl.rcParams),
+            list(warnings.filters),
+            np.geterr(),
+            pd.get_option("display.max_rows"),
+        )
 
     before = state()
     use_libraries()

@@ -151,8 +151,11 @@ class _Step:
             return {"ok": False, "failure": msgspec.to_builtins(self._refused(refusal))}
         error, shown = self._execute()
         files = self._opened.stop()
-        done: Json = {"ok": error is None and shown is None, "network": self._opened.network,
-                      "files": msgspec.to_builtins(files)}
+        done: Json = {
+            "ok": error is None and shown is None,
+            "network": self._opened.network,
+            "files": msgspec.to_builtins(files),
+        }
         if not done["ok"]:
             done["failure"] = msgspec.to_builtins(self._failure(error, shown))
         try:
@@ -169,9 +172,16 @@ class _Step:
         task = self._task
         processors.share(task.threads, os.environ)
         randomness.refresh()
-        context.enter(context.Context(
-            run=task.run, step=task.step, execution=task.execution, item=task.base.get("item"), attempt=task.attempt,
-            emit=self._emit))
+        context.enter(
+            context.Context(
+                run=task.run,
+                step=task.step,
+                execution=task.execution,
+                item=task.base.get("item"),
+                attempt=task.attempt,
+                emit=self._emit,
+            )
+        )
         if task.surroundings is not None:
             for problem in surroundings.apply(task.surroundings, self._shell):
                 print(f"mlbench: {problem}", file=sys.stderr)  # noqa: T201  the step's own output
@@ -223,8 +233,9 @@ class _Step:
         lines = shown.traceback if shown is not None else (f"{ename}: {evalue}",)
         if shown is None:
             self._say({"output_type": "error", "ename": ename, "evalue": evalue, "traceback": list(lines)})
-        return Failure(ename=ename, evalue=evalue, traceback=lines, line=self._line_of(error),
-                       remedy=self._remedy(error))
+        return Failure(
+            ename=ename, evalue=evalue, traceback=lines, line=self._line_of(error), remedy=self._remedy(error)
+        )
 
     def _line_of(self, error: BaseException | None) -> int | None:
         if isinstance(error, SyntaxError) and error.filename in (self._shell.compile.code_name(), "<tokenize>"):
@@ -245,8 +256,10 @@ class _Step:
         if isinstance(error, MlbenchError) and error.remedy:
             return error.remedy
         if type(error) is NameError and error.name:
-            return (f"If the notebook has {error.name}, nothing in the text of the cell showed that it is read: write "
-                    f"{error.name} on a line of its own in the step, so that it is sent along.")
+            return (
+                f"If the notebook has {error.name}, nothing in the text of the cell showed that it is read: write "
+                f"{error.name} on a line of its own in the step, so that it is sent along."
+            )
         if isinstance(error, SystemExit):
             return "A step ends where its cell ends: leave sys.exit() out, or raise an error that says what is wrong."
         if isinstance(error, ModuleNotFoundError):
@@ -255,17 +268,25 @@ class _Step:
 
     def _refused(self, error: Exception) -> Failure:
         """Say why a step could not even begin."""
-        if isinstance(error, FileNotFoundError) and self._task.surroundings is not None and (
-                error.filename == self._task.surroundings.folder):
-            said = Failure(ename="FileNotFoundError", evalue=f"The kernel's folder {error.filename} is not there.",
-                           remedy="Make it again, or restart the kernel in another folder.")
+        if (
+            isinstance(error, FileNotFoundError)
+            and self._task.surroundings is not None
+            and (error.filename == self._task.surroundings.folder)
+        ):
+            said = Failure(
+                ename="FileNotFoundError",
+                evalue=f"The kernel's folder {error.filename} is not there.",
+                remedy="Make it again, or restart the kernel in another folder.",
+            )
         elif isinstance(error, MlbenchError):
             said = Failure(ename=type(error).__name__, evalue=error.message, remedy=error.remedy)
         else:
             said = Failure(
-                ename=type(error).__name__, evalue=f"What the step reads could not be made here: {_text_of(error)}",
+                ename=type(error).__name__,
+                evalue=f"What the step reads could not be made here: {_text_of(error)}",
                 traceback=tuple(traceback.format_exception(error)),
-                remedy=f"Run the cell with `%%step {self._task.step} --here`, or make what it reads inside the step.")
+                remedy=f"Run the cell with `%%step {self._task.step} --here`, or make what it reads inside the step.",
+            )
         lines = list(said.traceback) or [f"{said.ename}: {said.evalue}"]
         self._say({"output_type": "error", "ename": said.ename, "evalue": said.evalue, "traceback": lines})
         return said

@@ -231,8 +231,9 @@ class _Server:
             scale = 1 if sys.platform == "darwin" else 1024
             code = os.waitstatus_to_exitcode(status)
             with contextlib.suppress(OSError):
-                told.sendall(frame({"status": code, "peak": used.ru_maxrss * scale,
-                                    "cpu": used.ru_utime + used.ru_stime}))
+                told.sendall(
+                    frame({"status": code, "peak": used.ru_maxrss * scale, "cpu": used.ru_utime + used.ru_stime})
+                )
             told.close()
             self._spare_at = min(self._spare_at, time.monotonic() + _SPARE_AFTER_END)
             self._leftovers[process] = time.monotonic() + (_LINGER if code == 0 else 0.0)

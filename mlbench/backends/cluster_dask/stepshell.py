@@ -33,11 +33,23 @@ _OF_THE_SHELL: Final = ("In", "Out", "_ih", "_oh", "_dh", "_", "__", "___")
 class _Publisher(DisplayPublisher):
     """Displays become messages."""
 
-    def publish(self, data: Mapping[str, Any], metadata: Mapping[str, Any] | None = None, *_: Any,
-                transient: Mapping[str, Any] | None = None, update: bool = False, **__: Any) -> None:
-        self.shell.say({
-            "output_type": "update_display_data" if update else "display_data",
-            "data": _as_json(data), "metadata": _plain(metadata or {}), "transient": _plain(transient or {})})
+    def publish(
+        self,
+        data: Mapping[str, Any],
+        metadata: Mapping[str, Any] | None = None,
+        *_: Any,
+        transient: Mapping[str, Any] | None = None,
+        update: bool = False,
+        **__: Any,
+    ) -> None:
+        self.shell.say(
+            {
+                "output_type": "update_display_data" if update else "display_data",
+                "data": _as_json(data),
+                "metadata": _plain(metadata or {}),
+                "transient": _plain(transient or {}),
+            }
+        )
 
     def clear_output(self, wait: bool = False) -> None:  # noqa: FBT001, FBT002  IPython's signature
         self.shell.say({"output_type": "clear_output", "wait": wait})
@@ -57,8 +69,14 @@ class _Hook(DisplayHook):
         """Leave the prompt out: a front end draws its own."""
 
     def write_format_data(self, format_dict: Mapping[str, Any], md_dict: Mapping[str, Any] | None = None) -> None:
-        self.shell.say({"output_type": "execute_result", "execution_count": None,
-                        "data": _as_json(format_dict), "metadata": _plain(md_dict or {})})
+        self.shell.say(
+            {
+                "output_type": "execute_result",
+                "execution_count": None,
+                "data": _as_json(format_dict),
+                "metadata": _plain(md_dict or {}),
+            }
+        )
 
 
 class _Compiler(CachingCompiler):
@@ -73,8 +91,9 @@ class _Compiler(CachingCompiler):
         return f"<step {self.step}>"
 
     def get_code_name(self, raw_code: str, transformed_code: str, number: int) -> str:
-        return self.code_name() if raw_code in self.source else super().get_code_name(
-            raw_code, transformed_code, number)
+        return (
+            self.code_name() if raw_code in self.source else super().get_code_name(raw_code, transformed_code, number)
+        )
 
     def cache(self, transformed_code: str, number: int = 0, raw_code: str | None = None) -> str:
         name = str(super().cache(transformed_code, number, raw_code))
@@ -82,7 +101,7 @@ class _Compiler(CachingCompiler):
             # A part of the cell, such as what stands below `%%capture`, has its place in the whole.
             place = self.source.rfind(raw_code or transformed_code)
             self._above = 1 + self.source.count("\n", 0, max(place, 0))
-            above = [f"%%step {self.step}\n", *self.source.splitlines(keepends=True)][:self._above]
+            above = [f"%%step {self.step}\n", *self.source.splitlines(keepends=True)][: self._above]
             lines = [*above, *(f"{line}\n" for line in transformed_code.splitlines())]
             linecache.cache[name] = (sum(map(len, lines)), None, lines, name)
         return name
@@ -228,8 +247,11 @@ class ZMQInteractiveShell(InteractiveShell):
                 move_down(problem[1], 1)
         self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
-        result = self.loop.run_until_complete(self.run_cell_async(
-            source, store_history=False, transformed_cell=transformed, preprocessing_exc_tuple=problem))
+        result = self.loop.run_until_complete(
+            self.run_cell_async(
+                source, store_history=False, transformed_cell=transformed, preprocessing_exc_tuple=problem
+            )
+        )
         self.events.trigger("post_execute")
         self.events.trigger("post_run_cell", result)
         error: BaseException | None = result.error_before_exec or result.error_in_exec
@@ -261,8 +283,10 @@ def make_shell() -> ZMQInteractiveShell:
 
 
 def _no_input(prompt: object = "", /) -> str:
-    raise UsageError(f"input({str(prompt)!r}) can't be answered in a step, which runs in a process of its own.",
-                     "Make the value a parameter of the notebook, or ask for it in a plain cell.")
+    raise UsageError(
+        f"input({str(prompt)!r}) can't be answered in a step, which runs in a process of its own.",
+        "Make the value a parameter of the notebook, or ask for it in a plain cell.",
+    )
 
 
 class _Pipe(io.RawIOBase):
@@ -284,21 +308,28 @@ class _Pipe(io.RawIOBase):
         left = memoryview(data).cast("B")
         size = len(left)
         while left:
-            left = left[os.write(self._descriptor, left):]
+            left = left[os.write(self._descriptor, left) :]
         return size
 
 
 def open_stream(descriptor: int, channel: Channel) -> io.TextIOWrapper:
     """Return a text stream whose every write is in the pipe when it returns, in order with all others."""
     return io.TextIOWrapper(
-        _Pipe(descriptor, channel), encoding="utf-8", errors="backslashreplace",  # type: ignore[arg-type]
-        newline="\n", write_through=True)
+        _Pipe(descriptor, channel),
+        encoding="utf-8",
+        errors="backslashreplace",  # type: ignore[arg-type]
+        newline="\n",
+        write_through=True,
+    )
 
 
 def _as_json(data: Mapping[str, Any]) -> Json:
     """Return a display's forms as JSON has them: images in base64, no widgets, which would need a kernel."""
-    return {kind: base64.b64encode(value).decode("ascii") if isinstance(value, bytes) else _plain(value)
-            for kind, value in data.items() if not kind.startswith(_WIDGETS)}
+    return {
+        kind: base64.b64encode(value).decode("ascii") if isinstance(value, bytes) else _plain(value)
+        for kind, value in data.items()
+        if not kind.startswith(_WIDGETS)
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -132,13 +132,20 @@ def supervise(task: StepTask, publish: Callable[[ExecutionId, list[Json]], None]
             _running.pop(task.execution, None)
 
 
-def ended_record(task: StepTask, *, state: State, reason: Reason | None = None, failure: Failure | None = None,
-                 **others: Any) -> Execution:
+def ended_record(
+    task: StepTask, *, state: State, reason: Reason | None = None, failure: Failure | None = None, **others: Any
+) -> Execution:
     """Return the record of a task's end: what was known when it was sent, and what is known now."""
     fields = Execution.__dataclass_fields__
     known = {name: value for name, value in task.base.items() if name in fields and value is not None}
-    own = {"id": task.execution, "run": task.run, "step": task.step, "attempt": task.attempt,
-           "source": known.get("source", task.source), "ended": time.time_ns()}
+    own = {
+        "id": task.execution,
+        "run": task.run,
+        "step": task.step,
+        "attempt": task.attempt,
+        "source": known.get("source", task.source),
+        "ended": time.time_ns(),
+    }
     record = msgspec.convert({**known, **own, "state": state}, Execution)
     return dataclasses.replace(record, reason=reason, failure=failure, **others)
 
@@ -170,8 +177,9 @@ def _the_servers() -> StepServers:
 class _Supervision:
     """One execution, from its task to its record."""
 
-    def __init__(self, task: StepTask, running: _Running, publish: Callable[[ExecutionId, list[Json]], None],
-                 started: int) -> None:
+    def __init__(
+        self, task: StepTask, running: _Running, publish: Callable[[ExecutionId, list[Json]], None], started: int
+    ) -> None:
         self._task = task
         self._running = running
         self._publish = publish
@@ -196,8 +204,11 @@ class _Supervision:
         except MlbenchError as error:
             failure = Failure(ename=type(error).__name__, evalue=error.message, remedy=error.remedy)
         except OSError as error:
-            failure = Failure(ename=type(error).__name__, evalue=f"No process could be started for the step: {error}",
-                              remedy="Run the cell again.")
+            failure = Failure(
+                ename=type(error).__name__,
+                evalue=f"No process could be started for the step: {error}",
+                remedy="Run the cell again.",
+            )
         record = self._record(failure)
         return self._write(record)
 
@@ -438,20 +449,36 @@ class _Supervision:
             else:
                 failure = self._death(status)
         if failure is not None and "failure" not in done:
-            self._say_outputs(self._transcript.add({
-                "output_type": "error", "ename": failure.ename, "evalue": failure.evalue,
-                "traceback": [f"\x1b[31m{failure.ename}\x1b[39m: {failure.evalue}"]}))
+            self._say_outputs(
+                self._transcript.add(
+                    {
+                        "output_type": "error",
+                        "ename": failure.ename,
+                        "evalue": failure.evalue,
+                        "traceback": [f"\x1b[31m{failure.ename}\x1b[39m: {failure.evalue}"],
+                    }
+                )
+            )
         self._say_outputs(self._transcript.last_words())
         self._flush(time.monotonic(), everything=True)
         return ended_record(
-            self._task, state=state, reason=reason, failure=failure, started=self._started,
-            worker=self._worker(), binds=msgspec.convert(done.get("binds", []), tuple[Binding, ...])
-            if state == "succeeded" else (),
-            metrics=msgspec.convert(self._metrics, tuple[Metric, ...]), messages=tuple(self._transcript.outputs()),
-            files=msgspec.convert(done.get("files", []), tuple[FileUse, ...]), network=done.get("network", False),
-            draws=tuple(done.get("draws", ())), random=done.get("random") if state == "succeeded" else None,
-            cpu=status.get("cpu") or done.get("cpu"), peak_memory=status.get("peak"),
-            tags={**self._task.base.get("tags", {}), **self._tags})
+            self._task,
+            state=state,
+            reason=reason,
+            failure=failure,
+            started=self._started,
+            worker=self._worker(),
+            binds=msgspec.convert(done.get("binds", []), tuple[Binding, ...]) if state == "succeeded" else (),
+            metrics=msgspec.convert(self._metrics, tuple[Metric, ...]),
+            messages=tuple(self._transcript.outputs()),
+            files=msgspec.convert(done.get("files", []), tuple[FileUse, ...]),
+            network=done.get("network", False),
+            draws=tuple(done.get("draws", ())),
+            random=done.get("random") if state == "succeeded" else None,
+            cpu=status.get("cpu") or done.get("cpu"),
+            peak_memory=status.get("peak"),
+            tags={**self._task.base.get("tags", {}), **self._tags},
+        )
 
     def _judge(self, done: Json, failure: Failure | None, cancelled: Reason | None) -> tuple[State, Reason | None]:
         if cancelled is not None:
@@ -463,8 +490,10 @@ class _Supervision:
     def _timeout(self) -> Failure:
         seconds = self._task.timeout or 0.0
         return Failure(
-            ename="StepTimeout", evalue=f"Step {self._task.step} ran longer than {seconds:g} s and was ended.",
-            remedy="Give it longer with `--timeout`, or find out what it waits for.")
+            ename="StepTimeout",
+            evalue=f"Step {self._task.step} ran longer than {seconds:g} s and was ended.",
+            remedy="Give it longer with `--timeout`, or find out what it waits for.",
+        )
 
     def _death(self, status: Json) -> Failure:
         """Say how a process ended that never said so itself."""
@@ -479,15 +508,17 @@ class _Supervision:
             name = signal.Signals(-code).name
             how = f"was killed by {name} ({signal.strsignal(-code)})."
             if -code == signal.SIGKILL:
-                remedy = ("Nobody cancelled it, so the system probably ran out of memory: let the step hold less at "
-                          "once.")
+                remedy = (
+                    "Nobody cancelled it, so the system probably ran out of memory: let the step hold less at once."
+                )
         elif code == 0:
             how = "ended by itself before the cell's end, as os._exit() makes it do."
             remedy = "Leave os._exit() out: a step ends where its cell ends."
         else:
             how = f"ended with exit status {code} before the cell's end."
-        return Failure(ename="StepProcessDied", evalue=f"The process of step {self._task.step} {how}{used}",
-                       remedy=remedy)
+        return Failure(
+            ename="StepProcessDied", evalue=f"The process of step {self._task.step} {how}{used}", remedy=remedy
+        )
 
     def _write(self, record: Execution) -> Execution:
         """Keep the log, then the record, durably; if that fails, return one that says so."""
@@ -499,9 +530,14 @@ class _Supervision:
             remedy = getattr(error, "remedy", None) or "See that the store can be written, then run the cell again."
             said = getattr(error, "message", None) or str(error)
             return dataclasses.replace(
-                record, state="failed", reason="error", binds=(),
-                failure=Failure(ename="StoreError", evalue=f"The end of the step could not be recorded: {said}",
-                                remedy=remedy))
+                record,
+                state="failed",
+                reason="error",
+                binds=(),
+                failure=Failure(
+                    ename="StoreError", evalue=f"The end of the step could not be recorded: {said}", remedy=remedy
+                ),
+            )
         return record
 
     def _keep_log(self) -> Digest | None:

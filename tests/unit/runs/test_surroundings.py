@@ -31,9 +31,11 @@ def _own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_reading_imports_nothing(root: Path) -> None:
-    code = ("import sys\nfrom mlbench.runs import surroundings\nbefore = set(sys.modules)\nsurroundings.read()\n"
-            "heavy = {'numpy', 'pandas', 'matplotlib', 'sklearn', 'cloudpickle', 'IPython'} & set(sys.modules)\n"
-            "assert not heavy, heavy")
+    code = (
+        "import sys\nfrom mlbench.runs import surroundings\nbefore = set(sys.modules)\nsurroundings.read()\n"
+        "heavy = {'numpy', 'pandas', 'matplotlib', 'sklearn', 'cloudpickle', 'IPython'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=60)
 
 
