@@ -351,10 +351,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
     }
     labShell?.currentChanged.connect(() => commands.notifyCommandChanged());
     // The settings hold where the toolbar's button stands; nothing else is set there.
-    // JupyterLab's shortcuts have to be loaded before, or Notebook 7 stumbles.
-    void app.restored
-      .then(() => settings?.load(plugin.id))
-      .catch(error => console.warn(sentence(error)));
+    void settings?.load(plugin.id).catch(error => console.warn(sentence(error)));
   }
 };
 
