@@ -275,9 +275,12 @@ const plugin: JupyterFrontEndPlugin<void> = {
       describedBy: { args: RUN_ARGS },
       execute: args => {
         if (!labShell) {
-          // Notebook 7 shows one document a tab.
-          const id = String(args.run).slice(0, 4);
-          Notification.info(`See this run in JupyterLab, or in a terminal with mlbench show ${id}`);
+          // Notebook 7 shows one document a tab, and no notifications.
+          void showDialog({
+            title: 'Runs are shown in JupyterLab',
+            body: `In a terminal: mlbench show ${String(args.run).slice(0, 4)}`,
+            buttons: [Dialog.okButton()]
+          });
           return;
         }
         const path = typeof args.path === 'string' ? args.path : null;

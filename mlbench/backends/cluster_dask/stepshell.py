@@ -294,6 +294,7 @@ class _Pipe(io.RawIOBase):
 
     def __init__(self, descriptor: int, channel: Channel) -> None:
         super().__init__()
+        self.name = {1: "<stdout>", 2: "<stderr>"}.get(descriptor, str(descriptor))
         self._descriptor = descriptor
         self._channel = channel
 
@@ -317,7 +318,7 @@ def open_stream(descriptor: int, channel: Channel) -> io.TextIOWrapper:
     return io.TextIOWrapper(
         _Pipe(descriptor, channel),
         encoding="utf-8",
-        errors="backslashreplace",  # type: ignore[arg-type]
+        errors="backslashreplace",
         newline="\n",
         write_through=True,
     )
