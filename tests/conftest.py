@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,8 @@ for _name in [name for name in os.environ if name.startswith(("MLBENCH_", "JPY_"
     del os.environ[_name]
 os.environ.update({name: str(path) for name, path in _OWN.items()})
 os.environ["JUPYTER_PLATFORM_DIRS"] = "1"
+os.environ.pop("CI", None)  # it makes a service end with its last client: tests of that set it themselves
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so their children
 
 
 @pytest.fixture(scope="session")

@@ -287,7 +287,8 @@ def test_everything_ends_when_the_service_is_killed(store: Path, tmp_path: Path)
             for one in news.get("messages", ()):
                 print(one["text"], flush=True)
         async def main():
-            given = task(Path({str(store)!r}), "import os\\nprint(os.getpid(), os.getppid())\\nwhile True: pass")
+            source = "import os\\nprint(str(os.getpid()) + chr(32) + str(os.getppid()))\\nwhile True: pass"
+            given = task(Path({str(store)!r}), source)
             await DaskCluster().submit(given, hear)
         if __name__ == "__main__":
             asyncio.run(main())
@@ -361,6 +362,17 @@ def listening(process: int) -> list[tuple[str, int]]:
             host, _, port = words[1].partition(":")
             found.append((host, int(port, 16)))
     return found
+
+
+def test_a_cluster_leaves_the_variables_of_its_service_as_they_were(store: Path) -> None:
+    before = {**os.environ, "PYTHONHASHSEED": "random"}
+
+    async def test() -> None:
+        async with cluster() as one:
+            await submit(one, task(store, "pass"))
+
+    together(test)
+    assert {**os.environ, "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "random")} == before
 
 
 def test_a_kernels_environment_is_in_no_log(store: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -46,6 +46,8 @@ _SETTINGS: Final[dict[str, Any]] = {
     "distributed.scheduler.worker-ttl": None,  # wall time: it would end steps after a laptop's sleep; see `_watch`
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
+    # Dask leaves these in the service's own variables, and jobs inherit them: one thread for OpenBLAS, a fixed hash.
+    "distributed.nanny.pre-spawn-environ": {"PYTHONHASHSEED": "random"},
     "distributed.worker.profile.enabled": False,
     "distributed.worker.daemon": True,
     "distributed.worker.memory.target": False,

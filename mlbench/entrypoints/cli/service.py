@@ -75,7 +75,7 @@ def start(as_json: bool) -> None:
     """Start it, if it does not run."""
     from mlbench.backends.service_socket import connect
 
-    with connect(role="cli", start=True) as client:
+    with connect(role="cli", start=True, until_idle=False) as client:
         facts = {"running": True, "pid": client.service.pid, "version": client.service.version}
     if as_json:
         print_json(facts)
