@@ -53,11 +53,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(project: Project, told: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    import msgspec
-
     from mlbench.backends import runner_papermill
     from mlbench.backends.owners import scratch_folder
     from mlbench.core.ids import RunId
+    from mlbench.runs.wire import msgspec
 
     job = project.catalog.job(told.job)
     version = next((v for v in project.catalog.job_versions(job.id) if v.number == told.version), job.version)

@@ -319,7 +319,7 @@ class Project:
         return changed
 
     def _settle(self, execution: Execution) -> None:
-        import msgspec
+        from mlbench.runs.wire import msgspec
 
         written = self.blobs.find_record("execution", execution.id)
         if written is not None and written.get("state") in ENDED:
@@ -340,9 +340,8 @@ class Project:
 
         What its kernel has left running is ended.
         """
-        import msgspec
-
         from mlbench.backends.owners import end_processes_of
+        from mlbench.runs.wire import msgspec
 
         if run.kind != "interactive":
             end_processes_of(run.id)
@@ -369,7 +368,7 @@ class Project:
 
     def _index(self, catalog: Catalog) -> None:
         """Fill a new catalog from the store's records: they are there already if the catalog was lost or moved."""
-        import msgspec
+        from mlbench.runs.wire import msgspec
 
         jobs: dict[str, Job] = {}
         versions: list[tuple[JobId, JobVersion]] = []
@@ -401,7 +400,7 @@ def _pages(catalog: Catalog) -> Iterator[Run]:
 
 
 def _plain(record: Any) -> Json:
-    import msgspec
+    from mlbench.runs.wire import msgspec
 
     plain: Json = msgspec.to_builtins(record)
     return plain

@@ -112,7 +112,7 @@ class Loader:
             If the store does not have it (any more), or it is damaged.
         """
         if not isinstance(binding, Binding):
-            import msgspec
+            from mlbench.runs.wire import msgspec
 
             binding = msgspec.convert(binding, Binding)
         if binding.module is not None:

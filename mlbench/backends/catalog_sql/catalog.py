@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
-import msgspec
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -45,6 +44,7 @@ from mlbench.core.records import (
     Run,
     Snapshot,
 )
+from mlbench.runs.wire import msgspec
 
 __all__ = ["SqlCatalog"]
 

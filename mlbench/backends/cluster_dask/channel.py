@@ -15,9 +15,8 @@ import threading
 import time
 from typing import Any, Final, TypeVar
 
-import msgspec
-
 from mlbench.core.records import Json
+from mlbench.runs.wire import msgspec
 
 __all__ = ["ACK", "Channel", "Frames", "frame"]
 

@@ -16,13 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-import msgspec
-
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.core.errors import MlbenchError
 from mlbench.core.ids import ExecutionId
 from mlbench.core.messages import Environment, StepTask
 from mlbench.core.records import ENDED, Execution, Failure, Json, Reason
+from mlbench.runs.wire import msgspec
 
 __all__ = ["DaskCluster", "OnEvent"]
 

@@ -19,8 +19,6 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, Final
 
-import msgspec
-
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.cluster_dask import processors
 from mlbench.backends.cluster_dask.channel import Channel
@@ -33,6 +31,7 @@ from mlbench.core.errors import MlbenchError, StoreError
 from mlbench.core.messages import RandomState, StepTask
 from mlbench.core.records import Binding, Failure, Json
 from mlbench.runs import artifacts, capture, context, faithful, previews, randomness, surroundings, values
+from mlbench.runs.wire import msgspec
 
 __all__ = ["main", "serve", "warm"]
 

@@ -334,7 +334,7 @@ def _as_json(data: Mapping[str, Any]) -> Json:
 
 
 def _plain(value: Any) -> Any:
-    import msgspec
+    from mlbench.runs.wire import msgspec
 
     return msgspec.to_builtins(value, str_keys=True, enc_hook=_described)
 

@@ -23,8 +23,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO, Any, Final
 
-import msgspec
-
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.cluster_dask.channel import ACK, Frames, frame
 from mlbench.backends.cluster_dask.pipes import Pipes, Reader, received
@@ -35,6 +33,7 @@ from mlbench.core.ids import Digest, ExecutionId
 from mlbench.core.messages import Environment, StepTask
 from mlbench.core.records import Binding, Execution, Failure, FileUse, Json, Metric, Reason, State
 from mlbench.runs.transcript import Transcript
+from mlbench.runs.wire import msgspec
 
 __all__ = ["Sealed", "cancel", "close", "ended_record", "pause", "prepare", "resume", "supervise"]
 

@@ -6,13 +6,13 @@ import os
 import threading
 from typing import Any, Final
 
-import msgspec
 from distributed import WorkerPlugin, get_worker
 
 from mlbench.backends.cluster_dask import supervisor
 from mlbench.core.ids import ExecutionId
 from mlbench.core.messages import StepTask
 from mlbench.core.records import Json
+from mlbench.runs.wire import msgspec
 
 __all__ = ["TOPIC", "StepWorker", "run_step"]
 

@@ -219,7 +219,7 @@ class ServiceClient:
 
     def _handle(self, message: dict[str, Any]) -> None:
         if "event" in message:
-            import msgspec
+            from mlbench.runs.wire import msgspec
 
             event = msgspec.convert(message["event"], Event)
             for callback in self._on_event:

@@ -243,7 +243,7 @@ def protocol_problem(*, ours: int, theirs: int, their_version: str) -> str | Non
 
 def read_info(answer: dict[str, Any]) -> ServiceInfo:
     """Return what a service answered to the first frame."""
-    import msgspec
+    from mlbench.runs.wire import msgspec
 
     try:
         return msgspec.convert(answer, ServiceInfo)

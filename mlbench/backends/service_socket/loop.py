@@ -9,14 +9,13 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from mlbench.backends.service_socket.client import LOST, TIMEOUT
 from mlbench.backends.service_socket.door import Role, ServiceInfo
 from mlbench.backends.service_socket.frames import Decoder, encode, read_error
 from mlbench.backends.service_socket.start import dial
 from mlbench.core.errors import ServiceError
 from mlbench.core.messages import Event
+from mlbench.runs.wire import msgspec
 
 __all__ = ["AsyncServiceClient"]
 

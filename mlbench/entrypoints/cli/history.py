@@ -195,7 +195,7 @@ def _messages(project: Project, run: Run, step: str | None) -> list[Json]:
         ]
     if run.output is None:
         return []
-    import msgspec
+    from mlbench.runs.wire import msgspec
 
     notebook = msgspec.json.decode(project.blobs.get(run.output))
     return [

@@ -180,7 +180,7 @@ class _Lines:
 
     def take(self, news: Json) -> None:
         """Take one piece of news; called from the threads of the engine."""
-        import msgspec
+        from mlbench.runs.wire import msgspec
 
         with self._lock:
             if news["type"] == "execution":

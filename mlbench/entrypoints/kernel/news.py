@@ -218,7 +218,7 @@ class News:
 
 def as_execution(found: Any) -> Execution:
     """Return an execution that came over the socket."""
-    import msgspec
+    from mlbench.runs.wire import msgspec
 
     return found if isinstance(found, Execution) else msgspec.convert(found, Execution)
 

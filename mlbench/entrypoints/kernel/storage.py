@@ -76,9 +76,8 @@ class Storage:
         """Keep a large value in the store and return its binding as JSON."""
         import weakref
 
-        import msgspec
-
         from mlbench.runs.artifacts import save_names
+        from mlbench.runs.wire import msgspec
 
         self.path()
         binding = self._known(value)

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from http.client import responses
 from typing import Any, Final, ParamSpec, TypeVar
 
-import msgspec
 from jupyter_server.auth.decorator import authorized
 from jupyter_server.base.handlers import APIHandler
 from tornado import web
@@ -17,6 +16,7 @@ from mlbench.core import errors
 from mlbench.entrypoints.labserver import schema
 from mlbench.entrypoints.labserver.news import Newsroom
 from mlbench.entrypoints.labserver.stores import Stores
+from mlbench.runs.wire import msgspec
 
 __all__ = ["Handler", "NothingHere", "status_of"]
 

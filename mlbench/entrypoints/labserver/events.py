@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from typing import Any
 
-import msgspec
 from jupyter_server.auth.decorator import authorized, ws_authenticated
 from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.base.websocket import WebSocketMixin
@@ -15,6 +14,7 @@ from tornado import websocket
 from mlbench.core.ids import is_id
 from mlbench.entrypoints.labserver.news import Newsroom, Page
 from mlbench.entrypoints.labserver.schema import Watch
+from mlbench.runs.wire import msgspec
 
 __all__ = ["Events"]
 

@@ -13,14 +13,13 @@ import time
 from collections import OrderedDict, deque
 from typing import Any, Final
 
-import msgspec
-
 from mlbench.backends.service_socket import AsyncServiceClient
 from mlbench.core.errors import MlbenchError, NotFound, ServiceError
 from mlbench.core.messages import Event
 from mlbench.core.records import Execution
 from mlbench.entrypoints.labserver.schema import News
 from mlbench.entrypoints.labserver.stores import Stores
+from mlbench.runs.wire import msgspec
 
 __all__ = ["Newsroom", "Page"]
 

@@ -8,7 +8,6 @@ import binascii
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 from jupyter_server.auth.decorator import authorized
 from tornado import web
 
@@ -19,6 +18,7 @@ from mlbench.entrypoints.labserver import schema
 from mlbench.entrypoints.labserver.door import Handler
 from mlbench.project import Project
 from mlbench.project.identity import is_own
+from mlbench.runs.wire import msgspec
 
 __all__ = ["Cancel", "Notebook", "OneRun", "RunPage"]
 

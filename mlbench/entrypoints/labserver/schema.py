@@ -11,6 +11,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from mlbench.core.records import Execution, Firing, Job, Json, Metric, Run, Snapshot
+from mlbench.runs.wire import look_at
 
 PREFIX = "mlbench/api/v1"
 
@@ -283,3 +284,5 @@ SPOKEN: tuple[type, ...] = (
     OutputsQuestion, Outputs, Document, Taken, JobList, JobQuestion, JobCheck, NewJob, JobChange, JobView,
     Firings, FiringDetail, ScheduleQuestion, SchedulePreview, News, Watch,
 )  # fmt: skip
+
+look_at(*SPOKEN)

@@ -8,8 +8,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from mlbench.core.errors import NotFound, ServiceError
 from mlbench.core.ids import ExecutionId, NotebookId, RunId
 from mlbench.core.messages import Submission
@@ -18,6 +16,7 @@ from mlbench.entrypoints.service.ledger import Ledger
 from mlbench.entrypoints.service.sessions import Session, read_notebook
 from mlbench.notebook.document import notebook_id
 from mlbench.runs.series import last_of_each_step
+from mlbench.runs.wire import msgspec
 
 if TYPE_CHECKING:
     from mlbench.project import Project

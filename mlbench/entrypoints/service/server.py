@@ -15,8 +15,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import msgspec
-
 from mlbench.backends.owners import is_alive, owner_of_this_process, sweep
 from mlbench.backends.service_socket.door import Door, ServiceInfo
 from mlbench.backends.service_socket.start import retire_older
@@ -30,6 +28,7 @@ from mlbench.entrypoints.service.firing import Scheduler
 from mlbench.entrypoints.service.peers import OLDEST_PROTOCOL, Peer
 from mlbench.entrypoints.service.sessions import Session
 from mlbench.entrypoints.service.store import Executor, OpenStore
+from mlbench.runs.wire import msgspec
 
 if TYPE_CHECKING:
     from mlbench.project import Project

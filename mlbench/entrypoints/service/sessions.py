@@ -162,7 +162,7 @@ def ago(record: Execution, clock: Callable[[float], time.struct_time] = time.loc
 
 def metrics_of(body: Any) -> list[Metric]:
     """Return the metrics in a message."""
-    import msgspec
+    from mlbench.runs.wire import msgspec
 
     return msgspec.convert(body or [], list[Metric])
 
