@@ -23,7 +23,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_a_list_of_runs_shows_what_their_steps_logged_last(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     project = Project.open()
-    run = project.begin_run(kind="papermill", notebook="/work/flights.ipynb", name="flights")
+    run = project.begin_run(kind="papermill", notebook="/home/ada/flights.ipynb", name="flights")
     for step, logged in (
         ("first", (Metric(name="rmse", value=9.0, time=1), Metric(name="rows", value=3.0, time=2))),
         ("again", (Metric(name="rmse", value=2.5, time=5),)),

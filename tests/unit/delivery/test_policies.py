@@ -16,7 +16,7 @@ HOUR = 3600
 JOB = Job(
     id=JobId("a" * 26),
     name="nightly",
-    notebook="/work/n.ipynb",
+    notebook="/home/ada/n.ipynb",
     version=JobVersion(number=1, snapshot=Digest("blake3:" + "0" * 64)),
     cron="0 * * * *",
     timezone="UTC",

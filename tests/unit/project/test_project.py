@@ -49,7 +49,9 @@ def bound(project: Project, **namespace: Any) -> dict[str, Any]:
 
 
 def test_a_run_is_recorded_when_it_begins_and_when_it_ends(project: Project) -> None:
-    run = project.begin_run(kind="papermill", notebook="/work/flights.ipynb", parameters={"origin": "JFK"}, kernel="k")
+    run = project.begin_run(
+        kind="papermill", notebook="/home/ada/flights.ipynb", parameters={"origin": "JFK"}, kernel="k"
+    )
     assert (run.name, run.state, run.kernel, run.owner) == ("flights", "running", "k", owner_of_this_process())
     failure = Failure(ename="ValueError", evalue="no")
     ended = project.end_run(run, "failed", reason="error", failure=failure, failed_step="train")
