@@ -114,7 +114,8 @@ class _Turn:
                 self.keep([found])
             self.todo.append(Attach(submitted=submission.execution, record=found.record))
             return
-        edges = {name: self._version(name, provider, event) for name, provider in submission.edges.items()}
+        edges = {**self._changed_unknown(event), **submission.edges}
+        edges = {name: self._version(name, provider, event) for name, provider in edges.items()}
         waits_for = {self.plan.current(parent): why for parent, why in submission.waits_for.items()}
         for former in self.plan.nodes.values():
             if former.kernel == event.kernel and former.record.step == submission.step and former.phase == "ended":
@@ -469,6 +470,20 @@ class _Turn:
             if changer.record.step != event.submission.step:
                 chosen = current
 
+    def _changed_unknown(self, event: Submitted) -> dict[str, ExecutionId]:
+        """Return the names that a kernel captured while it could not know yet that a step had changed them."""
+        edges: dict[str, ExecutionId] = {}
+        for node in sorted(self.plan.nodes.values(), key=lambda node: node.order):
+            if node.kernel != event.kernel or node.record.step == event.submission.step or node.asked is None:
+                continue
+            if node.replaced_by is not None or node.record.state != "succeeded":
+                continue
+            for name in hidden_changes(node.asked.submission, node.record):
+                given = _captured_as(event.submission, name)
+                if given is not None and name not in node.edges and given == _given(node, name):
+                    edges[name] = node.id
+        return edges
+
     def _changed(self, node: Node, name: str, provider: ExecutionId) -> bool:
         return (
             node.asked is not None
@@ -578,7 +593,12 @@ def _given(node: Node, name: str) -> str | None:
     """Return which version of a name an execution was given: the execution that bound it, or what was captured."""
     if name in node.edges or node.asked is None:
         return node.edges.get(name)
-    captured = (read for read in node.asked.submission.captured if read.get("name") == name)
+    return _captured_as(node.asked.submission, name)
+
+
+def _captured_as(submission: Submission, name: str) -> str | None:
+    """Return which value of the kernel a name stood for when a step was handed over, None if it was not captured."""
+    captured = (read for read in submission.captured if read.get("name") == name)
     return next((read.get("digest") or read.get("version") or "captured" for read in captured), None)
 
 

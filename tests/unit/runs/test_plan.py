@@ -522,6 +522,31 @@ def test_a_step_that_waits_just_takes_the_changed_version(desk: Desk) -> None:
     assert start.task.inputs["rows"]["artifact"]["digest"] == "blake3:change.rows"
 
 
+def test_a_step_captured_before_its_kernel_could_hear_of_a_change_is_given_the_changed_value(desk: Desk) -> None:
+    captured = ({"name": "rows", "version": "1"},)
+    desk.submit("change", captured=captured)
+    desk.end("change", binds=["rows"])
+    desk.submit("count", captured=captured)  # on its way when the end of `change` was told
+    (start,) = [one for one in desk.said if isinstance(one, plans.Start)]
+    assert start.task.inputs["rows"]["artifact"]["digest"] == "blake3:change.rows"
+
+
+def test_a_change_of_a_value_that_is_another_one_by_now_says_nothing(desk: Desk) -> None:
+    desk.submit("change", captured=({"name": "rows", "version": "1"},))
+    desk.end("change", binds=["rows"])
+    desk.submit("count", captured=({"name": "rows", "version": "2"},))
+    desk.submit("elsewhere", captured=({"name": "rows", "version": "1"},), kernel="other")
+    assert all(desk.plan.nodes[one].edges == {} for one in ("count", "elsewhere"))
+
+
+def test_a_cell_that_is_run_again_starts_from_what_it_saw_and_not_from_its_own_change(desk: Desk) -> None:
+    captured = ({"name": "rows", "version": "1"},)
+    desk.submit("change", captured=captured)
+    desk.end("change", binds=["rows"])
+    desk.submit("again", captured=captured, step="change")
+    assert desk.plan.nodes["again"].edges == {}
+
+
 def test_a_step_above_the_change_is_left_alone(desk: Desk) -> None:
     desk.submit("rows")
     desk.end("rows")
