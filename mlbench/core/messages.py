@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from mlbench.core.ids import Digest, ExecutionId, NotebookId, RunId
-from mlbench.core.records import Json, RunKind
+from mlbench.core.records import Execution, Failure, Json, Reason, RunKind
 
 PROTOCOL: Final = 1
 
@@ -19,9 +19,32 @@ RandomState = dict[str, bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepOptions:
-    """The options of a `%%step` line, read and checked. Times are in seconds, memory in bytes."""
+class Foreach:
+    """One `--foreach NAME in EXPRESSION`."""
 
+    name: str
+    expression: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOptions:
+    """The options of a `%%step` line, read and checked. Times are in seconds, memory in bytes.
+
+    `foreach` has the outermost first; `cpu`, `gpu` and `resources` (by name) are what a worker must have free;
+    `cache` is None where the line says neither `--cache` nor `--no-cache`.
+    """
+
+    foreach: tuple[Foreach, ...] = ()
+    catch: bool = False
+    max_parallel: int | None = None
+    cpu: float | None = None
+    gpu: float | None = None
+    memory: int | None = None
+    resources: dict[str, float] = field(default_factory=dict)
+    retries: int = 0
+    retry_delay: float = 0.0
+    cache: bool | None = None
+    env: str | None = None
     wait: bool | None = None
     here: bool = False
     resume_own: bool = False
@@ -115,8 +138,64 @@ class Submission:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """The items of a fan-out, as the process that evaluated its `--foreach` found them.
+
+    `items` is the digest under which the values lie (a list for each name, together one artifact), `digests` has the
+    digest of each value of each name, for keys; `labels` each value as a short text.
+    """
+
+    shape: tuple[int, ...]
+    items: Digest | None = None
+    labels: tuple[tuple[str, ...], ...] = ()
+    digests: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """The items of a fan-out that one process runs one after the other.
+
+    `numbers` are the items' (from 0, the last `--foreach` fastest), `executions` and `attempts` theirs, in the same
+    order. The first chunk of a fan-out has no `spread` and no numbers: its process evaluates the `--foreach`, and then
+    begins items from the first on for `seconds`, with ids of its own making. With `apart` each item gets a process of
+    its own, forked from one that has loaded everything.
+    """
+
+    numbers: tuple[int, ...] = ()
+    executions: tuple[ExecutionId, ...] = ()
+    attempts: tuple[int, ...] = ()
+    spread: Spread | None = None
+    seconds: float | None = None
+    most_items: int = 1_000_000
+    apart: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkEnd:
+    """What became of a chunk: durable by the time that this is told.
+
+    `executions` are the records of the items that ended, as catalog and kernel get them; `left` the numbers of those
+    that were not begun. `failure` says why no item could be begun, if that is so, and `reason` of which kind that is;
+    `changed` names what items were given and changed in place, so that the rest must be run `apart`.
+    """
+
+    executions: tuple[Execution, ...] = ()
+    left: tuple[int, ...] = ()
+    spread: Spread | None = None
+    failure: Failure | None = None
+    reason: Reason | None = None
+    changed: tuple[str, ...] = ()
+    messages: tuple[Json, ...] = ()
+    peak_memory: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepTask:
-    """A step whose inputs are known, ready for a process: all that a worker and the process need."""
+    """A step whose inputs are known, ready for a process: all that a worker and the process need.
+
+    `memory` is the limit in bytes, `resources` what the worker must have free, by Dask's names (`cpu`, `gpu`,
+    `memory`, others). A fan-out has its `foreach`; its processes are each given a `chunk` of it.
+    """
 
     execution: ExecutionId
     run: RunId
@@ -136,6 +215,15 @@ class StepTask:
     timeout: float | None = None
     attempt: int = 1
     threads: int | None = None
+    foreach: tuple[Foreach, ...] = ()
+    chunk: Chunk | None = None
+    catch: bool = False
+    max_parallel: int | None = None
+    retries: int = 0
+    retry_delay: float = 0.0
+    resources: dict[str, float] = field(default_factory=dict)
+    memory: int | None = None
+    env: str | None = None
     base: Json = field(default_factory=dict)
 
 

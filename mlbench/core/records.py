@@ -105,14 +105,55 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """An earlier attempt at an execution, which did not succeed and was followed by another one."""
+
+    number: int
+    state: State = "failed"
+    reason: Reason | None = None
+    started: int | None = None
+    ended: int | None = None
+    worker: str | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FanOut:
+    """What the execution of a step says of its items.
+
+    `names` are those of its `--foreach`, the outermost first, `shape` how many values each has; `total` is their
+    product. The counts are of items by state; `seconds` is the time that ended items took together, `slowest` the
+    number of the one that took longest, in `slowest_seconds`. `metric` is the name of the metric that is shown.
+    """
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...] = ()
+    total: int | None = None
+    running: int = 0
+    succeeded: int = 0
+    reused: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    slowest: int | None = None
+    slowest_seconds: float | None = None
+    metric: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
-    """One step in one run; in a fan-out, one item of it.
+    """One step in one run; in a fan-out, also each item of it.
 
     `messages` are nbformat outputs, in order, cut to the head and tail of what was printed; where something was cut,
     `log` is the digest of all of the text. `cpu` is in seconds, `peak_memory` in bytes. `replaces` is the execution
     that this one was started instead of, because its inputs turned out to have changed; `note` says why, to people.
     `random` is the digest of the end states of the generators (`mlbench.runs.randomness.to_bytes`) of a seeded step.
     `unseen` says that it succeeded while no kernel was there to hear of it: its cell, run again, has its result.
+    A step with `--foreach` has an execution of its own, with `fanout`; each item has one too, whose `part_of` is that
+    of the step, `item` its number from 0 and `label` its values, each as a short text. `attempts` are the earlier ones,
+    `attempt` is the last one's number. `key` is the digest of `key_parts` (see `mlbench.runs.key`), `random_start` that
+    of the generators' states that a step which draws began with.
     """
 
     id: ExecutionId
@@ -121,14 +162,19 @@ class Execution:
     state: State
     cell: str | None = None
     position: int | None = None
+    part_of: ExecutionId | None = None
     item: int | None = None
+    label: dict[str, str] = field(default_factory=dict)
+    fanout: FanOut | None = None
     attempt: int = 1
+    attempts: tuple[Attempt, ...] = ()
     reason: Reason | None = None
     queued: int | None = None
     started: int | None = None
     ended: int | None = None
     worker: str | None = None
     key: str | None = None
+    key_parts: dict[str, str] = field(default_factory=dict)
     source: str | None = None
     parents: tuple[ExecutionId, ...] = ()
     reads: tuple[Read, ...] = ()
@@ -141,6 +187,7 @@ class Execution:
     network: bool = False
     draws: tuple[str, ...] = ()
     random: Digest | None = None
+    random_start: str | None = None
     cpu: float | None = None
     peak_memory: int | None = None
     reused_from: ExecutionId | None = None

@@ -6,7 +6,9 @@ nothing is guessed.
 
 from __future__ import annotations
 
+import ast
 import difflib
+import keyword
 import re
 import shlex
 import unicodedata
@@ -15,12 +17,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlbench.core.errors import UsageError
-from mlbench.core.messages import StepOptions
+from mlbench.core.messages import Foreach, StepOptions
 
 __all__ = ["OPTIONS", "Option", "StepCell", "parse", "read_line", "same_name", "usage"]
 
 LONGEST_NAME = 64
 LONGEST_TIMEOUT = 366 * 86400.0
+LONGEST_DELAY = 86400.0
+LONGEST_PATH = 4096
+LEAST_MEMORY, MOST_MEMORY = 10 * 10**6, 2**50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +38,18 @@ class Option:
 
 
 OPTIONS: tuple[Option, ...] = (
+    Option(name="--foreach", value="X in XS", help="Run the cell for each X; given again: for each pair, and so on."),
+    Option(name="--catch", value=None, help="A failed item does not fail the step: its place holds a Failed value."),
+    Option(name="--max-parallel", value="N", help="Run at most so many items at once."),
+    Option(name="--cpu", value="N", help="Processors that the step needs (each item, in a fan-out)."),
+    Option(name="--gpu", value="N", help="GPUs that it needs."),
+    Option(name="--memory", value="2GB", help="Memory that it needs, and that ends it if it uses more."),
+    Option(name="--resources", value="NAME=N,...", help="Other things that a worker must have, by Dask's names."),
+    Option(name="--retries", value="N", help="Try again so often if it fails or its worker is lost."),
+    Option(name="--retry-delay", value="30s", help="Wait so long before each of these."),
+    Option(name="--cache", value=None, help="Take the results of an unchanged execution instead of running."),
+    Option(name="--no-cache", value=None, help="Run, whatever %config MLBench.cache says."),
+    Option(name="--env", value="NAME", help="Run in an environment of its own: a name, or a requirements file."),
     Option(name="--wait", value=None, help="The cell returns when the step has ended."),
     Option(name="--no-wait", value=None, help="The cell returns at once, where late output is shown under its cell."),
     Option(name="--here", value=None, help="Run in the kernel itself, recorded all the same, so that %debug works."),
@@ -43,28 +60,15 @@ OPTIONS: tuple[Option, ...] = (
     Option(name="--timeout", value="10m", help="End the step if it takes longer: 30s, 10m, 2h, 1d."),
     Option(name="--tag", value="key=value", help="A tag for the record; may be given several times."),
 )
-"""What this release understands."""
-
-LATER = frozenset(
-    {
-        "--foreach",
-        "--cpu",
-        "--gpu",
-        "--memory",
-        "--resources",
-        "--retries",
-        "--retry-delay",
-        "--cache",
-        "--no-cache",
-        "--catch",
-        "--max-parallel",
-        "--env",
-    }
-)
-"""Options that are decided but not there yet."""
+"""All of them, in the order in which `%%step?` shows them."""
 
 _BY_NAME: Mapping[str, Option] = {option.name: option for option in OPTIONS}
 _MAGIC = re.compile(r"(?:[ \t]*\n)*%%step(?=[ \t]|\n|\Z)([^\n]*)(?:\n|\Z)")
+_FOREACH = re.compile(r"(?:^|(?<=\s))(--foreach(?:=|(?=\s)|$))")
+_NEXT_OPTION = re.compile(r"(?<=\s)--[a-z]")
+_OWN_RESOURCES = frozenset({"cpu", "gpu", "memory"})
+_SIZES = {"": 1, **{f"{letter}": 1000**power for power, letter in enumerate("kmgt", 1)}}
+_SIZES |= {f"{letter}i": 1024**power for power, letter in enumerate("kmgt", 1)}
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
 
@@ -86,7 +90,7 @@ def parse(source: str) -> StepCell | None:
     Raises
     ------
     UsageError
-        If its line has no name, or an option that is unknown, malformed or not there yet.
+        If its line has no name, or an option that is unknown or malformed.
 
     Examples
     --------
@@ -125,6 +129,8 @@ def read_line(line: str) -> tuple[str, StepOptions]:
     >>> name, options.after, options.tags
     ('report', ('load', 'train'), {'team': 'ops'})
     """
+    line, expressions = _cut_out_foreach(line)
+    foreach = [_foreach(text) for text in expressions]
     words = _words(line)
     names: list[str] = []
     values: dict[str, Any] = {}
@@ -155,8 +161,9 @@ def read_line(line: str) -> tuple[str, StepOptions]:
         else:
             field_name, read = _READ[option.name]
             values[field_name] = read(value)
-    if {"--wait", "--no-wait"} <= given:
-        raise UsageError("--wait and --no-wait exclude each other: leave one out.")
+    for one, other in (("--wait", "--no-wait"), ("--cache", "--no-cache")):
+        if {one, other} <= given:
+            raise UsageError(f"{one} and {other} exclude each other: leave one out.")
     if {"--here", "--no-wait"} <= given:
         raise UsageError("--here runs in the kernel, so the cell must wait: leave out --no-wait.")
     both = set(values.get("outputs") or ()) & set(values.get("no_store", ()))
@@ -170,7 +177,25 @@ def read_line(line: str) -> tuple[str, StepOptions]:
     name = _name(names[0])
     if name in (values.get("after") or ()):
         raise UsageError(f"--after {name}: a step cannot wait for itself.")
-    return name, StepOptions(tags=tags, **values)
+    _check_together(given, foreach)
+    return name, StepOptions(foreach=tuple(foreach), tags=tags, **values)
+
+
+def _check_together(given: set[str], foreach: list[Foreach]) -> None:
+    """Refuse options that mean nothing together."""
+    for option in ("--catch", "--max-parallel"):
+        if option in given and not foreach:
+            raise UsageError(f"{option} is about the items of a fan-out: add --foreach X in XS, or leave it out.")
+    if "--retry-delay" in given and "--retries" not in given:
+        raise UsageError("--retry-delay says how long to wait before a retry: add --retries N, or leave it out.")
+    elsewhere = given | ({"--foreach"} if foreach else set())
+    here = sorted(elsewhere & {"--foreach", "--env", "--cpu", "--gpu", "--memory", "--resources", "--retries"})
+    if "--here" in given and here:
+        raise UsageError(f"--here runs in the kernel itself, where {here[0]} has no meaning: leave one of them out.")
+    names = [one.name for one in foreach]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"--foreach {name} is given twice: each needs a name of its own.")
 
 
 def same_name(name: str) -> str:
@@ -241,11 +266,7 @@ def _option(word: str) -> Option:
     option = _BY_NAME.get(word)
     if option is not None:
         return option
-    if word in LATER:
-        raise UsageError(
-            f"{word} is not there yet: this release of mlbench has {', '.join(_BY_NAME)}.",
-        )
-    near = nearest(word, [*_BY_NAME, *sorted(LATER)])
+    near = nearest(word, _BY_NAME)
     hint = f"did you mean {near}?" if near else "%%step? shows those there are."
     raise UsageError(f"Unknown option {_shown(word)}: {hint}")
 
@@ -305,18 +326,129 @@ def _list(text: str, option: str, what: str) -> list[str]:
     return parts
 
 
+def _cut_out_foreach(line: str) -> tuple[str, list[str]]:
+    """Return a line without what follows each `--foreach`, and that: Python has its own quotation marks.
+
+    Examples
+    --------
+    >>> _cut_out_foreach("fit --foreach c in table['a b'] --cpu 1")
+    ('fit  --cpu 1', ["c in table['a b']"])
+    """
+    found: list[str] = []
+    while (begin := _FOREACH.search(line)) is not None:
+        end = _end_of_expression(line, begin.end())
+        found.append(line[begin.end() : end].strip())
+        line = line[: begin.start(1)] + line[end:]
+    return line, found
+
+
+def _end_of_expression(line: str, place: int) -> int:
+    """Return where an expression ends that begins at a place: before the next option, or a comment."""
+    depth, quote = 0, ""
+    while place < len(line):
+        character = line[place]
+        if quote:
+            if character == "\\":
+                place += 1
+            elif character == quote:
+                quote = ""
+        elif character in "'\"":
+            quote = character
+        elif character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+        elif depth <= 0 and (character == "#" or _NEXT_OPTION.match(line, place)):
+            return place
+        place += 1
+    return place
+
+
+def _foreach(text: str) -> Foreach:
+    match = re.fullmatch(r"\s*(\S+)\s+in\s+(.+)", text, re.DOTALL)
+    if match is None:
+        raise UsageError(f"--foreach takes a name and what it goes through, --foreach X in XS: found {_shown(text)}.")
+    name, expression = unicodedata.normalize("NFKC", match[1]), match[2].strip()
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise UsageError(f"--foreach takes the name of a variable before `in`: {_shown(match[1])} is none.")
+    try:
+        ast.parse(expression, mode="eval")
+    except (SyntaxError, ValueError):
+        raise UsageError(
+            f"--foreach {name} in {_shown(expression)}: what stands behind `in` is no expression of Python."
+        ) from None
+    return Foreach(name=name, expression=expression)
+
+
 def _timeout(text: str) -> float:
-    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
-        seconds = float(text)
-    elif text.isascii() and _DURATION.fullmatch(text):
-        seconds = sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([\d.]+)(ms|[smhd])", text))
-    else:
-        raise UsageError(f"--timeout takes a time such as 30s, 10m, 2h or 1d: found {_shown(text)}.")
+    seconds = _seconds(text, "--timeout")
     if seconds <= 0:
         raise UsageError("--timeout must be more than nothing: leave it out for no limit.")
     if seconds > LONGEST_TIMEOUT:
         raise UsageError(f"--timeout {_shown(text)} is more than a year: leave it out for no limit.")
     return seconds
+
+
+def _seconds(text: str, option: str) -> float:
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+        return float(text)
+    if text.isascii() and _DURATION.fullmatch(text):
+        return sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([\d.]+)(ms|[smhd])", text))
+    raise UsageError(f"{option} takes a time such as 30s, 10m, 2h or 1d: found {_shown(text)}.")
+
+
+def _delay(text: str) -> float:
+    seconds = _seconds(text, "--retry-delay")
+    if seconds > LONGEST_DELAY:
+        raise UsageError(f"--retry-delay {_shown(text)} is more than a day.")
+    return seconds
+
+
+def _count(option: str, *, least: int, most: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
+            raise UsageError(f"{option} takes a whole number from {least} to {most:,}: found {_shown(text)}.")
+        return int(text)
+
+    return read
+
+
+def _amount(option: str) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        amount = float(text) if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) else 0.0
+        if amount <= 0:
+            raise UsageError(f"{option} takes a number above 0: found {_shown(text)}.")
+        return amount
+
+    return read
+
+
+def _memory(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([kKMGT]i?)?B?", text)
+    size = int(float(match[1]) * _SIZES[(match[2] or "").lower()]) if match else 0
+    if not LEAST_MEMORY <= size <= MOST_MEMORY:
+        raise UsageError(f"--memory takes a size from 10MB to 1024TB, such as 500MB or 2GB: found {_shown(text)}.")
+    return size
+
+
+def _resources(text: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for part in _list(text, "--resources", "NAME=N"):
+        name, equals, number = part.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", name):
+            raise UsageError(f"--resources takes NAME=N with commas between: found {_shown(part)}.")
+        if name in _OWN_RESOURCES:
+            raise UsageError(f"--resources {name} has an option of its own: --{name} {number or 'N'}.")
+        if name in found:
+            raise UsageError(f"--resources names {name} twice.")
+        found[name] = _amount(f"--resources {name}")(number)
+    return found
+
+
+def _env(text: str) -> str:
+    if not text.strip() or not text.isprintable() or len(text) > LONGEST_PATH:
+        raise UsageError(f"--env takes a name, or the path of a requirements file: found {_shown(text)}.")
+    return text
 
 
 def _tag(text: str) -> tuple[str, str]:
@@ -329,6 +461,17 @@ def _tag(text: str) -> tuple[str, str]:
 
 
 _READ: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "--catch": ("catch", _flag(to=True)),
+    "--max-parallel": ("max_parallel", _count("--max-parallel", least=1, most=100_000)),
+    "--cpu": ("cpu", _amount("--cpu")),
+    "--gpu": ("gpu", _amount("--gpu")),
+    "--memory": ("memory", _memory),
+    "--resources": ("resources", _resources),
+    "--retries": ("retries", _count("--retries", least=0, most=100)),
+    "--retry-delay": ("retry_delay", _delay),
+    "--cache": ("cache", _flag(to=True)),
+    "--no-cache": ("cache", _flag(to=False)),
+    "--env": ("env", _env),
     "--wait": ("wait", _flag(to=True)),
     "--no-wait": ("wait", _flag(to=False)),
     "--here": ("here", _flag(to=True)),

@@ -10,6 +10,16 @@ export interface IArtifact {
   readonly preview: PartialJSONObject;
 }
 
+export interface IAttempt {
+  readonly number: number;
+  readonly state: 'cancelled' | 'failed' | 'queued' | 'reused' | 'running' | 'skipped' | 'succeeded';
+  readonly reason: 'error' | 'kernel-lost' | 'memory' | 'service-lost' | 'superseded' | 'timeout' | 'user' | 'worker-lost' | null;
+  readonly started: number | null;
+  readonly ended: number | null;
+  readonly worker: string | null;
+  readonly failure: IFailure | null;
+}
+
 export interface IBinding {
   readonly name: string;
   readonly artifact: IArtifact | null;
@@ -47,14 +57,19 @@ export interface IExecution {
   readonly state: 'cancelled' | 'failed' | 'queued' | 'reused' | 'running' | 'skipped' | 'succeeded';
   readonly cell: string | null;
   readonly position: number | null;
+  readonly part_of: string | null;
   readonly item: number | null;
+  readonly label: { readonly [name: string]: string };
+  readonly fanout: IFanOut | null;
   readonly attempt: number;
+  readonly attempts: ReadonlyArray<IAttempt>;
   readonly reason: 'error' | 'kernel-lost' | 'memory' | 'service-lost' | 'superseded' | 'timeout' | 'user' | 'worker-lost' | null;
   readonly queued: number | null;
   readonly started: number | null;
   readonly ended: number | null;
   readonly worker: string | null;
   readonly key: string | null;
+  readonly key_parts: { readonly [name: string]: string };
   readonly source: string | null;
   readonly parents: ReadonlyArray<string>;
   readonly reads: ReadonlyArray<IRead>;
@@ -67,6 +82,7 @@ export interface IExecution {
   readonly network: boolean;
   readonly draws: ReadonlyArray<string>;
   readonly random: string | null;
+  readonly random_start: string | null;
   readonly cpu: number | null;
   readonly peak_memory: number | null;
   readonly reused_from: string | null;
@@ -87,6 +103,22 @@ export interface IFailure {
   readonly line: number | null;
   readonly remedy: string | null;
   readonly cell: string | null;
+}
+
+export interface IFanOut {
+  readonly names: ReadonlyArray<string>;
+  readonly shape: ReadonlyArray<number>;
+  readonly total: number | null;
+  readonly running: number;
+  readonly succeeded: number;
+  readonly reused: number;
+  readonly failed: number;
+  readonly cancelled: number;
+  readonly skipped: number;
+  readonly seconds: number;
+  readonly slowest: number | null;
+  readonly slowest_seconds: number | null;
+  readonly metric: string | null;
 }
 
 export interface IFileUse {

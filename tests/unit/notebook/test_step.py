@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mlbench.core.errors import UsageError
-from mlbench.core.messages import StepOptions
+from mlbench.core.messages import Foreach, StepOptions
 from mlbench.notebook import step
 
 
@@ -132,9 +132,59 @@ def test_what_is_wrong_is_said_in_one_sentence(line: str, says: str) -> None:
     assert refused(line) == says
 
 
-@pytest.mark.parametrize("option", sorted(step.LATER))
-def test_an_option_of_a_later_release_is_refused_by_name(option: str) -> None:
-    assert refused(f"a {option} 3").startswith(f"{option} is not there yet")
+@pytest.mark.parametrize(
+    ("line", "name", "expression"),
+    [
+        ("a --foreach c in carriers --cpu 1", "c", "carriers"),
+        ("a --foreach c in sorted(t['a --b']) # all", "c", "sorted(t['a --b'])"),
+        ("a --foreach=c in {1: 'it\\'s'}", "c", "{1: 'it\\'s'}"),
+    ],
+)
+def test_foreach_takes_an_expression_as_python_writes_it(line: str, name: str, expression: str) -> None:
+    assert step.read_line(line)[1].foreach == (Foreach(name=name, expression=expression),)
+
+
+def test_several_foreach_are_kept_in_their_order() -> None:
+    _, options = step.read_line("a --foreach g in groups --catch --foreach s in [1, 2] --max-parallel 3")
+    assert [one.name for one in options.foreach] == ["g", "s"]
+    assert options.catch
+    assert options.max_parallel == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("a --foreach", "--foreach takes a name and what it goes through, --foreach X in XS: found ''."),
+        ("a --foreach c in", "--foreach takes a name and what it goes through, --foreach X in XS: found c in."),
+        ("a --foreach 3 in x", "--foreach takes the name of a variable before `in`: 3 is none."),
+        ("a --foreach class in x", "--foreach takes the name of a variable before `in`: class is none."),
+        ("a --foreach c in x y", "--foreach c in x y: what stands behind `in` is no expression of Python."),
+        ("a --foreach c in x --foreach c in y", "--foreach c is given twice: each needs a name of its own."),
+        ("a --catch", "--catch is about the items of a fan-out: add --foreach X in XS, or leave it out."),
+        ("a --retry-delay 3s", "--retry-delay says how long to wait before a retry: add --retries N, or leave it out."),
+        ("a --cache --no-cache", "--cache and --no-cache exclude each other: leave one out."),
+        ("a --memory -1", "--memory takes a size from 10MB to 1024TB, such as 500MB or 2GB: found -1."),
+        ("a --memory 9999999PB", "--memory takes a size from 10MB to 1024TB, such as 500MB or 2GB: found 9999999PB."),
+        ("a --cpu 1e9", "--cpu takes a number above 0: found 1e9."),
+        ("a --cpu 0", "--cpu takes a number above 0: found 0."),
+        ("a --retries -1", "--retries takes a whole number from 0 to 100: found -1."),
+        ("a --resources cpu=1", "--resources cpu has an option of its own: --cpu 1."),
+        ("a --resources tpu", "--resources takes NAME=N with commas between: found tpu."),
+        ("a --here --foreach c in x",
+         "--here runs in the kernel itself, where --foreach has no meaning: leave one of them out."),
+        ("a --here --memory 1GB",
+         "--here runs in the kernel itself, where --memory has no meaning: leave one of them out."),
+    ],
+)  # fmt: skip
+def test_options_of_fan_outs_and_resources_are_checked(line: str, says: str) -> None:
+    assert refused(line) == says
+
+
+def test_resources_are_read_in_their_units() -> None:
+    _, options = step.read_line("a --cpu 0.5 --gpu 2 --memory 1.5GiB --resources tpu=1,licence=2 --retries 3")
+    assert (options.cpu, options.gpu, options.memory) == (0.5, 2.0, 1610612736)
+    assert options.resources == {"tpu": 1.0, "licence": 2.0}
+    assert options.retries == 3
 
 
 def test_usage_shows_every_option() -> None:
