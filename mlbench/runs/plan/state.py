@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from mlbench.core.ids import ExecutionId, new_id
 from mlbench.core.messages import Submission
 from mlbench.core.records import Execution, Reason
 from mlbench.runs.plan.words import Submitted
+
+SUCCEEDED: Final = frozenset({"succeeded", "reused"})
 
 Phase = Literal["waiting", "sent", "running", "ended"]
 

@@ -9,7 +9,8 @@ from typing import Final, assert_never
 from mlbench.core.ids import ExecutionId
 from mlbench.core.messages import StepTask, Submission
 from mlbench.core.records import Binding, Execution, Json, Read, Reason, State
-from mlbench.runs.plan.state import Node, Plan
+from mlbench.runs.plan import draws
+from mlbench.runs.plan.state import SUCCEEDED, Node, Plan
 from mlbench.runs.plan.words import (
     GRACE,
     KEPT_FOR,
@@ -35,8 +36,6 @@ from mlbench.runs.plan.words import (
     Started,
     Submitted,
 )
-
-SUCCEEDED: Final = frozenset({"succeeded", "reused"})
 
 
 def hidden_changes(submission: Submission, record: Execution) -> tuple[str, ...]:
@@ -211,7 +210,7 @@ class _Turn:
     def settle(self, at: int) -> None:
         """Do what has become possible: replace what was wrong, skip, start."""
         for node in sorted(self.plan.nodes.values(), key=lambda node: node.order):
-            if self._drew_wrongly(node):
+            if draws.is_wrong(self.plan, node):
                 self._again(node, at, "It drew random numbers before a step above it, which also draws, had ended.")
         progress = True
         while progress:
@@ -267,11 +266,11 @@ class _Turn:
             return False
         source = None
         if node.asked is not None and node.asked.submission.seeded:
-            above, _ = self._random_source(node)
+            above, _ = draws.source_of(self.plan, node)
             if above is not None and above.phase != "ended":
                 if node.may_draw:
                     return False
-                above = self._ended_source(node)
+                above = draws.ended_source(self.plan, node)
             source = above.id if above is not None else None
         self._start(node, source)
         return True
@@ -507,60 +506,7 @@ class _Turn:
                     left.append(parent)
         return list(targets.values())
 
-    # --- randomness --------------------------------------------------------------------------------------------------
-
-    def _above(self, node: Node) -> Iterator[Node]:
-        """Yield the seeded steps above one, the nearest first."""
-        seen = {node.id}
-        while node.asked is not None and (named := node.asked.submission.random_from) is not None:
-            above = self.plan.nodes.get(self.plan.current(named))
-            if above is None or above.id in seen:
-                return
-            seen.add(above.id)
-            yield above
-            node = above
-
-    def _random_source(self, node: Node) -> tuple[Node | None, bool]:
-        """Return the step whose end state this one starts from, and whether that is sure."""
-        sure = True
-        for above in self._above(node):
-            if above.phase == "ended":
-                if above.record.draws and above.record.state in SUCCEEDED:
-                    return above, sure
-            elif above.may_draw:
-                return above, False
-            else:
-                sure = False
-        return None, sure
-
-    def _ended_source(self, node: Node) -> Node | None:
-        for above in self._above(node):
-            if above.phase == "ended" and above.record.draws and above.record.state in SUCCEEDED:
-                return above
-        return None
-
-    def _drew_wrongly(self, node: Node) -> bool:
-        if node.phase in {"waiting", "sent"} or node.asked is None or not node.asked.submission.seeded:
-            return False
-        if node.replaced_by is not None or node.cancelled is not None or not node.may_draw:
-            return False
-        if node.phase == "ended" and node.record.state not in {"succeeded", "failed"}:
-            return False
-        source, sure = self._random_source(node)
-        if not sure or (source is not None and not self._drew_rightly(source)):
-            return False  # it may be wrong, and will be looked at again when what it depends on is known
-        return (source.id if source is not None else None) != node.random_used
-
-    def _drew_rightly(self, node: Node) -> bool:
-        """Say whether a step that has ended started from the state that it should have had, as far up as it goes."""
-        while node.asked is not None:
-            source, sure = self._random_source(node)
-            if not sure or (source.id if source is not None else None) != node.random_used:
-                return False
-            if source is None:
-                break
-            node = source
-        return True
+    # --- what nobody needs any more ---------------------------------------------------------------------------------
 
     def _release(self) -> None:
         """Drop captures that no replacement can need any more: nothing above them is under way."""
