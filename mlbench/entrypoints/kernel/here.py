@@ -40,7 +40,7 @@ def run_here(
     former = None if options.resume_own else session.order.former(step, cell)
     before = {name: origin_of(name, session.names, former) for name in needs_of(names, session.namespace) | store}
     for name, source in before.items():
-        session.put_back(name, source)
+        session.results.put_back(name, source, session.namespace)
     metrics: list[Metric] = []
     tags: dict[str, str] = dict(options.tags)
 

@@ -1,13 +1,13 @@
 """One kernel's steps: a cell is handed over, its names become pending, and whoever reads one waits.
 
 It puts together who knows what: `front` the request, `names` who provides each name, `order` the steps so far, `news`
-what became of them, `waiting` the waits, `generators` the random state, `storage` the store.
+what became of them, `results` the values that they gave, `waiting` the waits, `generators` the random state, `storage`
+the store.
 """
 
 from __future__ import annotations
 
 import ast
-import logging
 import sys
 from collections.abc import Collection
 from typing import Any, Final
@@ -17,40 +17,21 @@ from mlbench.core.ids import ExecutionId, new_id
 from mlbench.core.messages import StepOptions, Submission
 from mlbench.core.records import Failure, Json, Read
 from mlbench.entrypoints.kernel.attachment import Attachment, Connect, Service
-from mlbench.entrypoints.kernel.display import Delivery, let_figures_show, show_here
+from mlbench.entrypoints.kernel.display import Delivery, show_here
 from mlbench.entrypoints.kernel.errors import CellNotRun, shown_failure, shown_syntax_error
 from mlbench.entrypoints.kernel.front import Front
 from mlbench.entrypoints.kernel.generators import Generators, Start
-from mlbench.entrypoints.kernel.names import ABSENT, Held, Names, Provided, Source
+from mlbench.entrypoints.kernel.names import Names
 from mlbench.entrypoints.kernel.news import News, as_execution, why
 from mlbench.entrypoints.kernel.order import Order
-from mlbench.entrypoints.kernel.pending import WAIT, Placeholder, Waits, is_placeholder, runs_a_step
+from mlbench.entrypoints.kernel.pending import WAIT, Waits, is_placeholder, runs_a_step
+from mlbench.entrypoints.kernel.results import Results
 from mlbench.entrypoints.kernel.storage import Storage
 from mlbench.entrypoints.kernel.submission import Track, defs_of, find_inputs, key_for
 from mlbench.entrypoints.kernel.waiting import Waiting, listed, names_in
 from mlbench.runs.reach import reach
 
 __all__ = ["Session"]
-
-_LOG = logging.getLogger(__name__)
-
-
-class _Waiter:
-    """What a placeholder asks: the value that one execution gives a name, now or when it ends."""
-
-    __slots__ = ("_session", "_track")
-
-    def __init__(self, session: Session, track: Track) -> None:
-        self._session = session
-        self._track = track
-
-    def may_wait(self) -> bool:
-        return self._session.front.may_wait()
-
-    def value(self, name: str, /) -> Any:
-        value = self._session.value_of(self._track, name)
-        self._session.names.settle(name, value)
-        return value
 
 
 class Session:
@@ -75,6 +56,17 @@ class Session:
         self._delivery = Delivery(self.front.kernel) if self.front.kernel is not None else None
         self.news = News(self._delivery, moved=self._on_moved, hint=self._hint, answers=self.front.under_engine)
         self.waiting = Waiting(self.news, self._ask, tell=self._tell_page, say=self._say)
+        self.results = Results(
+            self.news,
+            self.names,
+            self.storage,
+            self.generators,
+            self.waiting,
+            ask=self._ask,
+            may_wait=self.front.may_wait,
+            show=self._show,
+            say=self._say,
+        )
         self.waits = Waits(self._begin, _statement_reads, self._needs)
         self.before_context: Any = None
         self.attachment = Attachment(self.front, self.storage.path, self.news, connect)
@@ -98,7 +90,7 @@ class Session:
         self._sources.pop(cell, None)
         self._sources[cell] = info.raw_cell
         self.names.sync()
-        self._apply_news()
+        self.results.apply_news()
         if "parameters" in self.front.tags():
             self._new_run = bool(self.order.steps)
             self._read_parameters(info.raw_cell)
@@ -201,7 +193,7 @@ class Session:
         from mlbench.runs import surroundings as surroundings_of
 
         self.names.sync()
-        self._apply_news()
+        self.results.apply_news()
         service = self.service()
         cell = self.front.cell_id()
         former = self.order.former(step, cell)
@@ -302,18 +294,7 @@ class Session:
         for name in track.names.deletes:
             self.names.withdraw(name)
         for name in (*track.defs, *track.quiet, *track.unstored):
-            self.names.provide(name, track.execution, Placeholder(name, _Waiter(self, track)))
-
-    def put_back(self, name: str, source: Source) -> None:
-        """Let a name be what it was where it came from."""
-        if isinstance(source, Provided):
-            if source != self.names.source(name):
-                track = self._known(source.execution)
-                self.names.provide(name, source.execution, Placeholder(name, _Waiter(self, track)))
-        elif isinstance(source, Held):
-            self.namespace[name] = source.value
-        elif name in self.namespace:
-            self.names.withdraw(name)
+            self.results.promise(name, track)
 
     def take_over(self, track: Track) -> None:
         """Let a step that has run in the kernel provide what it bound there."""
@@ -348,71 +329,17 @@ class Session:
         """Put the values of names in their place: what the statements call that are inserted before a cell's own."""
         for name in names:
             if name.startswith(_EXECUTION):
-                self.wait_for(self._known(ExecutionId(name.removeprefix(_EXECUTION))))
+                self.results.wait_for(self.results.known(ExecutionId(name.removeprefix(_EXECUTION))))
                 continue
             perhaps, name = name.startswith(_PERHAPS), name.removeprefix(_PERHAPS)  # noqa: PLW2901
             execution = self.names.provider(name)
             if execution is None or not is_placeholder(self.namespace.get(name)):
                 continue
             try:
-                self.names.settle(name, self.value_of(self._known(execution), name))
+                self.names.settle(name, self.results.value_of(self.results.known(execution), name))
             except (StepFailed, ResultError):
                 if not perhaps:
                     raise
-
-    def value_of(self, track: Track, name: str) -> Any:
-        """Return the value that an execution gives a name, when it has ended.
-
-        Raises
-        ------
-        StepFailed
-            For an execution that did not succeed.
-        ResultError
-            For a name that has no value.
-        """
-        if name in track.values:
-            return track.values[name]
-        self.wait_for(track)
-        record = track.record
-        assert record is not None
-        binding = next((one for one in record.binds if one.name == name), None)
-        if binding is None or (binding.artifact is None and binding.module is None):
-            if binding is not None and binding.problem:
-                raise ResultError(binding.problem)
-            value = self._value_before(track, name)
-        else:
-            value = self.storage.load(binding)
-            let_figures_show(value)
-        track.values[name] = value
-        return value
-
-    def _value_before(self, track: Track, name: str) -> Any:
-        if name in track.unstored:
-            raise ResultError(track.unstored[name], "Run the step without that option to have its value here.")
-        source = track.before.get(name)
-        if isinstance(source, Held):
-            return source.value
-        if isinstance(source, Provided) and self.news.now(source.execution) != track.execution:
-            return self.value_of(self._known(source.execution), name)
-        if name in track.quiet:
-            raise ResultError(
-                f"{name} of step {track.step} was not stored, since its name begins with _.",
-                f"Give it another name, or run the step with --outputs {name}.",
-            )
-        raise ResultError(f"Step {track.step} ended without binding {name}.")
-
-    def wait_for(self, track: Track) -> None:
-        """Return when an execution has succeeded. Raise `StepFailed` if it ends in another way."""
-        show = None if track.late else lambda: self._show(track)
-        self.waiting.until_ended(track, show)
-        while not self._final(track):
-            self.waiting.until_ended(track, show)
-        self._apply_news()
-        record = track.record
-        assert record is not None
-        if record.state in ("succeeded", "reused"):
-            return
-        raise StepFailed(track.step, record.state, why(record), "Its own cell shows what happened.")
 
     def barrier(self) -> None:
         """Return when no step is under way any more and all that they printed has been sent."""
@@ -455,7 +382,7 @@ class Session:
         track.late = False
         self.waiting.until_ended(track, lambda: self._show(track))
         self._show(track)
-        self._apply_news()
+        self.results.apply_news()
         record = track.record
         assert record is not None
         if record.state in ("succeeded", "reused"):
@@ -470,36 +397,7 @@ class Session:
             if message["output_type"] != "error":
                 show_here(self.shell, message)
 
-    def _final(self, track: Track) -> bool:
-        """Return True if an execution stands; False if it runs again.
-
-        One that drew random numbers stands only when the steps above it have ended: if one of them drew too, the
-        service starts it again from there.
-        """
-        record = track.record
-        if record is None or not record.draws or track.start is None or track.final == track.execution:
-            return track.ended
-        above = self.news.track(track.start.after)
-        while above is not None and above is not track:
-            self.waiting.until_ended(above)
-            above = self.news.track(above.start.after) if above.start is not None else None
-        execution = track.execution
-        try:
-            answer = self._ask("execution", {"id": execution})
-            self.news.answered(execution, as_execution(answer["execution"]))
-        except MlbenchError as error:
-            _LOG.info("The service cannot be asked about step %s: %s", track.step, error)
-        with self.news.changed:
-            if track.execution == execution and track.ended:
-                track.final = execution
-        return track.final == track.execution
-
     # --- news -------------------------------------------------------------------------------------------------------
-
-    def _known(self, execution: ExecutionId) -> Track:
-        track = self.news.track(execution)
-        assert track is not None, execution  # only executions of this kernel provide names
-        return track
 
     def _on_moved(self, before: ExecutionId, now: ExecutionId) -> None:
         self.names.replace(before, now)
@@ -517,42 +415,8 @@ class Session:
             f"Write a line `{name}` in the step."
         )
 
-    def _apply_news(self) -> None:
-        """Move names to executions that turned out to have changed them, and generators to where steps left them."""
-        hidden, drawn = self.news.take()
-        for track, binding in hidden:
-            name, given = binding.name, track.before.get(binding.name, ABSENT)
-            for later in self.news.tracks_after(track):  # they run again with the new version
-                if later.step != track.step and self._same(later.before.get(name, ABSENT), given):
-                    later.before[name] = Provided(track.execution)
-            if (binding.artifact or binding.module) and self._same(given, self.names.source(name)):
-                self.names.provide(name, track.execution, Placeholder(name, _Waiter(self, track)))
-                self.names.settle(name, self.value_of(track, name))
-        for track, record in drawn:
-            from mlbench.runs.randomness import from_bytes
-
-            if track.start is not None and record.random is not None and record.id == track.execution:
-                states = from_bytes(self.storage.get(record.random))
-                warning = self.generators.go_on(track.start, states, record)
-                if warning:
-                    self._say(warning)
-
-    def _same(self, one: Source | None, other: Source) -> bool:
-        """Say whether a name still comes from where a step had it from."""
-        if isinstance(one, Held) and isinstance(other, Held):
-            return one.value is other.value
-        return (
-            isinstance(one, Provided)
-            and isinstance(other, Provided)
-            and self.news.now(one.execution) == self.news.now(other.execution)
-        )
-
     def _differs(self, name: str, execution: ExecutionId, value: Any) -> bool:
-        """Say whether a value of the kernel is no longer what an execution made."""
-        track = self.news.track(execution)
-        record = track.record if track is not None else None
-        binding = next((one for one in record.binds if one.name == name), None) if record is not None else None
-        return self.storage.differs(binding, value)
+        return self.results.differs(name, execution, value)
 
     def _tell_page(self, execution: ExecutionId | None) -> None:
         """Tell a page what the running cell waits for, so that it can offer to end the wait; None when it is over."""
