@@ -82,6 +82,41 @@ class Surroundings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """The files by which both ends of a Dask cluster know each other: PEM, by path."""
+
+    ca_file: str
+    cert: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterChoice:
+    """Where steps run: this machine, the address of a Dask scheduler, or a class by name with its arguments.
+
+    With neither `address` nor `factory` it is this machine. `adapt` has Dask's `minimum` and `maximum`; `source` is a
+    sentence that says who chose.
+    """
+
+    name: str = "local"
+    address: str | None = None
+    tls: Tls | None = None
+    factory: str | None = None
+    args: tuple[Any, ...] = ()
+    kwargs: Json = field(default_factory=dict)
+    workers: int | None = None
+    adapt: dict[str, int] | None = None
+    source: str | None = None
+
+    @property
+    def kind(self) -> Literal["local", "address", "factory"]:
+        """Which of the three it is."""
+        if self.factory is not None:
+            return "factory"
+        return "address" if self.address is not None else "local"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KernelHello:
     """How a kernel presents itself when it attaches.
 
@@ -108,6 +143,8 @@ class Submission:
     that the cell reads: bytes, or the digest of the object where they are large. `defs` are the names to store.
     `random` is the kernel's generators as they were then; `random_from` is the seeded step handed over before, unless
     the kernel itself has drawn or seeded since: then `random` is where this step starts, whatever is under way.
+    `cluster` is None on this machine; elsewhere a step is given the `modules` that lie beside the notebook (by path,
+    as objects of the store) and those of the kernel's variables that were changed since it started.
     """
 
     execution: ExecutionId
@@ -135,6 +172,10 @@ class Submission:
     supersedes: ExecutionId | None = None
     key: str | None = None
     cells: tuple[str, ...] = ()
+    requirements: tuple[str, ...] = ()
+    cluster: ClusterChoice | None = None
+    modules: dict[str, Digest] = field(default_factory=dict)
+    changed_variables: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +266,10 @@ class StepTask:
     memory: int | None = None
     env: str | None = None
     base: Json = field(default_factory=dict)
+    requirements: tuple[str, ...] = ()
+    cluster: ClusterChoice | None = None
+    modules: dict[str, Digest] = field(default_factory=dict)
+    changed_variables: tuple[str, ...] = ()
 
 
 EventType = Literal["run", "execution", "messages", "job", "service"]

@@ -1,25 +1,25 @@
-"""The client's side: hand steps to a local Dask cluster from within the service's event loop.
+"""The client's side: hand steps to Dask clusters from within the service's event loop.
 
-The cluster is one worker process whose threads each supervise one step's process. It speaks TLS with certificates
-that are made for it and never written down, so that no other user of the machine can reach it.
+A task says which cluster it is for; each is opened with its first step and closed after a while without any.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.backends.cluster_dask.connection import Connection
+from mlbench.backends.cluster_dask.localcluster import kill_workers
+from mlbench.backends.cluster_dask.opening import open_cluster
 from mlbench.core.errors import MlbenchError
 from mlbench.core.ids import ExecutionId
-from mlbench.core.messages import Environment, StepTask
+from mlbench.core.messages import ClusterChoice, Environment, StepTask
 from mlbench.core.records import ENDED, Execution, Failure, Json, Reason
 from mlbench.runs.wire import msgspec
 
@@ -33,142 +33,108 @@ with `update_display_data`, `clear_output` and `transient`), `{"type": "metrics"
 `{"type": "tags", "tags": {...}}`, `{"type": "progress", "done": number, "total": number or None}`.
 """
 
-_CONTROL_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 10.0
 _MOST_SILENCES: Final = 2
 """So many unanswered calls, one after the other, are a worker that hangs: it is lost after some 30 s."""
 
-_SETTINGS: Final[dict[str, Any]] = {
-    "distributed.scheduler.allowed-failures": 0,  # a lost step is not started twice: that is for its retries to say
-    "distributed.scheduler.work-stealing": False,
-    "distributed.scheduler.active-memory-manager.start": False,
-    "distributed.scheduler.worker-ttl": None,  # wall time: it would end steps after a laptop's sleep; see `_watch`
-    "distributed.scheduler.http.routes": [],
-    "distributed.worker.http.routes": [],
-    # Dask leaves these in the service's own variables, and jobs inherit them: one thread for OpenBLAS, a fixed hash.
-    "distributed.nanny.pre-spawn-environ": {"PYTHONHASHSEED": "random"},
-    "distributed.worker.profile.enabled": False,
-    "distributed.worker.daemon": True,
-    "distributed.worker.memory.target": False,
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.pause": False,
-    "distributed.worker.memory.terminate": False,
-    "distributed.admin.low-level-log-length": 8,  # the scheduler keeps this much of each topic for ever
-    "distributed.admin.tick.interval": "1 s",  # it would wake idle processes fifty times a second
-    "distributed.admin.tick.limit": "60 s",
-    "distributed.comm.timeouts.connect": "30 s",
-    "distributed.logging": {"distributed": "error"},
-}
+_LOCAL: Final = ClusterChoice()
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
 class _Submitted:
-    """An execution that was handed to the cluster and has not ended."""
+    """An execution that was handed to a cluster and has not ended. `address` is its worker's, once it has begun."""
 
     task: StepTask
     on_event: OnEvent
+    place: _Place
     future: Any = None
     cancelled: Reason | None = None
     started: int | None = None
+    address: str | None = None
+
+
+class _Place:
+    """One cluster by its choice: open or not, and whose steps are under way there."""
+
+    def __init__(self, choice: ClusterChoice) -> None:
+        self.choice = choice
+        self.lock = asyncio.Lock()
+        self.connection: Connection | None = None
+        self.under_way: dict[ExecutionId, _Submitted] = {}
+        self.last_end = time.monotonic()
+        self.watching: asyncio.Task[None] | None = None
 
 
 class DaskCluster:
-    """A local Dask cluster that starts with the first step and ends after a while without any.
+    """The clusters that steps run on: each starts with its first step and ends after a while without any.
 
     All methods are called in one event loop.
 
     Parameters
     ----------
     idle_after
-        Seconds without a step after which the worker is ended; the next step starts another.
+        Seconds without a step after which a cluster's workers are ended; the next step starts others.
     threads
-        How many steps may run at once.
+        How many steps may run at once on this machine.
     """
 
     def __init__(self, *, idle_after: float = 900.0, threads: int | None = None) -> None:
         self._idle_after = idle_after
         self._threads = threads or max(4, 2 * (os.cpu_count() or 1))
-        self._lock = asyncio.Lock()
-        self._cluster: Any = None
-        self._client: Any = None
+        self._places: dict[str, _Place] = {}
         self._under_way: dict[ExecutionId, _Submitted] = {}
-        self._last_end = time.monotonic()
-        self._watching: asyncio.Task[None] | None = None
 
     @property
     def idle_since(self) -> float | None:
         """`time.monotonic()` of the last end, None while a step is under way."""
-        return None if self._under_way else self._last_end
+        return None if self._under_way else max((place.last_end for place in self._places.values()), default=_BEGUN)
 
     @property
     def running(self) -> bool:
-        """Whether the worker process is there."""
-        return self._client is not None
+        """Whether workers are there."""
+        return any(place.connection is not None for place in self._places.values())
 
-    async def start(self) -> None:
-        """Start the cluster if it is not running; several callers get one."""
-        async with self._lock:
-            if self._client is not None:
-                return
-            # Importing takes most of a second: not in the event loop.
-            distributed = await asyncio.to_thread(_import_distributed)
-            import dask.config
+    @property
+    def _client(self) -> Any:
+        """The client of this machine's cluster, None while it does not run."""
+        connection = self._place(_LOCAL).connection
+        return connection.client if connection is not None else None
 
-            from mlbench.backends.cluster_dask import worker
+    async def start(self, choice: ClusterChoice | None = None) -> Connection:
+        """Open a cluster, this machine's by default, if it is not open; several callers get one.
 
-            dask.config.set(_SETTINGS)
-            logging.getLogger("distributed").setLevel(logging.ERROR)
-            security = await asyncio.to_thread(distributed.Security.temporary)
-            cluster = client = None
-            try:
-                cluster = await distributed.LocalCluster(
-                    n_workers=1,
-                    threads_per_worker=self._threads,
-                    processes=True,
-                    asynchronous=True,
-                    host="127.0.0.1",
-                    protocol="tls://",
-                    security=security,
-                    memory_limit=None,
-                    dashboard_address=None,
-                    worker_dashboard_address=None,
-                    silence_logs=logging.ERROR,
-                    scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
-                )
-                cluster.scheduler.http_server.stop()  # Dask starts it also without a dashboard
-                client = await distributed.Client(cluster, asynchronous=True, set_as_default=False)
-                await client.wait_for_workers(1, timeout=60)
-                await client.register_plugin(worker.StepWorker())
-                client.subscribe_topic(worker.TOPIC, self._hear)
-            except BaseException:
-                await _close_quietly(client, cluster)
-                raise
-            self._cluster, self._client = cluster, client
-            self._last_end = time.monotonic()
-            self._watching = asyncio.create_task(self._watch(), name="mlbench-cluster-watch")
+        Raises
+        ------
+        ServiceError
+            If it cannot be reached or made, or must not be used; the sentence says why.
+        """
+        return await self._open(self._place(choice or _LOCAL))
 
     async def prepare(self, environment: Environment) -> None:
-        """Start the warm process of an environment ahead of its first step."""
+        """Start the warm process of an environment on this machine ahead of its first step."""
         from mlbench.backends.cluster_dask import supervisor
 
-        await self.start()
-        await self._tell(supervisor.prepare, supervisor.Sealed(msgspec.msgpack.encode(environment)))
+        connection = await self.start()
+        await connection.ask(supervisor.prepare, supervisor.Sealed(msgspec.msgpack.encode(environment)))
 
     async def submit(self, task: StepTask, on_event: OnEvent) -> Execution:
         """Run a step and return the record of its end, which is in the folder of records by then.
 
         Whatever becomes of a step is a record, not an exception: a failure, a cancel, a lost worker.
         """
-        submitted = self._under_way[task.execution] = _Submitted(task, on_event)
+        place = self._place(task.cluster or _LOCAL)
+        submitted = self._under_way[task.execution] = _Submitted(task, on_event, place)
+        place.under_way[task.execution] = submitted
         try:
             return await self._run(submitted)
         finally:
             if submitted.future is not None:
                 submitted.future.release()
             self._under_way.pop(task.execution, None)
-            self._last_end = time.monotonic()
+            place.under_way.pop(task.execution, None)
+            place.last_end = time.monotonic()
 
     async def cancel(self, execution: ExecutionId, reason: Reason = "user") -> bool:
         """End an execution's process now; say whether there was something to end."""
@@ -180,7 +146,7 @@ class DaskCluster:
         submitted.cancelled = submitted.cancelled or reason
         if submitted.future is None:
             return True  # not handed over yet: `_run` looks before it does
-        there = await self._tell(supervisor.cancel, execution, reason)
+        there = await self._tell(submitted, supervisor.cancel, execution, reason)
         if not there and submitted.future is not None and not submitted.future.done():
             # It waits for a thread. The worker has noted the cancel too, in case that it begins meanwhile.
             await submitted.future.cancel(force=True)
@@ -190,52 +156,93 @@ class DaskCluster:
         """Stop an execution's process where it is (SIGSTOP); its timeout waits with it."""
         from mlbench.backends.cluster_dask import supervisor
 
-        return execution in self._under_way and bool(await self._tell(supervisor.pause, execution))
+        submitted = self._under_way.get(execution)
+        return submitted is not None and await self._tell(submitted, supervisor.pause, execution)
 
     async def resume(self, execution: ExecutionId) -> bool:
         """Let a paused execution go on."""
         from mlbench.backends.cluster_dask import supervisor
 
-        return execution in self._under_way and bool(await self._tell(supervisor.resume, execution))
+        submitted = self._under_way.get(execution)
+        return submitted is not None and await self._tell(submitted, supervisor.resume, execution)
 
     async def close(self) -> None:
-        """End the cluster and all that runs on it; executions under way end as `service-lost`."""
-        async with self._lock:
-            client, cluster = self._client, self._cluster
-            self._client = self._cluster = None
-            watching, self._watching = self._watching, None
-            if client is not None:
-                from mlbench.backends.cluster_dask import supervisor
+        """End what this service has started and leave the rest; executions under way end as `service-lost`."""
+        await asyncio.gather(*(self._close(place) for place in list(self._places.values())))
 
-                with contextlib.suppress(Exception):  # a worker that hangs is killed with the cluster
-                    await asyncio.wait_for(client.run(supervisor.close), 5)
-                await _close_quietly(client, cluster)
+    # --- opening and closing -----------------------------------------------------------------------------------------
+
+    def _place(self, choice: ClusterChoice) -> _Place:
+        key = msgspec.json.encode(choice, order="sorted").decode() if choice.kind != "local" else ""
+        return self._places.setdefault(key, _Place(choice))
+
+    async def _open(self, place: _Place) -> Connection:
+        async with place.lock:
+            if place.connection is not None and not place.connection.alive:
+                lost, place.connection = place.connection, None  # its steps have ended with it
+                await lost.close()
+            if place.connection is None:
+                place.connection = await open_cluster(place.choice, self._threads, self._hear)
+                place.last_end = time.monotonic()
+                if place.watching is None or place.watching.done():
+                    place.watching = asyncio.create_task(self._watch(place), name="mlbench-cluster-watch")
+            return place.connection
+
+    async def _close(self, place: _Place) -> None:
+        async with place.lock:
+            connection, place.connection = place.connection, None
+            watching, place.watching = place.watching, None
+            if connection is not None:
+                await self._end_steps(place, connection)
+                await connection.close()
         if watching is not None and watching is not asyncio.current_task():
             watching.cancel()
+
+    async def _end_steps(self, place: _Place, connection: Connection) -> None:
+        """End the processes of this service's steps, also on workers that go on without it."""
+        from mlbench.backends.cluster_dask import supervisor
+
+        if not connection.foreign:
+            await connection.ask(supervisor.close, patience=5)  # a worker that hangs is killed with the cluster
+        elif place.under_way:
+            await connection.ask(supervisor.give_up, list(place.under_way), patience=5)
+
+    # --- steps -------------------------------------------------------------------------------------------------------
 
     async def _run(self, submitted: _Submitted) -> Execution:
         task = submitted.task
         try:
-            await self.start()
+            connection = await self._open(submitted.place)
+        except MlbenchError as error:
+            return await self._end(
+                submitted, Failure(ename=type(error).__name__, evalue=error.message, remedy=error.remedy)
+            )
         except Exception as error:  # noqa: BLE001  whatever keeps a cluster from starting is the step's end
             _log.exception("The cluster could not be started")
             return await self._end(
                 submitted,
                 Failure(
                     ename=type(error).__name__,
-                    evalue=f"The local cluster could not be started: {error}",
+                    evalue=f"The {submitted.place.choice.name} cluster could not be started: {error}",
                     remedy="See `mlbench service status`, then run the cell again.",
                 ),
             )
         if submitted.cancelled is not None:
             return await self._end(submitted)
-        from mlbench.backends.cluster_dask import supervisor, worker
+        from mlbench.backends.cluster_dask import resources, supervisor, worker
 
-        submitted.future = self._client.submit(
+        if task.resources:
+            refused = resources.refusal(task.step, task.resources, await connection.resources())
+            if refused is not None:
+                return await self._end(submitted, refused)
+            if submitted.cancelled is not None:
+                return await self._end(submitted)
+        submitted.future = connection.client.submit(
             worker.run_step,
             supervisor.Sealed(msgspec.msgpack.encode(task)),
             pure=False,
             retries=0,
+            resources=task.resources or None,
             key=f"step-{task.execution}-{task.attempt}",
         )
         try:
@@ -254,54 +261,61 @@ class DaskCluster:
         return await asyncio.to_thread(_find_or_write, submitted, failure)
 
     def _hear(self, event: tuple[float, Any]) -> None:
-        """Pass on news from the worker."""
+        """Pass on news from a worker."""
         body = event[1]
         submitted = self._under_way.get(body["execution"])
         if submitted is None:
             return
+        submitted.address = body.get("address", submitted.address)
         for news in body["news"]:
             if news["type"] == "started":
                 submitted.started = news["started"]
             submitted.on_event(dict(news))
 
-    async def _tell(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function in the worker's event loop; return None if the worker is gone."""
-        if self._client is None:
-            return None
-        try:
-            answers = await asyncio.wait_for(self._client.run(function, *arguments), _CONTROL_SECONDS)
-        except Exception as error:  # noqa: BLE001  the worker is being replaced: its steps have ended with it
-            _log.warning("The worker did not answer: %s", type(error).__name__)
-            return None
-        return next(iter(answers.values()), None)
+    async def _tell(self, submitted: _Submitted, function: Callable[..., Any], *arguments: Any) -> bool:
+        """Call a function in the worker of an execution, in all of them if it is not known; say what it says."""
+        connection = submitted.place.connection
+        if connection is None:
+            return False
+        workers = [submitted.address] if submitted.address is not None else None
+        return any((await connection.ask(function, *arguments, workers=workers)).values())
 
-    async def _watch(self) -> None:
-        """End the cluster when it has been idle for long, and a worker that hangs while steps are under way."""
-        silences, looked = 0, time.monotonic()
-        while self._client is not None:
-            since = self.idle_since
-            left = self._idle_after if since is None else since + self._idle_after - time.monotonic()
+    async def _watch(self, place: _Place) -> None:
+        """Close a cluster when it has been idle for long, and end a worker that hangs while it has steps under way."""
+        silences: dict[str | None, int] = {}
+        looked = time.monotonic()
+        while place.connection is not None:
+            left = self._idle_after + (0 if place.under_way else place.last_end - time.monotonic())
             if left <= 0:
-                await self.close()
+                await self._close(place)
                 return
             await asyncio.sleep(max(0.05, min(left, _LOOK_SECONDS)))
-            if not self._under_way:
-                silences = 0
-            elif time.monotonic() - looked >= _LOOK_SECONDS:
-                silences = 0 if await self._tell(os.getpid) is not None else silences + 1
+            if not place.under_way:
+                silences.clear()
+            elif time.monotonic() - looked >= _LOOK_SECONDS and place.connection is not None:
+                addresses = {one.address for one in place.under_way.values() if one.address is not None}
+                for address in addresses:
+                    if await place.connection.ask(os.getpid, workers=[address]):
+                        silences.pop(address, None)
+                    else:
+                        silences[address] = silences.get(address, 0) + 1
+                    if silences.get(address, 0) >= _MOST_SILENCES:
+                        del silences[address]
+                        await self._give_up(place, address)
                 looked = time.monotonic()
-                if silences >= _MOST_SILENCES:
-                    silences = 0
-                    self._kill_worker()
 
-    def _kill_worker(self) -> None:
-        """End the worker process; its nanny starts another, and its steps end as `worker-lost`."""
-        for nanny in (self._cluster.workers if self._cluster is not None else {}).values():
-            process = nanny.pid
-            if process:
-                _log.error("The worker (process %s) does not answer and is ended", process)
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
+    async def _give_up(self, place: _Place, address: str | None) -> None:
+        """End a worker that hangs, or, where that is not ours to do, wait for its steps no longer."""
+        if place.connection is not None and not place.connection.foreign:
+            kill_workers(place.connection.cluster)
+            return
+        for submitted in list(place.under_way.values()):
+            if submitted.address == address and submitted.future is not None:
+                _log.error("The worker %s does not answer: execution %s is lost", address, submitted.task.execution)
+                await submitted.future.cancel(force=True)
+
+
+_BEGUN: Final = time.monotonic()
 
 
 def _find_or_write(submitted: _Submitted, failure: Failure | None) -> Execution:
@@ -337,18 +351,3 @@ def _find_or_write(submitted: _Submitted, failure: Failure | None) -> Execution:
         except MlbenchError:
             _log.exception("The end of execution %s could not be recorded", record.id)
     return record
-
-
-def _import_distributed() -> Any:
-    import distributed
-
-    return distributed
-
-
-async def _close_quietly(client: Any, cluster: Any) -> None:
-    for one in (client, cluster):
-        if one is not None:
-            try:
-                await asyncio.wait_for(one.close(), 10)
-            except Exception:  # noqa: BLE001  what will not close is ended with this process
-                _log.warning("The cluster did not close in time", exc_info=True)

@@ -35,7 +35,7 @@ from mlbench.core.records import Binding, Execution, Failure, FileUse, Json, Met
 from mlbench.runs.transcript import Transcript
 from mlbench.runs.wire import msgspec
 
-__all__ = ["Sealed", "cancel", "close", "ended_record", "pause", "prepare", "resume", "supervise"]
+__all__ = ["Sealed", "cancel", "close", "ended_record", "give_up", "pause", "prepare", "resume", "supervise"]
 
 _BATCH: Final = 0.05
 _STARTS: Final = 3
@@ -102,6 +102,11 @@ def resume(execution: ExecutionId) -> bool:
 
 def close() -> None:
     """End everything that runs here."""
+def give_up(executions: list[ExecutionId]) -> bool:
+    """End executions whose service ends; say whether one was there."""
+    return sum(cancel(one, "service-lost") for one in executions) > 0
+
+
     with _lock:
         for running in _running.values():
             running.cancelled = running.cancelled or "service-lost"

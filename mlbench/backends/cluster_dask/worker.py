@@ -37,7 +37,7 @@ def run_step(sealed: supervisor.Sealed) -> bytes:
     worker = get_worker()
 
     def publish(execution: ExecutionId, news: list[Json]) -> None:
-        worker.log_event(TOPIC, {"execution": execution, "news": news})
+        worker.log_event(TOPIC, {"execution": execution, "news": news, "address": worker.address})
 
     return msgspec.json.encode(supervisor.supervise(msgspec.msgpack.decode(sealed.data, type=StepTask), publish))
 

@@ -299,6 +299,14 @@ class _Turn:
             seeded=submission.seeded,
             timeout=submission.options.timeout,
             attempt=node.record.attempt,
+            threads=max(1, int(submission.options.cpu)) if submission.options.cpu else None,
+            resources=_resources(submission.options),
+            memory=submission.options.memory,
+            env=submission.options.env,
+            requirements=submission.requirements,
+            cluster=submission.cluster,
+            modules=submission.modules,
+            changed_variables=submission.changed_variables,
             base=asdict(node.record),
         )
         self.todo.append(Start(task=task, random_of=source))

@@ -1,0 +1,92 @@
+"""A Dask cluster that steps are handed to: its client, and what was opened for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from mlbench.core.messages import ClusterChoice
+
+__all__ = ["CONTROL_SECONDS", "Connection", "close_quietly"]
+
+CONTROL_SECONDS: Final = 10.0
+"""Seconds that workers have to answer what they are asked, unless somebody says otherwise."""
+
+_WORKER_SECONDS: Final = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+class Connection:
+    """One cluster, connected.
+
+    Parameters
+    ----------
+    cluster
+        What was made for it and ends with it: Dask's cluster object; None where somebody else runs it.
+    notices
+        Lines for the user: what differs there.
+    """
+
+    def __init__(self, choice: ClusterChoice, client: Any, cluster: Any = None, notices: tuple[str, ...] = ()) -> None:
+        self.choice = choice
+        self.client = client
+        self.cluster = cluster
+        self.notices = notices
+
+    @property
+    def foreign(self) -> bool:
+        """Whether its workers are not this service's own."""
+        return self.choice.kind != "local"
+
+    @property
+    def alive(self) -> bool:
+        """Whether the scheduler is still there, as far as is known."""
+        return bool(self.client.status == "running")
+
+    async def ask(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        workers: list[str] | None = None,
+        patience: float = CONTROL_SECONDS,
+    ) -> dict[str, Any]:
+        """Call a function in workers' event loops; return the answers of those that gave one, by address."""
+        try:
+            answers = await asyncio.wait_for(
+                self.client.run(function, *arguments, workers=workers, on_error="ignore"), patience
+            )
+        except Exception as error:  # noqa: BLE001  a worker is being replaced: its steps have ended with it
+            _log.warning("Workers of %s did not answer: %s", self.choice.name, type(error).__name__)
+            return {}
+        return dict(answers)
+
+    async def resources(self) -> dict[str, dict[str, float]]:
+        """Return what each worker has, by its name, waiting some seconds for the first worker."""
+        until = time.monotonic() + _WORKER_SECONDS
+        while True:
+            known = await asyncio.wait_for(self.client.scheduler.identity(), CONTROL_SECONDS)
+            found = {f"{one['name']}": dict(one["resources"]) for one in known["workers"].values()}
+            # What a worker has is told after it has come: one that has told nothing yet may have everything.
+            if found and all(found.values()) or time.monotonic() > until:
+                return found
+            await asyncio.sleep(0.1)
+
+    async def close(self) -> None:
+        """End what was opened."""
+        await close_quietly(self.client, self.cluster)
+
+
+async def close_quietly(*ones: Any) -> None:
+    """Close clients and clusters, one after the other; what does not close in time is left to end with this process."""
+    for one in ones:
+        if one is not None:
+            try:
+                closing = one.close()
+                if closing is not None:
+                    await asyncio.wait_for(closing, 10)
+            except Exception:  # noqa: BLE001  what will not close is ended with this process
+                _log.warning("A cluster did not close in time", exc_info=True)
