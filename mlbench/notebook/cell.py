@@ -69,6 +69,8 @@ class CellNames:
         Libraries (`random`, `numpy`, `torch`) from whose global generator the cell seems to draw.
     dynamic
         Whether names may be reached in a way that the source does not show (`exec(text)`, `globals()`, `%run`).
+    items
+        Names that are bound when the cell begins, to the values of one item of a fan-out (see `notebook.foreach`).
     """
 
     reads: frozenset[str] = frozenset()
@@ -92,6 +94,7 @@ class CellNames:
     seeds: bool = False
     draws: frozenset[str] = frozenset()
     dynamic: bool = False
+    items: frozenset[str] = frozenset()
 
     @property
     def for_effects(self) -> bool:

@@ -16,6 +16,7 @@ from mlbench.core.errors import UsageError
 from mlbench.core.messages import StepOptions
 from mlbench.notebook import evidence, step
 from mlbench.notebook.cell import CellNames, FunctionNames, analyse
+from mlbench.notebook.foreach import names_of
 
 __all__ = ["CellSource", "Edge", "Problem", "Step", "StepGraph", "build"]
 
@@ -144,9 +145,7 @@ class _Builder:
         except UsageError as error:
             self.problem(cell, 1, f"Cell {cell.number}: {error}")
             return
-        source = cell.source if found is None else found.body
-        above = 0 if found is None else found.first_line - 1
-        names = self.analysed(cell, source, above)
+        names = self.analysed(cell, found)
         if names is None:
             if found is None:
                 return
@@ -159,17 +158,21 @@ class _Builder:
         self.functions = {
             name: does for name, does in self.functions.items() if name not in names.binds | names.deletes
         } | dict(names.functions)
+        constants = {} if names.items else names.constants  # outside a fan-out's names are lists
         self.constants = {
             name: text for name, text in self.constants.items() if name not in names.binds | names.maybe
-        } | dict(names.constants)
+        } | dict(constants)
         self.modules -= (names.binds | names.maybe) - set(names.imports)
         self.modules |= {name for name, module in names.imports.items() if ":" not in module}
 
-    def analysed(self, cell: CellSource, source: str, above: int) -> CellNames | None:
+    def analysed(self, cell: CellSource, found: step.StepCell | None) -> CellNames | None:
         try:
-            return analyse(source, self.functions)
+            if found is not None:
+                return names_of(found.body, found.options, self.functions)
+            return analyse(cell.source, self.functions)
         except SyntaxError as error:
             if "raises-exception" not in cell.tags:
+                above = 0 if found is None else found.first_line - 1
                 line = error.lineno + above if error.lineno else 0
                 if line > 1 and _line(cell.source, line).startswith("%%step"):
                     self.problem(cell, line, f"Cell {cell.number}: %%step must be its first line.")

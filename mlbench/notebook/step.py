@@ -332,7 +332,7 @@ def _cut_out_foreach(line: str) -> tuple[str, list[str]]:
     Examples
     --------
     >>> _cut_out_foreach("fit --foreach c in table['a b'] --cpu 1")
-    ('fit  --cpu 1', ["c in table['a b']"])
+    ('fit --cpu 1', ["c in table['a b']"])
     """
     found: list[str] = []
     while (begin := _FOREACH.search(line)) is not None:

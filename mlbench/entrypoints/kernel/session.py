@@ -27,7 +27,7 @@ from mlbench.entrypoints.kernel.order import Order
 from mlbench.entrypoints.kernel.pending import WAIT, Waits, is_placeholder, runs_a_step
 from mlbench.entrypoints.kernel.results import Results
 from mlbench.entrypoints.kernel.storage import Storage
-from mlbench.entrypoints.kernel.submission import Track, defs_of, find_inputs, key_for
+from mlbench.entrypoints.kernel.submission import Track, defs_of, find_inputs, key_for, without_modules
 from mlbench.entrypoints.kernel.waiting import Waiting, listed, names_in
 from mlbench.runs.reach import reach
 
@@ -161,12 +161,12 @@ class Session:
 
     def submit(self, line: str, body: str) -> None:
         """Hand a step's cell over (`%%step`), and wait for it where late output would not arrive."""
-        from mlbench.notebook.cell import analyse
+        from mlbench.notebook.foreach import names_of
         from mlbench.notebook.step import read_line
 
         step, options = read_line(line)
         try:
-            names = analyse(body)
+            names = without_modules(names_of(body, options), self.namespace)
         except SyntaxError as error:
             raise shown_syntax_error(error, step) from None
         if names.stars:
@@ -216,6 +216,7 @@ class Session:
         key = key_for(
             step=step,
             source=self._python(body),
+            foreach=options.foreach,
             inputs=inputs,
             namespace=self.namespace,
             names=names,

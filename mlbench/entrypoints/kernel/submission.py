@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+import types
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from mlbench.core.errors import UsageError
 from mlbench.core.ids import ExecutionId
-from mlbench.core.messages import StepOptions, Surroundings
+from mlbench.core.messages import Foreach, StepOptions, Surroundings
 from mlbench.core.records import Execution, Json
 from mlbench.entrypoints.kernel.generators import Start
 from mlbench.entrypoints.kernel.names import Held, Names, Provided, Source
@@ -21,7 +22,7 @@ from mlbench.notebook.cell import CellNames
 from mlbench.runs import capture, key
 from mlbench.runs.reach import reach
 
-__all__ = ["Inputs", "Track", "defs_of", "find_inputs", "key_for", "needs_of", "origin_of"]
+__all__ = ["Inputs", "Track", "defs_of", "find_inputs", "key_for", "needs_of", "origin_of", "without_modules"]
 
 _OF_THE_SHELL: Final = frozenset({"get_ipython", "display", "exit", "quit", "open", "__builtins__", "__builtin__"})
 _HISTORY: Final = frozenset({"_", "__", "___", "_i", "_ii", "_iii", "In", "Out", "_ih", "_oh", "_dh"})
@@ -95,6 +96,17 @@ def defs_of(step: str, names: CellNames, options: StepOptions) -> tuple[frozense
     return bound - left_out - quiet, quiet, {name: f"Step {step} was run with --no-store {name}." for name in left_out}
 
 
+def without_modules(names: CellNames, namespace: Mapping[str, Any]) -> CellNames:
+    """Leave out the modules that the items of a fan-out change: outside they stay modules, and are no lists of them."""
+    if not names.items:
+        return names
+    held = {name: namespace.get(name) for name in names.changes}
+    modules = frozenset(
+        name for name, value in held.items() if not is_placeholder(value) and isinstance(value, types.ModuleType)
+    )
+    return replace(names, reads=names.reads | modules, changes=names.changes - modules)
+
+
 def needs_of(names: CellNames, namespace: Mapping[str, Any]) -> set[str]:
     """Return the names of the notebook that a cell may need."""
     wanted = set(names.reads | names.late | names.changes | names.maybe)
@@ -126,6 +138,7 @@ def find_inputs(
     is as that execution left it; with `resume_own` from what it made.
     """
     wanted = needs_of(names, namespace)
+    items = names.items - wanted  # what helpers read under these names, each item brings along
 
     def origin(name: str) -> Source:
         return origin_of(name, providers, None if resume_own else former)
@@ -136,7 +149,7 @@ def find_inputs(
     todo = set(wanted)
     while todo:  # a value from before may reach names that the present one does not
         name = todo.pop()
-        if name in before:
+        if name in before or name in items:
             continue
         source = before[name] = origin(name)
         if isinstance(source, Provided):
@@ -147,7 +160,7 @@ def find_inputs(
             todo |= reach({name}, space, inert=is_placeholder) - set(before)
     named = {name: value for name, value in held.items() if name in wanted or namespace.get(name) is not value}
     named |= _history(names.history, namespace)
-    packed = capture.make(named, namespace, values=named, without=edges, keep=keep)
+    packed = capture.make(named, namespace, values=named, without={*edges, *items}, keep=keep)
     for name in defs:
         if name not in before:
             before[name] = origin(name)
@@ -178,6 +191,7 @@ def key_for(
     *,
     step: str,
     source: str,
+    foreach: Sequence[Foreach],
     inputs: Inputs,
     namespace: dict[str, Any],
     names: CellNames,
@@ -194,7 +208,8 @@ def key_for(
     """
     if names.dynamic:
         return None
-    fingerprint = key.Fingerprint(namespace, without=inputs.edges, data=data)
+    items = names.items - set(inputs.before)
+    fingerprint = key.Fingerprint(namespace, without={*inputs.edges, *items}, data=data)
     try:
         values = {name: fingerprint.of(value) for name, value in inputs.held.items()}
     except Exception:  # noqa: BLE001  a stranger's reducer may raise anything; without a key nothing is reused
@@ -208,6 +223,7 @@ def key_for(
         {
             "step": step,
             "source": key.digest_source(source),
+            "foreach": [[one.name, key.digest_source(one.expression)] for one in foreach],
             "values": values,
             "parents": dict(parents),
             "waits": sorted(one for one in waits if one is not None),

@@ -6,6 +6,8 @@ import ast
 import atexit
 import contextlib
 import io
+import itertools
+import math
 import sys
 import threading
 import time
@@ -24,7 +26,7 @@ from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.core.errors import NotFound
 from mlbench.core.ids import RunId, new_id
 from mlbench.core.messages import Event, Submission
-from mlbench.core.records import Execution, Failure
+from mlbench.core.records import Execution, Failure, FanOut
 from mlbench.entrypoints.kernel.session import Session
 from mlbench.runs import artifacts, capture
 
@@ -153,8 +155,12 @@ class MemoryService:
                 namespace[name] = loader.load(binding)
         record = self.records[submission.execution]
         printed = io.StringIO()
+        fanout = None
         try:
-            exec(compile(ast.parse(submission.source), "step", "exec"), _with_print(namespace, printed))
+            if submission.options.foreach:
+                fanout = self._items(submission, namespace, printed)
+            else:
+                exec(compile(ast.parse(submission.source), "step", "exec"), _with_print(namespace, printed))
         except Exception as error:  # noqa: BLE001  whatever a step raises is its failure
             self._print(submission, printed)
             failure = Failure(ename=type(error).__name__, evalue=str(error), traceback=(f"step {record.step}, line 1",))
@@ -163,7 +169,24 @@ class MemoryService:
         self._print(submission, printed)
         names = [*submission.defs, *submission.quiet_defs]
         binds = artifacts.save_names(namespace, [name for name in names if name in namespace], self.blobs)
-        self.end(replace(record, state="succeeded", binds=tuple(binds), ended=time.time_ns()))
+        self.end(replace(record, state="succeeded", binds=tuple(binds), fanout=fanout, ended=time.time_ns()))
+
+    def _items(self, submission: Submission, namespace: dict[str, Any], printed: io.StringIO) -> FanOut:
+        """Run the body for each item; afterwards the names that it binds are lists in the namespace."""
+        foreach = submission.options.foreach
+        values = [list(eval(one.expression, namespace)) for one in foreach]
+        clean, code = dict(namespace), compile(ast.parse(submission.source), "step", "exec")
+        lists: dict[str, list[Any]] = {name: [] for name in (*submission.defs, *submission.quiet_defs)}
+        for item in itertools.product(*values):
+            namespace.clear()  # helpers have this very dictionary as their globals
+            namespace.update({**clean, **{one.name: value for one, value in zip(foreach, item, strict=True)}})
+            exec(code, _with_print(namespace, printed))
+            for name, made in lists.items():
+                made.append(namespace.get(name))
+        namespace.update(lists)
+        shape = tuple(map(len, values))
+        total = math.prod(shape)
+        return FanOut(names=tuple(one.name for one in foreach), shape=shape, total=total, succeeded=total)
 
     def _print(self, submission: Submission, printed: io.StringIO) -> None:
         if printed.getvalue():
