@@ -14,6 +14,9 @@ from mlbench.core.records import Execution, Failure, Json, Reason, RunKind
 
 PROTOCOL: Final = 1
 
+MAX_ITEMS: Final = 1_000_000
+"""How many items a fan-out may have where no setting says otherwise."""
+
 RandomState = dict[str, bytes]
 """Generator (`random`, `numpy`, `torch`) to its pickled state."""
 
@@ -144,7 +147,9 @@ class Submission:
     `random` is the kernel's generators as they were then; `random_from` is the seeded step handed over before, unless
     the kernel itself has drawn or seeded since: then `random` is where this step starts, whatever is under way.
     `cluster` is None on this machine; elsewhere a step is given the `modules` that lie beside the notebook (by path,
-    as objects of the store) and those of the kernel's variables that were changed since it started.
+    as objects of the store) and those of the kernel's variables that were changed since it started. `cache_default` and
+    `max_items` are the kernel's settings (`%config MLBench`): whether an unchanged step is reused where its line does
+    not say it, and how many items a fan-out may have.
     """
 
     execution: ExecutionId
@@ -172,6 +177,8 @@ class Submission:
     supersedes: ExecutionId | None = None
     key: str | None = None
     cells: tuple[str, ...] = ()
+    cache_default: bool = False
+    max_items: int = MAX_ITEMS
     requirements: tuple[str, ...] = ()
     cluster: ClusterChoice | None = None
     modules: dict[str, Digest] = field(default_factory=dict)
@@ -207,7 +214,7 @@ class Chunk:
     attempts: tuple[int, ...] = ()
     spread: Spread | None = None
     seconds: float | None = None
-    most_items: int = 1_000_000
+    most_items: int = MAX_ITEMS
     apart: bool = False
 
 
@@ -235,7 +242,8 @@ class StepTask:
     """A step whose inputs are known, ready for a process: all that a worker and the process need.
 
     `memory` is the limit in bytes, `resources` what the worker must have free, by Dask's names (`cpu`, `gpu`,
-    `memory`, others). A fan-out has its `foreach`; its processes are each given a `chunk` of it.
+    `memory`, others); `env` is the name of an environment of its own, `requirements` what is installed in it. A fan-out
+    has its `foreach`; its processes are each given a `chunk` of it.
     """
 
     execution: ExecutionId
@@ -260,16 +268,17 @@ class StepTask:
     chunk: Chunk | None = None
     catch: bool = False
     max_parallel: int | None = None
+    max_items: int = MAX_ITEMS
     retries: int = 0
     retry_delay: float = 0.0
     resources: dict[str, float] = field(default_factory=dict)
     memory: int | None = None
     env: str | None = None
-    base: Json = field(default_factory=dict)
     requirements: tuple[str, ...] = ()
     cluster: ClusterChoice | None = None
     modules: dict[str, Digest] = field(default_factory=dict)
     changed_variables: tuple[str, ...] = ()
+    base: Json = field(default_factory=dict)
 
 
 EventType = Literal["run", "execution", "messages", "job", "service"]
