@@ -26,6 +26,7 @@ from mlbench.entrypoints.kernel.news import News, as_execution, why
 from mlbench.entrypoints.kernel.order import Order
 from mlbench.entrypoints.kernel.pending import WAIT, Waits, is_placeholder, runs_a_step
 from mlbench.entrypoints.kernel.results import Results
+from mlbench.entrypoints.kernel.settings import MLBench
 from mlbench.entrypoints.kernel.storage import Storage
 from mlbench.entrypoints.kernel.submission import Track, defs_of, find_inputs, key_for, without_modules
 from mlbench.entrypoints.kernel.waiting import Waiting, listed, names_in
@@ -69,6 +70,7 @@ class Session:
         )
         self.waits = Waits(self._begin, _statement_reads, self._needs)
         self.before_context: Any = None
+        self.settings = MLBench(parent=shell)
         self.attachment = Attachment(self.front, self.storage.path, self.news, connect)
         self._sources: dict[str, str] = {}  # each cell as it was run last, in the order of these runs
         self._parameter_names: tuple[str, ...] = ()
@@ -273,6 +275,8 @@ class Session:
             supersedes=supersedes,
             key=key,
             cells=tuple(self._sources.values()),
+            cache_default=self.settings.cache,
+            max_items=self.settings.max_items,
         )
         try:
             answer = service.request("submit", submission)
@@ -458,6 +462,7 @@ class Session:
         """Take part in the shell: cells wait, steps run."""
         self._introduce()
         self.shell.ast_transformers.append(self.waits)
+        self.shell.configurables.append(self.settings)  # what `%config` knows
         self.shell.events.register("pre_run_cell", self.before_cell)
         self.shell.events.register("post_run_cell", self.after_cell)
         self.front.on_shutdown(self.close)
@@ -474,6 +479,7 @@ class Session:
     def unload(self) -> None:
         """Take no part any more; steps under way go on."""
         self.shell.ast_transformers.remove(self.waits)
+        self.shell.configurables.remove(self.settings)
         self.shell.events.unregister("pre_run_cell", self.before_cell)
         self.shell.events.unregister("post_run_cell", self.after_cell)
         for name in (WAIT, "mlbench"):
