@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.backends.cluster_dask import resources
 from mlbench.backends.cluster_dask.connection import Connection
 from mlbench.backends.cluster_dask.localcluster import kill_workers
 from mlbench.backends.cluster_dask.opening import open_cluster
@@ -227,16 +228,14 @@ class DaskCluster:
                     remedy="See `mlbench service status`, then run the cell again.",
                 ),
             )
-        if submitted.cancelled is not None:
-            return await self._end(submitted)
-        from mlbench.backends.cluster_dask import resources, supervisor, worker
-
-        if task.resources:
+        if task.resources and submitted.cancelled is None:
             refused = resources.refusal(task.step, task.resources, await connection.resources())
             if refused is not None:
                 return await self._end(submitted, refused)
-            if submitted.cancelled is not None:
-                return await self._end(submitted)
+        if submitted.cancelled is not None:
+            return await self._end(submitted)
+        from mlbench.backends.cluster_dask import supervisor, worker
+
         submitted.future = connection.client.submit(
             worker.run_step,
             supervisor.Sealed(msgspec.msgpack.encode(task)),

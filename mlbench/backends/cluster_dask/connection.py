@@ -71,7 +71,7 @@ class Connection:
             known = await asyncio.wait_for(self.client.scheduler.identity(), CONTROL_SECONDS)
             found = {f"{one['name']}": dict(one["resources"]) for one in known["workers"].values()}
             # What a worker has is told after it has come: one that has told nothing yet may have everything.
-            if found and all(found.values()) or time.monotonic() > until:
+            if (found and all(found.values())) or time.monotonic() > until:
                 return found
             await asyncio.sleep(0.1)
 

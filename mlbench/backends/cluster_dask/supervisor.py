@@ -25,8 +25,10 @@ from typing import IO, Any, Final
 
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.cluster_dask.channel import ACK, Frames, frame
+from mlbench.backends.cluster_dask.memory import MemoryWatch, kills_by_system, readable
 from mlbench.backends.cluster_dask.pipes import Pipes, Reader, received
 from mlbench.backends.cluster_dask.processors import available
+from mlbench.backends.cluster_dask.resources import with_devices
 from mlbench.backends.cluster_dask.servers import StepServers, kill, send
 from mlbench.core.errors import MlbenchError
 from mlbench.core.ids import Digest, ExecutionId
@@ -100,13 +102,13 @@ def resume(execution: ExecutionId) -> bool:
     return _set_paused(execution, paused=False)
 
 
-def close() -> None:
-    """End everything that runs here."""
 def give_up(executions: list[ExecutionId]) -> bool:
     """End executions whose service ends; say whether one was there."""
     return sum(cancel(one, "service-lost") for one in executions) > 0
 
 
+def close() -> None:
+    """End everything that runs here."""
     with _lock:
         for running in _running.values():
             running.cancelled = running.cancelled or "service-lost"
@@ -130,7 +132,8 @@ def supervise(task: StepTask, publish: Callable[[ExecutionId, list[Json]], None]
     with _lock:
         running = _running[task.execution] = _Running(cancelled=_refused.pop(task.execution, None))
     try:
-        return _Supervision(task, running, publish, started).run()
+        with with_devices(task) as task:
+            return _Supervision(task, running, publish, started).run()
     finally:
         with _lock:
             _running.pop(task.execution, None)
@@ -199,6 +202,9 @@ class _Supervision:
         self._done: Json | None = None
         self._status: Json | None = None
         self._timed_out = False
+        self._too_much = False
+        self._watch = MemoryWatch(0, task.memory)
+        self._system_kills = kills_by_system()
 
     def run(self) -> Execution:
         """Run the step."""
@@ -297,6 +303,7 @@ class _Supervision:
             poll.register(descriptor, select.POLLIN)
         begun = time.monotonic()
         done_at = 0.0
+        self._watch = MemoryWatch(process, task.memory)
         pipes.channel.settimeout(0)
         pipes.status.settimeout(0)
 
@@ -346,6 +353,10 @@ class _Supervision:
                 self._timed_out = True
                 kill(process)
                 done_at = now
+            elif self._watch.look(now) and done_at == 0.0:
+                self._too_much = True
+                kill(process)
+                done_at = now
             elif done_at and now > done_at + _EXIT_SECONDS:
                 kill(process)
             self._flush(now)
@@ -374,7 +385,7 @@ class _Supervision:
 
     def _patience(self, begun: float, done_at: float) -> float:
         now = time.monotonic()
-        times = [now + 1.0]
+        times = [now + self._watch.seconds]
         if self._news:
             times.append(self._published + _BATCH)
         if self._task.timeout is not None and not done_at:
@@ -447,11 +458,14 @@ class _Supervision:
         if state == "failed" and failure is None:
             if self._timed_out:
                 failure = self._timeout()
+            elif self._too_much:
+                failure = self._excess()
             elif "failure" in done:
                 failure = msgspec.convert(done["failure"], Failure)
                 reason = "memory" if failure.ename == "MemoryError" else "error"
             else:
                 failure = self._death(status)
+                reason = "memory" if self._ended_by_system(status) else reason
         if failure is not None and "failure" not in done:
             self._say_outputs(
                 self._transcript.add(
@@ -480,7 +494,7 @@ class _Supervision:
             draws=tuple(done.get("draws", ())),
             random=done.get("random") if state == "succeeded" else None,
             cpu=status.get("cpu") or done.get("cpu"),
-            peak_memory=status.get("peak"),
+            peak_memory=max(status.get("peak") or 0, self._watch.peak) or None,
             tags={**self._task.base.get("tags", {}), **self._tags},
         )
 
@@ -489,6 +503,8 @@ class _Supervision:
             return "cancelled", cancelled
         if self._timed_out:
             return "failed", "timeout"
+        if self._too_much:
+            return "failed", "memory"
         return ("succeeded", None) if failure is None and done.get("ok") else ("failed", "error")
 
     def _timeout(self) -> Failure:
@@ -499,11 +515,23 @@ class _Supervision:
             remedy="Give it longer with `--timeout`, or find out what it waits for.",
         )
 
+    def _excess(self) -> Failure:
+        limit, peak = readable(self._task.memory or 0), readable(self._watch.peak)
+        return Failure(
+            ename="StepMemoryError",
+            evalue=f"Step {self._task.step} used more memory than --memory {limit} (peak {peak}) and was ended.",
+            remedy="Give it more with `--memory`, or let it hold less at once.",
+        )
+
+    def _ended_by_system(self, status: Json) -> bool:
+        """Say whether the system ended the process because it had run out of memory."""
+        return status.get("status") == -signal.SIGKILL and kills_by_system() > self._system_kills
+
     def _death(self, status: Json) -> Failure:
         """Say how a process ended that never said so itself."""
         code = status.get("status")
         peak = status.get("peak")
-        used = f" It had used {_size(peak)} of memory at most." if peak else ""
+        used = f" It had used {readable(peak)} of memory at most." if peak else ""
         remedy = f"Run the cell with `%%step {self._task.step} --here` to see where."
         if code is None:
             how = "ended with the process that had started it."
@@ -511,7 +539,10 @@ class _Supervision:
         elif code < 0:
             name = signal.Signals(-code).name
             how = f"was killed by {name} ({signal.strsignal(-code)})."
-            if -code == signal.SIGKILL:
+            if self._ended_by_system(status):
+                how = "was ended by the system, which had run out of memory."
+                remedy = "Let the step hold less at once, or say with `--memory` what it needs, so that others wait."
+            elif -code == signal.SIGKILL:
                 remedy = (
                     "Nobody cancelled it, so the system probably ran out of memory: let the step hold less at once."
                 )
@@ -557,7 +588,3 @@ class _Supervision:
 
     def _worker(self) -> str:
         return f"{socket.gethostname()}/{self._running.process or os.getpid()}"
-
-
-def _size(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
