@@ -33,6 +33,7 @@ from typing import Any
 from mlbench.runs.context import context, log, progress, tag
 
 __all__ = [
+    "Failed",
     "__version__",
     "context",
     "load_ipython_extension",
@@ -91,4 +92,8 @@ def __getattr__(name: str) -> Any:
             return version("mlbench")
         except PackageNotFoundError:
             return "0.0.0"
+    if name == "Failed":
+        from mlbench.core.failed import Failed
+
+        return Failed
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

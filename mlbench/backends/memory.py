@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from mlbench.core.errors import ArtifactCorrupt, NotFound
@@ -43,6 +43,7 @@ class MemoryBlobs:
 
     def __init__(self) -> None:
         self._objects: dict[Digest, bytes] = {}
+        self._packs: dict[Digest, Digest] = {}
         self._records: list[Json] = []
 
     def put(self, data: bytes | memoryview, /, *, durable: bool = True) -> Digest:  # noqa: ARG002  (nothing lasts here)
@@ -68,6 +69,20 @@ class MemoryBlobs:
         for digest, parts in artifacts:
             self.put_parts(digest, parts, durable=durable)
 
+    def put_pack(
+        self, artifacts: Sequence[tuple[Digest, Sequence[bytes | memoryview]]], /, *, durable: bool = True
+    ) -> Digest | None:
+        new = [one for one in dict(artifacts) if one not in self._objects]
+        self.put_all(artifacts, durable=durable)
+        if not new:
+            return None
+        pack = Digest(f"blake3:{values.digest_of(''.join(new).encode())}")
+        self._packs |= dict.fromkeys(new, pack)
+        return pack
+
+    def packs_of(self, digests: Iterable[Digest], /) -> tuple[Digest, ...]:
+        return tuple(dict.fromkeys(self._packs[digest] for digest in digests if digest in self._packs))
+
     def get(self, digest: Digest, /) -> bytes:
         data = self._object(digest)
         if f"blake3:{values.digest_of(data)}" == digest:
@@ -79,6 +94,9 @@ class MemoryBlobs:
         if not values.is_joined(data):
             raise ArtifactCorrupt(f"The object {digest} is no artifact.")
         return values.split(bytearray(data))
+
+    def get_many(self, digests: Sequence[Digest], /, *, packs: Sequence[Digest] = ()) -> list[list[memoryview]]:  # noqa: ARG002  (all lies in one place)
+        return [self.get_parts(digest) for digest in digests]
 
     def has(self, digest: Digest, /) -> bool:
         return digest in self._objects

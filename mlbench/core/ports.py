@@ -6,7 +6,7 @@ A port states its promises in prose; each has a contract suite under `tests/cont
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from mlbench.core.ids import Digest, JobId, RunId
@@ -47,12 +47,34 @@ class BlobStore(Protocol):
         """Keep several artifacts, each as `put_parts` does; syncing them together costs about what one does."""
         ...
 
+    def put_pack(
+        self, artifacts: Sequence[tuple[Digest, Sequence[bytes | memoryview]]], /, *, durable: bool = True
+    ) -> Digest | None:
+        """Keep several small artifacts in one file, which is complete or absent, and return the file's digest.
+
+        What is kept already need not be kept again; `None` if that is so of all. Each is found by its digest like any
+        other, whichever way it was kept.
+        """
+        ...
+
+    def packs_of(self, digests: Iterable[Digest], /) -> tuple[Digest, ...]:
+        """Return the packs that artifacts lie in; those that lie in none, or are not kept, are left out."""
+        ...
+
     def get(self, digest: Digest, /) -> bytes:
         """Return the bytes kept by `put`. Raise `NotFound` or `ArtifactCorrupt`."""
         ...
 
     def get_parts(self, digest: Digest, /) -> list[memoryview]:
         """Return the parts kept by `put_parts`; large ones are private memory maps; all can be written to."""
+        ...
+
+    def get_many(self, digests: Sequence[Digest], /, *, packs: Sequence[Digest] = ()) -> list[list[memoryview]]:
+        """Return the parts of many artifacts, in the order asked for; thousands from packs take well under a second.
+
+        `packs` says where to look first, and may be out of date. A digest that is named twice has parts of its own
+        each time: changing one value never changes another. Raise `NotFound` or `ArtifactCorrupt`.
+        """
         ...
 
     def has(self, digest: Digest, /) -> bool:

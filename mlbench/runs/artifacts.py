@@ -3,6 +3,9 @@
 Each name is an artifact of its own, except where two names hold an object in common (`best = models[0]`): these are
 kept together, in one dictionary, so that they still share it when they are loaded. What cannot be stored never fails
 the others: its binding says why, and what to do instead.
+
+A fan-out binds each of its names to the list of what its items bound it to: an artifact that names those of the items,
+so that storing and reusing it costs nothing more than them.
 """
 
 from __future__ import annotations
@@ -15,13 +18,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mlbench.core.errors import ResultError
+from mlbench.core.failed import Failed
 from mlbench.core.ids import Digest
 from mlbench.core.ports import BlobStore
 from mlbench.core.records import Artifact, Binding, Json
-from mlbench.runs.previews import preview
-from mlbench.runs.values import Packed, pack, type_name, unpack
+from mlbench.runs.previews import preview, preview_list
+from mlbench.runs.values import Packed, pack, pack_items, read_items, type_name, unpack
 
-__all__ = ["Loader", "remedy", "save_names"]
+__all__ = ["Loader", "remedy", "save_lists", "save_names"]
 
 
 def save_names(
@@ -82,6 +86,79 @@ def save_names(
     return [found[name] for name in wanted]
 
 
+def save_lists(
+    places: Mapping[str, Sequence[Binding | Failed]], blobs: BlobStore, *, durable: bool = True
+) -> list[Binding]:
+    """Store the names of a fan-out, each as the list of what its items bound it to.
+
+    Parameters
+    ----------
+    places
+        For each name what stands in the items' places, in their order: the item's binding of this name, or `Failed`.
+    blobs
+        Where the items' artifacts are already, and the lists go.
+    durable
+        Whether the lists must survive a power cut once this returns.
+
+    Returns
+    -------
+    list[Binding]
+        In the order of the names. A list's digest depends on the digests of its items alone, its size counts them. Of
+        a name that an item could not store or did not bind there is no list: `problem` says so.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be written.
+    """
+    found: list[Binding] = []
+    kept: dict[Digest, Sequence[bytes | memoryview]] = {}
+    for name, items in places.items():
+        without = [place for place in items if isinstance(place, Binding) and place.problem is not None]
+        if without:
+            found.append(Binding(name=name, problem=_without_some(name, without, items)))
+            continue
+        artifacts = {
+            place.artifact.digest: place.artifact
+            for place in items
+            if isinstance(place, Binding) and place.artifact is not None
+        }
+        packed = pack_items([_entry(place) for place in items], blobs.packs_of(artifacts))
+        kept[packed.digest] = packed.parts
+        artifact = Artifact(
+            digest=packed.digest,
+            size=packed.size + sum(one.size for one in artifacts.values()),
+            type=packed.type,
+            codec=packed.codec,
+            preview=preview_list([place.artifact if isinstance(place, Binding) else None for place in items]),
+        )
+        found.append(Binding(name=name, artifact=artifact))
+    blobs.put_all(list(kept.items()), durable=durable)
+    return found
+
+
+def _without_some(name: str, without: Sequence[Binding], items: Sequence[Binding | Failed]) -> str:
+    if len(items) == 1:
+        return str(without[0].problem)
+    number = next(place for place, one in enumerate(items) if one is without[0])
+    return (
+        f"`{name}` has no list: {len(without):,} of {len(items):,} items lack it. Item {number}: {without[0].problem}"
+    )
+
+
+def _entry(place: Binding | Failed) -> Any:
+    if isinstance(place, Failed):
+        return {"failed": {name: getattr(place, name) for name in _FAILED}}
+    if place.module is not None:
+        return {"module": place.module}
+    if place.artifact is None:
+        raise ValueError(f"a binding with neither a value nor a reason: {place!r}")
+    return place.artifact.digest if place.member is None else [place.artifact.digest, place.member]
+
+
+_FAILED = ("item", "label", "ename", "evalue", "reason")
+
+
 class Loader:
     """Values of bindings.
 
@@ -119,27 +196,52 @@ class Loader:
             return _import(binding.name, binding.module)
         if binding.artifact is None:
             raise ResultError(binding.problem or f"`{binding.name}` has no stored value.")
+        artifact = binding.artifact
+        if artifact.codec == "items":
+            return self._list(binding.name, artifact)
         if binding.member is None:
-            return self._unpack(binding.artifact)
-        return self._member(binding.artifact, binding.member)
+            return self._unpack(artifact, self._blobs.get_parts(artifact.digest))
+        if self._lacks(artifact.digest, binding.member):
+            self._bundles[artifact.digest] = dict(self._unpack(artifact, self._blobs.get_parts(artifact.digest)))
+        return self._member(artifact.digest, binding.member)
 
-    def _member(self, artifact: Artifact, member: str) -> Any:
+    def _list(self, name: str, artifact: Artifact) -> list[Any]:
+        entries, packs = read_items(self._blobs.get_parts(artifact.digest))
+        alone = [Digest(entry) for entry in entries if isinstance(entry, str)]
+        values = iter(self._blobs.get_many(alone, packs=packs))
+        bundled = {Digest(entry[0]): None for entry in entries if isinstance(entry, list) and self._lacks(*entry)}
+        for digest, parts in zip(bundled, self._blobs.get_many(list(bundled), packs=packs), strict=True):
+            self._bundles[digest] = dict(self._unpack(None, parts))
+        found: list[Any] = []
+        for entry in entries:
+            if isinstance(entry, str):
+                found.append(self._unpack(None, next(values)))
+            elif isinstance(entry, list):
+                found.append(self._member(entry[0], entry[1]))
+            elif "module" in entry:
+                found.append(_import(name, entry["module"]))
+            else:
+                found.append(Failed(**entry["failed"]))
+        return found
+
+    def _lacks(self, digest: str, member: str) -> bool:
+        return member not in self._bundles.get(Digest(digest), ())
+
+    def _member(self, digest: Digest, member: str) -> Any:
         # A member is handed out once: what is left here are the objects of names that were not asked for yet.
-        bundle = self._bundles.get(artifact.digest)
-        if bundle is None or member not in bundle:
-            bundle = self._bundles[artifact.digest] = dict(self._unpack(artifact))
+        bundle = self._bundles[digest]
         value = bundle.pop(member)
         if not bundle:
-            del self._bundles[artifact.digest]
+            del self._bundles[digest]
         return value
 
-    def _unpack(self, artifact: Artifact) -> Any:
-        parts = self._blobs.get_parts(artifact.digest)
+    def _unpack(self, artifact: Artifact | None, parts: Sequence[memoryview]) -> Any:
         try:
-            return unpack(artifact.codec, parts, namespace=self._namespace)
+            return unpack(artifact.codec if artifact else None, parts, namespace=self._namespace)
         except ImportError as error:
+            kind = artifact.type if artifact else "an item's"
             raise ResultError(
-                f"A value of type {artifact.type} needs the module {error.name or error}, which is not installed here.",
+                f"A value of type {kind} needs the module {error.name or error}, which is not installed here.",
                 "Install it, or open the run in the environment that it was made in.",
             ) from error
 

@@ -1,7 +1,7 @@
 """What is shown of a value without loading it: plain JSON, made where the value was made.
 
-Each preview has a `kind` (`frame`, `array`, `estimator`, `figure`, `module`, `text`) and a `text`, one line. Nothing
-here raises, looks at more of a value than it must, or changes it: a preview that cannot be made is a text.
+Each preview has a `kind` (`frame`, `array`, `estimator`, `figure`, `module`, `list`, `text`) and a `text`, one line.
+Nothing here raises, looks at more of a value than it must, or changes it: a preview that cannot be made is a text.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ from __future__ import annotations
 import base64
 import io
 import math
+import re
 import reprlib
 import sys
 import types
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from mlbench.core.records import Json
+from mlbench.core.records import Artifact, Json
 
-__all__ = ["preview"]
+__all__ = ["preview", "preview_list"]
 
 ROWS = 10
 COLUMNS = 40
@@ -44,6 +46,58 @@ def preview(value: Any) -> Json:
         return _text(value)
     except Exception as error:  # noqa: BLE001  (a value's own repr may raise anything: then that is what there is to show)
         return {"kind": "text", "text": f"<{type(value).__qualname__}: no preview ({type(error).__name__})>"}
+
+
+def preview_list(items: Sequence[Artifact | None]) -> Json:
+    """Return what is shown of the list of a fan-out, from what is known of its items.
+
+    Parameters
+    ----------
+    items
+        The artifact in each place; `None` where an item has none, since it failed or is a module.
+
+    Examples
+    --------
+    >>> from mlbench.core.ids import Digest
+    >>> one = Artifact(digest=Digest(""), size=9, type="float", codec="scalar", preview=preview(0.5))
+    >>> preview_list([one, one, None])["text"]
+    'list of 3: float, 0.5 to 0.5, 1 without a value'
+    """
+    there = [one for one in items if one is not None]
+    kinds = Counter(one.type for one in there).most_common()
+    texts = [str(one.preview.get("text", one.type)) for one in there]
+    numbers = [_as_number(text) for text in texts] if kinds and all(_is_number(kind) for kind, _ in kinds) else []
+    finite = [number for number in numbers if number is not None and math.isfinite(number)]
+    found: Json = {
+        "kind": "list",
+        "length": len(items),
+        "failed": len(items) - len(there),
+        "types": [[_cut(kind, CELL), count] for kind, count in kinds[:ROWS]],
+        "first": ["-" if one is None else _cut(str(one.preview.get("text", one.type)), CELL) for one in items[:ROWS]],
+    }
+    words = [", ".join(_cut(kind, CELL) for kind, _ in kinds[:3]) + (", …" if len(kinds) > 3 else "")]
+    if finite:
+        found["min"], found["max"] = min(finite), max(finite)
+        words.append(f"{found['min']:.6g} to {found['max']:.6g}")
+    if found["failed"]:
+        words.append(f"{found['failed']:,} without a value")
+    found["text"] = f"list of {len(items):,}" + (f": {', '.join(filter(None, words))}" if items else "")
+    return found
+
+
+_NUMBER = re.compile(r"(?:np\.\w+\()?([-+\w.]+)\)?")
+
+
+def _is_number(kind: str) -> bool:
+    return kind in {"int", "float"} or re.fullmatch(r"numpy\.u?(int|float)\d+", kind) is not None
+
+
+def _as_number(text: str) -> float | None:
+    found = _NUMBER.fullmatch(text)
+    try:
+        return float(found[1]) if found else None
+    except ValueError:  # an integer of very many digits is shown cut
+        return None
 
 
 def _cut(text: str, limit: int) -> str:

@@ -7,7 +7,8 @@ The manifest's blake3 is the value's digest, so it says nothing about how or whe
     {"codec":"ndarray","format":1,"parts":[["<blake3 of parts[1]>",52],["<blake3 of parts[2]>",8000000]]}
 
 Arrays, frames, Arrow data and plain scalars have codecs of their own, with the same digest in every process and however
-they were made. Everything else is pickled: equal values may then have two digests, which costs a cache hit and no more.
+they were made. The results of a fan-out are a list of other artifacts, by digest (the codec `items`). Everything else
+is pickled: equal values may then have two digests, which costs a cache hit and no more.
 
 Nothing heavy is imported here: a codec's library is in `sys.modules` already if a value of its kind exists.
 """
@@ -28,12 +29,15 @@ from mlbench.core.ids import Digest
 
 __all__ = [
     "FORMAT",
+    "NOTED",
     "Odd",
     "Packed",
     "Reduce",
     "digest_of",
     "join",
     "pack",
+    "pack_items",
+    "read_items",
     "read_manifest",
     "split",
     "type_name",
@@ -42,6 +46,9 @@ __all__ = [
 ]
 
 FORMAT: Final = 1
+
+NOTED: Final = frozenset({"items"})
+"""Codecs whose artifacts may end in a part that the manifest does not name, and their digest does not depend on."""
 
 Buffer = bytes | bytearray | memoryview
 Reduce = Callable[[Any], Any]
@@ -134,6 +141,8 @@ def unpack(codec: str | None, parts: Sequence[Buffer], *, namespace: Mapping[str
         return frames.decode(header, buffers)
     if found == "arrow":
         return _load_arrow(json.loads(bytes(header)), buffers)
+    if found == "items":
+        raise TypeError("a list of artifacts is loaded by mlbench.runs.artifacts.Loader, which has the store")
     raise ArtifactCorrupt(
         f"A value was stored by the codec {found!r}, which this version of mlbench does not know.",
         "Update mlbench in this environment.",
@@ -151,6 +160,43 @@ def type_name(value: Any) -> str:
     kind = type(value)
     module = kind.__module__
     return kind.__qualname__ if module in {"builtins", "__main__"} else f"{module}.{kind.__qualname__}"
+
+
+# --- lists of artifacts -----------------------------------------------------------------------------------------------
+
+
+def pack_items(items: Sequence[Any], packs: Iterable[Digest] = ()) -> Packed:
+    """Return the results of a fan-out as an artifact that names those of its items.
+
+    Parameters
+    ----------
+    items
+        For each item, in order, plain JSON that says where its value is: see `mlbench.runs.artifacts.save_lists`.
+    packs
+        The packs that the items lie in, for whoever reads them to look there first. They may be made anew later, so
+        this is a hint, which the digest does not depend on.
+
+    Examples
+    --------
+    >>> digest = Digest("blake3:" + "0" * 64)
+    >>> packed = pack_items([digest, digest])
+    >>> read_items(packed.parts) == ([digest, digest], ())
+    True
+    >>> pack_items([digest, digest], [digest]).digest == packed.digest
+    True
+    """
+    packed = _sealed("items", "list", [_dumps({"items": list(items)})])
+    hint = b"".join(bytes.fromhex(pack.partition(":")[2]) for pack in packs)
+    if not hint:
+        return packed
+    return Packed(packed.codec, packed.type, (*packed.parts, hint), packed.digest, packed.size + len(hint))
+
+
+def read_items(parts: Sequence[Buffer]) -> tuple[list[Any], tuple[Digest, ...]]:
+    """Return what `pack_items` was given."""
+    items: list[Any] = json.loads(bytes(parts[1]))["items"]
+    hint = bytes(parts[2]).hex() if len(parts) > 2 else ""
+    return items, tuple(Digest(f"blake3:{hint[start : start + 64]}") for start in range(0, len(hint) // 64 * 64, 64))
 
 
 # --- manifests and layout ---------------------------------------------------------------------------------------------

@@ -4,29 +4,29 @@
 
     format                                         {"format": 1}
     objects/<2 digits>/<64 digits>                 bytes, or an artifact's parts as `mlbench.runs.values.join` lays them
+    packs/<64 digits>                              many small artifacts: see `mlbench.backends.blobs_local.packs`
     records/<year>/<month>/<time>-<kind>-<id>.json
     tmp/                                           what is being written
     reserve                                        1 MiB to give back when the disk is full, so that it can be said
 
 A file is written under `tmp/`, synced, renamed into its place and its folder synced, so that it is complete or absent.
-Only the standard library, blake3 and msgspec are needed: kernels and step processes write here themselves.
 """
 
 from __future__ import annotations
 
 import errno
 import json
-import mmap
 import os
 import re
 import stat
-import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from mlbench.backends.blobs_local.files import Buffer, Pieces, make_folders, read_range, sync_all, write_files
+from mlbench.backends.blobs_local.packs import Packs, Place, lay_out, open_plain
 from mlbench.core.errors import ArtifactCorrupt, NotFound, StoreError
 from mlbench.core.ids import Digest, is_digest
 from mlbench.core.records import SCHEMA, Json
@@ -36,26 +36,26 @@ __all__ = ["STORE_FORMAT", "LocalBlobs"]
 
 STORE_FORMAT: Final = 1
 
-_MAPPED = 1 << 16
-"""Objects of this size and more are mapped, smaller ones are read."""
-
 _VERIFIED = 4 << 20
 """Objects up to this size are hashed whenever they are read; of larger ones the size and the manifest are checked."""
 
-_RESERVE = 1 << 20
-_SYNCERS = 16
-_WRITE = 1 << 30
+_SMALL = 1 << 16
+"""Artifacts below this size are copied, not mapped, where one is asked for several times at once."""
 
-_OURS = ("objects", "records", "tmp", "format", "reserve", "catalog", "lost+found", ".")
+_COMPARED = 16
+"""The packs, counted from the newest, in which it is looked for what is to be packed."""
+
+_RESERVE = 1 << 20
+
+_OURS = ("objects", "packs", "records", "tmp", "format", "reserve", "catalog", "lost+found", ".")
 """How the names begin that a store's directory may have before it is one: another process may be making it."""
+
+_LOOKS = 3
 
 _KIND = re.compile(r"[a-z]+(-[a-z]+)*")
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,120}")
 _NOT_IN_FILE_NAMES = str.maketrans(":-", "..")
 _RECORD = re.compile(r"(\d{19})-([a-z]+(?:-[a-z]+)*)-([A-Za-z0-9._]{1,120})\.json")
-
-Buffer = bytes | memoryview
-Pieces = Sequence[tuple[int, Buffer]]
 
 
 class LocalBlobs:
@@ -76,6 +76,7 @@ class LocalBlobs:
         self.root = Path(root)
         self._objects = os.path.join(self.root, "objects")
         self._tmp = os.path.join(self.root, "tmp")
+        self._packs = Packs(os.path.join(self.root, "packs"))
         with self._clear_errors():
             self._prepare()
 
@@ -103,14 +104,47 @@ class LocalBlobs:
             objects.append((digest, size, [(0, head), *zip(offsets, parts, strict=True)]))
         self._keep(objects, durable=durable)
 
+    def put_pack(
+        self, artifacts: Sequence[tuple[Digest, Sequence[Buffer]]], /, *, durable: bool = True
+    ) -> Digest | None:
+        """Keep several small artifacts in one file and return its digest, `None` if none of them was new."""
+        new: dict[Digest, Sequence[Buffer]] = {}
+        for digest, parts in artifacts:
+            if not is_digest(digest):
+                raise ValueError(f"not a digest: {digest!r}")
+            new.setdefault(digest, parts)
+        with self._clear_errors():
+            there = {path for digest in new if self._is_whole(path := self._path(digest), digest, new)}
+            new = {digest: parts for digest, parts in new.items() if self._path(digest) not in there}
+            places, _ = self._packs.find(new, newest=_COMPARED)
+            whole: dict[Digest, list[memoryview]] = {}
+            self._read_places(places, whole)  # a damaged one is kept again
+            for digest in whole:
+                del new[digest]
+                there.add(self._packs.path(places[digest].pack))
+            name = None
+            if new:
+                name, size, pieces = lay_out(list(new.items()))
+                made = make_folders(self._packs.folder)
+                write_files(self._tmp, [(self._packs.path(name), size, pieces)], made, durable=durable)
+            if durable:  # whoever wrote these may not have synced them
+                sync_all([*there, *map(os.path.dirname, there)])
+        return None if name is None else Digest(f"blake3:{name}")
+
+    def packs_of(self, digests: Iterable[Digest], /) -> tuple[Digest, ...]:
+        """Return the packs that artifacts lie in."""
+        with self._clear_errors():
+            packed = [one for one in dict.fromkeys(digests) if is_digest(one) and not os.path.exists(self._path(one))]
+            places, _ = self._packs.find(packed)
+        return tuple(Digest(f"blake3:{name}") for name in dict.fromkeys(place.pack for place in places.values()))
+
     def get(self, digest: Digest, /) -> bytes:
         """Return the bytes whose digest this is; of an artifact that is its manifest."""
-        with self._clear_errors(), self._opened(digest) as file:
-            size = os.fstat(file).st_size
-            data = b"".join(iter(lambda: os.read(file, _WRITE), b""))
+        with self._clear_errors(), self._opened(digest) as (file, offset, size):
+            data = read_range(file, offset, size)
         found = values.digest_of(data)
         if f"blake3:{found}" == digest:
-            return data
+            return bytes(data)
         if values.is_joined(data):
             manifest = bytes(_checked(digest, data, size)[0])
             if f"blake3:{values.digest_of(manifest)}" == digest:
@@ -123,26 +157,44 @@ class LocalBlobs:
         All of them are writable without any effect on the store; those of 64 KiB and more are private memory maps.
         Objects of up to 4 MiB are hashed, of larger ones the manifest and the sizes are checked (`verify` does all).
         """
-        with self._clear_errors(), self._opened(digest) as file:
-            size = os.fstat(file).st_size
-            data: bytearray | mmap.mmap
-            if size >= _MAPPED:
-                data = mmap.mmap(file, size, access=mmap.ACCESS_COPY)
-            else:
-                data = bytearray(size)
-                os.readv(file, [data])
+        with self._clear_errors(), self._opened(digest) as (file, offset, size):
+            data = read_range(file, offset, size)
         return _checked(digest, data, size, hashed=size <= _VERIFIED)
+
+    def get_many(self, digests: Sequence[Digest], /, *, packs: Sequence[Digest] = ()) -> list[list[memoryview]]:
+        """Return the parts of many artifacts, each as `get_parts` does; every pack is opened and mapped once."""
+        found: dict[Digest, list[memoryview]] = {}
+        wanted = dict.fromkeys(digests)
+        with self._clear_errors():
+            first = [pack.partition(":")[2] for pack in packs if is_digest(pack)]
+            if first:
+                self._read_places(self._packs.find(wanted, first=first, newest=len(first))[0], found)
+            if left := [digest for digest in wanted if digest not in found and not self._is_object(digest)]:
+                self._read_places(self._packs.find(filter(is_digest, left))[0], found)
+        for digest in wanted:
+            if digest not in found:  # an object of its own, a damaged one, or none
+                found[digest] = self.get_parts(digest)
+        answer = []
+        for digest in digests:
+            answer.append(found[digest])
+            if digest in wanted:
+                del wanted[digest]
+            else:  # asked for before: what is changed there must not be seen here
+                answer[-1] = self._once_more(digest, answer[-1])
+        return answer
 
     def has(self, digest: Digest, /) -> bool:
         """Say whether something is kept under a digest."""
-        return is_digest(digest) and os.path.exists(self._path(digest))
+        if not is_digest(digest):
+            return False
+        with self._clear_errors():
+            return os.path.exists(self._path(digest)) or bool(self._packs.find([digest])[0])
 
     def verify(self, digest: Digest, /) -> None:
         """Read everything kept under a digest. Raise `ArtifactCorrupt` if a bit of it is not what it should be."""
-        with self._clear_errors(), self._opened(digest) as file:
-            size = os.fstat(file).st_size
-            data = mmap.mmap(file, size, access=mmap.ACCESS_READ) if size else b""
-        if f"blake3:{values.digest_of(memoryview(data))}" != digest:
+        with self._clear_errors(), self._opened(digest) as (file, offset, size):
+            data = read_range(file, offset, size)
+        if f"blake3:{values.digest_of(data)}" != digest:
             _checked(digest, data, size)
 
     # --- records ------------------------------------------------------------------------------------------------------
@@ -163,14 +215,14 @@ class LocalBlobs:
         folder = os.path.join(self.root, "records", f"{moment.tm_year:04}", f"{moment.tm_mon:02}")
         name = identifier.translate(_NOT_IN_FILE_NAMES)
         with self._clear_errors():
-            made = _make_folders(folder)
+            made = make_folders(folder)
             path = os.path.join(folder, f"{now:019}-{kind}-{name}.json")
             try:
-                self._write([(path, len(data), [(0, data)])], made, durable=durable)
+                write_files(self._tmp, [(path, len(data), [(0, data)])], made, durable=durable)
             except OSError as error:
                 if error.errno not in _FULL or not self._give_back_reserve():
                     raise
-                self._write([(path, len(data), [(0, data)])], made, durable=durable)
+                write_files(self._tmp, [(path, len(data), [(0, data)])], made, durable=durable)
 
     def records(self, kind: str | None = None, /) -> Iterator[Json]:
         """Yield the records, oldest first. A file that is no record is passed over."""
@@ -232,10 +284,10 @@ class LocalBlobs:
         for name in ("objects", "records", "tmp"):
             os.makedirs(os.path.join(self.root, name), mode=0o700, exist_ok=True)
         data = json.dumps({"format": STORE_FORMAT}).encode()
-        self._write([(marker, len(data), [(0, data)])], durable=True)
+        write_files(self._tmp, [(marker, len(data), [(0, data)])], durable=True)
         try:
             reserve = os.path.join(self.root, "reserve")
-            self._write([(reserve, _RESERVE, [(0, bytes(_RESERVE))])], durable=False)
+            write_files(self._tmp, [(reserve, _RESERVE, [(0, bytes(_RESERVE))])], durable=False)
         except OSError as error:
             if error.errno not in _FULL:
                 raise
@@ -264,68 +316,87 @@ class LocalBlobs:
                 try:
                     found = os.lstat(path)
                 except FileNotFoundError:
-                    made |= _make_folders(os.path.dirname(path))
+                    made |= make_folders(os.path.dirname(path))
                 else:
                     if stat.S_ISREG(found.st_mode) and found.st_size == size:
                         there.append(path)
                         continue
                 new.append((path, size, pieces))
-            self._write(new, made, durable=durable)
+            write_files(self._tmp, new, made, durable=durable)
             if durable:  # whoever wrote these may not have synced them; if so, this is what it costs
-                _sync_all([*there, *map(os.path.dirname, there)])
+                sync_all([*there, *map(os.path.dirname, there)])
 
-    def _write(self, files: Sequence[tuple[str, int, Pieces]], changed: Collection[str] = (), *, durable: bool) -> None:
-        """Make files of pieces at offsets, each complete or not at all.
+    def _is_object(self, digest: Digest) -> bool:
+        return is_digest(digest) and os.path.lexists(self._path(digest))
 
-        All are written before the first is synced, and all renamed before the first folder is, so that the disk is
-        waited for twice, not twice for each.
-        """
-        staged: list[tuple[str, str]] = []
+    def _is_whole(self, path: str, digest: Digest, artifacts: Mapping[Digest, Sequence[Buffer]]) -> bool:
         try:
-            for path, size, pieces in files:
-                temporary = os.path.join(self._tmp, os.urandom(16).hex())
-                staged.append((temporary, path))
-                self._stage(temporary, size, pieces)
-            if durable:
-                _sync_all([temporary for temporary, _ in staged])
-            for place in range(len(staged) - 1, -1, -1):
-                os.rename(*staged[place])
-                del staged[place]
-        except BaseException:
-            for temporary, _ in staged:
-                with suppress(FileNotFoundError):
-                    os.unlink(temporary)
-            raise
-        if durable:
-            _sync_all([*changed, *(os.path.dirname(path) for path, _, _ in files)])
+            found = os.lstat(path)
+        except FileNotFoundError:
+            return False
+        return stat.S_ISREG(found.st_mode) and found.st_size == values.layout(artifacts[digest])[2]
 
-    def _stage(self, temporary: str, size: int, pieces: Pieces) -> None:
-        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            for offset, piece in pieces:
-                _write_all(file, memoryview(piece), offset)
-            os.ftruncate(file, size)
-        finally:
-            os.close(file)
+    def _read_places(self, places: Mapping[Digest, Place], found: dict[Digest, list[memoryview]]) -> None:
+        """Add the parts of what lies in packs to what was found; leave out what is damaged, and packs that are gone."""
+        by_pack: dict[str, list[tuple[Digest, Place]]] = {}
+        for digest, place in places.items():
+            by_pack.setdefault(place.pack, []).append((digest, place))
+        for name, inside in by_pack.items():
+            try:
+                file = open_plain(self._packs.path(name))
+            except (FileNotFoundError, ValueError):
+                continue
+            try:
+                start = min(place.offset for _, place in inside)
+                data = read_range(file, start, max(place.offset + place.size for _, place in inside) - start)
+            finally:
+                os.close(file)
+            for digest, (_, offset, size) in inside:
+                with suppress(ArtifactCorrupt):
+                    part = data[offset - start : offset - start + size]
+                    found[digest] = _checked(digest, part, size, hashed=size <= _VERIFIED)
+
+    def _once_more(self, digest: Digest, parts: list[memoryview]) -> list[memoryview]:
+        if sum(part.nbytes for part in parts) >= _SMALL:
+            return self.get_parts(digest)
+        return [memoryview(bytearray(part)) for part in parts]
 
     @contextmanager
-    def _opened(self, digest: Digest) -> Iterator[int]:
+    def _opened(self, digest: Digest) -> Iterator[tuple[int, int, int]]:
+        """Open the file that something lies in, as an object or in a pack; with it from which byte on, and how many."""
         if not is_digest(digest):
             raise NotFound(f"{digest!r} is not a digest.")
         try:
-            file = os.open(self._path(digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except FileNotFoundError:
-            raise NotFound(f"The store {self.root} has no object {digest}.") from None
-        except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise _corrupt(digest, "a symbolic link") from error
-            raise
+            file, offset, size = self._open(digest)
+        except ValueError as error:
+            raise _corrupt(digest, str(error)) from error
         try:
-            if not stat.S_ISREG(os.fstat(file).st_mode):
-                raise _corrupt(digest, "no regular file")
-            yield file
+            yield file, offset, size
         finally:
             os.close(file)
+
+    def _open(self, digest: Digest) -> tuple[int, int, int]:
+        try:
+            file = open_plain(self._path(digest))
+        except FileNotFoundError:
+            pass
+        else:
+            return file, 0, os.fstat(file).st_size
+        damaged: list[str] = []
+        for _ in range(_LOOKS):  # a pack may be made anew, with less in it, between two calls
+            places, damaged = self._packs.find([digest])
+            for place in places.values():
+                try:
+                    return open_plain(self._packs.path(place.pack)), place.offset, place.size
+                except FileNotFoundError:
+                    continue
+        if damaged:
+            raise ArtifactCorrupt(
+                f"The store {self.root} has no object {digest}, and damaged packs, one of which may hold it: "
+                f"{', '.join(damaged)}.",
+                "Run what made it again, or restore the store from a backup.",
+            )
+        raise NotFound(f"The store {self.root} has no object {digest}.")
 
     def _months(self) -> list[str]:
         top = os.path.join(self.root, "records")
@@ -360,59 +431,6 @@ class LocalBlobs:
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-def _write_all(file: int, data: memoryview, offset: int) -> None:
-    view = data.cast("B")
-    done = 0
-    while done < view.nbytes:
-        done += os.pwrite(file, view[done : done + _WRITE], offset + done)
-
-
-def _make_folders(folder: str) -> set[str]:
-    """Make a folder and those above it; return the folders that have a new one in them and may have to be synced."""
-    if os.path.isdir(folder):
-        return set()
-    parent = os.path.dirname(folder)
-    changed = _make_folders(parent)
-    with suppress(FileExistsError):
-        os.mkdir(folder, 0o700)
-    return changed | {parent}
-
-
-def _sync_all(paths: Sequence[str]) -> None:
-    """Sync files and folders at the same time: the disk then flushes once for several of them."""
-    todo = list(dict.fromkeys(paths))
-    if len(todo) < 2:
-        for path in todo:
-            _sync(path)
-        return
-    failed: list[OSError] = []
-
-    def work() -> None:
-        while todo:
-            try:
-                _sync(todo.pop())
-            except IndexError:
-                return
-            except OSError as error:
-                failed.append(error)
-
-    threads = [threading.Thread(target=work, name="mlbench-sync") for _ in range(min(len(todo), _SYNCERS))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failed:
-        raise failed[0]
-
-
-def _sync(path: str) -> None:
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
 def _corrupt(digest: str, got: str) -> ArtifactCorrupt:
     return ArtifactCorrupt(
         f"The stored object is damaged: expected {digest}, got {got}.",
@@ -420,22 +438,26 @@ def _corrupt(digest: str, got: str) -> ArtifactCorrupt:
     )
 
 
-def _checked(
-    digest: Digest, data: bytes | bytearray | mmap.mmap, size: int, *, hashed: bool = True
-) -> list[memoryview]:
+def _checked(digest: Digest, data: memoryview, size: int, *, hashed: bool = True) -> list[memoryview]:
     """Return the parts of an artifact's file if they are what its digest promises."""
     try:
-        parts = values.split(memoryview(data)[:size])
+        parts = values.split(data)
         manifest = parts[0]
     except (ArtifactCorrupt, IndexError) as error:
         raise _corrupt(digest, f"{size} bytes that are no artifact") from error
     if (found := f"blake3:{values.digest_of(manifest)}") != digest:
         raise _corrupt(digest, found)
-    _, promised = values.read_manifest(manifest)
-    if [part.nbytes for part in parts[1:]] != [length for _, length in promised] or values.layout(parts)[2] != size:
+    codec, promised = values.read_manifest(manifest)
+    named = parts[1 : len(promised) + 1]
+    more = len(parts) - 1 - len(named)
+    if (
+        [part.nbytes for part in named] != [length for _, length in promised]
+        or more > (codec in values.NOTED)
+        or values.layout(parts)[2] != size
+    ):
         raise _corrupt(digest, f"{size} bytes of other parts than its manifest names")
     if hashed:
-        for part, (expected, _) in zip(parts[1:], promised, strict=True):
+        for part, (expected, _) in zip(named, promised, strict=True):
             if (found := values.digest_of(part)) != expected:
                 raise _corrupt(f"blake3:{expected} in {digest}", f"blake3:{found}")
     return parts
@@ -456,14 +478,17 @@ def _read_record(path: str) -> Json:
         record: Json = msgspec.json.decode(text, type=dict)
     except msgspec.DecodeError as error:
         raise StoreError(f"The record {path} cannot be read.", "Restore it from a backup, or remove it.") from error
-    for metric in record.get("metrics") or ():
-        if isinstance(metric, dict) and isinstance(metric.get("value"), str):
-            metric["value"] = float(metric["value"])
+    for one in (record, *(record.get("executions") or ())):
+        for metric in (isinstance(one, dict) and one.get("metrics")) or ():
+            if isinstance(metric, dict) and isinstance(metric.get("value"), str):
+                metric["value"] = float(metric["value"])
     return record
 
 
 def _numbers_as_text(record: Json) -> Json:
     """Return a record whose metrics that JSON has no number for (nan, inf) are texts; they are read back as numbers."""
+    if record.get("executions"):
+        record = {**record, "executions": [_numbers_as_text(one) for one in record["executions"]]}
     metrics: list[dict[str, Any]] = record.get("metrics") or []
     if all(isinstance(metric.get("value"), float) and abs(metric["value"]) < _INFINITE for metric in metrics):
         return record

@@ -1,0 +1,182 @@
+"""Files that are complete or absent, and maps of them that may be written to."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+__all__ = ["Buffer", "Pieces", "make_folders", "read_range", "sync_all", "write_files"]
+
+Buffer = bytes | bytearray | memoryview
+Pieces = Sequence[tuple[int, Buffer]]
+"""What a file holds: bytes and the offset at which they lie."""
+
+_SYNCERS = 16
+_WRITE: Final = 1 << 30
+_MAPPED: Final = 1 << 16
+"""From this size on, what is read is mapped."""
+
+
+def write_files(
+    folder: str, files: Sequence[tuple[str, int, Pieces]], changed: Collection[str] = (), *, durable: bool
+) -> None:
+    """Make files of pieces at offsets, each complete or not at all.
+
+    All are written before the first is synced, and all renamed before the first folder is, so that the disk is waited
+    for twice, not twice for each.
+
+    Parameters
+    ----------
+    folder
+        Where they lie until they are complete, on the same disk.
+    files
+        For each its path, its size and its pieces.
+    changed
+        Folders that got a new one in them on the way.
+    durable
+        Whether they must be there after a power cut.
+    """
+    staged: list[tuple[str, str]] = []
+    try:
+        for path, size, pieces in files:
+            temporary = os.path.join(folder, os.urandom(16).hex())
+            staged.append((temporary, path))
+            _stage(temporary, size, pieces)
+        if durable:
+            sync_all([temporary for temporary, _ in staged])
+        for place in range(len(staged) - 1, -1, -1):
+            os.rename(*staged[place])
+            del staged[place]
+    except BaseException:
+        for temporary, _ in staged:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+        raise
+    if durable:
+        sync_all([*changed, *(os.path.dirname(path) for path, _, _ in files)])
+
+
+def _stage(temporary: str, size: int, pieces: Pieces) -> None:
+    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        for offset, piece in pieces:
+            _write_all(file, memoryview(piece), offset)
+        os.ftruncate(file, size)
+    finally:
+        os.close(file)
+
+
+def _write_all(file: int, data: memoryview, offset: int) -> None:
+    view = data.cast("B")
+    done = 0
+    while done < view.nbytes:
+        done += os.pwrite(file, view[done : done + _WRITE], offset + done)
+
+
+def make_folders(folder: str) -> set[str]:
+    """Make a folder and those above it; return the folders that have a new one in them and may have to be synced."""
+    if os.path.isdir(folder):
+        return set()
+    parent = os.path.dirname(folder)
+    changed = make_folders(parent)
+    with suppress(FileExistsError):
+        os.mkdir(folder, 0o700)
+    return changed | {parent}
+
+
+def sync_all(paths: Sequence[str]) -> None:
+    """Sync files and folders at the same time: the disk then flushes once for several of them."""
+    todo = list(dict.fromkeys(paths))
+    if len(todo) < 2:
+        for path in todo:
+            _sync(path)
+        return
+    failed: list[OSError] = []
+
+    def work() -> None:
+        while todo:
+            try:
+                _sync(todo.pop())
+            except IndexError:
+                return
+            except OSError as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=work, name="mlbench-sync") for _ in range(min(len(todo), _SYNCERS))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
+
+
+def _sync(path: str) -> None:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_range(file: int, offset: int, size: int) -> memoryview:
+    """Return bytes of a file that may be written to without any effect on it: a private map if they are many.
+
+    The file may be closed then. What lies behind its end is missing from what is returned.
+    """
+    there = max(min(size, os.fstat(file).st_size - offset), 0)
+    if there >= _MAPPED:
+        begin = offset - offset % mmap.ALLOCATIONGRANULARITY
+        try:
+            return _map(file, begin, offset - begin + there)[offset - begin :]
+        except OSError as error:
+            if error.errno != errno.ENOMEM:  # a process may have so many maps and no more
+                raise
+    data = bytearray(there)
+    view, done = memoryview(data), 0
+    while done < there:
+        count = os.preadv(file, [view[done : done + _WRITE]], offset + done)
+        if not count:
+            return view[:done]
+        done += count
+    return view
+
+
+def _map(file: int, offset: int, size: int) -> memoryview:
+    """Map a file privately. Unlike `mmap.mmap` until Python 3.13, this keeps no descriptor: a list maps thousands."""
+    if sys.version_info >= (3, 13):
+        return memoryview(mmap.mmap(file, size, access=mmap.ACCESS_COPY, offset=offset, trackfd=False))
+    ctypes, libc = _libc()
+    protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE
+    address = libc.mmap(None, size, protection, flags, file, offset)
+    if address == ctypes.c_void_p(-1).value:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    held = (ctypes.c_ubyte * size).from_address(address)
+    weakref.finalize(held, libc.munmap, address, size).atexit = False
+    return memoryview(held).cast("B")
+
+
+_FOUND: list[Any] = []
+
+
+def _libc() -> tuple[Any, Any]:
+    if not _FOUND:
+        import ctypes
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_longlong]
+        libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+        _FOUND.extend((ctypes, libc))
+    return _FOUND[0], _FOUND[1]
