@@ -76,12 +76,14 @@ class Environment:
 class Surroundings:
     """What holds in the kernel and must hold in the step: see `mlbench.runs.surroundings`.
 
-    `libraries` maps a library's import name to the pickled settings that its entry of the table read.
+    `libraries` maps a library's import name to the pickled settings that its entry of the table read. `first` are
+    folders before all others on `path`, or on the process's own path where the kernel's is not for it.
     """
 
     folder: str
     path: tuple[str, ...] = ()
     libraries: dict[str, bytes] = field(default_factory=dict)
+    first: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +100,7 @@ class ClusterChoice:
     """Where steps run: this machine, the address of a Dask scheduler, or a class by name with its arguments.
 
     With neither `address` nor `factory` it is this machine. `adapt` has Dask's `minimum` and `maximum`; `source` is a
-    sentence that says who chose.
+    sentence that says who chose; `versions` are those of the kernel that is to use it.
     """
 
     name: str = "local"
@@ -110,6 +112,7 @@ class ClusterChoice:
     workers: int | None = None
     adapt: dict[str, int] | None = None
     source: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
 
     @property
     def kind(self) -> Literal["local", "address", "factory"]:
@@ -124,7 +127,7 @@ class KernelHello:
     """How a kernel presents itself when it attaches.
 
     `run` is set where an engine has opened the run already, `again` where this very process had attached before and
-    knows its steps.
+    knows its steps. `resume` is the run whose steps are reused where they succeeded and are unchanged.
     """
 
     kernel: str
@@ -135,6 +138,7 @@ class KernelHello:
     run: RunId | None = None
     kind: RunKind = "interactive"
     again: bool = False
+    resume: RunId | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +154,9 @@ class Submission:
     as objects of the store) and those of the kernel's variables that were changed since it started. `cache_default` and
     `max_items` are the kernel's settings (`%config MLBench`): whether an unchanged step is reused where its line does
     not say it, and how many items a fan-out may have.
+    `key` is that of the very cell, whatever its parents will make; `key_parts` is what the step depends on besides
+    them (see `mlbench.runs.key`), `paths` are the files and folders that its code names. With `cache_default` it is
+    reused if it is unchanged, unless its line says otherwise.
     """
 
     execution: ExecutionId
@@ -176,6 +183,8 @@ class Submission:
     new_run: bool = False
     supersedes: ExecutionId | None = None
     key: str | None = None
+    key_parts: dict[str, str] = field(default_factory=dict)
+    paths: tuple[str, ...] = ()
     cells: tuple[str, ...] = ()
     cache_default: bool = False
     max_items: int = MAX_ITEMS
@@ -205,13 +214,16 @@ class Chunk:
 
     `numbers` are the items' (from 0, the last `--foreach` fastest), `executions` and `attempts` theirs, in the same
     order. The first chunk of a fan-out has no `spread` and no numbers: its process evaluates the `--foreach`, and then
-    begins items from the first on for `seconds`, with ids of its own making. With `apart` each item gets a process of
-    its own, forked from one that has loaded everything.
+    begins items from the first on for `seconds`, with ids of its own making: none with 0. In every chunk no item is
+    begun once `seconds` are over (None: all are). `place` is the chunk's own number in its fan-out. A `spread` may come
+    without labels and digests, where they are many. With `apart` each item gets a process of its own, forked from one
+    that has loaded everything.
     """
 
     numbers: tuple[int, ...] = ()
     executions: tuple[ExecutionId, ...] = ()
     attempts: tuple[int, ...] = ()
+    place: int = 0
     spread: Spread | None = None
     seconds: float | None = None
     most_items: int = MAX_ITEMS
@@ -244,6 +256,7 @@ class StepTask:
     `memory` is the limit in bytes, `resources` what the worker must have free, by Dask's names (`cpu`, `gpu`,
     `memory`, others); `env` is the name of an environment of its own, `requirements` what is installed in it. A fan-out
     has its `foreach`; its processes are each given a `chunk` of it.
+    `paths` are files and folders that the code names, whose state is part of the record.
     """
 
     execution: ExecutionId
@@ -278,6 +291,8 @@ class StepTask:
     cluster: ClusterChoice | None = None
     modules: dict[str, Digest] = field(default_factory=dict)
     changed_variables: tuple[str, ...] = ()
+    client: Json | None = None
+    paths: tuple[str, ...] = ()
     base: Json = field(default_factory=dict)
 
 

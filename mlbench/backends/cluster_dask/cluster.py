@@ -16,6 +16,7 @@ from typing import Any, Final
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.cluster_dask import resources
 from mlbench.backends.cluster_dask.connection import Connection
+from mlbench.backends.cluster_dask.fanout import DaskChunks, FanOutDrive, Known
 from mlbench.backends.cluster_dask.localcluster import kill_workers
 from mlbench.backends.cluster_dask.opening import open_cluster
 from mlbench.core.errors import MlbenchError
@@ -31,7 +32,8 @@ OnEvent = Callable[[Json], None]
 
 `{"type": "started", "started": ns, "worker": text}`, `{"type": "messages", "messages": [...]}` (nbformat's outputs,
 with `update_display_data`, `clear_output` and `transient`), `{"type": "metrics", "metrics": [Metric as JSON]}`,
-`{"type": "tags", "tags": {...}}`, `{"type": "progress", "done": number, "total": number or None}`.
+`{"type": "tags", "tags": {...}}`, `{"type": "progress", "done": number, "total": number or None}`, and of a fan-out
+`{"type": "items", "executions": [Execution, ...], "fanout": FanOut}`: items that have ended, and how far all are.
 """
 
 _LOOK_SECONDS: Final = 10.0
@@ -50,6 +52,8 @@ class _Submitted:
     task: StepTask
     on_event: OnEvent
     place: _Place
+    known: Known | None = None
+    drive: FanOutDrive | None = None
     future: Any = None
     cancelled: Reason | None = None
     started: int | None = None
@@ -120,13 +124,14 @@ class DaskCluster:
         connection = await self.start()
         await connection.ask(supervisor.prepare, supervisor.Sealed(msgspec.msgpack.encode(environment)))
 
-    async def submit(self, task: StepTask, on_event: OnEvent) -> Execution:
+    async def submit(self, task: StepTask, on_event: OnEvent, known: Known | None = None) -> Execution:
         """Run a step and return the record of its end, which is in the folder of records by then.
 
-        Whatever becomes of a step is a record, not an exception: a failure, a cancel, a lost worker.
+        Whatever becomes of a step is a record, not an exception: a failure, a cancel, a lost worker. The items of a
+        fan-out that are `known` are not run.
         """
         place = self._place(task.cluster or _LOCAL)
-        submitted = self._under_way[task.execution] = _Submitted(task, on_event, place)
+        submitted = self._under_way[task.execution] = _Submitted(task, on_event, place, known)
         place.under_way[task.execution] = submitted
         try:
             return await self._run(submitted)
@@ -145,6 +150,9 @@ class DaskCluster:
         if submitted is None:
             return False
         submitted.cancelled = submitted.cancelled or reason
+        if submitted.drive is not None:
+            await submitted.drive.stop(submitted.cancelled)
+            return True
         if submitted.future is None:
             return True  # not handed over yet: `_run` looks before it does
         there = await self._tell(submitted, supervisor.cancel, execution, reason)
@@ -158,6 +166,8 @@ class DaskCluster:
         from mlbench.backends.cluster_dask import supervisor
 
         submitted = self._under_way.get(execution)
+        if submitted is not None and submitted.drive is not None:
+            return await submitted.drive.pause()
         return submitted is not None and await self._tell(submitted, supervisor.pause, execution)
 
     async def resume(self, execution: ExecutionId) -> bool:
@@ -165,6 +175,8 @@ class DaskCluster:
         from mlbench.backends.cluster_dask import supervisor
 
         submitted = self._under_way.get(execution)
+        if submitted is not None and submitted.drive is not None:
+            return await submitted.drive.resume()
         return submitted is not None and await self._tell(submitted, supervisor.resume, execution)
 
     async def close(self) -> None:
@@ -234,6 +246,10 @@ class DaskCluster:
                 return await self._end(submitted, refused)
         if submitted.cancelled is not None:
             return await self._end(submitted)
+        if task.foreach:
+            chunks = DaskChunks(connection, task)
+            submitted.drive = FanOutDrive(task, chunks, submitted.on_event, submitted.known)
+            return await submitted.drive.run()
         from mlbench.backends.cluster_dask import supervisor, worker
 
         submitted.future = connection.client.submit(
@@ -267,6 +283,9 @@ class DaskCluster:
             return
         submitted.address = body.get("address", submitted.address)
         for news in body["news"]:
+            if submitted.drive is not None:
+                submitted.drive.hear(dict(news))
+                continue
             if news["type"] == "started":
                 submitted.started = news["started"]
             submitted.on_event(dict(news))

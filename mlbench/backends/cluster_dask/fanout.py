@@ -1,0 +1,497 @@
+"""Drive a fan-out from within the service's event loop: its chunks go to the cluster, its end is a record.
+
+What goes next is decided in `mlbench.runs.spread`; here it is sent, waited for and told. A chunk that is lost with its
+worker leaves what it had recorded; the rest of it is sent again, or has failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Final, Protocol
+
+from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.backends.cluster_dask.connection import CONTROL_SECONDS, Connection
+from mlbench.core.errors import MlbenchError
+from mlbench.core.failed import Failed
+from mlbench.core.messages import Chunk, ChunkEnd, Spread, StepTask
+from mlbench.core.records import Binding, Execution, Failure, Json, Reason
+from mlbench.runs.artifacts import save_lists
+from mlbench.runs.picture import picture
+from mlbench.runs.spread import Outcome, Spreading
+from mlbench.runs.transcript import Transcript
+from mlbench.runs.wire import msgspec
+
+__all__ = ["ChunkLost", "Chunks", "DaskChunks", "FanOutDrive", "Known"]
+
+OnEvent = Callable[[Json], None]
+
+Known = Callable[[Spread], Awaitable[dict[int, Execution]]]
+"""Returns the executions that items need not run for, since they have been run before: by the items' numbers."""
+
+_PICTURE_SECONDS: Final = 0.25
+_RATE_SECONDS: Final = 10.0
+"""What the rate is measured over."""
+
+_SLOTS_SECONDS: Final = 2.0
+"""After so long it is looked again how many chunks the cluster can run."""
+
+_CANCEL_SECONDS: Final = 10.0
+"""Seconds in which chunks say that they have ended after a cancel."""
+
+_MOST_LABELS: Final = 5_000
+"""Labels that travel with each chunk; of more the process makes its own."""
+
+_MANY: Final = 2_000
+"""Records of items that are handed over at once, whenever the last were."""
+
+_LARGE: Final = 1 << 16
+"""Bytes of an answer that are not read in the event loop."""
+
+_log = logging.getLogger(__name__)
+
+
+class ChunkLost(Exception):
+    """The worker that had a chunk is gone."""
+
+
+class Chunks(Protocol):
+    """Runs chunks: a Dask cluster, or something in memory for tests."""
+
+    async def slots(self) -> int:
+        """Return how many chunks can run at once."""
+        ...
+
+    async def run(self, task: StepTask) -> ChunkEnd:
+        """Run a task's chunk. Raise `ChunkLost` if nobody can say what became of it."""
+        ...
+
+    async def cancel(self, reason: Reason) -> None:
+        """End the processes of chunks that run, and let none begin that waits."""
+        ...
+
+    async def pause(self) -> bool:
+        """Stop the processes where they are; say whether there were any."""
+        ...
+
+    async def resume(self) -> bool:
+        """Let them go on."""
+        ...
+
+
+class FanOutDrive:
+    """One fan-out on its way.
+
+    Parameters
+    ----------
+    task
+        The step's, with its `foreach`.
+    on_event
+        Takes what a step says (see `OnEvent` of the cluster), and `{"type": "items", "executions": [...], "fanout":
+        ...}` when items have ended: their records, and the counts.
+    known
+        Asked once, when the items are known and before any is run, for those that need not run.
+    """
+
+    def __init__(self, task: StepTask, chunks: Chunks, on_event: OnEvent, known: Known | None = None) -> None:
+        self._task = task
+        self._chunks = chunks
+        self._on_event = on_event
+        self._known = known
+        self._blobs = LocalBlobs(task.store)
+        self._spreading = Spreading(
+            execution=task.execution,
+            run=task.run,
+            step=task.step,
+            names=tuple(one.name for one in task.foreach),
+            cell=task.base.get("cell"),
+            retries=task.retries,
+            retry_delay=task.retry_delay,
+            max_parallel=task.max_parallel,
+            catch=task.catch,
+            apart=_changes_what_all_are_given(task),
+            most_items=task.max_items,
+        )
+        self._transcript = Transcript()
+        self._running: dict[asyncio.Task[ChunkEnd], Chunk] = {}
+        self._slots = 1
+        self._slots_at = float("-inf")
+        self._stirred = asyncio.Event()
+        self._paused = False
+        self._started: int | None = None
+        self._stop_by: float | None = None
+        self._shown = False
+        self._changed = False
+        self._shown_at = float("-inf")
+        self._pace: collections.deque[tuple[float, int]] = collections.deque()
+        self._untold: list[Execution] = []
+
+    async def run(self) -> Execution:
+        """Run all items and return the step's record, which is in the folder of records by then."""
+        try:
+            outcome = await self._drive()
+        finally:
+            for running in self._running:
+                running.cancel()
+        return await self._end(outcome)
+
+    def hear(self, news: Json) -> None:
+        """Take news of a chunk."""
+        match news["type"]:
+            case "items":
+                self._spreading.heard(news)
+                self._changed = True
+                self._stirred.set()
+            case "started":
+                if self._started is None:
+                    self._started = news["started"]
+                    self._on_event(news)
+            case "messages":
+                self._say(news["messages"])
+            case _:
+                self._on_event(news)
+
+    async def stop(self, reason: Reason) -> None:
+        """End what runs and begin nothing more; what has ended stays."""
+        self._spreading.stop(reason)
+        if self._stop_by is None:
+            self._stop_by = time.monotonic() + _CANCEL_SECONDS
+        await self._chunks.cancel(reason)
+        self._stirred.set()
+
+    async def pause(self) -> bool:
+        """Stop everything where it is."""
+        self._paused = True
+        return await self._chunks.pause()
+
+    async def resume(self) -> bool:
+        """Let everything go on."""
+        self._paused = False
+        self._stirred.set()
+        return await self._chunks.resume()
+
+    # --- on its way --------------------------------------------------------------------------------------------------
+
+    async def _drive(self) -> Outcome:
+        spreading = self._spreading
+        while not spreading.over:
+            await self._send()
+            stirred = asyncio.ensure_future(self._stirred.wait())
+            try:
+                done, _ = await asyncio.wait(
+                    [*self._running, stirred], timeout=self._patience(), return_when=asyncio.FIRST_COMPLETED
+                )
+            finally:
+                stirred.cancel()
+            self._stirred.clear()
+            for one in done:
+                if one is not stirred:
+                    await self._take(one)  # type: ignore[arg-type]
+            if self._stop_by is not None and time.monotonic() > self._stop_by:
+                for running in list(self._running):
+                    running.cancel()
+            self._show()
+        return spreading.outcome()
+
+    async def _send(self) -> None:
+        now = time.monotonic()
+        if now - self._slots_at > _SLOTS_SECONDS and self._stop_by is None:
+            self._slots = max(1, await self._chunks.slots())
+            self._slots_at = now
+        while not self._paused and (chunk := self._spreading.next(now, self._slots)) is not None:
+            task = replace(self._task, chunk=replace(chunk, spread=_light(chunk.spread)))
+            running = asyncio.create_task(self._chunks.run(task), name=f"mlbench-chunk-{chunk.place}")
+            self._running[running] = chunk
+
+    async def _take(self, ended: asyncio.Task[ChunkEnd]) -> None:
+        chunk = self._running.pop(ended)
+        try:
+            end = ended.result()
+        except (ChunkLost, asyncio.CancelledError):
+            await self._take_loss(chunk)
+            return
+        except Exception as error:  # noqa: BLE001  whatever went wrong there is the step's end
+            _log.exception("A chunk of step %s could not be run", self._task.step)
+            sentence = f"The items could not be run: {type(error).__name__}: {error}"
+            self._spreading.fail(Failure(ename=type(error).__name__, evalue=sentence, remedy="Run the cell again."))
+            end = ChunkEnd()
+        self._say(end.messages)
+        if end.spread is not None and self._spreading.spread is None:
+            await self._spread(end.spread)
+        self._tell(self._spreading.ended(chunk.place, end, time.monotonic()))
+
+    async def _spread(self, spread: Spread) -> None:
+        """Take the items, and leave out those that need not run."""
+        known = await self._known(spread) if self._known is not None else {}
+        reused = self._spreading.found(spread, known)
+        if reused:
+            await asyncio.to_thread(self._record, "reused", reused)
+        self._tell(reused)
+
+    async def _take_loss(self, chunk: Chunk) -> None:
+        _log.warning("Execution %s lost the worker of its chunk %s", self._task.execution, chunk.place)
+        recorded = await asyncio.to_thread(self._recorded, chunk)
+        lost = self._spreading.lost(chunk.place, recorded, time.monotonic(), time.time_ns())
+        own = [record for record in lost if record.reason == "worker-lost"]
+        if own:
+            await asyncio.to_thread(self._record, f"lost-{chunk.place}", own)
+        self._tell(lost)
+
+    def _tell(self, records: Sequence[Execution]) -> None:
+        self._changed = True
+        self._untold += records
+        if len(self._untold) >= _MANY:
+            self._let_know()
+
+    def _let_know(self) -> None:
+        """Hand over the records of items that have ended, many at once."""
+        records, self._untold = self._untold, []
+        self._on_event({"type": "items", "executions": records, "fanout": self._spreading.fanout})
+
+    def _patience(self) -> float | None:
+        now = time.monotonic()
+        times = [time for time in (self._spreading.wait(now),) if time is not None]
+        if self._changed:
+            times.append(self._shown_at + _PICTURE_SECONDS - now)
+        if self._stop_by is not None:
+            times.append(self._stop_by - now + 0.01)
+        elif self._running:
+            times.append(_SLOTS_SECONDS)
+        return max(0.0, min(times)) if times else None
+
+    # --- what is shown -----------------------------------------------------------------------------------------------
+
+    def _say(self, messages: Iterable[Json]) -> None:
+        said = [one for message in messages for one in self._transcript.add(message)]
+        if said:
+            self._on_event({"type": "messages", "messages": said})
+
+    def _show(self, *, last: bool = False) -> None:
+        """Show how far it is, some times a second."""
+        spreading, now = self._spreading, time.monotonic()
+        if not last and (not self._changed or now - self._shown_at < _PICTURE_SECONDS):
+            return
+        if spreading.spread is None and last:
+            return  # there is nothing to show: its failure is
+        self._changed, self._shown_at = False, now
+        self._let_know()
+        fanout = spreading.fanout
+        self._say(
+            [
+                picture(
+                    execution=self._task.execution,
+                    step=self._task.step,
+                    fanout=fanout,
+                    grid=spreading.grid,
+                    spread=spreading.spread,
+                    slowest=spreading.label_text(fanout.slowest) if fanout.slowest is not None else "",
+                    failed=spreading.kept_failures(),
+                    rate=None if last else self._rate(now),
+                    again=self._shown,
+                )
+            ]
+        )
+        self._shown = True
+
+    def _rate(self, now: float) -> float | None:
+        """Return how many items end in a second, of late."""
+        self._pace.append((now, self._spreading.done))
+        while len(self._pace) > 2 and now - self._pace[0][0] > _RATE_SECONDS:
+            self._pace.popleft()
+        (since, before), (_, done) = self._pace[0], self._pace[-1]
+        return (done - before) / (now - since) if done > before and now > since else None
+
+    # --- records -----------------------------------------------------------------------------------------------------
+
+    def _record(self, name: str, records: Sequence[Execution]) -> None:
+        """Write records that no worker has written."""
+        executions = [msgspec.to_builtins(record) for record in records]
+        self._blobs.append("executions", f"{self._task.execution}-{name}", {"executions": executions})
+
+    def _recorded(self, chunk: Chunk) -> list[Execution]:
+        """Return what a worker has recorded of a chunk."""
+        try:
+            found = self._blobs.find_record("executions", f"{self._task.execution}-{chunk.place}")
+            return msgspec.convert((found or {}).get("executions", []), list[Execution])
+        except (MlbenchError, msgspec.ValidationError):
+            _log.exception("The records of %s can't be read", self._task.store)
+            return []
+
+    async def _end(self, outcome: Outcome) -> Execution:
+        binds: tuple[Binding, ...] = ()
+        if outcome.state == "succeeded":
+            try:
+                binds = await asyncio.to_thread(self._lists)
+            except (MlbenchError, OSError) as error:
+                _log.exception("The results of step %s could not be stored", self._task.step)
+                outcome = Outcome(state="failed", reason="error", failure=_not_stored("results", error))
+        self._show(last=True)
+        if outcome.failure is not None:
+            self._say([_as_output(outcome.failure)])
+        self._say(self._transcript.last_words())
+        from mlbench.backends.cluster_dask.supervisor import ended_record
+
+        spreading = self._spreading
+        record = ended_record(
+            self._task,
+            state=outcome.state,
+            reason=outcome.reason,
+            failure=outcome.failure,
+            started=self._started,
+            fanout=spreading.fanout,
+            binds=binds,
+            messages=tuple(self._transcript.outputs()),
+            files=tuple(spreading.files.values()),
+            network=spreading.network,
+            draws=tuple(sorted(spreading.draws)),
+            cpu=round(spreading.cpu, 6) if spreading.cpu is not None else None,
+            peak_memory=spreading.peak_memory,
+        )
+        if outcome.note is not None:
+            record = replace(record, note=outcome.note)
+        try:
+            await asyncio.to_thread(
+                self._blobs.append, "execution", record.id, msgspec.to_builtins(record), durable=True
+            )
+        except (MlbenchError, OSError) as error:
+            _log.exception("The end of execution %s could not be recorded", record.id)
+            failure = _not_stored("end", error)
+            record = replace(record, state="failed", reason="error", binds=(), failure=failure)
+        return record
+
+    def _lists(self) -> tuple[Binding, ...]:
+        """Store a list for each name, and return what the step binds."""
+        made, failed = self._spreading.made, self._spreading.failed
+        bound = dict.fromkeys(self._task.defs)
+        bound.update(dict.fromkeys(binding.name for binds in made for binding in binds))
+        stand_ins = {number: _stand_in(number, record) for number, record in failed.items()}
+        places: dict[str, list[Binding | Failed]] = {name: [] for name in bound}
+        for number, binds in enumerate(made):
+            stand_in = stand_ins.get(number)
+            own = {binding.name: binding for binding in binds}
+            for name, items in places.items():
+                items.append(stand_in or own.get(name) or _unbound(name, number))
+        return tuple(save_lists(places, self._blobs))
+
+
+class DaskChunks:
+    """The chunks of one fan-out on a Dask cluster."""
+
+    def __init__(self, connection: Connection, task: StepTask) -> None:
+        self._connection = connection
+        self._execution = task.execution
+        self._asked = dict(task.resources)
+
+    async def slots(self) -> int:
+        """Return for how many chunks workers have threads, and what they ask for."""
+        try:
+            known = await asyncio.wait_for(self._connection.client.scheduler.identity(), CONTROL_SECONDS)
+        except Exception as error:  # noqa: BLE001  whatever is wrong there, chunks will say so
+            _log.warning("The scheduler did not say what workers it has: %s", type(error).__name__)
+            return 1
+        return sum(_fitting(worker, self._asked) for worker in known["workers"].values())
+
+    async def run(self, task: StepTask) -> ChunkEnd:
+        """Run a chunk where there is room."""
+        from mlbench.backends.cluster_dask import supervisor, worker
+
+        assert task.chunk is not None
+        place = task.chunk.place
+        future = self._connection.client.submit(
+            worker.run_chunk,
+            supervisor.Sealed(msgspec.msgpack.encode(task)),
+            pure=False,
+            retries=0,
+            resources=self._asked or None,
+            key=f"chunk-{self._execution}-{place}",
+        )
+        try:
+            answer: bytes = await future
+        except asyncio.CancelledError:  # Dask's FutureCancelledError is one
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
+                raise
+            raise ChunkLost(place) from None
+        except Exception as error:  # KilledWorker and its like
+            raise ChunkLost(place) from error
+        finally:
+            future.release()
+        if len(answer) > _LARGE:
+            return await asyncio.to_thread(msgspec.json.decode, answer, type=ChunkEnd)
+        return msgspec.json.decode(answer, type=ChunkEnd)
+
+    async def cancel(self, reason: Reason) -> None:
+        """End the processes of chunks that run; those that wait for a thread find out when they have it."""
+        from mlbench.backends.cluster_dask import supervisor
+
+        await self._connection.ask(supervisor.cancel, self._execution, reason)
+
+    async def pause(self) -> bool:
+        """Stop the processes on all workers."""
+        from mlbench.backends.cluster_dask import supervisor
+
+        return any((await self._connection.ask(supervisor.pause, self._execution)).values())
+
+    async def resume(self) -> bool:
+        """Let them go on."""
+        from mlbench.backends.cluster_dask import supervisor
+
+        return any((await self._connection.ask(supervisor.resume, self._execution)).values())
+
+
+def _fitting(worker: Json, asked: Json) -> int:
+    """Return how many chunks a worker can run at once."""
+    has = worker.get("resources") or {}
+    rooms = [int(has.get(name, 0) / amount) for name, amount in asked.items() if amount > 0]
+    return int(min([worker["nthreads"], *rooms]))
+
+
+def _changes_what_all_are_given(task: StepTask) -> bool:
+    """Say whether the cell changes in place what every item is given, as its source shows."""
+    given = {read["name"] for read in task.base.get("reads", ())} | set(task.inputs)
+    if len(task.foreach) > 1:  # a value of one name meets each of the other's
+        given |= {one.name for one in task.foreach}
+    return bool(given & set(task.changes))
+
+
+def _light(spread: Spread | None) -> Spread | None:
+    """Return what a process has to know of the items, without what grows with their number."""
+    if spread is None:
+        return None
+    labels = spread.labels if sum(spread.shape) <= _MOST_LABELS else ()
+    return replace(spread, labels=labels, digests=())
+
+
+def _stand_in(number: int, record: Execution) -> Failed:
+    failure = record.failure
+    return Failed(
+        item=number,
+        label=record.label,
+        ename=failure.ename if failure is not None else "",
+        evalue=failure.evalue if failure is not None else "",
+        reason=record.reason,
+    )
+
+
+def _unbound(name: str, number: int) -> Binding:
+    return Binding(name=name, problem=f"Item {number} ended without binding {name}.")
+
+
+def _not_stored(what: str, error: Exception) -> Failure:
+    said = getattr(error, "message", None) or str(error)
+    remedy = getattr(error, "remedy", None) or "See that the store can be written, then run the cell again."
+    return Failure(ename="StoreError", evalue=f"The step's {what} could not be stored: {said}", remedy=remedy)
+
+
+def _as_output(failure: Failure) -> Json:
+    own = f"\x1b[31m{failure.ename}\x1b[39m: {failure.evalue}"
+    return {
+        "output_type": "error",
+        "ename": failure.ename,
+        "evalue": failure.evalue,
+        "traceback": [*failure.traceback, own],
+    }
