@@ -243,7 +243,7 @@ def test_a_full_disk_is_said_and_loses_nothing_else(store: Path, tmp_path: Path)
             raise OSError(28, "No space left on device")
 
     given = task(store, "x = 1", defs=("x",))
-    supervision = supervisor._Supervision(given, supervisor._Running(), lambda *_: None, time.time_ns())
+    supervision = supervisor._Supervision(given, supervisor.Running(), lambda *_: None, time.time_ns())
     supervision._blobs = Full(store)
     record = supervision.run()
     assert record.state == "failed"

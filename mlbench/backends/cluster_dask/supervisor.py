@@ -19,7 +19,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any, Final
 
@@ -37,7 +37,21 @@ from mlbench.core.records import Binding, Execution, Failure, FileUse, Json, Met
 from mlbench.runs.transcript import Transcript
 from mlbench.runs.wire import msgspec
 
-__all__ = ["Sealed", "cancel", "close", "ended_record", "give_up", "pause", "prepare", "resume", "supervise"]
+__all__ = [
+    "Attendance",
+    "Running",
+    "Sealed",
+    "cancel",
+    "close",
+    "ended_record",
+    "entered",
+    "give_up",
+    "pause",
+    "prepare",
+    "refusal",
+    "resume",
+    "supervise",
+]
 
 _BATCH: Final = 0.05
 _STARTS: Final = 3
@@ -55,10 +69,14 @@ class Sealed:
 
 
 @dataclass(slots=True)
-class _Running:
-    """What is known of an execution while `supervise` has it. Guarded by `_lock`."""
+class Running:
+    """What is known of an execution, or of a chunk of one, while a thread has it. Guarded by a lock of this module.
+
+    `item` is the process in which items of a chunk run, a child of `process` with a group of its own.
+    """
 
     process: int | None = None
+    item: int | None = None
     cancelled: Reason | None = None
     paused: bool = False
     paused_at: float = 0.0
@@ -67,7 +85,8 @@ class _Running:
 
 
 _lock = threading.Lock()
-_running: dict[ExecutionId, _Running] = {}
+_running: dict[str, Running] = {}
+"""By execution; chunks by that of their step, a slash and their place."""
 _refused: dict[ExecutionId, Reason] = {}
 _servers: list[StepServers] = []
 
@@ -80,16 +99,14 @@ def prepare(data: Sealed) -> None:
 def cancel(execution: ExecutionId, reason: Reason = "user") -> bool:
     """End an execution, or see to it that it does not begin; say whether it was there."""
     with _lock:
-        running = _running.get(execution)
-        if running is None:
+        found = _of(execution)
+        if not found or execution not in _running:  # chunks of it may be still to come
             _refused[execution] = reason
-            return False
-        if running.ended:
-            return False
-        running.cancelled = reason
-        if running.process is not None:
-            kill(running.process)
-        return True
+        there = [one for one in found if not one.ended]
+        for running in there:
+            running.cancelled = running.cancelled or reason
+            _signal(running, signal.SIGKILL)
+        return bool(there)
 
 
 def pause(execution: ExecutionId) -> bool:
@@ -112,8 +129,7 @@ def close() -> None:
     with _lock:
         for running in _running.values():
             running.cancelled = running.cancelled or "service-lost"
-            if running.process is not None:
-                kill(running.process)
+            _signal(running, signal.SIGKILL)
         servers = _servers[:]
         _servers.clear()
     for one in servers:
@@ -130,13 +146,9 @@ def supervise(task: StepTask, publish: Callable[[ExecutionId, list[Json]], None]
     """
     started = time.time_ns()
     with _lock:
-        running = _running[task.execution] = _Running(cancelled=_refused.pop(task.execution, None))
-    try:
-        with with_devices(task) as task:
-            return _Supervision(task, running, publish, started).run()
-    finally:
-        with _lock:
-            _running.pop(task.execution, None)
+        refused = _refused.pop(task.execution, None)
+    with entered(task.execution, refused=refused) as running, with_devices(task) as task:
+        return _Supervision(task, running, publish, started).run()
 
 
 def ended_record(
@@ -157,21 +169,49 @@ def ended_record(
     return dataclasses.replace(record, reason=reason, failure=failure, **others)
 
 
+@contextlib.contextmanager
+def entered(key: str, *, refused: Reason | None) -> Iterator[Running]:
+    """Let an execution be cancelled and paused for as long as a thread has it."""
+    with _lock:
+        running = _running[key] = Running(cancelled=refused)
+    try:
+        yield running
+    finally:
+        with _lock:
+            _running.pop(key, None)
+
+
+def refusal(execution: ExecutionId) -> Reason | None:
+    """Return why chunks of an execution are not to begin any more, if that is so."""
+    with _lock:
+        return _refused.get(execution)
+
+
+def _of(execution: ExecutionId) -> list[Running]:
+    chunks = f"{execution}/"
+    return [one for key, one in _running.items() if key == execution or key.startswith(chunks)]
+
+
+def _signal(running: Running, number: signal.Signals) -> None:
+    for process in (running.item, running.process):
+        if process is not None:
+            send(process, number)
+
+
 def _set_paused(execution: ExecutionId, *, paused: bool) -> bool:
     with _lock:
-        running = _running.get(execution)
-        if running is None or running.ended:
-            return False
-        if running.paused != paused:
+        there = [one for one in _of(execution) if not one.ended]
+        for running in there:
+            if running.paused == paused:
+                continue
             now = time.monotonic()
             if paused:
                 running.paused_at = now
             else:
                 running.paused_for += now - running.paused_at
             running.paused = paused
-            if running.process is not None:
-                send(running.process, signal.SIGSTOP if paused else signal.SIGCONT)
-        return True
+            _signal(running, signal.SIGSTOP if paused else signal.SIGCONT)
+        return bool(there)
 
 
 def _the_servers() -> StepServers:
@@ -181,46 +221,36 @@ def _the_servers() -> StepServers:
         return _servers[0]
 
 
-class _Supervision:
-    """One execution, from its task to its record."""
+class Attendance:
+    """A task's processes, each seen through from being asked for to its end.
+
+    Who derives from it says in `_pump` what is heard of a process, and in `_add_text` where text goes.
+    """
 
     def __init__(
-        self, task: StepTask, running: _Running, publish: Callable[[ExecutionId, list[Json]], None], started: int
+        self, task: StepTask, running: Running, publish: Callable[[ExecutionId, list[Json]], None], started: int
     ) -> None:
         self._task = task
         self._running = running
         self._publish = publish
         self._started = started
         self._blobs = LocalBlobs(task.store)
-        self._transcript = Transcript()
         self._news: list[Json] = []
         self._published = 0.0
-        self._spool: IO[bytes] | None = None
-        self._metrics: list[Json] = []
-        self._tags: dict[str, str] = {}
         self._begun = False
-        self._done: Json | None = None
         self._status: Json | None = None
         self._timed_out = False
         self._too_much = False
         self._watch = MemoryWatch(0, task.memory)
         self._system_kills = kills_by_system()
 
-    def run(self) -> Execution:
-        """Run the step."""
-        failure: Failure | None = None
-        try:
-            self._process()
-        except MlbenchError as error:
-            failure = Failure(ename=type(error).__name__, evalue=error.message, remedy=error.remedy)
-        except OSError as error:
-            failure = Failure(
-                ename=type(error).__name__,
-                evalue=f"No process could be started for the step: {error}",
-                remedy="Run the cell again.",
-            )
-        record = self._record(failure)
-        return self._write(record)
+    def _pump(self, pipes: Pipes, process: int) -> None:
+        """Pass on what a process says until it has ended: until `_status` is there."""
+        raise NotImplementedError
+
+    def _add_text(self, name: str, text: str) -> None:
+        """Take text that comes from nobody's process, or from one."""
+        raise NotImplementedError
 
     # --- the process -------------------------------------------------------------------------------------------------
 
@@ -292,6 +322,120 @@ class _Supervision:
             elif self._running.paused:
                 send(process, signal.SIGSTOP)
         return process
+
+    def _hear_status(self, pipes: Pipes, told: Frames, process: int) -> None:
+        data = received(pipes.status)
+        if data is None:
+            return
+        if not data:  # the server has ended, and this process with it, though not what it started
+            kill(process)
+            self._status = {"status": None}
+        for message in told.feed(data):
+            self._status = message
+
+    def _held(self) -> float:
+        """Return for how long the execution has been paused."""
+        with _lock:
+            running = self._running
+            return running.paused_for + (time.monotonic() - running.paused_at if running.paused else 0.0)
+
+    # --- news --------------------------------------------------------------------------------------------------------
+
+    def _say_outputs(self, outputs: list[Json]) -> None:
+        for one in outputs:
+            last = self._news[-1] if self._news and self._news[-1]["type"] == "messages" else None
+            if last is None:
+                self._say({"type": "messages", "messages": [one]})
+                continue
+            before = last["messages"][-1]
+            if one["output_type"] == before["output_type"] == "stream" and one["name"] == before["name"]:
+                last["messages"][-1] = {**before, "text": before["text"] + one["text"]}
+            else:
+                last["messages"].append(one)
+
+    def _say(self, news: Json) -> None:
+        self._news.append(news)
+
+    def _flush(self, now: float, *, everything: bool = False) -> None:
+        if self._news and (everything or now - self._published >= _BATCH):
+            news, self._news = self._news, []
+            if any(one["type"] != "started" for one in news):  # what is printed first is not to wait for that
+                self._published = now
+            try:
+                self._publish(self._task.execution, news)
+            except Exception:  # noqa: BLE001  news may be lost, the step's end may not
+                _log.exception("News of execution %s could not be sent", self._task.execution)
+
+    def _worker(self) -> str:
+        return f"{socket.gethostname()}/{self._running.process or os.getpid()}"
+
+    # --- how it ended ------------------------------------------------------------------------------------------------
+
+    def _death(self, status: Json, what: str = "") -> Failure:
+        """Say how a process ended that never said so itself; `what` is the step, or an item of it."""
+        code = status.get("status")
+        peak = status.get("peak")
+        used = f" It had used {readable(peak)} of memory at most." if peak else ""
+        remedy = f"Run the cell with `%%step {self._task.step} --here` to see where."
+        if code is None:
+            how = "ended with the process that had started it."
+            remedy = "Run the cell again."
+        elif code < 0:
+            name = signal.Signals(-code).name
+            how = f"was killed by {name} ({signal.strsignal(-code)})."
+            if self._ended_by_system(status):
+                how = "was ended by the system, which had run out of memory."
+                remedy = "Let the step hold less at once, or say with `--memory` what it needs, so that others wait."
+            elif -code == signal.SIGKILL:
+                remedy = (
+                    "Nobody cancelled it, so the system probably ran out of memory: let the step hold less at once."
+                )
+        elif code == 0:
+            how = "ended by itself before the cell's end, as os._exit() makes it do."
+            remedy = "Leave os._exit() out: a step ends where its cell ends."
+        else:
+            how = f"ended with exit status {code} before the cell's end."
+        return Failure(
+            ename="StepProcessDied",
+            evalue=f"The process of {what or f'step {self._task.step}'} {how}{used}",
+            remedy=remedy,
+        )
+
+    def _ended_by_system(self, status: Json) -> bool:
+        """Say whether the system ended the process because it had run out of memory."""
+        return status.get("status") == -signal.SIGKILL and kills_by_system() > self._system_kills
+
+
+class _Supervision(Attendance):
+    """One execution, from its task to its record."""
+
+    def __init__(
+        self, task: StepTask, running: Running, publish: Callable[[ExecutionId, list[Json]], None], started: int
+    ) -> None:
+        super().__init__(task, running, publish, started)
+        self._transcript = Transcript()
+        self._spool: IO[bytes] | None = None
+        self._metrics: list[Json] = []
+        self._tags: dict[str, str] = {}
+        self._done: Json | None = None
+
+    def run(self) -> Execution:
+        """Run the step."""
+        failure: Failure | None = None
+        try:
+            self._process()
+        except MlbenchError as error:
+            failure = Failure(ename=type(error).__name__, evalue=error.message, remedy=error.remedy)
+        except OSError as error:
+            failure = Failure(
+                ename=type(error).__name__,
+                evalue=f"No process could be started for the step: {error}",
+                remedy="Run the cell again.",
+            )
+        record = self._record(failure)
+        return self._write(record)
+
+    # --- the process -------------------------------------------------------------------------------------------------
 
     def _pump(self, pipes: Pipes, process: int) -> None:
         """Pass on what the process says until it has ended."""
@@ -367,22 +511,6 @@ class _Supervision:
             self._add_text(reader.name, reader.last())
         self._flush(time.monotonic(), everything=True)
 
-    def _hear_status(self, pipes: Pipes, told: Frames, process: int) -> None:
-        data = received(pipes.status)
-        if data is None:
-            return
-        if not data:  # the server has ended, and this process with it, though not what it started
-            kill(process)
-            self._status = {"status": None}
-        for message in told.feed(data):
-            self._status = message
-
-    def _held(self) -> float:
-        """Return for how long the execution has been paused."""
-        with _lock:
-            running = self._running
-            return running.paused_for + (time.monotonic() - running.paused_at if running.paused else 0.0)
-
     def _patience(self, begun: float, done_at: float) -> float:
         now = time.monotonic()
         times = [now + self._watch.seconds]
@@ -420,31 +548,6 @@ class _Supervision:
             self._spool = tempfile.TemporaryFile()  # noqa: SIM115  closed when it has been kept
         self._spool.write(text.encode("utf-8", "replace"))
         self._say_outputs(self._transcript.add({"output_type": "stream", "name": name, "text": text}))
-
-    def _say_outputs(self, outputs: list[Json]) -> None:
-        for one in outputs:
-            last = self._news[-1] if self._news and self._news[-1]["type"] == "messages" else None
-            if last is None:
-                self._say({"type": "messages", "messages": [one]})
-                continue
-            before = last["messages"][-1]
-            if one["output_type"] == before["output_type"] == "stream" and one["name"] == before["name"]:
-                last["messages"][-1] = {**before, "text": before["text"] + one["text"]}
-            else:
-                last["messages"].append(one)
-
-    def _say(self, news: Json) -> None:
-        self._news.append(news)
-
-    def _flush(self, now: float, *, everything: bool = False) -> None:
-        if self._news and (everything or now - self._published >= _BATCH):
-            news, self._news = self._news, []
-            if any(one["type"] != "started" for one in news):  # what is printed first is not to wait for that
-                self._published = now
-            try:
-                self._publish(self._task.execution, news)
-            except Exception:  # noqa: BLE001  news may be lost, the step's end may not
-                _log.exception("News of execution %s could not be sent", self._task.execution)
 
     # --- its end -----------------------------------------------------------------------------------------------------
 
@@ -523,38 +626,6 @@ class _Supervision:
             remedy="Give it more with `--memory`, or let it hold less at once.",
         )
 
-    def _ended_by_system(self, status: Json) -> bool:
-        """Say whether the system ended the process because it had run out of memory."""
-        return status.get("status") == -signal.SIGKILL and kills_by_system() > self._system_kills
-
-    def _death(self, status: Json) -> Failure:
-        """Say how a process ended that never said so itself."""
-        code = status.get("status")
-        peak = status.get("peak")
-        used = f" It had used {readable(peak)} of memory at most." if peak else ""
-        remedy = f"Run the cell with `%%step {self._task.step} --here` to see where."
-        if code is None:
-            how = "ended with the process that had started it."
-            remedy = "Run the cell again."
-        elif code < 0:
-            name = signal.Signals(-code).name
-            how = f"was killed by {name} ({signal.strsignal(-code)})."
-            if self._ended_by_system(status):
-                how = "was ended by the system, which had run out of memory."
-                remedy = "Let the step hold less at once, or say with `--memory` what it needs, so that others wait."
-            elif -code == signal.SIGKILL:
-                remedy = (
-                    "Nobody cancelled it, so the system probably ran out of memory: let the step hold less at once."
-                )
-        elif code == 0:
-            how = "ended by itself before the cell's end, as os._exit() makes it do."
-            remedy = "Leave os._exit() out: a step ends where its cell ends."
-        else:
-            how = f"ended with exit status {code} before the cell's end."
-        return Failure(
-            ename="StepProcessDied", evalue=f"The process of step {self._task.step} {how}{used}", remedy=remedy
-        )
-
     def _write(self, record: Execution) -> Execution:
         """Keep the log, then the record, durably; if that fails, return one that says so."""
         try:
@@ -585,6 +656,3 @@ class _Supervision:
             spool.flush()
             with mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ) as whole, memoryview(whole) as text:
                 return self._blobs.put(text)
-
-    def _worker(self) -> str:
-        return f"{socket.gethostname()}/{self._running.process or os.getpid()}"
