@@ -81,7 +81,11 @@ class Metric:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileUse:
-    """A file that a step's process opened: `mode` is `r` or `w`, `size` in bytes, `modified` in nanoseconds."""
+    """A file that a step's process opened: `mode` is `r` or `w`, `size` in bytes, `modified` in nanoseconds.
+
+    Both are None for a file that was not there. Of a folder that was listed (`l`), `size` is the number of its entries
+    and `modified` a number made of their names.
+    """
 
     path: str
     mode: str
@@ -153,7 +157,8 @@ class Execution:
     A step with `--foreach` has an execution of its own, with `fanout`; each item has one too, whose `part_of` is that
     of the step, `item` its number from 0 and `label` its values, each as a short text. `attempts` are the earlier ones,
     `attempt` is the last one's number. `key` is the digest of `key_parts` (see `mlbench.runs.key`), `random_start` that
-    of the generators' states that a step which draws began with.
+    of the generators' states that a step which draws began with. `env` is the environment of its own that it ran in,
+    `requirements` what that was made from.
     """
 
     id: ExecutionId
@@ -194,6 +199,8 @@ class Execution:
     replaces: ExecutionId | None = None
     unseen: bool = False
     note: str | None = None
+    env: str | None = None
+    requirements: tuple[str, ...] = ()
     tags: dict[str, str] = field(default_factory=dict)
 
 

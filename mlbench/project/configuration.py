@@ -18,9 +18,9 @@ from typing import Any, Final
 from mlbench.core.errors import StoreError, UsageError
 from mlbench.core.records import Json
 
-__all__ = ["StoreLocation", "describe", "find_store", "low_space"]
+__all__ = ["StoreLocation", "describe", "find_store", "low_space", "settings_above"]
 
-SETTINGS: Final = ("store", "catalog")
+SETTINGS: Final = ("store", "catalog", "environments")
 """What an `mlbench.toml` or `[tool.mlbench]` may say."""
 
 _LOW: Final = 0.1
@@ -70,7 +70,7 @@ def find_store(notebook: str | None = None, *, store: str | None = None) -> Stor
     if named := os.environ.get("MLBENCH_STORE"):
         return _located(_directory(named, Path.cwd()), "MLBENCH_STORE names it.")
     start = Path(os.path.abspath(notebook)).parent if notebook else Path.cwd()
-    for file, settings in _settings_above(start):
+    for file, settings in settings_above(start):
         if "store" in settings:
             path = _directory(settings["store"], file.parent)
             return _located(path, f"{file} names it.", settings.get("catalog"))
@@ -120,7 +120,7 @@ def _directory(named: Any, beside: Path) -> Path:
     return path
 
 
-def _settings_above(folder: Path) -> Iterator[tuple[Path, Json]]:
+def settings_above(folder: Path) -> Iterator[tuple[Path, Json]]:
     """Yield the files of settings of a folder and those above it, nearest first."""
     for place in (folder, *folder.parents):
         for name in ("mlbench.toml", "pyproject.toml"):
