@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from mlbench.core.ids import short
 from mlbench.core.records import Execution, Metric
+from mlbench.runs.wording import MARKS, fanned, took
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,16 +25,15 @@ if TYPE_CHECKING:
 
 __all__ = ["ago", "clean", "console", "duration", "errors", "json_option", "print_json", "state_text", "table"]
 
-_STATES: Final = {
-    "succeeded": ("✓", "green"),
-    "failed": ("✗", "red"),
-    "running": ("●", "blue"),
-    "queued": ("◌", "bright_black"),
-    "cancelled": ("■", "bright_black"),
-    "reused": ("○", "green"),
-    "skipped": ("–", "bright_black"),
+_COLOURS: Final = {
+    "succeeded": "green",
+    "failed": "red",
+    "running": "blue",
+    "queued": "bright_black",
+    "cancelled": "bright_black",
+    "reused": "green",
+    "skipped": "bright_black",
 }
-"""Each state has a shape of its own: colour alone says nothing."""
 
 _ESCAPES: Final = re.compile(
     r"\x1b\[(?![0-9;]*m)[0-?]*[ -/]*[@-~]"  # control sequences, but for colours
@@ -102,8 +103,7 @@ def state_text(state: str) -> Text:
     """Return a state with its shape and colour."""
     from rich.text import Text
 
-    mark, colour = _STATES.get(state, ("?", "default"))
-    return Text(f"{mark} {state}", style=colour)
+    return Text(f"{MARKS.get(state, '?')} {state}", style=_COLOURS.get(state, "default"))
 
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:
@@ -127,13 +127,7 @@ def duration(started: int | None, ended: int | None) -> str:
     if not started:
         return ""
     seconds = ((ended or time.time_ns()) - started) / 1e9
-    if seconds < 0:
-        return ""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    if seconds < 3600:
-        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
-    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
+    return took(seconds) if seconds >= 0 else ""
 
 
 def ago(moment: int | None, now: int | None = None) -> str:
@@ -176,12 +170,11 @@ def metrics_text(metrics: Sequence[Metric]) -> str:
 
 
 def steps_table(executions: Sequence[Execution]) -> Table:
-    """Return the steps of a run, one line each."""
+    """Return the steps of a run, one line each; a fan-out is one step."""
     made = table("step", "state", "time", "what", right=("time",))
     for execution in executions:
-        item = f"[{execution.item}]" if execution.item is not None else ""
         made.add_row(
-            plain(f"{execution.step}{item}"),
+            plain(execution.step),
             state_text(execution.state),
             duration(execution.started, execution.ended),
             plain(_what(execution)),
@@ -190,11 +183,17 @@ def steps_table(executions: Sequence[Execution]) -> Table:
 
 
 def _what(execution: Execution) -> str:
+    """Say the most important of an execution: how far its items are, and what went wrong, or what it logged."""
+    said = [fanned(execution.fanout)] if execution.fanout is not None else []
     if execution.failure is not None and execution.state == "failed":
-        return f"{execution.failure.ename}: {first_line(execution.failure.evalue)}"
-    if execution.note:
-        return execution.note
-    return metrics_text(execution.metrics)
+        said.append(f"{execution.failure.ename}: {first_line(execution.failure.evalue)}")
+    elif execution.note:
+        said.append(execution.note)
+    else:
+        if execution.state == "reused" and execution.reused_from is not None:
+            said.append(f"from {short(execution.reused_from)}")
+        said.append(metrics_text(execution.metrics))
+    return "  ".join(filter(None, said))
 
 
 def first_line(text: str, most: int = 120) -> str:
