@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from mlbench.core.errors import ArtifactCorrupt, NotFound
-from mlbench.core.ids import Digest, JobId, RunId, is_digest, is_prefix
+from mlbench.core.ids import Digest, ExecutionId, JobId, RunId, is_digest, is_prefix
 from mlbench.core.records import (
     ENDED,
     SCHEMA,
@@ -202,7 +203,7 @@ class MemoryCatalog:
         for run in runs:
             logged = list(self._runs[run].metrics) if run in self._runs else []
             for execution in self._executions.values():
-                if execution.run == run:
+                if execution.run == run and execution.part_of is None:
                     logged += execution.metrics
             if logged:
                 found[run] = tuple(sorted(logged, key=lambda metric: metric.time))
@@ -226,26 +227,48 @@ class MemoryCatalog:
         return self._executions[_one(prefix, self._executions, "execution")]
 
     def executions(self, run: RunId, /) -> list[Execution]:
-        found = [one for one in list(self._executions.values()) if one.run == run]
-        found.sort(key=lambda one: (one.position is None, one.position or 0, one.item or 0, _moment(one), one.attempt))
+        found = [one for one in list(self._executions.values()) if one.run == run and one.part_of is None]
+        found.sort(key=lambda one: (one.position is None, one.position or 0, _moment(one), one.attempt))
         return [replace(one, messages=()) for one in found]
+
+    def items(
+        self, execution: ExecutionId, /, *, states: Sequence[str] = (), limit: int = 200, after: int = -1
+    ) -> list[Execution]:
+        found = [
+            one for number, one in self._items(execution) if number > after and (not states or one.state in states)
+        ]
+        return [replace(one, messages=()) for one in found[:limit]]
+
+    def count_items(self, execution: ExecutionId, /) -> dict[str, int]:
+        return dict(Counter(one.state for _, one in self._items(execution)))
+
+    def item_metrics(self, execution: ExecutionId, name: str, /) -> list[tuple[int, float]]:
+        logged = [
+            (number, sorted(one.metrics, key=lambda metric: metric.time)) for number, one in self._items(execution)
+        ]
+        found = {number: metric.value for number, metrics in logged for metric in metrics if metric.name == name}
+        return list(found.items())
+
+    def item_metric_names(self, execution: ExecutionId, /) -> list[str]:
+        return list(dict.fromkeys(metric.name for _, one in self._items(execution) for metric in one.metrics))
+
+    def by_keys(self, keys: Iterable[str], /) -> dict[str, Execution]:
+        wanted = set(keys)
+        found = [one for one in list(self._executions.values()) if one.state in {"succeeded", "reused"}]
+        return {one.key: replace(one, messages=()) for one in sorted(found, key=_moment) if one.key in wanted}
+
+    def candidates(self, key: str, /, *, limit: int = 10) -> list[Execution]:
+        found = [one for one in list(self._executions.values()) if one.key == key and one.state == "succeeded"]
+        return [replace(one, messages=()) for one in sorted(found, key=_moment, reverse=True)[:limit]]
+
+    def _items(self, execution: ExecutionId) -> list[tuple[int, Execution]]:
+        them = list(self._executions.values())
+        found = [(one.item, one) for one in them if one.part_of == execution and one.item is not None]
+        return sorted(found, key=lambda pair: pair[0])
 
     def under_way(self) -> list[Execution]:
         found = [replace(one, messages=()) for one in list(self._executions.values()) if one.state in UNDER_WAY]
         return sorted(found, key=_moment, reverse=True)
-
-    def last_execution(
-        self, *, key: str | None = None, notebook_id: str | None = None, step: str | None = None, since: int = 0
-    ) -> Execution | None:
-        found = [
-            one
-            for one in list(self._executions.values())
-            if _moment(one) >= since
-            and key in {None, one.key}
-            and step in {None, one.step}
-            and (notebook_id is None or (one.run in self._runs and self._runs[one.run].notebook_id == notebook_id))
-        ]
-        return max(found, key=_moment, default=None)
 
     def put_job(self, job: Job, /) -> None:
         with self._lock:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
-from mlbench.core.ids import Digest, JobId, RunId
+from mlbench.core.ids import Digest, ExecutionId, JobId, RunId
 from mlbench.core.records import Execution, Firing, Job, JobVersion, Json, Metric, Run, Snapshot
 
 __all__ = ["BlobStore", "Catalog", "Clock"]
@@ -137,27 +137,56 @@ class Catalog(Protocol):
         ...
 
     def metrics(self, runs: Sequence[RunId], /) -> dict[RunId, tuple[Metric, ...]]:
-        """Return the metrics of runs and of their executions, oldest first; a run without any is left out."""
+        """Return the metrics of runs and of their executions, oldest first; a run without any is left out.
+
+        Those of items are not among them: see `item_metrics`.
+        """
         ...
 
     def put_execution(self, execution: Execution, /) -> None: ...
-    def put_executions(self, executions: Sequence[Execution], /) -> None: ...
+    def put_executions(self, executions: Sequence[Execution], /) -> None:
+        """Keep executions, with their metrics; thousands in a fraction of a second."""
+        ...
+
     def execution(self, prefix: str, /) -> Execution: ...
     def executions(self, run: RunId, /) -> list[Execution]:
-        """Return the executions of a run in the order of their cells, without their messages.
+        """Return the executions of a run in the order of their cells, without their messages and without items.
 
         Of a step that was run again in it these are several: `mlbench.runs.series.last_of_each_step` chooses.
         """
         ...
 
-    def under_way(self) -> list[Execution]:
-        """Return all executions that are queued or running."""
+    def items(
+        self, execution: ExecutionId, /, *, states: Sequence[str] = (), limit: int = 200, after: int = -1
+    ) -> list[Execution]:
+        """Return a page of a fan-out's items in the order of their numbers, without their messages.
+
+        `states` chooses some, `after` is the number of the last item of the page before.
+        """
         ...
 
-    def last_execution(
-        self, *, key: str | None = None, notebook_id: str | None = None, step: str | None = None, since: int = 0
-    ) -> Execution | None:
-        """Return the newest execution with this key, or of this step of this notebook."""
+    def count_items(self, execution: ExecutionId, /) -> dict[str, int]:
+        """Return how many items of a fan-out are in which state; states that none is in are left out."""
+        ...
+
+    def item_metrics(self, execution: ExecutionId, name: str, /) -> list[tuple[int, float]]:
+        """Return the last value of a metric of each item that logged it, with the item's number, in their order."""
+        ...
+
+    def item_metric_names(self, execution: ExecutionId, /) -> list[str]:
+        """Return the names of the metrics that the items of a fan-out logged, in the order of the first of each."""
+        ...
+
+    def by_keys(self, keys: Iterable[str], /) -> dict[str, Execution]:
+        """Return the newest execution with each key that succeeded or was reused, without its messages."""
+        ...
+
+    def candidates(self, key: str, /, *, limit: int = 10) -> list[Execution]:
+        """Return the executions with a key that succeeded, newest first, without their messages."""
+        ...
+
+    def under_way(self) -> list[Execution]:
+        """Return all executions that are queued or running."""
         ...
 
     def put_job(self, job: Job, /) -> None: ...

@@ -7,14 +7,47 @@ at once, here: Python lets one thread import a module, and the others wait.
 
 from __future__ import annotations
 
-from dataclasses import is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 
 from mlbench.core import messages, records
 
-__all__ = ["look_at", "msgspec"]
+__all__ = ["compact", "look_at", "msgspec"]
+
+
+def compact(record: Any) -> records.Json:
+    """Return a record's fields by name, without those that have their defaults: whoever reads it fills them in.
+
+    Of an item of a fan-out that is a third.
+
+    Examples
+    --------
+    >>> compact(records.Metric(name="rmse", value=0.5))
+    {'name': 'rmse', 'value': 0.5}
+    """
+    kind: Any = type(record)
+    names, defaults, values = _fields(kind)
+    pairs = zip(names, values(record), defaults, strict=True)
+    return {name: value for name, value, default in pairs if value is not default and value != default}
+
+
+@cache
+def _fields(kind: Any) -> tuple[tuple[str, ...], tuple[Any, ...], attrgetter[Any]]:
+    known = fields(kind)
+    defaults = tuple(
+        one.default
+        if one.default is not MISSING
+        else one.default_factory()
+        if one.default_factory is not MISSING
+        else ...
+        for one in known
+    )
+    names = tuple(one.name for one in known)
+    return names, defaults, attrgetter(*names)
 
 
 def look_at(*kinds: Any) -> None:

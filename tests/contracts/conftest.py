@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ import pytest
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.catalog_sql import SqlCatalog
 from mlbench.backends.memory import MemoryBlobs, MemoryCatalog
+from mlbench.core.ids import new_id
 from mlbench.core.ports import BlobStore, Catalog
 
 
@@ -18,8 +23,52 @@ def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
     return MemoryBlobs() if request.param == "memory" else LocalBlobs(tmp_path / "store")
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
 def catalog(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Catalog]:
-    made: Catalog = MemoryCatalog() if request.param == "memory" else SqlCatalog(f"sqlite:///{tmp_path}/catalog.sqlite")
+    made: Catalog
+    if request.param == "memory":
+        made = MemoryCatalog()
+    elif request.param == "sqlite":
+        made = SqlCatalog(f"sqlite:///{tmp_path}/catalog.sqlite")
+    else:
+        made = SqlCatalog(request.getfixturevalue("new_database")())
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def new_database() -> Iterator[Callable[[], str]]:
+    """Return a function that makes an empty database of a PostgreSQL server of this session and returns its URL."""
+    pytest.importorskip("psycopg", reason="no driver of PostgreSQL is installed")
+    programs = [shutil.which(name) for name in ("initdb", "pg_ctl")]
+    if None in programs:
+        pytest.skip("PostgreSQL is not installed")
+    initdb, pg_ctl = map(str, programs)
+    owner = {"user": "postgres"} if os.geteuid() == 0 else {}  # it refuses to be run by root
+    folder = Path(tempfile.mkdtemp(prefix="mlb"))
+    if owner:
+        shutil.chown(folder, "postgres")
+    cluster = folder / "cluster"
+
+    def do(*command: str) -> None:
+        log = (folder / "out").open("ab")
+        with log:
+            subprocess.run(command, check=True, cwd=folder, stdout=log, stderr=log, timeout=60, **owner)  # type: ignore[call-overload]
+
+    do(initdb, "-D", str(cluster), "-U", "mlbench", "-A", "trust", "-N", "-E", "UTF8", "--locale=C")
+    options = f"-c listen_addresses= -c fsync=off -k {folder}"
+    do(pg_ctl, "start", "-w", "-D", str(cluster), "-o", options, "-l", str(folder / "log"))
+    try:
+        yield lambda: _create_database(folder)
+    finally:
+        do(pg_ctl, "stop", "-w", "-m", "immediate", "-D", str(cluster))
+        shutil.rmtree(folder)
+
+
+def _create_database(socket: Path) -> str:
+    import psycopg
+
+    name = f"catalog_{new_id()}"
+    with psycopg.connect(host=str(socket), user="mlbench", dbname="postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"postgresql+psycopg://mlbench@/{name}?host={socket}"

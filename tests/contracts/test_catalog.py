@@ -17,6 +17,7 @@ from mlbench.core.records import (
     Binding,
     Execution,
     Failure,
+    FanOut,
     Firing,
     Job,
     JobVersion,
@@ -167,14 +168,14 @@ def test_executions_are_listed_in_the_order_of_their_cells(catalog: Catalog) -> 
     them = [
         an_execution(run, step="late", position=9),
         an_execution(run, step="early", position=2, started=50),
-        an_execution(run, step="item", position=5, item=1),
-        an_execution(run, step="item", position=5, item=0, started=99),
+        an_execution(run, step="again", position=5, started=99),
+        an_execution(run, step="first", position=5),
         an_execution(run, step="nowhere", position=None),
     ]
     catalog.put_executions(them)
     catalog.put_execution(an_execution(a_run()))
-    found = [(one.step, one.item) for one in catalog.executions(run.id)]
-    assert found == [("early", None), ("item", 0), ("item", 1), ("late", None), ("nowhere", None)]
+    found = [one.step for one in catalog.executions(run.id)]
+    assert found == ["early", "first", "again", "late", "nowhere"]
 
 
 def test_metrics_of_a_run_are_its_own_and_those_of_its_executions_in_order(catalog: Catalog) -> None:
@@ -200,20 +201,113 @@ def test_what_is_under_way_is_found(catalog: Catalog) -> None:
     assert [one.id for one in catalog.under_way()] == [them[0].id]
 
 
-def test_the_last_execution_of_a_key_or_of_a_notebooks_step_is_found(catalog: Catalog) -> None:
-    identity = NotebookId(new_id())
-    run, other = a_run(notebook_id=identity), a_run()
-    catalog.put_run(run)
-    catalog.put_run(other)
-    old = an_execution(run, key="k", started=5, messages=({"output_type": "stream", "name": "stdout", "text": "x"},))
+def test_of_executions_with_one_key_the_newest_that_succeeded_are_candidates(catalog: Catalog) -> None:
+    run = a_run()
+    said = ({"output_type": "stream", "name": "stdout", "text": "x"},)
+    old = an_execution(run, key="k", started=5, messages=said)
     new = an_execution(run, key="k", started=None, queued=9)
-    elsewhere = an_execution(other, key="k2", started=20)
-    catalog.put_executions([new, old, elsewhere])
-    assert catalog.last_execution(key="k") == new
-    assert catalog.last_execution(key="k", since=10) is None
-    assert catalog.last_execution(notebook_id=identity, step="train") == new
-    assert catalog.last_execution(notebook_id=identity, step="load") is None
-    assert catalog.last_execution(step="train") == elsewhere
+    failed = an_execution(run, key="k", state="failed", started=20)
+    reused = an_execution(run, key="k", state="reused", started=30, reused_from=new.id)
+    other = an_execution(run, key="k2", started=20)
+    catalog.put_executions([new, old, failed, reused, other, an_execution(run, started=50)])
+    assert catalog.candidates("k") == [new, replace(old, messages=())]
+    assert catalog.candidates("k", limit=1) == [new]
+    assert catalog.candidates("nobody's") == []
+    assert catalog.by_keys(["k", "k2", "nobody's", "k"]) == {"k": reused, "k2": other}
+    assert catalog.by_keys([]) == {}
+
+
+def test_thousands_of_keys_are_looked_for_at_once(catalog: Catalog) -> None:
+    run = a_run()
+    them = [an_execution(run, key=f"k{number}", started=number) for number in range(1200)]
+    catalog.put_executions(them)
+    assert catalog.by_keys([f"k{number}" for number in range(2400)]) == {one.key: one for one in them}
+
+
+# --- items ------------------------------------------------------------------------------------------------------------
+
+
+def a_fan_out(count: int, **more: Any) -> tuple[Execution, list[Execution]]:
+    whole = an_execution(a_run(), step="train", fanout=FanOut(names=("x",), shape=(count,), total=count))
+    items = [
+        Execution(
+            id=new_id(),
+            run=whole.run,
+            step="train",
+            state="failed" if number % 5 == 3 else "succeeded",
+            part_of=whole.id,
+            item=number,
+            label={"x": str(number)},
+            started=number + 100,
+            ended=number + 200,
+            **more,
+        )
+        for number in range(count)
+    ]
+    return whole, items
+
+
+def test_a_fan_outs_items_are_its_own_and_not_among_the_executions_of_its_run(catalog: Catalog) -> None:
+    whole, items = a_fan_out(12)
+    catalog.put_run(a_run(id=whole.run))
+    catalog.put_executions(items[6:])
+    catalog.put_execution(whole)
+    catalog.put_executions(items[:6])
+    assert catalog.executions(whole.run) == [whole]
+    assert catalog.items(whole.id) == items
+    assert catalog.items(whole.id, limit=5) == items[:5]
+    assert catalog.items(whole.id, limit=5, after=4) == items[5:10]
+    assert catalog.items(whole.id, states=("failed",)) == [items[3], items[8]]
+    assert catalog.items(whole.id, states=("failed",), after=3, limit=1) == [items[8]]
+    assert catalog.items(items[0].id) == []
+    assert catalog.count_items(whole.id) == {"succeeded": 10, "failed": 2}
+    assert catalog.count_items(items[0].id) == {}
+    assert catalog.execution(items[3].id) == items[3]
+
+
+def test_an_items_messages_come_with_it_alone(catalog: Catalog) -> None:
+    whole, items = a_fan_out(2, messages=({"output_type": "stream", "name": "stdout", "text": "x"},))
+    catalog.put_executions(items)
+    assert [one.messages for one in catalog.items(whole.id)] == [(), ()]
+    assert catalog.execution(items[1].id) == items[1]
+
+
+def test_the_metrics_of_items_are_read_by_name_and_not_as_those_of_the_run(catalog: Catalog) -> None:
+    whole, items = a_fan_out(4)
+    logged = [
+        replace(one, metrics=(Metric(name="rmse", value=9.0, time=1), Metric(name="rmse", value=number / 2, time=2)))
+        for number, one in enumerate(items)
+    ]
+    logged[2] = replace(items[2], metrics=(Metric(name="loss", value=math.inf), Metric(name="rmse", value=math.nan)))
+    logged[1] = items[1]
+    catalog.put_execution(replace(whole, metrics=(Metric(name="total", value=1.0),)))
+    catalog.put_executions(logged)
+    assert str(catalog.item_metrics(whole.id, "rmse")) == str([(0, 0.0), (2, math.nan), (3, 1.5)])
+    assert catalog.item_metrics(whole.id, "loss") == [(2, math.inf)]
+    assert catalog.item_metrics(whole.id, "none") == []
+    assert catalog.item_metric_names(whole.id) == ["rmse", "loss"]
+    assert [one.name for one in catalog.metrics([whole.run])[whole.run]] == ["total"]
+
+
+def test_items_put_again_replace_themselves_and_their_metrics_and_an_end_stays(catalog: Catalog) -> None:
+    whole, items = a_fan_out(3, metrics=(Metric(name="rmse", value=1.0),))
+    catalog.put_executions([replace(items[0], state="running", metrics=()), *items[1:]])
+    again = [replace(one, attempt=2, state="succeeded", metrics=(Metric(name="rmse", value=2.0),)) for one in items]
+    catalog.put_executions(again)
+    catalog.put_executions([replace(one, state="running", metrics=()) for one in items])
+    assert catalog.items(whole.id) == again
+    assert catalog.item_metrics(whole.id, "rmse") == [(0, 2.0), (1, 2.0), (2, 2.0)]
+    assert catalog.under_way() == []
+
+
+def test_of_one_execution_named_twice_at_once_the_last_word_counts(catalog: Catalog) -> None:
+    run = a_run()
+    said = ({"output_type": "stream", "name": "stdout", "text": "x"},)
+    running = an_execution(run, state="running", messages=said)
+    ended = replace(running, state="succeeded", messages=(), metrics=(Metric(name="rmse", value=1.0),))
+    catalog.put_executions([running, ended, replace(running, messages=())])
+    assert catalog.execution(running.id) == replace(ended, messages=said)
+    assert len(catalog.metrics([run.id])[run.id]) == 1
 
 
 # --- snapshots, jobs --------------------------------------------------------------------------------------------------

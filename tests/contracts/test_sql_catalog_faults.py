@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from sqlalchemy import create_engine, text
 
-from mlbench.backends.catalog_sql import SqlCatalog
-from mlbench.backends.catalog_sql.opening import REVISIONS
+from mlbench.backends.catalog_sql import SqlCatalog, opening
 from mlbench.backends.catalog_sql.tables import metadata
 from mlbench.core.errors import StoreError
 from mlbench.core.ids import Digest, ExecutionId, JobId, RunId, new_id
@@ -179,25 +181,69 @@ def test_a_catalog_of_a_newer_version_is_refused_in_one_sentence(file: Path) -> 
         SqlCatalog(url(file))
 
 
-def test_an_older_catalog_is_migrated_after_a_backup_and_only_by_who_may(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mlbench.backends.catalog_sql import opening
+def an_older_catalog(file: Path) -> None:
+    """Make a catalog as the first version had it, with a run, one of its steps, and a metric."""
+    file.parent.mkdir()
+    config = Config()
+    config.set_main_option("script_location", str(Path(opening.__file__).parent / "migrations"))
+    engine = create_engine(url(file))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        run = {"record": '{"id":"aaaa","kind":"job","state":"succeeded","name":"old"}'}
+        execution = {"record": '{"id":"bbbb","run":"aaaa","step":"train","state":"succeeded"}'}
+        values = "VALUES ('aaaa', 'job', 'succeeded', 1, :record)"
+        connection.execute(text(f"INSERT INTO runs (id, kind, state, started, record) {values}"), run)
+        columns = "id, run, step, state, attempt, key, moment, record"
+        values = "VALUES ('bbbb', 'aaaa', 'train', 'succeeded', 1, 'k', 2, :record)"
+        connection.execute(text(f"INSERT INTO executions ({columns}) {values}"), execution)
+        values = "VALUES ('aaaa', 'bbbb', 'rmse', 0.5, 3)"
+        connection.execute(text(f"INSERT INTO metrics (run, execution, name, value, time) {values}"))
+    engine.dispose()
 
-    SqlCatalog(url(file)).close()
-    upgraded: list[str | None] = []
-    monkeypatch.setattr(opening, "REVISIONS", (*REVISIONS, "0002"))
+
+def test_an_older_catalog_is_migrated_after_a_backup_and_only_by_who_may(file: Path) -> None:
+    an_older_catalog(file)
     with pytest.raises(StoreError, match="older version of mlbench"):
         SqlCatalog(url(file), migrate=False)
-    upgrade = opening._upgrade
-    monkeypatch.setattr(opening, "_upgrade", lambda *given: (upgraded.append(given[2]), upgrade(*given)))
-    SqlCatalog(url(file)).close()
-    assert upgraded == [REVISIONS[-1]]
+    catalog = SqlCatalog(url(file))
+    assert [run.name for run in catalog.runs()] == ["old"]
+    assert [one.step for one in catalog.executions(RunId("aaaa"))] == ["train"]
+    assert [one.id for one in catalog.candidates("k")] == ["bbbb"]
+    assert [metric.value for metric in catalog.metrics([RunId("aaaa")])[RunId("aaaa")]] == [0.5]
+    with catalog._engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    catalog.close()
     (backup,) = file.parent.glob("*.backup")
     assert backup.stat().st_mode & 0o777 == 0o600
     with sqlite3.connect(backup) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (REVISIONS[-1],)
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001",)
+        assert connection.execute("SELECT count(*) FROM metrics").fetchone() == (1,)
     connection.close()
+
+
+def test_a_migration_that_is_killed_leaves_the_older_catalog_whole(file: Path) -> None:
+    an_older_catalog(file)
+    source = (
+        "import os, signal, sys, sqlite3\n"
+        "from mlbench.backends.catalog_sql import SqlCatalog\n"
+        "from sqlalchemy import event, Engine\n"
+        "left = [int(sys.argv[2]) + 1]\n"
+        "@event.listens_for(Engine, 'before_cursor_execute')\n"
+        "def before(connection, cursor, statement, *_):\n"
+        "    if not statement.startswith(('SELECT', 'PRAGMA')):\n"
+        "        left[0] -= 1\n"
+        "        if not left[0]:\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "SqlCatalog(sys.argv[1])\n"
+    )
+    for one in processes(source, 12, url(file)):
+        one.communicate(timeout=60)
+    catalog = SqlCatalog(url(file))
+    assert [run.name for run in catalog.runs()] == ["old"]
+    with catalog._engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    catalog.close()
 
 
 def test_a_file_that_is_no_catalog_and_a_folder_that_is_none_are_refused_in_one_sentence(tmp_path: Path) -> None:
@@ -217,6 +263,11 @@ def test_a_page_of_runs_is_read_from_an_index(file: Path) -> None:
         "SELECT record FROM runs ORDER BY started DESC, id DESC LIMIT 50": "ix_runs_started_id",
         "SELECT record FROM runs WHERE notebook = 'n' ORDER BY started DESC, id DESC": "ix_runs_notebook_started_id",
         "SELECT record FROM executions WHERE key = 'k' ORDER BY moment DESC LIMIT 1": "ix_executions_key_moment",
+        "SELECT record FROM executions WHERE run = 'r' AND part_of IS NULL": "ix_executions_run_position",
+        "SELECT record FROM executions WHERE part_of = 'e' AND item > 3 ORDER BY item": "ix_executions_part_of_item",
+        "SELECT state, count(*) FROM executions WHERE part_of = 'e' GROUP BY state": "COVERING INDEX ix_exec",
+        "SELECT item, value FROM metrics WHERE part_of = 'e' AND name = 'm' ORDER BY item": "ix_metrics_part_of_name",
+        "SELECT value FROM metrics WHERE run IN ('r', 's') AND part_of IS NULL": "ix_metrics_run_execution",
         "SELECT record FROM executions WHERE state = 'queued' OR state = 'running'": "ix_executions_under_way",
         "SELECT due FROM firings WHERE state = 'queued' ORDER BY due, job LIMIT 1": "ix_firings_queued",
     }

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import sqlite3
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
-from typing import Any, TypeVar
+from dataclasses import fields
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -30,8 +29,20 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from mlbench.backends.catalog_sql import tables as t
 from mlbench.backends.catalog_sql.opening import clear_errors, open_engine, sqlite_file
+from mlbench.backends.catalog_sql.rows import (
+    decode,
+    encode,
+    execution_row,
+    firing_row,
+    metric_rows,
+    param_row,
+    to_execution,
+    to_firing,
+    to_job,
+    to_metric,
+)
 from mlbench.core.errors import NotFound
-from mlbench.core.ids import Digest, JobId, RunId, is_prefix
+from mlbench.core.ids import Digest, ExecutionId, JobId, RunId, is_prefix
 from mlbench.core.records import (
     ENDED,
     UNDER_WAY,
@@ -44,11 +55,15 @@ from mlbench.core.records import (
     Run,
     Snapshot,
 )
-from mlbench.runs.wire import msgspec
 
 __all__ = ["SqlCatalog"]
 
-R = TypeVar("R", Run, Execution, Job, JobVersion, Snapshot)
+T = TypeVar("T")
+
+_ALL: Final = 500
+"""How many ids or keys one query asks for."""
+
+_NO_END_IS_LOST: Final = "excluded.state NOT IN ('queued', 'running') OR executions.state IN ('queued', 'running')"
 
 _FIRING = [getattr(t.firings.c, field.name) for field in fields(Firing)]
 
@@ -72,7 +87,7 @@ class SqlCatalog:
     def __init__(self, url: str, *, migrate: bool = True) -> None:
         self._file = sqlite_file(url)
         self._engine = open_engine(url, migrate=migrate)
-        self._writer = self._engine.execution_options(mlbench_writes=True)
+        self._writer = self._engine.execution_options(mlbench_writes=True, preserve_rowcount=True)
         self._quick_writer = self._writer.execution_options(mlbench_syncs=False)
         self._where = str(self._file or self._engine.url.render_as_string(hide_password=True))
         self._insert: Any = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
@@ -108,7 +123,7 @@ class SqlCatalog:
     # --- snapshots ----------------------------------------------------------------------------------------------------
 
     def put_snapshot(self, digest: Digest, snapshot: Snapshot, /) -> None:
-        row = {"digest": digest, "record": _encode(snapshot)}
+        row = {"digest": digest, "record": encode(snapshot)}
         with self._writing() as connection:
             connection.execute(self._insert(t.snapshots).values(row).on_conflict_do_nothing())
 
@@ -117,7 +132,7 @@ class SqlCatalog:
             found = connection.execute(select(t.snapshots.c.record).where(t.snapshots.c.digest == digest)).scalar()
         if found is None:
             raise NotFound(f"The catalog has no snapshot {digest}.")
-        return _decode(found, Snapshot)
+        return decode(found, Snapshot)
 
     # --- runs ---------------------------------------------------------------------------------------------------------
 
@@ -133,20 +148,23 @@ class SqlCatalog:
             "owner": run.owner,
             "started": run.started,
             "ended": run.ended,
-            "record": _encode(run),
+            "record": encode(run),
         }
         # An interactive run goes on when its kernel runs a further step; every other end is final.
         final = and_(t.runs.c.state.in_(ENDED), t.runs.c.kind != "interactive")
         with self._writing(durable=run.state in ENDED) as connection:
             if self._put(connection, t.runs, row, final=final):
-                self._put_metrics(connection, run.id, None, run.metrics)
+                c = t.metrics.c
+                connection.execute(delete(t.metrics).where(c.run == run.id, c.execution.is_(None), c.part_of.is_(None)))
+                self._insert_all(connection, insert(t.metrics), metric_rows(run.id, run.metrics))
                 connection.execute(delete(t.params).where(t.params.c.run == run.id))
-                if run.parameters:
-                    connection.execute(insert(t.params), [_param(run.id, *one) for one in run.parameters.items()])
+                self._insert_all(
+                    connection, insert(t.params), [param_row(run.id, *one) for one in run.parameters.items()]
+                )
 
     def run(self, prefix: str, /) -> Run:
         with self._reading() as connection:
-            return _decode(_find(connection, t.runs, prefix, "run")[0], Run)
+            return decode(_find(connection, t.runs, prefix, "run")[0], Run)
 
     def runs(
         self,
@@ -172,7 +190,7 @@ class SqlCatalog:
         found: list[Run] = []
         with self._reading() as connection:
             for condition in _of_notebook(notebook, notebook_id):
-                found += (_decode(record, Run) for record in connection.execute(query.where(*condition)).scalars())
+                found += (decode(record, Run) for record in connection.execute(query.where(*condition)).scalars())
         return sorted(found, key=lambda run: (run.started, run.id), reverse=True)[:limit]
 
     def count_runs(self, *, notebook: str | None = None, notebook_id: str | None = None) -> int:
@@ -189,7 +207,7 @@ class SqlCatalog:
         with self._reading() as connection:
             found = [(path, moment) for path, moment in connection.execute(query) if path is not None]
             jobs = connection.execute(select(t.jobs.c.record).where(t.jobs.c.notebook_id == notebook_id)).scalars()
-            found += [(job.notebook, job.created) for job in (_decode(record, Job) for record in jobs)]
+            found += [(job.notebook, job.created) for job in (decode(record, Job) for record in jobs)]
         first: dict[str, int] = {}
         for path, moment in found:
             first[path] = min(moment, first.get(path, moment))
@@ -199,11 +217,10 @@ class SqlCatalog:
         c = t.metrics.c
         found: dict[RunId, list[Metric]] = {}
         with self._reading() as connection:
-            for some in (runs[start : start + 500] for start in range(0, len(runs), 500)):
-                for row in connection.execute(select(t.metrics).where(c.run.in_(some)).order_by(c.time, c.id)):
-                    value = math.nan if row.value is None else row.value
-                    metric = Metric(name=row.name, value=value, step=row.step, time=row.time)
-                    found.setdefault(RunId(row.run), []).append(metric)
+            for some in _batches(runs):
+                query = select(t.metrics).where(c.run.in_(some), c.part_of.is_(None)).order_by(c.time, c.id)
+                for row in connection.execute(query):
+                    found.setdefault(RunId(row.run), []).append(to_metric(row))
         return {run: tuple(metrics) for run, metrics in found.items()}
 
     # --- executions ---------------------------------------------------------------------------------------------------
@@ -212,52 +229,101 @@ class SqlCatalog:
         self.put_executions([execution])
 
     def put_executions(self, executions: Sequence[Execution], /) -> None:
-        rows = [_execution_row(execution) for execution in executions]
-        with self._writing(durable=any(one.state in ENDED for one in executions)) as connection:
-            for execution, row in zip(executions, rows, strict=True):
-                if self._put(connection, t.executions, row, final=t.executions.c.state.in_(ENDED)):
-                    self._put_metrics(connection, execution.run, execution.id, execution.metrics)
+        them: dict[str, tuple[Execution, Json]] = {}
+        for execution in executions:
+            row, before = execution_row(execution), them.get(execution.id)
+            if before is not None:
+                if before[0].state in ENDED and execution.state in UNDER_WAY:
+                    continue
+                row["messages"] = row["messages"] or before[1]["messages"]
+            them[execution.id] = execution, row
+        if not them:
+            return
+        query = self._insert(t.executions)
+        changes: Json = {one.name: query.excluded[one.name] for one in t.executions.c if one.name != "id"}
+        # Whoever writes an execution without messages did not have them.
+        changes["messages"] = func.coalesce(query.excluded.messages, t.executions.c.messages)
+        query = query.on_conflict_do_update(index_elements=["id"], set_=changes, where=text(_NO_END_IS_LOST))
+        with self._writing(durable=any(one.state in ENDED for one, _ in them.values())) as connection:
+            known: dict[str, str] = {}
+            for some in _batches(list(them)):
+                found = select(t.executions.c.id, t.executions.c.state).where(t.executions.c.id.in_(some))
+                known.update((row.id, row.state) for row in connection.execute(found.with_for_update()))
+            for identifier, state in known.items():
+                if state in ENDED and them[identifier][0].state in UNDER_WAY:
+                    del them[identifier]
+            self._insert_all(connection, query, [row for _, row in them.values()])
+            self._forget_metrics(connection, [them[identifier][0] for identifier in known if identifier in them])
+            metrics = [row for one, _ in them.values() for row in metric_rows(one.run, one.metrics, one)]
+            self._insert_all(connection, insert(t.metrics), metrics)
 
     def execution(self, prefix: str, /) -> Execution:
         with self._reading() as connection:
             found = _find(connection, t.executions, prefix, "execution", t.executions.c.messages)
-        return _whole(found)
+        return to_execution(found)
 
     def executions(self, run: RunId, /) -> list[Execution]:
         c = t.executions.c
-        order = (c.position.is_(None), c.position, c.item, c.moment, c.attempt, c.id)
-        return self._executions(select(c.record).where(c.run == run).order_by(*order))
+        order = (c.position.is_(None), c.position, c.moment, c.attempt, c.id)
+        return self._executions(select(c.record).where(c.run == run, c.part_of.is_(None)).order_by(*order))
+
+    def items(
+        self, execution: ExecutionId, /, *, states: Sequence[str] = (), limit: int = 200, after: int = -1
+    ) -> list[Execution]:
+        c = t.executions.c
+        query = select(c.record).where(c.part_of == execution, c.item > after)
+        if states:
+            query = query.where(c.state.in_(states))
+        return self._executions(query.order_by(c.item).limit(limit))
+
+    def count_items(self, execution: ExecutionId, /) -> dict[str, int]:
+        c = t.executions.c
+        query = select(c.state, func.count()).where(c.part_of == execution).group_by(c.state)
+        with self._reading() as connection:
+            return {state: int(count) for state, count in connection.execute(query)}
+
+    def item_metrics(self, execution: ExecutionId, name: str, /) -> list[tuple[int, float]]:
+        c = t.metrics.c
+        query = select(c.item, c.value).where(c.part_of == execution, c.name == name).order_by(c.item, c.time, c.id)
+        with self._reading() as connection:
+            found = {item: math.nan if value is None else value for item, value in connection.execute(query)}
+        return list(found.items())
+
+    def item_metric_names(self, execution: ExecutionId, /) -> list[str]:
+        c = t.metrics.c
+        with self._reading() as connection:
+            query = select(c.name).where(c.part_of == execution).group_by(c.name).order_by(func.min(c.id))
+            return list(connection.execute(query).scalars())
+
+    def by_keys(self, keys: Iterable[str], /) -> dict[str, Execution]:
+        c = t.executions.c
+        found: dict[str, str] = {}
+        with self._reading() as connection:
+            for some in _batches(list(dict.fromkeys(keys))):
+                query = select(c.key, c.record).where(c.key.in_(some), c.state.in_(("succeeded", "reused")))
+                found.update((row.key, row.record) for row in connection.execute(query.order_by(c.moment, c.id)))
+        return {key: decode(record, Execution) for key, record in found.items()}
+
+    def candidates(self, key: str, /, *, limit: int = 10) -> list[Execution]:
+        c = t.executions.c
+        query = select(c.record).where(c.key == key, c.state == "succeeded").order_by(c.moment.desc(), c.id)
+        return self._executions(query.limit(limit))
 
     def under_way(self) -> list[Execution]:
         """Return all executions that are queued or running, without their messages."""
         c = t.executions.c
         return self._executions(select(c.record).where(_is_under_way(t.executions)).order_by(c.moment.desc(), c.id))
 
-    def last_execution(
-        self, *, key: str | None = None, notebook_id: str | None = None, step: str | None = None, since: int = 0
-    ) -> Execution | None:
-        c = t.executions.c
-        query = select(c.record, c.messages).where(c.moment >= since)
-        if key is not None:
-            query = query.where(c.key == key)
-        if step is not None:
-            query = query.where(c.step == step)
-        if notebook_id is not None:
-            query = query.join(t.runs, t.runs.c.id == c.run).where(t.runs.c.notebook_id == notebook_id)
-        with self._reading() as connection:
-            found = connection.execute(query.order_by(c.moment.desc(), c.id).limit(1)).first()
-        return None if found is None else _whole(found)
-
     def _executions(self, query: Select[Any]) -> list[Execution]:
         with self._reading() as connection:
             found = connection.execute(query).scalars().all()
-        return [_decode(record, Execution) for record in found]
+        return [decode(record, Execution) for record in found]
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
     def put_job(self, job: Job, /) -> None:
         names = ("id", "name", "notebook_id", "host", "paused", "deleted", "next_due", "last_due", "created")
-        row = {name: getattr(job, name) for name in names} | {"record": _encode(job)}
+        row = {name: getattr(job, name) for name in names} | {"record": encode(job)}
         with self._writing() as connection:
             self._put(connection, t.jobs, row)
 
@@ -269,10 +335,10 @@ class SqlCatalog:
                 select(c.record, c.next_due, c.last_due).where(c.name == prefix, c.deleted.is_(False)).limit(2)
             ).all()
             if len(named) == 1:
-                return _job(named[0])
+                return to_job(named[0])
             if len(named) > 1:
                 raise NotFound(f"Several jobs are called {prefix!r}.", "Name one by its id: `mlbench jobs` shows them.")
-            return _job(_find(connection, t.jobs, prefix, "job", c.next_due, c.last_due))
+            return to_job(_find(connection, t.jobs, prefix, "job", c.next_due, c.last_due))
 
     def jobs(self, *, deleted: bool = False) -> list[Job]:
         c = t.jobs.c
@@ -280,10 +346,10 @@ class SqlCatalog:
         if not deleted:
             query = query.where(c.deleted.is_(False))
         with self._reading() as connection:
-            return [_job(row) for row in connection.execute(query)]
+            return [to_job(row) for row in connection.execute(query)]
 
     def put_job_version(self, job: JobId, version: JobVersion, /) -> None:
-        row = {"job": job, "number": version.number, "record": _encode(version)}
+        row = {"job": job, "number": version.number, "record": encode(version)}
         with self._writing() as connection:
             connection.execute(self._insert(t.job_versions).values(row).on_conflict_do_nothing())
 
@@ -291,7 +357,7 @@ class SqlCatalog:
         c = t.job_versions.c
         with self._reading() as connection:
             found = connection.execute(select(c.record).where(c.job == job).order_by(c.number.desc())).scalars().all()
-        return [_decode(record, JobVersion) for record in found]
+        return [decode(record, JobVersion) for record in found]
 
     def due_jobs(self, now: int, /, *, host: str | None = None, limit: int = 100) -> list[Job]:
         c = t.jobs.c
@@ -301,7 +367,7 @@ class SqlCatalog:
         if host is not None:
             query = query.where(or_(c.host == host, c.host.is_(None)))
         with self._reading() as connection:
-            return [_job(row) for row in connection.execute(query.order_by(c.next_due, c.id).limit(limit))]
+            return [to_job(row) for row in connection.execute(query.order_by(c.next_due, c.id).limit(limit))]
 
     # --- firings ------------------------------------------------------------------------------------------------------
 
@@ -310,7 +376,7 @@ class SqlCatalog:
         moved: Json = {"next_due": next_due}
         if firings:
             moved["last_due"] = max([was_due, *(firing.due for firing in firings)])
-        rows = [_firing_row(firing) for firing in firings]
+        rows = [firing_row(firing) for firing in firings]
         with self._writing() as connection:
             advanced = connection.execute(update(t.jobs).where(c.id == job, c.next_due == was_due).values(**moved))
             if not advanced.rowcount:
@@ -320,7 +386,7 @@ class SqlCatalog:
         return True
 
     def add_firing(self, firing: Firing, /) -> bool:
-        row = _firing_row(firing)
+        row = firing_row(firing)
         with self._writing() as connection:
             return bool(connection.execute(self._insert(t.firings).values(row).on_conflict_do_nothing()).rowcount)
 
@@ -339,7 +405,7 @@ class SqlCatalog:
                 .values(state="running", token=c.token + 1, owner=owner, claimed=now)
                 .returning(*_FIRING)
             ).one()
-        return _firing(claimed)
+        return to_firing(claimed)
 
     def end_firing(self, firing: Firing, /) -> bool:
         return self._change_firing(firing, state=firing.state, reason=firing.reason, run=firing.run)
@@ -354,7 +420,7 @@ class SqlCatalog:
         if states:
             query = query.where(t.firings.c.state.in_(states))
         with self._reading() as connection:
-            return [_firing(row) for row in connection.execute(query)]
+            return [to_firing(row) for row in connection.execute(query)]
 
     def _change_firing(self, firing: Firing, **changes: Any) -> bool:
         c = t.firings.c
@@ -383,28 +449,33 @@ class SqlCatalog:
         key = table.primary_key.columns.keys()
         query = self._insert(table).values(row)
         changes: Json = {name: query.excluded[name] for name in row if name not in key}
-        if "messages" in changes:  # whoever writes an execution without them did not have them
-            changes["messages"] = func.coalesce(query.excluded.messages, table.c.messages)
         where = not_(final) if final is not None and row["state"] in UNDER_WAY else None
         query = query.on_conflict_do_update(index_elements=key, set_=changes, where=where)
         return bool(connection.execute(query).rowcount)
 
-    def _put_metrics(self, connection: Connection, run: str, execution: str | None, metrics: Sequence[Metric]) -> None:
+    def _insert_all(self, connection: Connection, query: Any, rows: Sequence[Json]) -> None:
+        """Insert rows by a query. The driver gets them as they are: for thousands, looking at each costs the most."""
+        if not rows:
+            return
+        compiled = query.compile(dialect=self._engine.dialect, column_keys=list(rows[0]))
+        order: Sequence[str] | None = compiled.positiontup
+        given = rows if order is None else [tuple(map(row.__getitem__, order)) for row in rows]
+        connection.exec_driver_sql(str(compiled), given)
+
+    def _forget_metrics(self, connection: Connection, executions: Sequence[Execution]) -> None:
         c = t.metrics.c
-        connection.execute(delete(t.metrics).where(c.run == run, c.execution == execution))
-        if metrics:
-            rows = [
-                {
-                    "run": run,
-                    "execution": execution,
-                    "name": metric.name,
-                    "step": metric.step,
-                    "value": None if math.isnan(metric.value) else metric.value,
-                    "time": metric.time,
-                }
-                for metric in metrics
-            ]
-            connection.execute(insert(t.metrics), rows)
+        whose: dict[tuple[str, str | None], list[str]] = {}
+        for one in executions:
+            whose.setdefault((one.run, one.part_of), []).append(one.id)
+        for (run, part_of), them in whose.items():
+            which = (c.run == run, c.part_of.is_(None)) if part_of is None else (c.part_of == part_of,)
+            for some in _batches(them):
+                connection.execute(delete(t.metrics).where(*which, c.execution.in_(some)))
+
+
+def _batches(them: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(them), _ALL):
+        yield them[start : start + _ALL]
 
 
 def _is_under_way(table: Table) -> ColumnElement[bool]:
@@ -444,64 +515,3 @@ def _find(connection: Connection, table: Table, prefix: str, word: str, *columns
 
 
 _LISTS = {"run": "runs", "execution": "show RUN", "job": "jobs"}
-
-
-# --- records ----------------------------------------------------------------------------------------------------------
-
-
-def _encode(record: Any) -> str:
-    metrics: tuple[Metric, ...] = getattr(record, "metrics", ())
-    if any(not math.isfinite(metric.value) for metric in metrics):
-        plain = msgspec.to_builtins(record)
-        for metric in plain["metrics"]:
-            if not math.isfinite(metric["value"]):
-                metric["value"] = str(metric["value"])  # JSON has no number for it
-        record = plain
-    return msgspec.json.encode(record).decode()
-
-
-def _decode(record: str, kind: type[R]) -> R:
-    try:
-        return msgspec.json.decode(record, type=kind)
-    except msgspec.ValidationError:
-        return msgspec.json.decode(record, type=kind, strict=False)  # numbers as texts: see _encode
-
-
-def _whole(row: Any) -> Execution:
-    execution = _decode(row.record, Execution)
-    return replace(execution, messages=tuple(msgspec.json.decode(row.messages))) if row.messages else execution
-
-
-def _execution_row(execution: Execution) -> Json:
-    moments = (execution.started, execution.queued, execution.ended)
-    return {
-        "id": execution.id,
-        "run": execution.run,
-        "step": execution.step,
-        "state": execution.state,
-        "position": execution.position,
-        "item": execution.item,
-        "attempt": execution.attempt,
-        "key": execution.key,
-        "moment": next((moment for moment in moments if moment is not None), 0),
-        "record": _encode(replace(execution, messages=())),
-        "messages": msgspec.json.encode(execution.messages).decode() if execution.messages else None,
-    }
-
-
-def _param(run: str, name: str, value: Any) -> Json:
-    number = float(value) if isinstance(value, int | float) and abs(value) < 1e308 else None
-    return {"run": run, "name": name, "value": msgspec.json.encode(value).decode(), "number": number}
-
-
-def _job(row: Any) -> Job:
-    return replace(_decode(row.record, Job), next_due=row.next_due, last_due=row.last_due)
-
-
-def _firing_row(firing: Firing) -> Json:
-    row = {field.name: getattr(firing, field.name) for field in fields(firing)}
-    return row | {"created": time.time_ns(), "cancel_requested": False}
-
-
-def _firing(row: Any) -> Firing:
-    return Firing(**row._mapping)

@@ -26,7 +26,7 @@ from mlbench.core.errors import StoreError
 
 __all__ = ["REVISIONS", "clear_errors", "open_engine", "sqlite_file"]
 
-REVISIONS: Final = ("0001",)
+REVISIONS: Final = ("0001", "0002")
 """The migrations of `migrations/versions`, oldest first."""
 
 _BUSY_SECONDS = 10
@@ -158,7 +158,9 @@ def _upgrade(engine: Engine, file: Path | None, found: str | None) -> None:
 
 
 def _back_up(file: Path, revision: str) -> None:
-    target = file.with_name(f"{file.stem}-{revision}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}.backup")
+    now = time.time_ns()  # a migration that was killed is tried again at once
+    stamp = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now // 10**9))}.{now % 10**9 // 1000:06}"
+    target = file.with_name(f"{file.stem}-{revision}-{stamp}.backup")
     os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     with closing(sqlite3.connect(file)) as old, closing(sqlite3.connect(target)) as new:
         old.backup(new)

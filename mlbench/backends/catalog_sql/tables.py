@@ -34,6 +34,9 @@ metadata = MetaData(
 
 _STATES = "state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled', 'reused', 'skipped')"
 _UNDER_WAY = text("state IN ('queued', 'running')")
+_NO_ITEM = text("part_of IS NULL")
+_ITEM = text("part_of IS NOT NULL")
+_KEYED = text("key IS NOT NULL")
 
 snapshots = Table(
     "snapshots", metadata, Column("digest", String(80), primary_key=True), Column("record", Text, nullable=False)
@@ -70,6 +73,7 @@ executions = Table(
     Column("step", Text, nullable=False),
     Column("state", String(16), nullable=False),
     Column("position", Integer),
+    Column("part_of", String(26)),  # of an item: the execution of the whole fan-out
     Column("item", Integer),
     Column("attempt", Integer, nullable=False),
     Column("key", Text),
@@ -77,9 +81,10 @@ executions = Table(
     Column("record", Text, nullable=False),  # without its messages, which a list does without
     Column("messages", Text),
     CheckConstraint(_STATES, name="state"),
-    Index(None, "run", "position"),
-    Index(None, "key", "moment"),
-    Index(None, "step", "moment"),
+    # Items are many, and each index that they are in has its price when they are written.
+    Index("ix_executions_run_position", "run", "position", sqlite_where=_NO_ITEM, postgresql_where=_NO_ITEM),
+    Index("ix_executions_part_of_item_state", "part_of", "item", "state", sqlite_where=_ITEM, postgresql_where=_ITEM),
+    Index("ix_executions_key_moment", "key", "moment", sqlite_where=_KEYED, postgresql_where=_KEYED),
     Index("ix_executions_under_way", "state", sqlite_where=_UNDER_WAY, postgresql_where=_UNDER_WAY),
 )
 
@@ -89,12 +94,15 @@ metrics = Table(
     Column("id", Integer, primary_key=True),
     Column("run", String(26), nullable=False),
     Column("execution", String(26)),  # none: logged by the run itself
+    Column("part_of", String(26)),  # of an item: the execution of the whole fan-out
+    Column("item", Integer),
     Column("name", Text, nullable=False),
     Column("step", BigInteger),
     Column("value", Double),  # none: not a number (SQLite has no other word for it)
     Column("time", BigInteger, nullable=False),
-    Index(None, "run", "execution"),
-    Index(None, "name", "value"),
+    Index("ix_metrics_run_execution", "run", "execution", sqlite_where=_NO_ITEM, postgresql_where=_NO_ITEM),
+    Index("ix_metrics_name_value", "name", "value", sqlite_where=_NO_ITEM, postgresql_where=_NO_ITEM),
+    Index("ix_metrics_part_of_name_item", "part_of", "name", "item", sqlite_where=_ITEM, postgresql_where=_ITEM),
 )
 
 params = Table(

@@ -1,0 +1,118 @@
+"""Records as rows of the tables, and back."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+from mlbench.core.records import Execution, Firing, Job, JobVersion, Json, Metric, Run, Snapshot
+from mlbench.runs.wire import compact, msgspec
+
+__all__ = [
+    "decode",
+    "encode",
+    "execution_row",
+    "firing_row",
+    "metric_rows",
+    "param_row",
+    "to_execution",
+    "to_firing",
+    "to_job",
+    "to_metric",
+]
+
+R = TypeVar("R", Run, Execution, Job, JobVersion, Snapshot)
+
+
+def encode(record: Any) -> str:
+    """Return a record as JSON; a metric that JSON has no number for (nan, inf) is a text."""
+    metrics: Sequence[Any] = record.get("metrics", ()) if isinstance(record, dict) else getattr(record, "metrics", ())
+    if any(not math.isfinite(metric.value) for metric in metrics):
+        plain = msgspec.to_builtins(record)
+        for metric in plain["metrics"]:
+            if not math.isfinite(metric["value"]):
+                metric["value"] = str(metric["value"])
+        record = plain
+    return msgspec.json.encode(record).decode()
+
+
+def decode(record: str, kind: type[R]) -> R:
+    """Return the record of a JSON text."""
+    try:
+        return msgspec.json.decode(record, type=kind)
+    except msgspec.ValidationError:
+        return msgspec.json.decode(record, type=kind, strict=False)  # numbers as texts: see `encode`
+
+
+def to_execution(row: Any) -> Execution:
+    """Return an execution with its messages, of a row with `record` and `messages`."""
+    execution = decode(row.record, Execution)
+    return replace(execution, messages=tuple(msgspec.json.decode(row.messages))) if row.messages else execution
+
+
+def execution_row(execution: Execution) -> Json:
+    """Return an execution as a row: its record is without its messages, and without what has its default."""
+    moments = (execution.started, execution.queued, execution.ended)
+    record = compact(execution)
+    messages = record.pop("messages", None)
+    return {
+        "id": execution.id,
+        "run": execution.run,
+        "step": execution.step,
+        "state": execution.state,
+        "position": execution.position,
+        "part_of": execution.part_of,
+        "item": execution.item,
+        "attempt": execution.attempt,
+        "key": execution.key,
+        "moment": next((moment for moment in moments if moment is not None), 0),
+        "record": encode(record),
+        "messages": msgspec.json.encode(messages).decode() if messages else None,
+    }
+
+
+def metric_rows(run: str, metrics: Sequence[Metric], execution: Execution | None = None) -> list[Json]:
+    """Return metrics as rows: of a run, or of one of its executions."""
+    return [
+        {
+            "run": run,
+            "execution": None if execution is None else execution.id,
+            "part_of": None if execution is None else execution.part_of,
+            "item": None if execution is None else execution.item,
+            "name": metric.name,
+            "step": metric.step,
+            "value": None if math.isnan(metric.value) else metric.value,
+            "time": metric.time,
+        }
+        for metric in metrics
+    ]
+
+
+def to_metric(row: Any) -> Metric:
+    """Return the metric of a row."""
+    return Metric(name=row.name, value=math.nan if row.value is None else row.value, step=row.step, time=row.time)
+
+
+def param_row(run: str, name: str, value: Any) -> Json:
+    """Return a parameter of a run as a row."""
+    number = float(value) if isinstance(value, int | float) and abs(value) < 1e308 else None
+    return {"run": run, "name": name, "value": msgspec.json.encode(value).decode(), "number": number}
+
+
+def to_job(row: Any) -> Job:
+    """Return the job of a row with `record`, `next_due` and `last_due`."""
+    return replace(decode(row.record, Job), next_due=row.next_due, last_due=row.last_due)
+
+
+def firing_row(firing: Firing) -> Json:
+    """Return a firing as a row."""
+    row = {field.name: getattr(firing, field.name) for field in fields(firing)}
+    return row | {"created": time.time_ns(), "cancel_requested": False}
+
+
+def to_firing(row: Any) -> Firing:
+    """Return the firing of a row."""
+    return Firing(**row._mapping)
