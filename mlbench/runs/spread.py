@@ -204,6 +204,8 @@ class Spreading:
         """Return an item's values, each as a short text."""
         if self.spread is None or not self.spread.labels:
             return {}
+        if len(self.names) == 1:
+            return {self.names[0]: self.spread.labels[0][number]}
         label: dict[str, str] = {}
         for name, size, texts in reversed(list(zip(self.names, self.spread.shape, self.spread.labels, strict=True))):
             number, place = divmod(number, size)
@@ -432,6 +434,8 @@ class Spreading:
             number = record.item
             if number is None or number >= self.total:
                 continue
+            if not record.label:  # too many to travel with each chunk
+                record = replace(record, label=self.label(number))  # noqa: PLW2901
             if earlier := self._attempts.get(number):
                 record = replace(record, attempts=earlier)  # noqa: PLW2901
             self._note_memory(record.peak_memory)

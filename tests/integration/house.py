@@ -44,7 +44,7 @@ class MemoryExecutor:
         self.idle_since: float | None = time.monotonic()
         self.running = True
 
-    async def submit(self, task: StepTask, on_event: Callable[[Json], None]) -> Execution:
+    async def submit(self, task: StepTask, on_event: Callable[[Json], None], known: Any = None) -> Execution:
         known = {one.name for one in Execution.__dataclass_fields__.values()}
         base = msgspec.convert({name: one for name, one in task.base.items() if name in known}, Execution)
         self._paused[task.execution] = go_on = asyncio.Event()

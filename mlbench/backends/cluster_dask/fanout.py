@@ -374,7 +374,8 @@ class FanOutDrive:
             stand_in = stand_ins.get(number)
             own = {binding.name: binding for binding in binds}
             for name, items in places.items():
-                items.append(stand_in or own.get(name) or _unbound(name, number))
+                # What stands in for an item is false itself.
+                items.append(own.get(name) or _unbound(name) if stand_in is None else stand_in)
         return tuple(save_lists(places, self._blobs))
 
 
@@ -477,8 +478,8 @@ def _stand_in(number: int, record: Execution) -> Failed:
     )
 
 
-def _unbound(name: str, number: int) -> Binding:
-    return Binding(name=name, problem=f"Item {number} ended without binding {name}.")
+def _unbound(name: str) -> Binding:
+    return Binding(name=name, problem=f"It ended without binding {name}.")
 
 
 def _not_stored(what: str, error: Exception) -> Failure:

@@ -17,7 +17,7 @@ from mlbench.core.records import Execution, Json, Metric, Run
 from mlbench.notebook.document import notebook_id
 from mlbench.runs.series import Series
 
-__all__ = ["Session", "ago", "describe", "metrics_of", "notebook_of", "read_notebook"]
+__all__ = ["Session", "ago", "describe", "describe_item", "metrics_of", "notebook_of", "read_notebook"]
 
 LARGEST_NOTEBOOK: Final = 50 << 20
 """Bytes of a notebook's file that is read for a snapshot; a longer one is made of the cells that were run."""
@@ -138,6 +138,13 @@ class Session:
 def describe(execution: Execution) -> Json:
     """Return what is said of an execution when it is cancelled or asked for in short."""
     return {"execution": execution.id, "step": execution.step, "state": execution.state}
+
+
+def describe_item(execution: Execution) -> Json:
+    """Return what is said at once of an item of a fan-out that has failed."""
+    failure = execution.failure
+    why = f"{failure.ename}: {failure.evalue}" if failure is not None else None
+    return {"execution": execution.id, "item": execution.item, "label": execution.label, "failure": why}
 
 
 def ago(record: Execution, clock: Callable[[float], time.struct_time] = time.localtime) -> str:

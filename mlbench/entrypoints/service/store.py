@@ -5,21 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, assert_never
 
 from mlbench.core.errors import MlbenchError, ServiceError
 from mlbench.core.ids import Digest, ExecutionId, RunId
-from mlbench.core.messages import KernelHello, RandomState, StepTask, Submission
-from mlbench.core.records import ENDED, UNDER_WAY, Execution, Failure, Json, Reason, Run
+from mlbench.core.messages import KernelHello, RandomState, Spread, StepTask, Submission
+from mlbench.core.records import ENDED, UNDER_WAY, Execution, Failure, FanOut, Json, Reason, Run
 from mlbench.entrypoints.service.events import News
 from mlbench.entrypoints.service.ledger import Ledger
 from mlbench.entrypoints.service.recollection import Recollection
-from mlbench.entrypoints.service.sessions import Session, ago, describe, metrics_of, notebook_of, read_notebook
+from mlbench.entrypoints.service.reuse import Reuse
+from mlbench.entrypoints.service.sessions import (
+    Session,
+    ago,
+    describe,
+    describe_item,
+    metrics_of,
+    notebook_of,
+    read_notebook,
+)
 from mlbench.runs import plan as plans
 from mlbench.runs.plan import Plan, advance
+from mlbench.runs.plan.state import Node
 from mlbench.runs.transcript import Transcript
 
 if TYPE_CHECKING:
@@ -32,14 +42,23 @@ logger = logging.getLogger(__name__)
 GRACE: Final = 10.0
 """Seconds in which the processes of an abandoned run's steps are gone."""
 
+FAILED_TOLD: Final = 20
+"""Items that have failed which one piece of news names."""
+
 FORGET_AFTER: Final = 24 * 3600
 """Seconds for which the results of a kernel that is gone are held ready for the next one."""
+
+
+Known = Callable[[Spread], Awaitable[dict[int, Execution]]]
+"""Returns the executions of items of a fan-out that need not run, since they have been run before: by number."""
 
 
 class Executor(Protocol):
     """Runs steps: `mlbench.backends.cluster_dask.cluster.DaskCluster`, or one in memory for tests."""
 
-    async def submit(self, task: StepTask, on_event: Callable[[Json], None]) -> Execution: ...
+    async def submit(
+        self, task: StepTask, on_event: Callable[[Json], None], known: Known | None = None
+    ) -> Execution: ...
     async def cancel(self, execution: ExecutionId, reason: Reason) -> bool: ...
     async def pause(self, execution: ExecutionId) -> bool: ...
     async def resume(self, execution: ExecutionId) -> bool: ...
@@ -71,6 +90,8 @@ class OpenStore:
         self._owner = owner
         self._stir = stir
         self._recollection = Recollection(project, self.ledger)
+        self._reuse = Reuse(project, self.ledger)
+        self._item_keys: dict[ExecutionId, list[str]] = {}
         self._transcripts: dict[ExecutionId, Transcript] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -201,6 +222,7 @@ class OpenStore:
             notebook=session.kin,
             draws=draws,
             takes_over=takes_over,
+            resume=session.hello.resume,
         )
         for instruction in self.tell(event):
             if isinstance(instruction, plans.Attach):
@@ -360,6 +382,10 @@ class OpenStore:
         match instruction:
             case plans.Start():
                 self._spawn(self._run(instruction))
+            case plans.Look():
+                self._spawn(self._look(instruction))
+            case plans.Say():
+                self._say(instruction.execution, f"mlbench: {instruction.text}\n")
             case plans.Cancel():
                 self._spawn(self._executor.cancel(instruction.execution, instruction.reason))
             case plans.Pause():
@@ -398,7 +424,8 @@ class OpenStore:
                 task = replace(task, random=states if states is not None else task.random)
             node = self.plan.nodes[task.execution]
             if node.cancelled is None:
-                record = await self._executor.submit(task, partial(self._take_news, task.execution))
+                known = partial(self._known_items, start, task.random) if task.foreach else None
+                record = await self._executor.submit(task, partial(self._take_news, task.execution), known)
             else:
                 record, own = replace(node.record, state="cancelled", reason="user", ended=time.time_ns()), True
         except Exception as error:
@@ -408,7 +435,44 @@ class OpenStore:
             record = self.plan.nodes[task.execution].record
             record = replace(record, state="failed", reason="worker-lost", failure=failure, ended=time.time_ns())
             own = True
+        self._item_keys.pop(task.execution, None)
         self.tell(plans.Ended(at=time.time_ns(), record=record, own=own))
+
+    async def _look(self, look: plans.Look) -> None:
+        """Answer whether a step can be reused; where that cannot be told, it runs."""
+        found: tuple[Execution, str] | None = None
+        try:
+            found = await self._reuse.find(look, await self._start_states(look))
+        except (MlbenchError, OSError):
+            logger.exception("Step %s could not be looked for", look.record.step)
+        record, said = found if found is not None else (None, "")
+        answer = plans.Found(at=time.time_ns(), execution=look.execution, look=look.look, record=record, said=said)
+        self.tell(answer)
+
+    async def _start_states(self, look: plans.Look) -> RandomState | None:
+        if look.random_of is None:
+            return look.random
+        states = await self._end_states(self.plan.nodes[look.random_of].record)
+        return states if states is not None else look.random
+
+    async def _known_items(
+        self, start: plans.Start, states: RandomState | None, spread: Spread
+    ) -> dict[int, Execution]:
+        """Return the items of a fan-out that need not run; note the keys of all, under which they are found again."""
+        execution = start.task.execution
+        look = start.look if start.task.seeded or start.look is None else replace(start.look, random=None)
+        keys, found = await self._reuse.find_items(spread, look, states if start.task.seeded else None, start.item_key)
+        self._item_keys[execution] = keys
+        return found
+
+    def _say(self, execution: ExecutionId, text: str, messages: Iterable[Json] = ()) -> None:
+        """Show a line under a step's cell, and what else there is to be shown."""
+        said = [{"output_type": "stream", "name": "stderr", "text": text}, *messages]
+        transcript = self._transcripts.setdefault(execution, Transcript())
+        for message in said:
+            transcript.add(message)
+        node = self.plan.nodes[execution]
+        self._publish_messages(node.record, node.kernel, said)
 
     async def _end_states(self, record: Execution) -> RandomState | None:
         from mlbench.runs import randomness
@@ -438,10 +502,30 @@ class OpenStore:
             case "tags":
                 node.record = replace(node.record, tags={**node.record.tags, **news["tags"]})
                 self._publish(node.record)
+            case "items":
+                self._take_items(node, news["executions"], news["fanout"])
             case "progress":
                 self._publish(node.record, progress={"done": news["done"], "total": news.get("total")})
             case other:
                 logger.warning("News of an unknown type %s of step %s", other, node.record.step)
+
+    def _take_items(self, node: Node, records: Sequence[Execution], fanout: FanOut) -> None:
+        """Write items that have ended, which a worker has recorded, and tell of them in one piece of news."""
+        if not records and fanout == node.record.fanout:
+            return
+        keys = self._item_keys.get(node.id)
+        if keys:
+            records = [replace(one, key=keys[one.item]) if one.item is not None else one for one in records]
+        node.record = replace(node.record, fanout=fanout)
+        self.ledger.put(node.record)
+        if not records:
+            self._publish(node.record)
+            return
+        for record in records[:-1]:
+            self.ledger.put(record)
+        failed = [record for record in records if record.state == "failed"]
+        ended = {"ended": len(records), "failed": [describe_item(record) for record in failed[:FAILED_TOLD]]}
+        self.ledger.put(records[-1], then=partial(self._publish, node.record, items=ended))
 
     # --- telling -----------------------------------------------------------------------------------------------------
 
