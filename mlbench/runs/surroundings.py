@@ -66,6 +66,7 @@ def apply(surroundings: Surroundings, shell: Any = None) -> list[str]:
     os.chdir(surroundings.folder)
     if surroundings.path:
         sys.path[:] = surroundings.path
+    sys.path[:0] = [folder for folder in surroundings.first if folder not in sys.path]
     problems: list[str] = []
     for entry in _TABLE:
         packed = surroundings.libraries.get(entry.name)

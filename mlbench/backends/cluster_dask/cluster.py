@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from mlbench.backends.blobs_local import LocalBlobs
@@ -19,7 +19,8 @@ from mlbench.backends.cluster_dask.connection import Connection
 from mlbench.backends.cluster_dask.fanout import DaskChunks, FanOutDrive, Known
 from mlbench.backends.cluster_dask.localcluster import kill_workers
 from mlbench.backends.cluster_dask.opening import open_cluster
-from mlbench.core.errors import MlbenchError
+from mlbench.backends.cluster_dask.remote import scale
+from mlbench.core.errors import MlbenchError, ServiceError
 from mlbench.core.ids import ExecutionId
 from mlbench.core.messages import ClusterChoice, Environment, StepTask
 from mlbench.core.records import ENDED, Execution, Failure, Json, Reason
@@ -37,8 +38,9 @@ with `update_display_data`, `clear_output` and `transient`), `{"type": "metrics"
 """
 
 _LOOK_SECONDS: Final = 10.0
+_ANSWER_SECONDS: Final = 5.0
 _MOST_SILENCES: Final = 2
-"""So many unanswered calls, one after the other, are a worker that hangs: it is lost after some 30 s."""
+"""So many unanswered calls, one after the other, are a worker that hangs: it is lost after at most 30 s."""
 
 _LOCAL: Final = ClusterChoice()
 
@@ -115,7 +117,65 @@ class DaskCluster:
         ServiceError
             If it cannot be reached or made, or must not be used; the sentence says why.
         """
-        return await self._open(self._place(choice or _LOCAL))
+        return await self._open(self._place(choice or _LOCAL), choice or _LOCAL)
+
+    async def use(self, choice: ClusterChoice) -> tuple[str, ...]:
+        """Connect to a cluster for a kernel; return what the kernel's user should know, line by line.
+
+        Raises
+        ------
+        ServiceError
+            If it cannot be reached or made, or its workers cannot run steps of that kernel.
+        """
+        connection = await self.start(choice)
+        return await connection.meet(choice, again=True) if connection.foreign else ()
+
+    async def describe(self, choice: ClusterChoice | None = None) -> Json:
+        """Return what a cluster is and has: its kind, address, dashboard, workers and what is under way there.
+
+        One that is not open is not opened.
+        """
+        place = self._place(choice or _LOCAL)
+        connection = place.connection if place.connection is not None and place.connection.alive else None
+        facts: Json = {"name": place.choice.name, "kind": place.choice.kind, "running": connection is not None}
+        facts |= {"address": place.choice.address, "factory": place.choice.factory, "dashboard": None, "workers": []}
+        if connection is not None:
+            facts |= await connection.describe()
+        facts["under_way"] = [one.task.step for one in place.under_way.values()]
+        steps: dict[str | None, list[str]] = {}
+        for one in place.under_way.values():
+            steps.setdefault(one.address, []).append(one.task.step)
+        for worker in facts["workers"]:
+            worker["steps"] = steps.get(worker["address"], [])
+        return facts
+
+    async def scale(self, choice: ClusterChoice | None, workers: int) -> None:
+        """Ask for a number of workers; on this machine, for the number of steps that may run at once.
+
+        Raises
+        ------
+        ServiceError
+            If it is not this service that has made the cluster.
+        """
+        connection = await self.start(choice)
+        if choice is None or choice.kind == "local":
+            raise ServiceError(
+                f"The local cluster is one worker with room for {self._threads} steps.",
+                "Choose a configured cluster to have more, or see `--max-parallel` and `--cpu` to have fewer at once.",
+            )
+        if connection.cluster is None:
+            raise ServiceError(
+                f"The cluster at {choice.address} is run by somebody else, who alone can scale it.",
+                "Start or stop workers there: steps find them.",
+            )
+        await scale(connection.cluster, workers)
+
+    async def stop(self, choice: ClusterChoice | None = None) -> list[str]:
+        """Close a cluster; return the steps that this has ended. One that somebody else runs is only left."""
+        place = self._place(choice or _LOCAL)
+        ended = [one.task.step for one in place.under_way.values()]
+        await self._close(place)
+        return ended
 
     async def prepare(self, environment: Environment) -> None:
         """Start the warm process of an environment on this machine ahead of its first step."""
@@ -186,16 +246,17 @@ class DaskCluster:
     # --- opening and closing -----------------------------------------------------------------------------------------
 
     def _place(self, choice: ClusterChoice) -> _Place:
-        key = msgspec.json.encode(choice, order="sorted").decode() if choice.kind != "local" else ""
+        same = replace(choice, source=None, versions={})
+        key = msgspec.json.encode(same, order="sorted").decode() if choice.kind != "local" else ""
         return self._places.setdefault(key, _Place(choice))
 
-    async def _open(self, place: _Place) -> Connection:
+    async def _open(self, place: _Place, choice: ClusterChoice) -> Connection:
         async with place.lock:
             if place.connection is not None and not place.connection.alive:
                 lost, place.connection = place.connection, None  # its steps have ended with it
                 await lost.close()
             if place.connection is None:
-                place.connection = await open_cluster(place.choice, self._threads, self._hear)
+                place.connection = await open_cluster(choice, self._threads, self._hear)
                 place.last_end = time.monotonic()
                 if place.watching is None or place.watching.done():
                     place.watching = asyncio.create_task(self._watch(place), name="mlbench-cluster-watch")
@@ -225,7 +286,12 @@ class DaskCluster:
     async def _run(self, submitted: _Submitted) -> Execution:
         task = submitted.task
         try:
-            connection = await self._open(submitted.place)
+            connection = await self._open(submitted.place, task.cluster or _LOCAL)
+            if task.cluster is not None and connection.foreign:
+                for line in await connection.meet(task.cluster):
+                    said = {"output_type": "stream", "name": "stderr", "text": f"mlbench: {line}\n"}
+                    submitted.on_event({"type": "messages", "messages": [said]})
+            sealed = await connection.seal(task)
         except MlbenchError as error:
             return await self._end(
                 submitted, Failure(ename=type(error).__name__, evalue=error.message, remedy=error.remedy)
@@ -250,11 +316,11 @@ class DaskCluster:
             chunks = DaskChunks(connection, task)
             submitted.drive = FanOutDrive(task, chunks, submitted.on_event, submitted.known)
             return await submitted.drive.run()
-        from mlbench.backends.cluster_dask import supervisor, worker
+        from mlbench.backends.cluster_dask import worker
 
         submitted.future = connection.client.submit(
             worker.run_step,
-            supervisor.Sealed(msgspec.msgpack.encode(task)),
+            sealed,
             pure=False,
             retries=0,
             resources=task.resources or None,
@@ -268,8 +334,8 @@ class DaskCluster:
                 raise
             return await self._end(submitted)
         except Exception as error:  # noqa: BLE001  KilledWorker and its like: the step's end may be recorded all the same
-            _log.warning("Execution %s lost its worker: %s", task.execution, type(error).__name__)
-            return await self._end(submitted)
+            _log.warning("Execution %s lost its worker: %s: %s", task.execution, type(error).__name__, error)
+            return await self._end(submitted, _without_mlbench(error, task))
 
     async def _end(self, submitted: _Submitted, failure: Failure | None = None) -> Execution:
         """Return the record of an execution that no worker has returned, writing one where there is none."""
@@ -311,9 +377,12 @@ class DaskCluster:
             if not place.under_way:
                 silences.clear()
             elif time.monotonic() - looked >= _LOOK_SECONDS and place.connection is not None:
-                addresses = {one.address for one in place.under_way.values() if one.address is not None}
+                addresses = {one.address for one in place.under_way.values()}
+                if place.connection.foreign:  # workers may still have to be started there
+                    addresses.discard(None)
                 for address in addresses:
-                    if await place.connection.ask(os.getpid, workers=[address]):
+                    workers = [address] if address is not None else None
+                    if await place.connection.ask(os.getpid, workers=workers, patience=_ANSWER_SECONDS):
                         silences.pop(address, None)
                     else:
                         silences[address] = silences.get(address, 0) + 1
@@ -336,7 +405,19 @@ class DaskCluster:
 _BEGUN: Final = time.monotonic()
 
 
+def _without_mlbench(error: BaseException, task: StepTask) -> Failure | None:
+    """Say what a worker lacks that came after it had been looked what workers have."""
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "mlbench":
+        return Failure(
+            ename="ServiceError",
+            evalue=f"A worker of cluster {task.cluster.name if task.cluster else 'local'} has no mlbench.",
+            remedy="Install it there: pip install mlbench.",
+        )
+    return None
+
+
 def _find_or_write(submitted: _Submitted, failure: Failure | None) -> Execution:
+    from mlbench.backends.cluster_dask import visiting
     from mlbench.backends.cluster_dask.supervisor import ended_record
 
     task = submitted.task
@@ -363,6 +444,8 @@ def _find_or_write(submitted: _Submitted, failure: Failure | None) -> Execution:
                 remedy="Run the cell again.",
             ),
         )
+    if task.cluster is not None:
+        visiting.let_go(task)
     if blobs is not None:
         try:
             blobs.append("execution", record.id, msgspec.to_builtins(record), durable=True)

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from mlbench.core.messages import ClusterChoice
+from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.backends.cluster_dask import versions
+from mlbench.core.ids import Digest
+from mlbench.core.messages import ClusterChoice, StepTask
+from mlbench.core.records import Json
+from mlbench.runs.wire import msgspec
+
+if TYPE_CHECKING:
+    from mlbench.backends.cluster_dask.supervisor import Sealed
 
 __all__ = ["CONTROL_SECONDS", "Connection", "close_quietly"]
 
@@ -27,15 +36,14 @@ class Connection:
     ----------
     cluster
         What was made for it and ends with it: Dask's cluster object; None where somebody else runs it.
-    notices
-        Lines for the user: what differs there.
     """
 
-    def __init__(self, choice: ClusterChoice, client: Any, cluster: Any = None, notices: tuple[str, ...] = ()) -> None:
+    def __init__(self, choice: ClusterChoice, client: Any, cluster: Any = None) -> None:
         self.choice = choice
         self.client = client
         self.cluster = cluster
-        self.notices = notices
+        self._met: set[str] = set()
+        self._proofs: dict[str, Digest] = {}
 
     @property
     def foreign(self) -> bool:
@@ -75,6 +83,60 @@ class Connection:
                 return found
             await asyncio.sleep(0.1)
 
+    async def meet(self, choice: ClusterChoice, *, again: bool = False) -> tuple[str, ...]:
+        """Compare what a kernel has with what the workers have; return lines for its user, the first time alone.
+
+        Parameters
+        ----------
+        choice
+            With the kernel's versions; without any, nothing is compared.
+        again
+            Return them whether or not they have been told.
+
+        Raises
+        ------
+        ServiceError
+            If steps of this kernel cannot run on the workers.
+        """
+        name = repr(sorted(choice.versions.items()))
+        if not choice.versions or (name in self._met and not again):
+            return ()
+        found = await self.ask(eval, versions.asked())
+        versions.check(choice.versions, found, choice.name)
+        if not found:
+            return (f"Cluster {choice.name} has no worker yet: steps wait for one.",)
+        if not again:
+            self._met.add(name)
+        return versions.differences(choice.versions, found)
+
+    async def seal(self, task: StepTask) -> Sealed:
+        """Return a task, or a chunk of one, as it is handed to this cluster's workers."""
+        from mlbench.backends.cluster_dask import supervisor, visiting
+
+        if not self.foreign:
+            return supervisor.Sealed(msgspec.msgpack.encode(task))
+        if task.store not in self._proofs:
+            self._proofs[task.store] = await asyncio.to_thread(LocalBlobs(task.store).put, os.urandom(32))
+        return supervisor.Sealed(msgspec.msgpack.encode(visiting.travelling(task)), self._proofs[task.store])
+
+    async def describe(self) -> Json:
+        """Return the scheduler's address, the dashboard's and what workers there are, as plain JSON."""
+        known = await asyncio.wait_for(self.client.scheduler.identity(), CONTROL_SECONDS)
+        workers = [
+            {
+                "address": address,
+                "name": str(one["name"]),
+                "host": one["host"],
+                "threads": one["nthreads"],
+                "memory": one["memory_limit"] or None,
+                "resources": dict(one["resources"]),
+            }
+            for address, one in known["workers"].items()
+        ]
+        port = (known.get("services") or {}).get("dashboard") if self.foreign else None
+        link = str(self.client.dashboard_link) if port else None
+        return {"address": known["address"], "dashboard": link, "workers": workers}
+
     async def close(self) -> None:
         """End what was opened."""
         await close_quietly(self.client, self.cluster)
@@ -85,7 +147,7 @@ async def close_quietly(*ones: Any) -> None:
     for one in ones:
         if one is not None:
             try:
-                closing = one.close()
+                closing = one.close() if getattr(one, "asynchronous", True) else asyncio.to_thread(one.close)
                 if closing is not None:
                     await asyncio.wait_for(closing, 10)
             except Exception:  # noqa: BLE001  what will not close is ended with this process

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, assert_never
 
+from mlbench.backends.cluster_dask import remote
 from mlbench.backends.cluster_dask.connection import Connection
 from mlbench.backends.cluster_dask.localcluster import open_local
 from mlbench.core.messages import ClusterChoice
@@ -21,5 +22,18 @@ async def open_cluster(choice: ClusterChoice, threads: int, hear: Callable[[tupl
         How many steps may run at once, where that is for us to say.
     hear
         Takes the workers' news.
+
+    Raises
+    ------
+    ServiceError
+        If it cannot be reached or made, or must not be used; the sentence says why.
     """
-    return await open_local(choice, threads, hear)
+    match choice.kind:
+        case "local":
+            return await open_local(choice, threads, hear)
+        case "address":
+            return await remote.connect(choice, hear)
+        case "factory":
+            return await remote.make(choice, hear)
+        case _:
+            assert_never(choice.kind)

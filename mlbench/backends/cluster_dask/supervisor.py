@@ -25,6 +25,8 @@ from typing import IO, Any, Final
 
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.cluster_dask.channel import ACK, Frames, frame
+from mlbench.backends.cluster_dask.client import leave_slot
+from mlbench.backends.cluster_dask.environments import fitted
 from mlbench.backends.cluster_dask.memory import MemoryWatch, kills_by_system, readable
 from mlbench.backends.cluster_dask.pipes import Pipes, Reader, received
 from mlbench.backends.cluster_dask.processors import available
@@ -49,6 +51,7 @@ __all__ = [
     "pause",
     "prepare",
     "refusal",
+    "refused",
     "resume",
     "supervise",
 ]
@@ -63,11 +66,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """A task as bytes, which Dask can carry and log without showing what is in it."""
+    """A task as bytes, which Dask can carry and log without showing what is in it.
+
+    `proof` is the digest of an object that lies in the task's store: a worker that finds it has the same store.
+    """
 
     data: bytes = field(repr=False)
 
 
+    proof: Digest | None = None
 @dataclass(slots=True)
 class Running:
     """What is known of an execution, or of a chunk of one, while a thread has it. Guarded by a lock of this module.
@@ -171,6 +178,25 @@ def ended_record(
 
 @contextlib.contextmanager
 def entered(key: str, *, refused: Reason | None) -> Iterator[Running]:
+def refused(task: StepTask, error: MlbenchError) -> Execution:
+    """Return the record, which is durable if the store is there, of a step that cannot run on this worker."""
+    failure = Failure(ename=type(error).__name__, evalue=error.message, remedy=error.remedy)
+    record = ended_record(task, state="failed", reason="error", failure=failure)
+    if os.path.isfile(os.path.join(task.store, "format")):
+        with contextlib.suppress(MlbenchError, OSError):  # the service writes what it finds no record of
+            LocalBlobs(task.store).append("execution", record.id, msgspec.to_builtins(record), durable=True)
+    return record
+
+
+def ended_already(blobs: LocalBlobs, record: Execution) -> Execution | None:
+    """Return the end of this attempt that somebody else has recorded: who was given up may not say another one."""
+    found = blobs.find_record("execution", record.id)
+    if found is None or found.get("state") not in ENDED or found.get("attempt", 1) < record.attempt:
+        return None
+    _log.warning("The end of execution %s comes too late: it is recorded as %s", record.id, found["state"])
+    return msgspec.convert(found, Execution)
+
+
     """Let an execution be cancelled and paused for as long as a thread has it."""
     with _lock:
         running = _running[key] = Running(cancelled=refused)
@@ -561,6 +587,8 @@ class _Supervision(Attendance):
         if state == "failed" and failure is None:
             if self._timed_out:
                 failure = self._timeout()
+        elif kind == "waits":
+            leave_slot()
             elif self._too_much:
                 failure = self._excess()
             elif "failure" in done:

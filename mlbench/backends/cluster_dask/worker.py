@@ -4,44 +4,134 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import threading
+from collections.abc import Callable
 from typing import Any, Final
 
-from distributed import WorkerPlugin, get_worker
+from distributed import Status, WorkerPlugin, get_worker
 
-from mlbench.backends.cluster_dask import resources, supervisor
+from mlbench.backends.cluster_dask import modules, resources, supervisor, visiting
+from mlbench.backends.cluster_dask.orphans import end_orphans
+from mlbench.core.errors import MlbenchError, StoreError
 from mlbench.core.ids import ExecutionId
 from mlbench.core.messages import StepTask
 from mlbench.core.records import Json
 from mlbench.runs.wire import msgspec
 
-__all__ = ["TOPIC", "StepWorker", "run_step"]
+__all__ = ["TOPIC", "StepWorker", "WorkerLost", "ended", "publisher", "run_step", "unsealed"]
 
 TOPIC: Final = "mlbench-news"
 
 
 class StepWorker(WorkerPlugin):
-    """Make a worker ours: no HTTP server, no life after its service's, and what it has said in Dask's resources."""
+    """Make a worker ours: no HTTP server, no life after its service's, and what it has said in Dask's resources.
+
+    A worker that somebody else has started (`own` is False) keeps its life and its server. The plugin may be
+    registered again at any time, by any service, and also reaches workers without mlbench, which it leaves alone.
+    """
 
     name = "mlbench"
 
+    def __init__(self, *, own: bool = True) -> None:
+        self.own = own
+
+    def __reduce__(self) -> Any:
+        return (eval, (_PICKLED.format(own=self.own),))
+
     async def setup(self, worker: Any) -> None:
-        worker.http_server.stop()  # Dask starts it also without a dashboard
-        threading.Thread(target=_end_with, args=(os.getppid(),), name="mlbench-parent", daemon=True).start()
+        if self.own:
+            worker.http_server.stop()  # Dask starts it also without a dashboard
+            threading.Thread(target=_end_with, args=(os.getppid(),), name="mlbench-parent", daemon=True).start()
+            # The worker before this one may have been killed together with its step servers.
+            threading.Thread(target=end_orphans, name="mlbench-orphans", daemon=True).start()
         await _declare(worker)
 
-    def teardown(self, worker: Any) -> None:  # noqa: ARG002  Dask's signature
-        supervisor.close()
+    def teardown(self, worker: Any) -> None:
+        if worker.status in _ENDING:  # registered again, it is taken away before; the steps go on
+            supervisor.close()
+            modules.forget()
+
+
+_ENDING: Final = (Status.closing, Status.closing_gracefully, Status.closed, Status.failed)
+
+_PICKLED: Final = """
+__import__("mlbench.backends.cluster_dask.worker", fromlist=["_"]).StepWorker(own={own})
+if __import__("importlib.util", fromlist=["_"]).find_spec("mlbench")
+else __import__("distributed").WorkerPlugin()
+""".replace("\n", " ").strip()
+"""A worker that cannot read a plugin does not start, and a cluster may have workers that are not for us."""
 
 
 def run_step(sealed: supervisor.Sealed) -> bytes:
-    """Run a step; return the record of its end. Never raises."""
+    """Run a step; return the record of its end.
+
+    Raises
+    ------
+    WorkerLost
+        If another worker had begun it, of which the scheduler knows no more.
+    """
+    task, refusal = unsealed(sealed)
+    if refusal is not None:
+        return msgspec.json.encode(supervisor.refused(task, refusal))
+    try:
+        return msgspec.json.encode(supervisor.supervise(task, publisher()))
+    finally:
+        ended(task)
+
+
+def unsealed(sealed: supervisor.Sealed) -> tuple[StepTask, MlbenchError | None]:
+    """Return a task, made to fit this worker if it is not on its kernel's machine, or why it cannot run here.
+
+    Raises
+    ------
+    WorkerLost
+        If another worker had begun it, of which the scheduler knows no more.
+    """
+    task = msgspec.msgpack.decode(sealed.data, type=StepTask)
+    if task.cluster is None or task.cluster.kind == "local":
+        return task, None
+    try:
+        task = visiting.adapted(task, sealed.proof, _client_of(get_worker()))
+        first = visiting.claim(task)
+    except MlbenchError as error:
+        return task, error
+    except OSError as error:
+        return task, StoreError(f"The step could not be prepared on {platform.node()}: {error}.", "Run the cell again.")
+    if not first:
+        raise WorkerLost(f"Another worker had begun step {task.step}.")
+    return task, None
+
+
+def ended(task: StepTask) -> None:
+    """Note that a task that was `unsealed` here has ended."""
+    if task.cluster is not None and task.cluster.kind != "local":
+        visiting.let_go(task)
+
+
+class WorkerLost(Exception):
+    """What was begun on a worker that the scheduler has lost."""
+
+
+def publisher() -> Callable[[ExecutionId, list[Json]], None]:
+    """Return what sends news from this worker to the service; several threads may call it."""
     worker = get_worker()
 
     def publish(execution: ExecutionId, news: list[Json]) -> None:
         worker.log_event(TOPIC, {"execution": execution, "news": news, "address": worker.address})
 
-    return msgspec.json.encode(supervisor.supervise(msgspec.msgpack.decode(sealed.data, type=StepTask), publish))
+    return publish
+
+
+def _client_of(worker: Any) -> Json:
+    """Say how a step's process reaches this worker's scheduler: by the worker's own certificate, if it has one."""
+    security = worker.security
+    return {
+        "address": worker.scheduler.address,
+        "ca": security.tls_ca_file,
+        "cert": security.tls_worker_cert or security.tls_client_cert,
+        "key": security.tls_worker_key or security.tls_client_key,
+    }
 
 
 async def _declare(worker: Any) -> None:

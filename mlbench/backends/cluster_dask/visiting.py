@@ -1,0 +1,179 @@
+"""A step on a worker that is not its kernel's machine: what it is given there in place of what the kernel has.
+
+Its process comes from the worker's own interpreter and environment. Of the kernel come the variables that the notebook
+changed, the modules that lie beside it, and, through the store, all values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import platform
+import re
+import site
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.backends.cluster_dask import modules, versions
+from mlbench.core.errors import MlbenchError, ServiceError, StoreError
+from mlbench.core.ids import Digest
+from mlbench.core.messages import Environment, StepTask, Surroundings
+
+__all__ = ["adapted", "claim", "let_go", "travelling"]
+
+_OF_A_MACHINE: Final = re.compile(
+    r"(PATH|LD_.*|DYLD_.*|PYTHON.*|VIRTUAL_ENV.*|CONDA_.*|HOME|USER|LOGNAME|SHELL|PWD|OLDPWD|TMPDIR|TEMP|TMP|HOSTNAME"
+    r"|XDG_.*|DISPLAY|SSH_.*|CUDA_VISIBLE_DEVICES|NVIDIA_.*|DASK_.*|JPY_.*|MLBENCH_.*|MPLBACKEND|SLURM_.*|_)$"
+)
+"""Variables that say where things are on one machine, or what somebody has there: they never travel."""
+
+_STORE_SECONDS: Final = 5.0
+"""How long a file that was just written may take to be seen through a network file system."""
+
+
+def travelling(task: StepTask) -> StepTask:
+    """Return a task as it is sent to such a worker: with those of the kernel's variables alone that are to travel."""
+    variables = {
+        name: value
+        for name, value in task.environment.variables.items()
+        if name in task.changed_variables and not _OF_A_MACHINE.match(name)
+    }
+    return dataclasses.replace(task, environment=dataclasses.replace(task.environment, variables=variables))
+
+
+def adapted(task: StepTask, proof: Digest | None, client: Mapping[str, Any] | None = None) -> StepTask:
+    """Return a task as it is run here.
+
+    Parameters
+    ----------
+    proof
+        An object that lies in the kernel's store.
+    client
+        How this worker's scheduler is reached from a step's process.
+
+    Raises
+    ------
+    MlbenchError
+        If this worker cannot run it: another Python, another store.
+    """
+    wanted = (task.cluster.versions if task.cluster is not None else {}).get("python")
+    own = platform.python_version()
+    if wanted is not None and versions.minor(wanted) != versions.minor(own):
+        versions.check({"python": wanted}, {platform.node(): {"python": own, "mlbench": ""}}, _name(task))
+    blobs = _store(task, proof)
+    unpacked = modules.unpack(task.modules, blobs) if task.modules else None
+    environment = Environment(
+        interpreter=sys.executable,
+        variables={**_own_variables(), **task.environment.variables},
+        stamp=_stamp(),
+        preload=task.environment.preload,
+    )
+    return dataclasses.replace(
+        task,
+        environment=environment,
+        surroundings=_surroundings(task.surroundings, unpacked, blobs),
+        client=dict(client) if client is not None else None,
+    )
+
+
+def _surroundings(surroundings: Surroundings | None, unpacked: str | None, blobs: LocalBlobs) -> Surroundings | None:
+    if surroundings is None:
+        return None
+    there = os.path.isdir(surroundings.folder)
+    folder = surroundings.folder if there else unpacked or modules.unpack({}, blobs)
+    first = tuple(one for one in (unpacked, surroundings.folder if there else None) if one is not None)
+    return dataclasses.replace(surroundings, folder=folder, path=(), first=first)
+
+
+def _store(task: StepTask, proof: Digest | None) -> LocalBlobs:
+    """Open the kernel's store, and only that: where its path leads to nothing, nothing is made."""
+    until = time.monotonic() + _STORE_SECONDS
+    while True:
+        problem = _problem_of(Path(task.store), proof)
+        if problem is None:
+            return LocalBlobs(task.store)
+        if time.monotonic() > until:
+            raise StoreError(
+                f"The worker {platform.node()} of cluster {_name(task)} cannot use the store {task.store}: {problem}",
+                "Mount the store there under the same path, or name one in MLBENCH_STORE that all workers see.",
+            )
+        time.sleep(0.1)
+
+
+def _problem_of(store: Path, proof: Digest | None) -> str | None:
+    try:
+        if not (store / "format").is_file():
+            return "there is no store under that path."
+        if not os.access(store / "objects", os.W_OK):
+            return "it cannot be written there."
+        if proof is not None and not LocalBlobs(store).has(proof):
+            return "another store lies under that path."
+    except (OSError, MlbenchError) as error:
+        return f"{error}."
+    return None
+
+
+def _own_variables() -> dict[str, str]:
+    """Return this worker's variables, without those that Dask set for its own threads."""
+    import dask.config
+
+    configured = dask.config.get("distributed.nanny.pre-spawn-environ", {})
+    dasks = {**_PRE_SPAWN, **{str(name): str(value) for name, value in configured.items()}}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if dasks.get(name) != value and not name.startswith("DASK_INTERNAL_")
+    }
+
+
+_PRE_SPAWN: Final = {
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+
+def _stamp() -> str:
+    states = [sys.version]
+    for folder in sorted({*site.getsitepackages(), site.getusersitepackages()}):
+        try:
+            states.append(f"{folder}:{os.stat(folder).st_mtime_ns}")
+        except OSError:
+            continue
+    return hashlib.blake2b("\n".join(states).encode(), digest_size=12).hexdigest()
+
+
+def _name(task: StepTask) -> str:
+    return task.cluster.name if task.cluster is not None else "local"
+
+
+def claim(task: StepTask) -> bool:
+    """Say whether this worker is the first to begin an attempt of a step; a scheduler may hand one out again.
+
+    A scheduler that is not ours gives the task of a lost worker to another one; a body is never to start twice.
+    """
+    try:
+        os.close(os.open(_claim(task), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise ServiceError(
+            f"The store {task.store} cannot be written: {error.strerror}.", "See to its disk, then run the cell again."
+        ) from error
+    return True
+
+
+def let_go(task: StepTask) -> None:
+    """Forget the claim of an attempt that has ended, whoever made it."""
+    Path(_claim(task)).unlink(missing_ok=True)
+
+
+def _claim(task: StepTask) -> str:
+    chunk = f"-{task.chunk.place}" if task.chunk is not None else ""
+    return os.path.join(task.store, "tmp", f"claim-{task.execution}-{task.attempt}{chunk}")
