@@ -35,7 +35,7 @@ from mlbench.backends.cluster_dask.servers import StepServers, kill, send
 from mlbench.core.errors import MlbenchError
 from mlbench.core.ids import Digest, ExecutionId
 from mlbench.core.messages import Environment, StepTask
-from mlbench.core.records import Binding, Execution, Failure, FileUse, Json, Metric, Reason, State
+from mlbench.core.records import ENDED, Binding, Execution, Failure, FileUse, Json, Metric, Reason, State
 from mlbench.runs.transcript import Transcript
 from mlbench.runs.wire import msgspec
 
@@ -72,9 +72,9 @@ class Sealed:
     """
 
     data: bytes = field(repr=False)
-
-
     proof: Digest | None = None
+
+
 @dataclass(slots=True)
 class Running:
     """What is known of an execution, or of a chunk of one, while a thread has it. Guarded by a lock of this module.
@@ -176,8 +176,6 @@ def ended_record(
     return dataclasses.replace(record, reason=reason, failure=failure, **others)
 
 
-@contextlib.contextmanager
-def entered(key: str, *, refused: Reason | None) -> Iterator[Running]:
 def refused(task: StepTask, error: MlbenchError) -> Execution:
     """Return the record, which is durable if the store is there, of a step that cannot run on this worker."""
     failure = Failure(ename=type(error).__name__, evalue=error.message, remedy=error.remedy)
@@ -197,6 +195,8 @@ def ended_already(blobs: LocalBlobs, record: Execution) -> Execution | None:
     return msgspec.convert(found, Execution)
 
 
+@contextlib.contextmanager
+def entered(key: str, *, refused: Reason | None) -> Iterator[Running]:
     """Let an execution be cancelled and paused for as long as a thread has it."""
     with _lock:
         running = _running[key] = Running(cancelled=refused)
@@ -564,6 +564,8 @@ class _Supervision(Attendance):
             elif news["type"] == "tags":
                 self._tags.update(news["tags"])
             self._say(news)
+        elif kind == "waits":
+            leave_slot()
         elif kind == "done":
             self._done = message
 
@@ -587,8 +589,6 @@ class _Supervision(Attendance):
         if state == "failed" and failure is None:
             if self._timed_out:
                 failure = self._timeout()
-        elif kind == "waits":
-            leave_slot()
             elif self._too_much:
                 failure = self._excess()
             elif "failure" in done:
