@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from mlbench.core.errors import NotebookError
-from mlbench.notebook import document, graph
+from mlbench.notebook import document, graph, rules
 from mlbench.notebook.document import Notebook
 from mlbench.notebook.graph import CellSource, Problem
 
-__all__ = ["Problem", "check", "refuse", "told"]
+__all__ = ["Problem", "check", "foresee", "refuse", "told"]
 
 
 def check(nb: Notebook) -> list[Problem]:
@@ -26,6 +26,26 @@ def check(nb: Notebook) -> list[Problem]:
         return []
     cells = document.cells(nb)
     problems = [*graph.build(cells).problems, *_parameters(cells)]
+    return sorted(problems, key=lambda problem: (problem.cell, problem.line))
+
+
+def foresee(nb: Notebook) -> list[Problem]:
+    r"""Return what is wrong with a checked notebook, and what is likely to fail when it is run from top to bottom.
+
+    Examples
+    --------
+    >>> cells = [{"cell_type": "code", "source": "%load_ext mlbench\nlog = open('a.txt')", "metadata": {}}]
+    >>> cells += [{"cell_type": "code", "source": "%%step a\nprint(1, file=log)", "metadata": {}}]
+    >>> foresee({"metadata": {}, "cells": cells})[0].sentence
+    "Cell 2: step a reads log, an open file (cell 1), which can't be sent to a step. Open it inside the step."
+    """
+    if document.language(nb) not in (None, "python"):
+        return []
+    cells = document.cells(nb)
+    built, followed = graph.follow(cells)
+    problems = [*built.problems, *_parameters(cells)]
+    for rule in (rules.steps_before_mlbench, rules.unbound_names, rules.unsendable_values):
+        problems += rule(followed)
     return sorted(problems, key=lambda problem: (problem.cell, problem.line))
 
 

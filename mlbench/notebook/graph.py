@@ -18,7 +18,7 @@ from mlbench.notebook import evidence, step
 from mlbench.notebook.cell import CellNames, FunctionNames, analyse
 from mlbench.notebook.foreach import names_of
 
-__all__ = ["CellSource", "Edge", "Problem", "Step", "StepGraph", "build"]
+__all__ = ["CellSource", "Edge", "Followed", "Problem", "Step", "StepGraph", "build", "follow"]
 
 EdgeKind = Literal["name", "cell", "effects", "path", "after"]
 
@@ -104,12 +104,26 @@ class StepGraph:
         return tuple(one.name for one in self.steps if one.name in wanted)
 
 
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """A cell with its names, those of the functions that it uses included; `step` is its name if it is one."""
+
+    cell: CellSource
+    names: CellNames
+    step: str | None = None
+
+
 def build(cells: Sequence[CellSource]) -> StepGraph:
     """Return the graph of a notebook's code cells, given in order. Never raises: what is wrong is a problem."""
+    return follow(cells)[0]
+
+
+def follow(cells: Sequence[CellSource]) -> tuple[StepGraph, tuple[Followed, ...]]:
+    """Return the graph, and each cell that could be read."""
     builder = _Builder()
     for place, cell in enumerate(cells, start=1):
         builder.add(cell if cell.number else replace(cell, number=place))
-    return builder.graph()
+    return builder.graph(), tuple(builder.followed)
 
 
 @dataclass(slots=True)
@@ -132,8 +146,13 @@ class _Builder:
     written: list[tuple[str, str]] = field(default_factory=list)  # a path and the step that writes it
     by_name: dict[str, Step] = field(default_factory=dict)
     ancestors: dict[str, set[str]] = field(default_factory=dict)
+    followed: list[Followed] = field(default_factory=list)
+    awaited: list[tuple[CellSource, str, str]] = field(default_factory=list)  # a step's `--after` that none above has
 
     def graph(self) -> StepGraph:
+        for cell, name, after in self.awaited:
+            self.problem(cell, 1, f"Cell {cell.number}: --after {after}: {self.not_above(name, after)}")
+        self.awaited.clear()
         return StepGraph(steps=tuple(self.steps), edges=tuple(self.edges), problems=tuple(self.problems))
 
     def problem(self, cell: CellSource, line: int, sentence: str) -> None:
@@ -151,6 +170,7 @@ class _Builder:
                 return
             names = CellNames()
         names = self.without_modules(names)
+        self.followed.append(Followed(cell, names, found.name if found is not None else None))
         if found is None:
             self.add_plain(cell, names)
         else:
@@ -296,11 +316,20 @@ class _Builder:
                     name, Edge(parent=name, child=found.name, kind="after", why=f"is to run after {name}")
                 )
                 continue
-            near = step.nearest(name, known)
-            hint = f"did you mean {near}?" if near else "name a step of a cell above it."
-            self.problem(
-                cell, 1, f"Cell {cell.number}: --after {name}: there is no such step above step {found.name}: {hint}"
-            )
+            self.awaited.append((cell, found.name, name))
+
+    def not_above(self, name: str, after: str) -> str:
+        """Say what is wrong with a step that is to wait for one that is not above it."""
+        if name in self.ancestors.get(after, ()):
+            loop = [name, after]
+            while loop[-1] != name:
+                parents = [edge.parent for edge in self.edges if edge.child == loop[-1]]
+                loop.append(next(one for one in parents if one == name or name in self.ancestors[one]))
+            return f"steps would wait for each other, {' -> '.join(loop)}: leave that out."
+        place = self.by_name[step.same_name(name)].position
+        near = step.nearest(after, [other.name for other in self.steps[:place]])
+        hint = f"did you mean {near}?" if near else "name a step of a cell above it."
+        return f"there is no such step above step {name}: {hint}"
 
     def written_before(self, names: CellNames) -> list[tuple[str, str, str]]:
         """Return (named path, step, written path) for what steps above write and a cell names."""

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 __all__ = ["expression_names", "magic_call", "parse", "strip_options", "template_names"]
 
 _SPECIAL = re.compile(r"^[ \t]*(?:[%!?/,;]|>>>|In \[)|\?[ \t]*$|=[ \t]*[%!]|\A[ \t]+\S", re.MULTILINE)
+_MAGIC_LINE = re.compile(r"^%(\w+)([^\n]*)$", re.MULTILINE)
+_FIRST_MAGICS = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\n|%[A-Za-z_]\w*(?:[ \t][^\n\\?]*)?(?:\n|\Z))+")
+"""Lines that begin a cell and are magics, comments or empty: they are read without IPython, whose import takes long."""
 _BRACES = re.compile(r"\{([^{}]+)\}")
 _DOLLAR = re.compile(r"(?<![$\\])\$([A-Za-z_]\w*)")
 _PYTHON_SHOWS_NOTHING = threading.Lock()  # warnings.catch_warnings of two threads would undo each other
@@ -44,6 +47,9 @@ def parse(source: str) -> ast.Module:
     except SyntaxError:
         if not _SPECIAL.search(source):
             raise
+    first = _FIRST_MAGICS.match(source)
+    if first is not None and not _SPECIAL.search(source, first.end()):
+        return _parse_python(_MAGIC_LINE.sub(_as_call, first[0]) + source[first.end() :])
     from IPython.core.inputtransformer2 import TransformerManager
 
     try:
@@ -51,6 +57,10 @@ def parse(source: str) -> ast.Module:
     except (UnicodeError, ValueError) as error:
         raise SyntaxError(str(error)) from error
     return _parse_python(transformed)
+
+
+def _as_call(line: re.Match[str]) -> str:
+    return f"get_ipython().run_line_magic({line[1]!r}, {line[2].strip()!r})"
 
 
 def _parse_python(source: str) -> ast.Module:
