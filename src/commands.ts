@@ -7,6 +7,8 @@ export const CATEGORY = 'mlbench';
 export const Commands = {
   showSidebar: 'mlbench:show-sidebar',
   openRun: 'mlbench:open-run',
+  openItem: 'mlbench:open-item',
+  runWhatChanged: 'mlbench:run-what-changed',
   scheduleNotebook: 'mlbench:schedule-notebook',
   goToCell: 'mlbench:go-to-cell',
   turnIntoStep: 'mlbench:turn-cell-into-step',

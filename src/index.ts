@@ -32,6 +32,7 @@ import { RunModel } from './model/run';
 import { ScheduleModel } from './model/schedule';
 import { isUnderWay, stepName } from './model/steps';
 import { IMlbench } from './tokens';
+import { fanOutFactory } from './widgets/fanout';
 import { OpenNotebook } from './widgets/notebook';
 import { Renderers } from './widgets/rendered';
 import { RunPage } from './widgets/runpage';
@@ -129,6 +130,11 @@ const plugin: JupyterFrontEndPlugin<void> = {
     const notebooks = new OpenNotebooks(app, tracker, mlbench);
     const runs = new RunsModel(client, news);
     const jobs = new JobsModel(client, news);
+    rendermime.addFactory(
+      fanOutFactory((execution, item) => {
+        void commands.execute(Commands.openItem, { execution, item });
+      })
+    );
     const renderers = new Renderers(rendermime);
     const pages = new WidgetTracker<RunPage>({ namespace: 'mlbench-runs' });
     const report = (error: unknown) => Notification.error(sentence(error));
@@ -193,7 +199,9 @@ const plugin: JupyterFrontEndPlugin<void> = {
         },
         onCancelExecution: async execution => {
           await client.cancelExecution(execution).catch(report);
-        }
+        },
+        onOpenRun: (run, from) => void commands.execute(Commands.openRun, { run, path: from }),
+        resume: () => null
       });
       void pages.add(page);
       shell.add(page, 'main', { type: 'mlbench' });
@@ -291,6 +299,30 @@ const plugin: JupyterFrontEndPlugin<void> = {
         }
       }
     });
+    commands.addCommand(Commands.openItem, {
+      label: 'Open an Item of a Fan-out',
+      describedBy: { args: ITEM_ARGS },
+      execute: async args => {
+        const path = current()?.path ?? null;
+        try {
+          const { id, run } = await client.execution(String(args.execution), path);
+          await commands.execute(Commands.openRun, { run, path, execution: id });
+          const page = pages.find(each => each.model.id === run);
+          if (page && typeof args.item === 'number') {
+            await page.model.chooseItem(id, args.item);
+          }
+        } catch (error) {
+          report(error);
+        }
+      }
+    });
+    commands.addCommand(Commands.runWhatChanged, {
+      label: 'Run What Changed',
+      caption: 'Run the steps that are out of date, have not run or did not succeed',
+      describedBy: { args: NO_ARGS },
+      isEnabled: () => (current()?.steps.toRun.length ?? 0) > 0,
+      execute: () => current()?.runWhatChanged()
+    });
     commands.addCommand(Commands.openLastRun, {
       label: 'Open the Last Run of This Notebook',
       describedBy: { args: NO_ARGS },
@@ -347,6 +379,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
       Commands.showSidebar,
       Commands.scheduleNotebook,
       Commands.turnIntoStep,
+      Commands.runWhatChanged,
       Commands.cancelStep,
       Commands.openLastRun
     ]) {
@@ -365,6 +398,11 @@ const CELL_ARGS = {
   type: 'object',
   properties: { path: text, cell: text },
   required: ['path', 'cell']
+};
+const ITEM_ARGS = {
+  type: 'object',
+  properties: { execution: text, item: { type: ['number', 'null'] } },
+  required: ['execution']
 };
 const RUN_ARGS = {
   type: 'object',

@@ -38,6 +38,18 @@ export interface IRunsQuestion {
   readonly limit?: number;
 }
 
+interface IItems {
+  readonly items: ReadonlyArray<IExecution>;
+}
+
+export interface IItemsQuestion {
+  /** States by name, with commas between them; all without. */
+  readonly states?: string;
+  /** Only items after this number. */
+  readonly after?: number;
+  readonly limit?: number;
+}
+
 export class Client {
   constructor(
     readonly serverSettings: ServerConnection.ISettings = ServerConnection.makeSettings()
@@ -76,6 +88,21 @@ export class Client {
       notebook: path
     });
     return answer.execution;
+  }
+
+  /** The items of a fan-out that are recorded, in order. */
+  async items(
+    execution: string,
+    question: IItemsQuestion,
+    path: string | null = null
+  ): Promise<ReadonlyArray<IExecution>> {
+    const answer = await request<IItems>(
+      this.serverSettings,
+      'GET',
+      `executions/${execution}/items`,
+      { ...question, notebook: path }
+    );
+    return answer.items;
   }
 
   cancelExecution(id: string): Promise<ICancelled> {

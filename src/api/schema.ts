@@ -36,6 +36,7 @@ export interface ICellText {
   readonly id: string;
   readonly source: string;
   readonly tags?: ReadonlyArray<string>;
+  readonly ran?: string | null;
 }
 
 export interface ICheckLine {
@@ -166,6 +167,7 @@ export interface IGitState {
 export interface IGraph {
   readonly steps: ReadonlyArray<IGraphStep>;
   readonly problems: ReadonlyArray<string>;
+  readonly edited: ReadonlyArray<string>;
 }
 
 export interface IGraphParent {
@@ -182,6 +184,7 @@ export interface IGraphStep {
   readonly cell: string;
   readonly parents: ReadonlyArray<IGraphParent>;
   readonly problems: ReadonlyArray<string>;
+  readonly cells: ReadonlyArray<string>;
 }
 
 export interface IJob {

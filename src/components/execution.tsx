@@ -5,8 +5,8 @@
 import type { PartialJSONObject } from '@lumino/coreutils';
 import * as React from 'react';
 
-import type { IBinding, IExecution, IMetric, IRead } from '../api/schema';
-import { exact, figure, millis, size } from '../model/format';
+import type { IAttempt, IBinding, IExecution, IMetric, IRead } from '../api/schema';
+import { duration, exact, figure, millis, size } from '../model/format';
 import { Preview, summary } from './preview';
 import { LinkButton, Line, Sentence, useNow } from './shared';
 import { StateIcon } from './stateicon';
@@ -18,6 +18,17 @@ export interface IExecutionProps {
   readonly outputs: (key: string, outputs: ReadonlyArray<PartialJSONObject>) => JSX.Element;
   readonly onGoToCell: (() => void) | null;
   readonly onCancel: () => void;
+  /** The run that it was reused from, once that is known. */
+  readonly reusedFrom: string | null;
+  readonly onOpenRun: (run: string) => void;
+  /** The fan-out that it is an item of is chosen instead. */
+  readonly onChoose: (execution: string) => void;
+}
+
+/** What an execution is called: its step, or the values of its item. */
+export function itemName({ step, label, item, part_of }: IExecution): string {
+  const values = Object.values(label);
+  return part_of === null ? step : values.length ? values.join(', ') : `item ${item ?? ''}`;
 }
 
 export function ExecutionView(props: IExecutionProps): JSX.Element {
@@ -32,19 +43,36 @@ export function ExecutionView(props: IExecutionProps): JSX.Element {
     <section className="jp-mlb-Execution" aria-label={`Step ${execution.step}`}>
       <div className="jp-mlb-Execution-title">
         <StateIcon state={execution.state} />
-        <h2>{execution.step}</h2>
+        <h2>
+          {execution.step}
+          {execution.part_of !== null && `[${itemName(execution)}]`}
+        </h2>
         <span className="jp-mod-quiet">
           {[execution.state, timeOf(execution, now)].filter(Boolean).join(' · ')}
           {execution.attempt > 1 ? ` · attempt ${execution.attempt}` : ''}
         </span>
         <span className="jp-mlb-Execution-actions">
           {isUnderWay && <LinkButton onClick={props.onCancel}>Cancel</LinkButton>}
+          {execution.part_of !== null && (
+            <LinkButton onClick={() => props.onChoose(execution.part_of as string)}>
+              All items
+            </LinkButton>
+          )}
           {props.onGoToCell && <LinkButton onClick={props.onGoToCell}>Go to cell</LinkButton>}
         </span>
       </div>
       {execution.note && (
         <p className="jp-mlb-Execution-note">
           <Sentence text={execution.note} />
+        </p>
+      )}
+      {execution.state === 'reused' && props.reusedFrom && (
+        <p className="jp-mlb-Execution-note">
+          It did not run: nothing that it depends on had changed since{' '}
+          <LinkButton onClick={() => props.onOpenRun(props.reusedFrom as string)}>
+            run {props.reusedFrom.slice(0, 4)}
+          </LinkButton>
+          .
         </p>
       )}
       {failure && (
@@ -68,6 +96,25 @@ export function ExecutionView(props: IExecutionProps): JSX.Element {
               ])}
             </details>
           )}
+        </Part>
+      )}
+      {execution.attempts.length > 0 && (
+        <Part title="Earlier attempts">
+          <dl className="jp-mlb-Facts">
+            {execution.attempts.map(each => (
+              <React.Fragment key={each.number}>
+                <dt>attempt {each.number}</dt>
+                <dd>
+                  {attemptWords(each)}
+                  {each.failure && (
+                    <code className="jp-mlb-Execution-why">
+                      {each.failure.ename}: {each.failure.evalue}
+                    </code>
+                  )}
+                </dd>
+              </React.Fragment>
+            ))}
+          </dl>
         </Part>
       )}
       {execution.reads.length > 0 && (
@@ -113,6 +160,13 @@ export function ExecutionView(props: IExecutionProps): JSX.Element {
       </Part>
     </section>
   );
+}
+
+function attemptWords({ state, reason, started, ended, worker }: IAttempt): string {
+  const took = started === null || ended === null ? '' : duration(millis(ended - started));
+  return [reason && reason !== 'error' ? `${state}: ${reason}` : state, took, worker ?? '']
+    .filter(Boolean)
+    .join(' · ');
 }
 
 function Part(props: { readonly title: string; readonly children: React.ReactNode }): JSX.Element {

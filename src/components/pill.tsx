@@ -5,6 +5,7 @@
 import * as React from 'react';
 
 import type { IExecution } from '../api/schema';
+import { fanoutWords } from '../model/fanout';
 import { LinkButton, useNow } from './shared';
 import { StateIcon } from './stateicon';
 import { remark, timeOf } from './steplist';
@@ -15,13 +16,18 @@ export interface IPillProps {
   readonly waitsFor: ReadonlyArray<string>;
   /** Whether a cell that runs now waits for it. */
   readonly isAwaited: boolean;
+  /** Why it is out of date, if it is. */
+  readonly staleness: string | undefined;
+  /** The run that it was reused from, once that is known. */
+  readonly reusedFrom: string | null;
   readonly onOpen: () => void;
+  readonly onOpenRun: (run: string) => void;
   readonly onCancel: () => void;
   readonly onStopWaiting: () => void;
 }
 
 export function Pill(props: IPillProps): JSX.Element {
-  const { execution, waitsFor, isAwaited } = props;
+  const { execution, waitsFor, isAwaited, staleness, reusedFrom } = props;
   const now = useNow(execution.state === 'running');
   const isUnderWay = execution.state === 'running' || execution.state === 'queued';
   const words = wordsOf(execution, waitsFor, timeOf(execution, now));
@@ -30,14 +36,23 @@ export function Pill(props: IPillProps): JSX.Element {
       <button
         type="button"
         className="jp-mlb-Pill-open"
-        title={hint(execution)}
+        title={hint(execution, staleness)}
         aria-label={`Step ${execution.step}, ${execution.state} ${words}: open it on its run's page`}
         onClick={props.onOpen}
       >
         <StateIcon state={execution.state} size={12} />
         <b>{execution.step}</b>
         {words && <span className="jp-mlb-Pill-words">{words}</span>}
+        {staleness && <span className="jp-mlb-Stale">out of date</span>}
       </button>
+      {execution.state === 'reused' && reusedFrom && (
+        <LinkButton
+          onClick={() => props.onOpenRun(reusedFrom)}
+          title={`Open run ${reusedFrom}, in which it ran`}
+        >
+          reused from {reusedFrom.slice(0, 4)}
+        </LinkButton>
+      )}
       {isUnderWay && (
         <LinkButton onClick={props.onCancel} title={`Cancel ${execution.step}`}>
           cancel
@@ -53,20 +68,34 @@ export function Pill(props: IPillProps): JSX.Element {
 }
 
 function wordsOf(execution: IExecution, waitsFor: ReadonlyArray<string>, time: string): string {
-  switch (execution.state) {
+  const { state, fanout, attempt } = execution;
+  const isUnderWay = state === 'running' || state === 'queued';
+  const items = fanout ? fanoutWords(fanout, isUnderWay) : '';
+  const tries = attempt > 1 ? `attempt ${attempt}` : '';
+  switch (state) {
     case 'queued':
-      return waitsFor.length ? `waits for ${waitsFor.join(', ')}` : 'queued';
+      return [
+        waitsFor.length ? `waits for ${waitsFor.join(', ')}` : (execution.note ?? 'queued'),
+        tries
+      ]
+        .filter(Boolean)
+        .join(' · ');
     case 'failed':
     case 'cancelled':
     case 'skipped':
-      return [execution.state, remark(null, execution), time].filter(Boolean).join(' · ');
+      return [state, remark(null, execution), items, tries, time].filter(Boolean).join(' · ');
+    case 'reused':
+      return [items, execution.reused_from === null ? 'reused' : ''].filter(Boolean).join(' · ');
     default:
-      return time;
+      return [items, tries, time].filter(Boolean).join(' · ');
   }
 }
 
-function hint(execution: IExecution): string {
+function hint(execution: IExecution, staleness: string | undefined): string {
   const lines = ['Open it on the page of its run'];
+  if (staleness) {
+    lines.unshift(`Out of date: ${staleness}`);
+  }
   if (execution.failure) {
     lines.unshift(`${execution.failure.ename}: ${execution.failure.evalue}`);
   }

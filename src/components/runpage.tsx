@@ -5,12 +5,15 @@
 import * as React from 'react';
 
 import type { IExecution, IRunDetail } from '../api/schema';
-import { clock, duration, exact, millis, moment, size } from '../model/format';
+import { fanoutWords } from '../model/fanout';
+import { clock, counted, duration, exact, figure, millis, moment, size } from '../model/format';
 import { layOut } from '../model/lanes';
-import type { RunTab } from '../model/run';
-import { LaneRow } from './lanes';
+import type { IFold, RunTab } from '../model/run';
+import { isUnderWay } from '../model/steps';
+import { itemName } from './execution';
+import { LaneRow, laneWidth } from './lanes';
 import { runName } from './runlist';
-import { moveFocus, useNow } from './shared';
+import { LinkButton, moveFocus, useNow } from './shared';
 import { StateIcon } from './stateicon';
 import { remark, timeOf } from './steplist';
 
@@ -19,9 +22,14 @@ const ROW = 26;
 export interface IRunHeadProps {
   readonly detail: IRunDetail;
   readonly onCancel: () => void;
+  /** The step that a resumed run would begin with, where it can be resumed. */
+  readonly resumesFrom: string | null;
+  readonly onResume: () => void;
+  readonly onOpenRun: (run: string) => void;
 }
 
-export function RunHead({ detail, onCancel }: IRunHeadProps): JSX.Element {
+export function RunHead(props: IRunHeadProps): JSX.Element {
+  const { detail, onCancel } = props;
   const { run } = detail;
   const isLive = run.ended === null && (run.state === 'running' || run.state === 'queued');
   const now = useNow(isLive);
@@ -42,6 +50,16 @@ export function RunHead({ detail, onCancel }: IRunHeadProps): JSX.Element {
             Cancel
           </button>
         )}
+        {props.resumesFrom !== null && (
+          <button
+            type="button"
+            className="jp-mlb-Button jp-mod-main"
+            title="Run it again from there; what succeeded is reused"
+            onClick={props.onResume}
+          >
+            Resume from {props.resumesFrom}
+          </button>
+        )}
       </div>
       <dl className="jp-mlb-RunHead-facts">
         <Fact name="Started">
@@ -51,6 +69,13 @@ export function RunHead({ detail, onCancel }: IRunHeadProps): JSX.Element {
           {run.ended === null ? clock(now - started) : duration(millis(run.ended - run.started))}
         </Fact>
         <Fact name="By">{startedBy(detail)}</Fact>
+        {run.resumed_from !== null && (
+          <Fact name="Resumes">
+            <LinkButton onClick={() => props.onOpenRun(run.resumed_from as string)}>
+              run {run.resumed_from.slice(0, 4)}
+            </LinkButton>
+          </Fact>
+        )}
         {parameters.length > 0 && (
           <Fact name="Parameters">
             {parameters.map(([name, value]) => (
@@ -134,9 +159,15 @@ export interface IStepsTableProps {
   readonly detail: IRunDetail;
   readonly chosen: string | null;
   readonly onChoose: (execution: string) => void;
+  /** What is listed of a fan-out's items. */
+  readonly fold: (execution: string) => IFold;
+  /** The run that an execution was reused from, once that is known. */
+  readonly reusedFrom: (execution: IExecution) => string | null;
+  readonly onOpenRun: (run: string) => void;
 }
 
-export function StepsTable({ detail, chosen, onChoose }: IStepsTableProps): JSX.Element {
+export function StepsTable(props: IStepsTableProps): JSX.Element {
+  const { detail, onChoose } = props;
   const { executions, edges, run } = detail;
   const isLive = executions.some(each => each.ended === null);
   const now = useNow(isLive);
@@ -156,6 +187,7 @@ export function StepsTable({ detail, chosen, onChoose }: IStepsTableProps): JSX.
     ...executions.map(each => each.ended ?? 0),
     isLive ? now * 1e6 : (run.ended ?? 0)
   );
+  const span = { start, end, now };
   return (
     <table className="jp-mlb-StepsTable" onKeyDown={event => onRowKey(event, onChoose)}>
       <thead>
@@ -175,35 +207,144 @@ export function StepsTable({ detail, chosen, onChoose }: IStepsTableProps): JSX.
         </tr>
       </thead>
       <tbody onKeyDown={event => moveFocus(event)}>
-        {executions.map((execution, row) => (
-          <tr
-            key={execution.id}
-            data-row={execution.id}
-            tabIndex={chosen === execution.id || (chosen === null && row === 0) ? 0 : -1}
-            aria-selected={chosen === execution.id}
-            className={chosen === execution.id ? 'jp-mod-selected' : ''}
-            onClick={() => onChoose(execution.id)}
-          >
-            <td className="jp-mlb-StepsTable-step">
-              <div>
-                <LaneRow layout={layout} row={row} height={ROW} state={execution.state} />
-                <span className="jp-mlb-StepList-name">{execution.step}</span>
-                <span className="jp-mlb-StepList-extra">{remark(null, execution)}</span>
-              </div>
-            </td>
-            <td>
-              <Bars execution={execution} start={start} end={end} now={now * 1e6} />
-            </td>
-            <td className="jp-mod-number">{timeOf(execution, now)}</td>
-            <td className="jp-mod-number jp-mod-quiet">
-              {execution.peak_memory === null ? '' : size(execution.peak_memory)}
-            </td>
-            <td className="jp-mod-quiet">{execution.worker ?? ''}</td>
-          </tr>
-        ))}
+        {executions.map((execution, row) => {
+          const { items, error } = props.fold(execution.id);
+          const origin = execution.state === 'reused' ? props.reusedFrom(execution) : null;
+          return (
+            <React.Fragment key={execution.id}>
+              <Row
+                {...props}
+                {...span}
+                execution={execution}
+                isFirst={row === 0}
+                lanes={<LaneRow layout={layout} row={row} height={ROW} state={execution.state} />}
+                name={execution.step}
+                where={
+                  origin ? (
+                    <LinkButton
+                      title={`Open run ${origin}, in which it ran`}
+                      onClick={() => props.onOpenRun(origin)}
+                    >
+                      from {origin.slice(0, 4)}
+                    </LinkButton>
+                  ) : (
+                    (execution.worker ?? '')
+                  )
+                }
+              />
+              {items.map(item => (
+                <Row
+                  {...props}
+                  {...span}
+                  key={item.id}
+                  execution={item}
+                  isFirst={false}
+                  lanes={
+                    <span style={{ flex: 'none', width: laneWidth(layout) }}>
+                      <StateIcon state={item.state} size={12} />
+                    </span>
+                  }
+                  name={itemName(item)}
+                  where={itemFact(item)}
+                />
+              ))}
+              {execution.fanout && (items.length > 0 || error) && (
+                <tr className="jp-mlb-StepsTable-more">
+                  <td colSpan={5} style={{ paddingLeft: laneWidth(layout) + 10 }}>
+                    {error ?? restWords(execution, items)}
+                  </td>
+                </tr>
+              )}
+            </React.Fragment>
+          );
+        })}
       </tbody>
     </table>
   );
+}
+
+interface IRowProps {
+  readonly execution: IExecution;
+  readonly chosen: string | null;
+  readonly onChoose: (execution: string) => void;
+  readonly isFirst: boolean;
+  readonly lanes: JSX.Element;
+  readonly name: string;
+  readonly where: React.ReactNode;
+  readonly start: number;
+  readonly end: number;
+  readonly now: number;
+}
+
+function Row(props: IRowProps): JSX.Element {
+  const { execution, chosen, now } = props;
+  const isItem = execution.part_of !== null;
+  return (
+    <tr
+      data-row={execution.id}
+      tabIndex={chosen === execution.id || (chosen === null && props.isFirst) ? 0 : -1}
+      aria-selected={chosen === execution.id}
+      className={[
+        chosen === execution.id ? 'jp-mod-selected' : '',
+        isItem ? 'jp-mod-item' : ''
+      ].join(' ')}
+      onClick={() => props.onChoose(execution.id)}
+    >
+      <td className="jp-mlb-StepsTable-step">
+        <div>
+          {props.lanes}
+          <span className="jp-mlb-StepList-name" title={props.name}>
+            {props.name}
+          </span>
+          <span className="jp-mlb-StepList-extra">
+            {execution.fanout && fanoutWords(execution.fanout, isUnderWay(execution))}{' '}
+            {remark(null, execution)}
+          </span>
+        </div>
+      </td>
+      <td>
+        <Bars execution={execution} start={props.start} end={props.end} now={now * 1e6} />
+      </td>
+      <td className="jp-mod-number">{timeOf(execution, now)}</td>
+      <td className="jp-mod-number jp-mod-quiet">
+        {execution.peak_memory === null ? '' : size(execution.peak_memory)}
+      </td>
+      <td className="jp-mod-quiet">{props.where}</td>
+    </tr>
+  );
+}
+
+/** What tells an item of a fan-out apart: the last of its metrics, or that it took several attempts. */
+function itemFact(item: IExecution): string {
+  const metric = item.metrics[item.metrics.length - 1];
+  return item.attempt > 1
+    ? `attempt ${item.attempt}`
+    : metric
+      ? `${metric.name} ${figure(metric.value)}`
+      : (item.worker ?? '');
+}
+
+/** What is said of the items that are not listed. */
+function restWords({ fanout }: IExecution, items: ReadonlyArray<IExecution>): string {
+  if (!fanout || fanout.total === null) {
+    return '';
+  }
+  const rest = fanout.total - items.length;
+  const failed = fanout.failed - items.filter(each => each.state === 'failed').length;
+  const done = fanout.succeeded + fanout.reused;
+  const listed = items.filter(each => each.state === 'succeeded' || each.state === 'reused').length;
+  if (rest <= 0) {
+    return `all ${counted(fanout.total, 'item')}`;
+  }
+  if (done - listed === rest) {
+    return `and ${rest.toLocaleString('en-US')} more, all done`;
+  }
+  const parts = [
+    `${(done - listed).toLocaleString('en-US')} done`,
+    failed > 0 ? `${failed.toLocaleString('en-US')} failed` : '',
+    fanout.cancelled ? `${fanout.cancelled.toLocaleString('en-US')} cancelled` : ''
+  ];
+  return `and ${rest.toLocaleString('en-US')} more: ${parts.filter(Boolean).join(', ')}`;
 }
 
 function onRowKey(event: React.KeyboardEvent, onChoose: (execution: string) => void): void {
@@ -223,7 +364,8 @@ interface IBarsProps {
 
 /** The time that a step waited in the queue, and the time that it ran. */
 function Bars({ execution, start, end, now }: IBarsProps): JSX.Element {
-  const { queued, started, ended, state } = execution;
+  const { queued, started, ended, state, attempts } = execution;
+  const earlier = attempts.filter(each => each.started !== null && each.ended !== null);
   const place = (from: number, to: number): React.CSSProperties => ({
     left: `${(100 * (from - start)) / (end - start)}%`,
     width: `${Math.max(0.4, (100 * (to - from)) / (end - start))}%`
@@ -231,12 +373,23 @@ function Bars({ execution, start, end, now }: IBarsProps): JSX.Element {
   const waited = queued !== null && started !== null && started > queued;
   const waits = queued !== null && started === null && ended === null;
   const label = [
+    ...earlier.map(
+      each => `attempt ${each.number} ${each.state}${each.reason ? `: ${each.reason}` : ''}`
+    ),
     waited ? `queued for ${duration(millis(started - queued))}` : '',
     started !== null ? `ran for ${duration(millis((ended ?? now) - started))}` : state
   ];
   return (
     <div className="jp-mlb-Bars" title={label.filter(Boolean).join(', ')}>
       {waited && <span className="jp-mlb-Bars-queue" style={place(queued, started)} />}
+      {earlier.map(each => (
+        <span
+          key={each.number}
+          className="jp-mlb-Bars-run jp-mod-earlier"
+          data-state={each.state}
+          style={place(each.started ?? 0, each.ended ?? 0)}
+        />
+      ))}
       {waits && <span className="jp-mlb-Bars-queue" style={place(queued, now)} />}
       {started !== null && (
         <span className="jp-mlb-Bars-run" data-state={state} style={place(started, ended ?? now)} />

@@ -81,14 +81,18 @@ export interface ILinkButtonProps {
   readonly children: React.ReactNode;
   readonly title?: string;
   readonly disabled?: boolean;
+  /** Whether Enter and the space bar are its own inside a notebook, whose shortcuts they are too. */
+  readonly keepsKeys?: boolean;
 }
 
 /** An action that is written like a link. */
-export function LinkButton({ onClick, children, title, disabled }: ILinkButtonProps): JSX.Element {
+export function LinkButton(props: ILinkButtonProps): JSX.Element {
+  const { onClick, children, title, disabled, keepsKeys } = props;
   return (
     <button
       type="button"
       className="jp-mlb-LinkButton"
+      data-lm-suppress-shortcuts={keepsKeys || undefined}
       title={title}
       disabled={disabled}
       onClick={event => {

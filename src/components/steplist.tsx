@@ -5,10 +5,12 @@
 import * as React from 'react';
 
 import type { IExecution, IGraph, IGraphStep } from '../api/schema';
+import { fanoutWords } from '../model/fanout';
 import { clock, duration, millis } from '../model/format';
 import { layOut } from '../model/lanes';
+import { FanOutBar } from './fanout';
 import { LaneRow } from './lanes';
-import { Line, moveFocus, useNow } from './shared';
+import { Line, LinkButton, moveFocus, useNow } from './shared';
 import type { ShownState } from './stateicon';
 
 const ROW = 26;
@@ -17,6 +19,11 @@ export interface IStepListProps {
   readonly graph: IGraph;
   readonly activeCell: string | null;
   readonly executionOf: (cell: string) => IExecution | undefined;
+  /** Why the last execution of a cell is out of date; undefined if it is not. */
+  readonly staleness: (cell: string) => string | undefined;
+  /** The run that an execution was reused from, once that is known. */
+  readonly reusedFrom: (execution: IExecution) => string | null;
+  readonly onOpenRun: (run: string) => void;
   readonly onOpen: (cell: string) => void;
 }
 
@@ -38,8 +45,10 @@ export function StepList(props: IStepListProps): JSX.Element {
       {graph.steps.map((step, row) => {
         const execution = executions[row];
         const isActive = step.cell === activeCell;
+        const stale = props.staleness(step.cell);
+        const origin = execution?.state === 'reused' ? props.reusedFrom(execution) : null;
         return (
-          <div role="listitem" key={step.cell}>
+          <div role="listitem" className="jp-mlb-StepList-item" key={step.cell}>
             <button
               type="button"
               data-row={row}
@@ -49,7 +58,7 @@ export function StepList(props: IStepListProps): JSX.Element {
                 related.has(row) ? 'jp-mod-related' : ''
               ].join(' ')}
               aria-current={isActive || undefined}
-              title={hint(step, execution)}
+              title={hint(step, execution, stale)}
               onClick={() => onOpen(step.cell)}
               onMouseEnter={() => setPointed(row)}
               onMouseLeave={() => setPointed(null)}
@@ -64,9 +73,30 @@ export function StepList(props: IStepListProps): JSX.Element {
                 pointedAt={pointed}
               />
               <span className="jp-mlb-StepList-name">{step.name}</span>
-              <span className="jp-mlb-StepList-extra">{remark(step, execution)}</span>
-              <span className="jp-mlb-StepList-time">{timeOf(execution, now)}</span>
+              <span className="jp-mlb-StepList-extra">
+                {stale && <span className="jp-mlb-Stale">out of date</span>}
+                {remark(step, execution)}
+              </span>
+              {!origin && <span className="jp-mlb-StepList-time">{timeOf(execution, now)}</span>}
             </button>
+            {origin && (
+              <span className="jp-mlb-StepList-origin">
+                <LinkButton
+                  title={`Open run ${origin}, in which it ran`}
+                  onClick={() => props.onOpenRun(origin)}
+                >
+                  from {origin.slice(0, 4)}
+                </LinkButton>
+              </span>
+            )}
+            {execution?.fanout && execution.state === 'running' && (
+              <FanOutBar
+                counts={execution.fanout}
+                total={execution.fanout.total}
+                isUnderWay
+                label={fanoutWords(execution.fanout, true)}
+              />
+            )}
           </div>
         );
       })}
@@ -94,29 +124,49 @@ export function timeOf(execution: IExecution | undefined, now: number): string {
   return duration(millis(execution.ended - execution.started));
 }
 
-/** Why a step did not run or succeed, in a few words. */
+/** What there is to say of a step in a few words: of its items, its attempts, or why it did not succeed. */
 export function remark(step: IGraphStep | null, execution: IExecution | undefined): string {
   if (step && step.problems.length) {
     return step.problems[0];
   }
-  switch (execution?.state) {
+  if (!execution) {
+    return '';
+  }
+  const { state, fanout, attempt } = execution;
+  const isUnderWay = state === 'running' || state === 'queued';
+  const items = step && fanout ? fanoutWords(fanout, isUnderWay) : '';
+  const tries = step && attempt > 1 ? `attempt ${attempt}` : '';
+  return [items, tries, why(execution)].filter(Boolean).join(' · ');
+}
+
+function why({ state, failure, reason, note }: IExecution): string {
+  switch (state) {
+    case 'queued':
+      return note ?? '';
     case 'failed':
-      return execution.failure?.ename ?? execution.reason ?? '';
+      return failure?.ename ?? reason ?? '';
     case 'skipped':
     case 'cancelled':
-      return execution.note ?? execution.failure?.evalue ?? '';
+      return note ?? failure?.evalue ?? '';
     default:
       return '';
   }
 }
 
-function hint(step: IGraphStep, execution: IExecution | undefined): string {
+function hint(
+  step: IGraphStep,
+  execution: IExecution | undefined,
+  stale: string | undefined
+): string {
   const lines = step.parents.map(parent => `waits for ${parent.step}: ${parent.why}`);
   if (execution?.failure) {
     lines.push(`${execution.failure.ename}: ${execution.failure.evalue}`);
   }
   if (execution?.note) {
     lines.push(execution.note);
+  }
+  if (stale) {
+    lines.push(`Out of date: ${stale}`);
   }
   return [...lines, ...step.problems].join('\n');
 }

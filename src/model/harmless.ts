@@ -4,8 +4,11 @@
 
 import type { PartialJSONObject } from '@lumino/coreutils';
 
+import { FANOUT_MIME } from './fanout';
+
 /** The types that are shown on a run's page; a specification that may name URLs (Vega, Plotly) is not among them. */
 const SHOWN = new Set([
+  FANOUT_MIME,
   'application/json',
   'image/gif',
   'image/jpeg',

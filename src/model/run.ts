@@ -9,10 +9,22 @@ import { ISignal, Signal } from '@lumino/signaling';
 import { Client, sentence } from '../api/client';
 import type { NewsFeed } from '../api/news';
 import type { IExecution, INews, INotebookView, IRunDetail } from '../api/schema';
+import { Origins } from './origins';
 import { IMessage, merged } from './outputs';
 import { isUnderWay } from './steps';
 
 export type RunTab = 'steps' | 'notebook';
+
+/** Failed items of one fan-out that are listed at most. */
+const MOST_FAILED = 20;
+
+/** What is listed of a fan-out's items: those that failed, the slowest, and those that were asked for. */
+export interface IFold {
+  readonly items: ReadonlyArray<IExecution>;
+  readonly error: string | null;
+}
+
+const NOTHING: IFold = { items: [], error: null };
 
 export class RunModel implements IDisposable {
   constructor(
@@ -21,6 +33,7 @@ export class RunModel implements IDisposable {
     private _client: Client,
     private _news: NewsFeed
   ) {
+    this._origins = new Origins(_client, () => this._changed.emit());
     _news.arrived.connect(this._onNews, this);
     this.refresh();
   }
@@ -75,13 +88,41 @@ export class RunModel implements IDisposable {
     void this._again.invoke().catch(() => undefined);
   }
 
+  /** The run that an execution was reused from, once the server has said which. */
+  reusedFrom(execution: IExecution): string | null {
+    return this._origins.runOf(execution, this.path);
+  }
+
+  /** What is listed under the execution of a fan-out. */
+  fold(execution: string): IFold {
+    return this._folds.get(execution) ?? NOTHING;
+  }
+
+  /** Choose an item of a fan-out; while nothing is recorded of it, the fan-out itself. */
+  async chooseItem(execution: string, item: number): Promise<void> {
+    this.choose(execution);
+    try {
+      const [found] = await this._client.items(execution, { after: item - 1, limit: 1 }, this.path);
+      if (!this._isDisposed && this._chosen === execution && found?.item === item) {
+        this._asked.set(execution, [...(this._asked.get(execution) ?? []), found]);
+        this._merge(execution, []);
+        this.choose(found.id);
+      }
+    } catch (error) {
+      this._error = sentence(error);
+      this._changed.emit();
+    }
+  }
+
   /** Choose the execution whose details are shown. */
   choose(execution: string | null): void {
     if (execution === this._chosen) {
       return;
     }
     this._chosen = execution;
-    this._selected = this._detail?.executions.find(each => each.id === execution) ?? null;
+    const items = [...this._folds.values()].flatMap(fold => fold.items);
+    this._selected =
+      [...(this._detail?.executions ?? []), ...items].find(each => each.id === execution) ?? null;
     this._watching?.dispose();
     this._watching = null;
     this._changed.emit();
@@ -133,6 +174,9 @@ export class RunModel implements IDisposable {
       }
       this._detail = detail;
       this._error = null;
+      for (const execution of detail.executions) {
+        void this._unfold(execution);
+      }
       if (this._chosen === null) {
         const { executions } = detail;
         const first =
@@ -155,6 +199,44 @@ export class RunModel implements IDisposable {
     if (!this._isDisposed) {
       this._changed.emit();
     }
+  }
+
+  /** Ask for the items that are listed of a fan-out, when they may be others than those that are. */
+  private async _unfold({ id, fanout, state }: IExecution): Promise<void> {
+    const key = fanout && `${fanout.failed} ${fanout.slowest} ${state} ${fanout.total}`;
+    if (!fanout || key === null || this._unfolded.get(id) === key) {
+      return;
+    }
+    this._unfolded.set(id, key);
+    try {
+      const { slowest, failed } = fanout;
+      const [bad, slow] = await Promise.all([
+        failed
+          ? this._client.items(id, { states: 'failed', limit: MOST_FAILED }, this.path)
+          : Promise.resolve([]),
+        slowest === null
+          ? Promise.resolve([])
+          : this._client.items(id, { after: slowest - 1, limit: 1 }, this.path)
+      ]);
+      if (!this._isDisposed) {
+        this._merge(id, [...bad, ...slow.filter(each => each.item === slowest)]);
+      }
+    } catch (error) {
+      this._unfolded.delete(id);
+      this._folds.set(id, { ...this.fold(id), error: sentence(error) });
+    }
+    if (!this._isDisposed) {
+      this._changed.emit();
+    }
+  }
+
+  private _merge(id: string, found: ReadonlyArray<IExecution>): void {
+    const listed = found.length ? found : this.fold(id).items;
+    const items = new Map<string, IExecution>();
+    for (const each of [...listed, ...(this._asked.get(id) ?? [])]) {
+      items.set(each.id, each);
+    }
+    this._folds.set(id, { items: [...items.values()], error: null });
   }
 
   private async _loadSelected(): Promise<void> {
@@ -208,6 +290,10 @@ export class RunModel implements IDisposable {
     this._changed.emit();
   }
 
+  private _asked = new Map<string, ReadonlyArray<IExecution>>();
+  private _folds = new Map<string, IFold>();
+  private _origins: Origins;
+  private _unfolded = new Map<string, string>();
   private _again = new Throttler(() => this._load(), { limit: 500, edge: 'trailing' });
   private _changed = new Signal<this, void>(this);
   private _chosen: string | null = null;

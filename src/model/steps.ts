@@ -9,6 +9,9 @@ import { ISignal, Signal } from '@lumino/signaling';
 import { Client, sentence } from '../api/client';
 import type { NewsFeed } from '../api/news';
 import type { ICellText, IExecution, IGraph, INews } from '../api/schema';
+import type { IPicture } from './fanout';
+import { cellsToRun, outOfDate, RanCells } from './freshness';
+import { Origins } from './origins';
 
 export type State = IExecution['state'];
 
@@ -23,6 +26,7 @@ export class StepsModel implements IDisposable {
     news: NewsFeed
   ) {
     news.arrived.connect(this._onNews, this);
+    this._origins = new Origins(_client, () => this._changed.emit());
   }
 
   /** Emitted when anything that is shown has changed. */
@@ -93,12 +97,13 @@ export class StepsModel implements IDisposable {
 
   /** Note that the kernel's variables are gone; its steps go on. */
   leaveSteps(): void {
+    this._ran.forget(true);
     for (const execution of this._executions.values()) {
       if (isUnderWay(execution)) {
         this._left.set(execution.id, execution);
       }
     }
-    this._changed.emit();
+    this._emit();
   }
 
   /** Whether the document is a copy of the one that its kernel runs. */
@@ -132,9 +137,74 @@ export class StepsModel implements IDisposable {
       .map(parent => parent.step);
   }
 
+  /** The run that an execution was reused from, once the server has said which. */
+  reusedFrom(execution: IExecution): string | null {
+    return this._origins.runOf(execution, this._path);
+  }
+
+  /** Why the last execution of a cell no longer holds; undefined while it does. */
+  staleness(cell: string): string | undefined {
+    if (this._stale === null) {
+      this._stale = this._graph ? outOfDate(this._graph, this._executionOf, this._ran) : new Map();
+    }
+    return this._stale.get(cell);
+  }
+
+  /** The cells that *Run what changed* would run, in order. */
+  get toRun(): ReadonlyArray<string> {
+    if (this._toRun === null) {
+      this._toRun =
+        this._graph && !this._isCopy
+          ? cellsToRun(this._cells, this._graph, this._executionOf, this._ran)
+          : [];
+    }
+    return this._toRun;
+  }
+
+  /** Note that a cell is run, as it is written now. */
+  noteRun(cell: string, source: string): void {
+    this._ran.note(cell, source, stepName(source) !== null);
+    if (this._graph) {
+      this._graph = { ...this._graph, edited: this._graph.edited.filter(each => each !== cell) };
+    }
+    this._emit();
+    this.redraw();
+  }
+
+  /** Note that the kernel has run no cell before those that this page runs in it from now on. */
+  noteFresh(): void {
+    if (!this._ran.isComplete && !this._executions.size) {
+      this._ran.forget(true);
+      this._emit();
+    }
+  }
+
+  /** Take how far a fan-out is from the picture under its cell, which is newer than the news. */
+  takePicture(picture: IPicture): void {
+    for (const [cell, known] of this._executions) {
+      if (known.id === picture.execution && isUnderWay(known)) {
+        const fanout = {
+          seconds: 0,
+          skipped: 0,
+          ...known.fanout,
+          ...picture.counts,
+          names: picture.names,
+          shape: picture.shape,
+          total: picture.total,
+          slowest: picture.slowest?.item ?? null,
+          slowest_seconds: picture.slowest?.seconds ?? null,
+          metric: picture.metric
+        };
+        this._executions.set(cell, { ...known, fanout });
+        this._changed.emit();
+      }
+    }
+  }
+
   /** Take the cells as they stand now; the graph follows when the typing stops. */
   setCells(cells: ReadonlyArray<ICellText>): void {
     this._cells = cells;
+    this._toRun = null;
     this.redraw();
   }
 
@@ -156,9 +226,10 @@ export class StepsModel implements IDisposable {
       this.leaveSteps();
       this._kernel = kernel;
       this._executions.clear();
+      this._ran.forget(false);
       this._isCopy = false;
       this._waitsFor = null;
-      this._changed.emit();
+      this._emit();
     }
   }
 
@@ -177,7 +248,8 @@ export class StepsModel implements IDisposable {
     for (const [cell, execution] of Object.entries(answer.outputs)) {
       this._take(cell, execution);
     }
-    this._changed.emit();
+    this._emit();
+    this.redraw();
   }
 
   dispose(): void {
@@ -212,7 +284,7 @@ export class StepsModel implements IDisposable {
     }
     if (execution.cell && this._cells.some(cell => cell.id === execution.cell)) {
       this._take(execution.cell, execution);
-      this._changed.emit();
+      this._emit();
     }
   }
 
@@ -224,7 +296,13 @@ export class StepsModel implements IDisposable {
     if (known?.id === execution.id && !isUnderWay(known) && isUnderWay(execution)) {
       return;
     }
+    if (known && isTakenOver(execution) && execution.reused_from === originOf(known)) {
+      return; // the next run of this kernel stands on what is shown already
+    }
     this._executions.set(cell, execution);
+    if (execution.source !== null) {
+      this._ran.recall(cell, execution.source);
+    }
     this._followLeft(execution);
     this._executionChanged.emit(execution);
   }
@@ -239,7 +317,11 @@ export class StepsModel implements IDisposable {
     const ticket = ++this._ticket;
     try {
       const steps = this._cells.some(cell => cell.source.includes('%%step'));
-      const graph = steps ? await this._client.graph(this._cells) : { steps: [], problems: [] };
+      const cells = this._cells.map(cell => ({
+        ...cell,
+        ran: this._ran.sourceOf(cell.id) ?? null
+      }));
+      const graph = steps ? await this._client.graph(cells) : NO_STEPS;
       if (this._isDisposed || ticket !== this._ticket) {
         return;
       }
@@ -251,8 +333,17 @@ export class StepsModel implements IDisposable {
       }
       this._error = sentence(error);
     }
+    this._emit();
+  }
+
+  /** Tell of a change of what is known of steps or cells: what is told from that is told anew. */
+  private _emit(): void {
+    this._stale = null;
+    this._toRun = null;
     this._changed.emit();
   }
+
+  private _executionOf = (cell: string): IExecution | undefined => this._executions.get(cell);
 
   private _activeCell: string | null = null;
   private _cells: ReadonlyArray<ICellText> = [];
@@ -266,10 +357,26 @@ export class StepsModel implements IDisposable {
   private _kernel: string | null = null;
   private _kernelKind: KernelKind = 'unknown';
   private _left = new Map<string, IExecution>();
+  private _origins: Origins;
   private _path = '';
+  private _ran = new RanCells();
   private _redraw = new Debouncer(() => this._draw(), TYPING);
+  private _stale: ReadonlyMap<string, string> | null = null;
   private _ticket = 0;
+  private _toRun: ReadonlyArray<string> | null = null;
   private _waitsFor: string | null = null;
+}
+
+const NO_STEPS: IGraph = { steps: [], problems: [], edited: [] };
+
+/** The execution that made what an execution stands for. */
+export function originOf(execution: IExecution): string {
+  return execution.reused_from ?? execution.id;
+}
+
+/** Whether an execution only stands for that of its kernel's run before: it took no time at all. */
+export function isTakenOver(execution: IExecution): boolean {
+  return execution.state === 'reused' && execution.queued === execution.ended;
 }
 
 export function isUnderWay(record: { readonly state: State }): boolean {

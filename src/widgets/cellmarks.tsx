@@ -15,6 +15,7 @@ export interface IMarkOptions {
   readonly steps: StepsModel;
   readonly install: string;
   readonly onOpen: (execution: string, run: string) => void;
+  readonly onOpenRun: (run: string) => void;
   readonly onCancel: (execution: string) => void;
   readonly onStopWaiting: (execution: string) => void;
   readonly onInsertLoad: () => void;
@@ -43,6 +44,9 @@ export class CellMark extends ReactWidget {
           <Pill
             execution={execution}
             waitsFor={steps.waiting(execution)}
+            staleness={steps.staleness(this.cell)}
+            reusedFrom={steps.reusedFrom(execution)}
+            onOpenRun={rest.onOpenRun}
             isAwaited={steps.waitsFor === execution.id}
             onOpen={() => rest.onOpen(execution.id, execution.run)}
             onCancel={() => rest.onCancel(execution.id)}

@@ -25,6 +25,12 @@ export interface ILate {
   readonly message: IMessage;
 }
 
+/** What a kernel answers: whether it knows mlbench, and whether it has run no cell yet. */
+export interface IGreeting {
+  readonly kind: KernelKind;
+  readonly isFresh: boolean;
+}
+
 /**
  * Tell a kernel that this page shows late output, and ask what it knows of mlbench.
  *
@@ -33,7 +39,7 @@ export interface ILate {
 export async function greet(
   kernel: Kernel.IKernelConnection,
   notebookId: string | null
-): Promise<KernelKind> {
+): Promise<IGreeting> {
   const page = JSON.stringify(kernel.clientId);
   const code = [
     'get_ipython().__dict__.setdefault("mlbench_pages", set()).add(' + page + ')',
@@ -47,26 +53,25 @@ export async function greet(
     stop_on_error: false,
     user_expressions: {
       has: '__import__("importlib.util").util.find_spec("mlbench") is not None',
-      loaded: '"mlbench" in get_ipython().extension_manager.loaded'
+      loaded: '"mlbench" in get_ipython().extension_manager.loaded',
+      fresh: 'get_ipython().execution_count == 1'
     }
   });
   const reply = await future.done;
   if (!reply || reply.content.status !== 'ok') {
-    return 'other';
+    return { kind: 'other', isFresh: false };
   }
   const said = (name: string): string => {
     const expression = (reply.content as KernelMessage.IExecuteReply).user_expressions?.[name] as
       { data?: { 'text/plain'?: string } } | undefined;
     return expression?.data?.['text/plain'] ?? '';
   };
+  const isFresh = said('fresh') === 'True';
   if (said('loaded') === 'True') {
-    return 'loaded';
+    return { kind: 'loaded', isFresh };
   }
-  return said('has') === 'False'
-    ? 'lacks-mlbench'
-    : said('has') === 'True'
-      ? 'not-loaded'
-      : 'other';
+  const kind = { True: 'not-loaded', False: 'lacks-mlbench' } as const;
+  return { kind: kind[said('has') as 'True' | 'False'] ?? 'other', isFresh };
 }
 
 /** Read a message as late output of a step, if it is that: one with a header of mlbench's own for a parent. */

@@ -13,6 +13,7 @@ import { Signal } from '@lumino/signaling';
 import { Client, sentence } from '../api/client';
 import type { NewsFeed } from '../api/news';
 import type { IExecution } from '../api/schema';
+import { FANOUT_MIME, readPicture } from '../model/fanout';
 import { millis } from '../model/format';
 import { LateOutput, sameOutputs } from '../model/outputs';
 import { isUnderWay, stepName, StepsModel } from '../model/steps';
@@ -23,7 +24,7 @@ import type { ICurrentNotebook } from './sidebar';
 export interface INotebookOptions {
   readonly client: Client;
   readonly news: NewsFeed;
-  readonly openExecution: (execution: string, run: string, path: string) => void;
+  readonly openExecution: (execution: string | null, run: string, path: string) => void;
   readonly localPath: (path: string) => string;
   readonly report: (message: string) => void;
 }
@@ -122,6 +123,32 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
     );
     cells.insertCell(at, { cell_type: 'code', source: LOAD, metadata: {} });
     content.activeCellIndex = at;
+  }
+
+  /** Run the cells of steps that are out of date, have not run or did not succeed, and what they lack. */
+  runWhatChanged(): void {
+    this.runCells(this.steps.toRun);
+  }
+
+  /** Run a cell and all below it. */
+  runFrom(cell: string): void {
+    const { widgets } = this.panel.content;
+    const at = widgets.findIndex(each => each.model.id === cell);
+    if (at >= 0) {
+      this.runCells(widgets.slice(at).map(each => each.model.id));
+    }
+  }
+
+  /** Run cells in the order of the notebook; the active cell stays the active one. */
+  runCells(ids: ReadonlyArray<string>): void {
+    const { content, sessionContext } = this.panel;
+    const wanted = new Set(ids);
+    const cells = content.widgets.filter(cell => wanted.has(cell.model.id));
+    if (cells.length) {
+      NotebookActions.runCells(content, cells, sessionContext).catch(error =>
+        this._options.report(sentence(error))
+      );
+    }
   }
 
   /** Cancel a step's execution. */
@@ -261,6 +288,7 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
       steps: this.steps,
       install: this._install,
       onOpen: (execution, run) => this._options.openExecution(execution, run, this.path),
+      onOpenRun: run => this._options.openExecution(null, run, this.path),
       onCancel: execution => this.cancel(execution),
       onStopWaiting: execution => {
         this._stopWaiting(execution).catch(error => this._options.report(sentence(error)));
@@ -312,9 +340,12 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
       return;
     }
     greet(kernel, this.notebookId).then(
-      kind => {
+      ({ kind, isFresh }) => {
         if (!this._isDisposed && kernel.id === this.steps.kernel) {
           this.steps.kernelKind = kind;
+          if (isFresh) {
+            this.steps.noteFresh();
+          }
         }
       },
       () => {
@@ -344,7 +375,11 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
       return;
     }
     const { id } = args.cell.model;
-    if (stepName(args.cell.model.sharedModel.getSource()) === null) {
+    const source = args.cell.model.sharedModel.getSource();
+    if (args.cell.model.type === 'code') {
+      this.steps.noteRun(id, source);
+    }
+    if (stepName(source) === null) {
       return;
     }
     const hadId = this.notebookId !== null;
@@ -390,6 +425,16 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
       this._late.set(late.cell, output);
     }
     output.apply(late.message);
+    this._followPicture(late.message);
+  }
+
+  /** Let the list of steps know what a fan-out's picture tells. */
+  private _followPicture(message: PartialJSONObject): void {
+    const data = message.data as PartialJSONObject | undefined;
+    const picture = data && FANOUT_MIME in data ? readPicture(data[FANOUT_MIME]) : null;
+    if (picture) {
+      this.steps.takePicture(picture);
+    }
   }
 
   /** Whether the cell has begun another execution since this one. */

@@ -10,6 +10,7 @@ import { ExecutionView } from '../components/execution';
 import { NotebookRead } from '../components/notebookview';
 import { RunHead, StepsTable, Tabs } from '../components/runpage';
 import { Line, Problem } from '../components/shared';
+import type { IRunDetail } from '../api/schema';
 import type { RunModel } from '../model/run';
 import type { Renderers } from './rendered';
 
@@ -19,6 +20,15 @@ export interface IRunPageOptions {
   readonly renderers: Renderers;
   readonly onGoToCell: (path: string, cell: string) => void;
   readonly onCancelExecution: (execution: string) => Promise<void>;
+  readonly onOpenRun: (run: string, path: string | null) => void;
+  /** Resume a failed run from a step; null says of a run that it cannot be. */
+  readonly resume: (detail: IRunDetail) => IResume | null;
+}
+
+/** The step that a resumed run begins with, and what resumes it. */
+export interface IResume {
+  readonly step: string;
+  readonly start: () => void;
 }
 
 export class RunPage extends MainAreaWidget<ReactWidget> {
@@ -59,10 +69,18 @@ function RunPageBody(options: IRunPageOptions): JSX.Element {
     );
   }
   const { path } = detail;
+  const resume = options.resume(detail);
+  const openRun = (run: string) => options.onOpenRun(run, model.path);
   return (
     <>
       {error && <Problem sentence={error} onRetry={() => model.refresh()} />}
-      <RunHead detail={detail} onCancel={() => void model.cancel()} />
+      <RunHead
+        detail={detail}
+        onCancel={() => void model.cancel()}
+        resumesFrom={resume?.step ?? null}
+        onResume={() => resume?.start()}
+        onOpenRun={openRun}
+      />
       <Tabs tab={model.tab} onTab={tab => (model.tab = tab)} />
       {model.tab === 'steps' ? (
         <div className="jp-mlb-RunPage-split">
@@ -72,6 +90,9 @@ function RunPageBody(options: IRunPageOptions): JSX.Element {
                 detail={detail}
                 chosen={model.chosen}
                 onChoose={execution => model.choose(execution)}
+                fold={execution => model.fold(execution)}
+                reusedFrom={execution => model.reusedFrom(execution)}
+                onOpenRun={openRun}
               />
             ) : (
               <Line>
@@ -102,6 +123,9 @@ function RunPageBody(options: IRunPageOptions): JSX.Element {
                 execution={selected}
                 outputs={renderers.outputs}
                 onCancel={() => void options.onCancelExecution(selected.id)}
+                reusedFrom={model.reusedFrom(selected)}
+                onOpenRun={openRun}
+                onChoose={execution => model.choose(execution)}
                 onGoToCell={
                   path && selected.cell
                     ? () => options.onGoToCell(path, selected.cell as string)

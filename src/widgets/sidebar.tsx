@@ -31,6 +31,7 @@ export interface ICurrentNotebook {
   readonly notebookId: string | null;
   readonly hasSteps: boolean;
   goTo(cell: string): void;
+  runWhatChanged(): void;
   cancel(execution: string): void;
   insertLoad(): void;
   turnIntoStep(): void;
@@ -58,7 +59,7 @@ export class Sidebar extends SidePanel {
     this.title.icon = _options.icon;
     this.title.caption = 'mlbench: steps, runs and jobs';
     this.node.setAttribute('aria-label', 'mlbench');
-    this._addSection('This notebook', 'steps', this._steps, this._stepsCount, null);
+    this._addSection('This notebook', 'steps', this._steps, this._stepsCount, this._stepsAction);
     this._addSection('Runs', 'runs', this._runs, this._runsCount, this._runsAction);
     this._addSection('Jobs', 'jobs', this._jobs, this._jobsCount, this._jobsAction);
     (this.content as AccordionPanel).setRelativeSizes([3, 5, 3]);
@@ -188,7 +189,10 @@ export class Sidebar extends SidePanel {
           graph={steps.graph}
           activeCell={steps.activeCell}
           executionOf={cell => steps.executionOf(cell)}
+          staleness={cell => steps.staleness(cell)}
+          reusedFrom={execution => steps.reusedFrom(execution)}
           onOpen={cell => current.goTo(cell)}
+          onOpenRun={run => this._options.onOpenRun(run, current.path)}
         />
       </>
     );
@@ -197,6 +201,22 @@ export class Sidebar extends SidePanel {
   private _stepsCount = (): string => {
     const count = this._current?.steps.graph?.steps.length ?? 0;
     return count ? counted(count, 'step') : '';
+  };
+
+  private _stepsAction = (): JSX.Element | null => {
+    const current = this._current;
+    const cells = current?.steps.toRun ?? [];
+    if (!current || !cells.length || current.steps.kernel === null) {
+      return null;
+    }
+    return (
+      <LinkButton
+        title={`Run ${counted(cells.length, 'cell')}: steps that are out of date, have not run or did not succeed, and what they need`}
+        onClick={() => current.runWhatChanged()}
+      >
+        Run what changed
+      </LinkButton>
+    );
   };
 
   private _runs = (): JSX.Element => {

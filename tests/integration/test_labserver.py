@@ -352,6 +352,17 @@ async def test_a_run_that_kept_no_notebook_shows_its_steps_as_cells(jp_fetch: An
     assert [cell["source"] for cell in view["notebook"]["cells"]] == ["flights = 1", "fit(flights)"]
 
 
+async def test_the_graph_says_which_cells_feed_a_step_and_which_are_not_what_ran(jp_fetch: Any) -> None:
+    cells = [
+        {"id": "a", "source": "rate = 2", "ran": "rate = 1"},
+        {"id": "b", "source": "%%step load --cpu 2\nx = rate  # all", "ran": "x = rate"},
+        {"id": "c", "source": "%%step show\nprint(x)"},
+    ]
+    graph = await ask(jp_fetch, "graph", "POST", {"cells": cells})
+    assert [(step["name"], step["cells"]) for step in graph["steps"]] == [("load", ["a"]), ("show", [])]
+    assert graph["edited"] == ["a"]
+
+
 async def test_the_graph_says_who_waits_for_whom_and_why(jp_fetch: Any) -> None:
     cells = [
         {"id": "a", "source": "import pandas as pd"},

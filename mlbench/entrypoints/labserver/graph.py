@@ -21,7 +21,7 @@ class GraphOfCells(Handler):
         await self.reply(self._graph)
 
     def _graph(self) -> schema.Graph:
-        from mlbench.notebook import graph
+        from mlbench.notebook import feeding, graph
 
         question = self.body(schema.GraphQuestion)
         cells = [
@@ -29,6 +29,7 @@ class GraphOfCells(Handler):
             for number, cell in enumerate(question.cells, 1)
         ]
         built = graph.build(cells)
+        feeds = feeding.feeding_cells(cells, built)
         parents: dict[str, dict[str, list[str]]] = {}
         for edge in built.edges:
             parents.setdefault(edge.child, {}).setdefault(edge.parent, []).append(edge.why)
@@ -46,8 +47,12 @@ class GraphOfCells(Handler):
                         for parent, whys in parents.get(step.name, {}).items()
                     ],
                     problems=said.get(step.cell, []),
+                    cells=list(feeds.get(step.cell, ())),
                 )
                 for step in built.steps
             ],
             problems=said.get(None, []),
+            edited=[
+                cell.id for cell in question.cells if cell.ran is not None and feeding.is_edited(cell.source, cell.ran)
+            ],
         )

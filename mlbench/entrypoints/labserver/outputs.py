@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 from jupyter_server.auth.decorator import authorized
@@ -50,9 +51,15 @@ class OutputsOfCells(Handler):
                 cell = execution.cell
                 if cell in wanted and (cell not in found or _later(execution, found[cell])):
                     found[cell] = execution
-        if question.messages:
-            # What a run has taken over printed when it ran.
-            found = {cell: catalog.execution(one.reused_from or one.id) for cell, one in found.items()}
+        for cell, one in found.items():
+            # What the next run of a kernel has taken over ran as itself; what it printed, it printed then.
+            if one.reused_from is not None and is_taken_over(one):
+                found[cell] = catalog.execution(one.reused_from)
+            elif question.messages:
+                found[cell] = catalog.execution(one.id)
+                if one.reused_from is not None and not found[cell].messages:
+                    messages = catalog.execution(one.reused_from).messages
+                    found[cell] = replace(found[cell], messages=messages)
         return found, False
 
     def _is_copy(self, path: str, run: Run) -> bool:
@@ -60,6 +67,11 @@ class OutputsOfCells(Handler):
         if run.notebook is None or not Path(run.notebook).exists():
             return False
         return Path(run.notebook).resolve() != self.stores.absolute(path)
+
+
+def is_taken_over(execution: Execution) -> bool:
+    """Say whether an execution only stands for the one of the run before: it took no time at all."""
+    return execution.state == "reused" and execution.queued == execution.ended
 
 
 def _later(one: Execution, other: Execution) -> bool:

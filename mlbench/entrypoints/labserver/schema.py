@@ -95,11 +95,12 @@ class Cancelled(Struct, frozen=True, kw_only=True):
 
 
 class CellText(Struct, frozen=True, kw_only=True):
-    """A code cell as the page holds it."""
+    """A code cell as the page holds it, and as it was run, where the page knows."""
 
     id: str
     source: str
     tags: list[str] = []
+    ran: str | None = None
 
 
 class GraphQuestion(Struct, frozen=True, kw_only=True):
@@ -116,19 +117,21 @@ class GraphParent(Struct, frozen=True, kw_only=True):
 
 
 class GraphStep(Struct, frozen=True, kw_only=True):
-    """A step, what it waits for and what is wrong with it."""
+    """A step, what it waits for, the plain cells whose names it takes, and what is wrong with it."""
 
     name: str
     cell: str
     parents: list[GraphParent]
     problems: list[str]
+    cells: list[str] = []
 
 
 class Graph(Struct, frozen=True, kw_only=True):
-    """The steps in the order of their cells, and what is wrong with no single one of them."""
+    """The steps in the order of their cells, what is wrong with no single one of them, and the cells edited since."""
 
     steps: list[GraphStep]
     problems: list[str]
+    edited: list[str] = []
 
 
 class OutputsQuestion(Struct, frozen=True, kw_only=True):
