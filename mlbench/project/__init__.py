@@ -322,7 +322,8 @@ class Project:
         from mlbench.runs.wire import msgspec
 
         written = self.blobs.find_record("execution", execution.id)
-        if written is not None and written.get("state") in ENDED:
+        whole = written is not None and written.get("attempt", 1) >= execution.attempt  # not that of an earlier attempt
+        if written is not None and whole and written.get("state") in ENDED:
             ended = msgspec.convert(written, Execution)
             self.put_execution(replace(ended, unseen=ended.state == "succeeded"), recorded=True)
             return
@@ -378,6 +379,8 @@ class Project:
                     catalog.put_run(msgspec.convert(record, Run))
                 case "execution":
                     catalog.put_execution(msgspec.convert(record, Execution))
+                case "executions":
+                    catalog.put_executions([msgspec.convert(one, Execution) for one in record["executions"]])
                 case "snapshot":
                     catalog.put_snapshot(Digest(record["id"]), msgspec.convert(record, Snapshot))
                 case "job":

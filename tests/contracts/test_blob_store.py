@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mlbench.core.errors import NotFound
-from mlbench.core.ids import Digest, is_digest
+from mlbench.core.ids import Digest, ExecutionId, RunId, is_digest, new_id
 from mlbench.core.ports import BlobStore
+from mlbench.core.records import Execution, Metric
 from mlbench.runs.values import pack, unpack
+from mlbench.runs.wire import compact, msgspec
 
 NOWHERE = Digest("blake3:" + "0" * 64)
 
@@ -63,6 +67,102 @@ def test_the_bytes_of_an_artifacts_digest_are_its_manifest(blobs: BlobStore) -> 
     assert blobs.get(packed.digest) == bytes(packed.parts[0])
 
 
+# --- packs ------------------------------------------------------------------------------------------------------------
+
+
+def packed_together(*them: Any) -> list[tuple[Digest, Sequence[bytes | memoryview]]]:
+    return [(one.digest, one.parts) for one in map(pack, them)]
+
+
+def values_of(blobs: BlobStore, digests: Sequence[Digest], **more: Any) -> list[Any]:
+    return [unpack(None, parts) for parts in blobs.get_many(digests, **more)]
+
+
+def test_what_is_packed_together_is_found_like_any_other(blobs: BlobStore) -> None:
+    them = [0.5, "text", b"", {"a": [1, 2]}, np.arange(20_000), None]
+    artifacts = packed_together(*them)
+    name = blobs.put_pack(artifacts)
+    assert name is not None
+    assert is_digest(name)
+    for (digest, parts), value in zip(artifacts, them, strict=True):
+        assert blobs.has(digest)
+        assert blobs.get(digest) == bytes(parts[0])
+        np.testing.assert_array_equal(unpack(None, blobs.get_parts(digest)), value)
+    assert blobs.packs_of([digest for digest, _ in artifacts]) == (name,)
+
+
+def test_many_artifacts_come_in_the_order_asked_for_whichever_way_they_were_kept(blobs: BlobStore) -> None:
+    first, second = packed_together(*range(100)), packed_together(*range(90, 200))
+    alone = packed_together("alone", np.zeros(300_000))
+    packs = [blobs.put_pack(first), blobs.put_pack(second, durable=False)]
+    blobs.put_all(alone)
+    order = [artifacts[place][0] for place in range(100) for artifacts in (second, first)]
+    expected = [base + place for place in range(100) for base in (90, 0)]
+    for hint in ([], packs, packs[:1], [NOWHERE], ["../x"]):
+        assert values_of(blobs, order, packs=hint) == expected
+        found = values_of(blobs, [alone[1][0], first[3][0], alone[0][0]], packs=hint)
+        assert (found[0].sum(), *found[1:]) == (0, 3, "alone")
+    assert blobs.get_many([]) == []
+    with pytest.raises(NotFound, match=NOWHERE):
+        blobs.get_many([first[0][0], NOWHERE])
+
+
+@pytest.mark.parametrize("count", [10, 50_000])
+def test_an_artifact_that_is_asked_for_twice_at_once_is_given_twice(blobs: BlobStore, count: int) -> None:
+    for number, keep in enumerate((blobs.put_pack, blobs.put_all)):
+        artifacts = packed_together(np.full(count, number), "another")
+        keep(artifacts)
+        digest = artifacts[0][0]
+        one, other, text, third = values_of(blobs, [digest, digest, artifacts[1][0], digest])
+        one[:] = 7
+        third[:] = 8
+        assert other.tolist() == [number] * count
+        assert text == "another"
+        assert unpack(None, blobs.get_parts(digest)).tolist() == [number] * count
+
+
+def test_what_is_kept_already_is_not_packed_again(blobs: BlobStore) -> None:
+    artifacts = packed_together(*range(10))
+    blobs.put_parts(*artifacts[0])
+    name = blobs.put_pack(artifacts[:5])
+    assert blobs.packs_of([digest for digest, _ in artifacts]) == (name,)
+    assert blobs.packs_of([artifacts[0][0], NOWHERE]) == ()
+    assert blobs.put_pack(artifacts[:5]) is None
+    assert blobs.put_pack([]) is None
+    again = blobs.put_pack([*artifacts, *artifacts])
+    assert again not in {None, name}
+    assert values_of(blobs, [digest for digest, _ in artifacts]) == list(range(10))
+
+
+@pytest.mark.parametrize("digest", ["", "../../etc/passwd", "blake3:" + "A" * 64])
+def test_nothing_is_packed_under_what_is_no_digest(blobs: BlobStore, digest: str) -> None:
+    with pytest.raises(ValueError, match="not a digest"):
+        blobs.put_pack([(Digest(digest), [b"x"])])
+    with pytest.raises(NotFound):
+        blobs.get_many([Digest(digest)])
+
+
+def test_threads_that_pack_and_read_at_once_do_not_disturb_each_other(blobs: BlobStore) -> None:
+    found: list[list[int]] = []
+
+    def work(number: int) -> None:
+        for turn in range(5):
+            artifacts = packed_together(*range(number * 10 + turn, number * 10 + turn + 30))
+            blobs.put_pack(artifacts, durable=False)
+            found.append(values_of(blobs, [digest for digest, _ in artifacts]))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(them[0] for them in found) == [number * 10 + turn for number in range(6) for turn in range(5)]
+    assert all(them == list(range(them[0], them[0] + 30)) for them in found)
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
 def test_the_latest_record_of_an_id_is_found_and_all_come_in_order(blobs: BlobStore) -> None:
     blobs.append("run", "abcd", {"state": "running", "kind": "job"}, durable=False)
     blobs.append("job-version", "abcd-1", {"number": 1})
@@ -92,6 +192,23 @@ def test_a_metric_that_is_no_number_comes_back(blobs: BlobStore) -> None:
     found = blobs.find_record("execution", "abcd")
     assert found is not None
     assert str([metric["value"] for metric in found["metrics"]]) == str(values)
+
+
+def test_the_records_of_a_chunks_items_come_back(blobs: BlobStore) -> None:
+    items = [
+        Execution(
+            id=ExecutionId(new_id()),
+            run=RunId(new_id()),
+            step="train",
+            state="succeeded",
+            item=number,
+            metrics=(Metric(name="rmse", value=value),),
+        )
+        for number, value in enumerate((0.5, math.nan, -math.inf))
+    ]
+    blobs.append("executions", items[0].id, {"executions": [*map(compact, items[:2]), items[2]]})
+    (found,) = blobs.records("executions")
+    assert str([msgspec.convert(one, Execution) for one in found["executions"]]) == str(items)
 
 
 def test_threads_that_keep_the_same_and_other_bytes_do_not_disturb_each_other(blobs: BlobStore) -> None:

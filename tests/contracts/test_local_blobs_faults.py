@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.core.errors import ArtifactCorrupt, StoreError
 from mlbench.core.ids import Digest
-from mlbench.runs.values import pack, split
+from mlbench.runs.values import pack, split, unpack
 
 ROUNDS = 8
 
@@ -252,6 +253,236 @@ def test_a_disk_that_fills_up_loses_nothing_and_works_again_once_there_is_space(
     file_of(blobs, kept.pop()).unlink()
     again = pack(np.full(10_000, -1))
     blobs.put_parts(again.digest, again.parts)
+
+
+# --- packs ------------------------------------------------------------------------------------------------------------
+
+CALLS = ("open", "pwrite", "ftruncate", "fsync", "rename", "mkdir", "close")
+
+
+def many(*them: Any) -> list[tuple[Digest, tuple[bytes | memoryview, ...]]]:
+    return [(one.digest, one.parts) for one in map(pack, them)]
+
+
+def packs(blobs: LocalBlobs) -> list[Path]:
+    return list((blobs.root / "packs").glob("*"))
+
+
+def values_of(blobs: LocalBlobs, artifacts: list[tuple[Digest, Any]]) -> list[Any]:
+    return [unpack(None, parts) for parts in blobs.get_many([digest for digest, _ in artifacts])]
+
+
+KILLED = """
+import os, signal, sys
+from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.runs.values import pack
+artifacts = [(one.digest, one.parts) for one in map(pack, range(300))]
+def die_at(number):
+    def count(call):
+        def counted(*given, **more):
+            nonlocal number
+            number -= 1
+            if not number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*given, **more)
+        return counted
+    for name in sys.argv[2].split(","):
+        setattr(os, name, count(getattr(os, name)))
+for number in range(1, 100):
+    blobs = LocalBlobs(f"{sys.argv[1]}/{number}")
+    if not (child := os.fork()):
+        die_at(number)
+        blobs.put_pack(artifacts)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    print(number, int(os.WIFSIGNALED(status)), flush=True)
+    if not os.WIFSIGNALED(status):
+        break
+"""
+
+
+def test_a_writer_killed_at_any_system_call_leaves_a_whole_pack_or_none(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path), ",".join(CALLS)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=True)
+    ends = [line.split() for line in done.stdout.splitlines()]
+    assert len(ends) > 8
+    assert ends[-1][1] == "0"
+    artifacts = many(*range(300))
+    there = 0
+    for number, _ in ends:
+        blobs = LocalBlobs(tmp_path / number)
+        found = [blobs.has(digest) for digest, _ in artifacts]
+        assert found in ([True] * 300, [False] * 300)
+        there += found[0]
+        for digest, _ in artifacts if found[0] else ():
+            blobs.verify(digest)
+        blobs.put_pack(artifacts)
+        assert values_of(blobs, artifacts) == list(range(300))
+    assert 1 < there < len(ends)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
+def test_an_error_of_the_disk_at_any_system_call_is_one_sentence_and_leaves_a_whole_pack_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    artifacts = many(*range(300))
+    failures = 0
+    for turn in range(1, 100):
+        blobs = LocalBlobs(tmp_path / str(turn))
+        kept = blobs.put(b"before")
+        left = turn
+
+        def failing(call: Any) -> Any:
+            def counted(*given: Any, **more: Any) -> Any:
+                nonlocal left
+                left -= 1
+                if not left:
+                    raise OSError(number, os.strerror(number))
+                return call(*given, **more)
+
+            return counted
+
+        with monkeypatch.context() as patch:
+            for name in CALLS[:-1]:
+                patch.setattr(os, name, failing(getattr(os, name)))
+            try:
+                blobs.put_pack(artifacts)
+            except StoreError as error:
+                failures += 1
+                assert str(blobs.root) in str(error)  # noqa: PT017  (each turn but the last fails)
+                assert error.remedy  # noqa: PT017
+        assert list((blobs.root / "tmp").iterdir()) == []
+        found = [LocalBlobs(blobs.root).has(digest) for digest, _ in artifacts]
+        assert found in ([True] * 300, [False] * 300)
+        assert blobs.get(kept) == b"before"
+        blobs.put_pack(artifacts)
+        assert values_of(blobs, artifacts) == list(range(300))
+        if left > 0:
+            break
+    assert failures == turn - 1 > 5
+
+
+def test_a_pack_of_large_and_small_artifacts_is_laid_out_for_maps(blobs: LocalBlobs) -> None:
+    large = [np.full(200_000, number) for number in range(3)]
+    artifacts = many(1, large[0], "text", large[1], large[2], b"")
+    blobs.put_pack(artifacts)
+    assert len(packs(blobs)) == 1
+    found = values_of(blobs, artifacts)
+    assert [found[0], found[2], found[5]] == [1, "text", b""]
+    for array, place in zip(large, (1, 3, 4), strict=True):
+        np.testing.assert_array_equal(found[place], array)
+        assert found[place].ctypes.data % 4096 == 0
+
+
+def test_thousands_of_arrays_are_mapped_at_once_with_few_open_files(blobs: LocalBlobs) -> None:
+    import resource
+
+    artifacts = many(*(np.full(10_000, number) for number in range(300)))
+    blobs.put_all(artifacts, durable=False)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 40, before[1]))
+    try:
+        found = values_of(blobs, artifacts)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert [array[0] for array in found] == list(range(300))
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        assert maps.read_text().count(str(blobs.root)) == 300
+        del found
+        assert maps.read_text().count(str(blobs.root)) == 0
+
+
+def test_every_flipped_bit_of_a_packed_artifact_is_found_and_the_others_are_there(blobs: LocalBlobs) -> None:
+    artifacts = many(*({"n": number, "text": "t" * 40} for number in range(20)))
+    blobs.put_pack(artifacts)
+    (path,) = packs(blobs)
+    whole = path.read_bytes()
+    victim = artifacts[7][0]
+    path.chmod(0o600)
+    starts = [(whole.index(bytes(part)), len(bytes(part))) for part in artifacts[7][1]]
+    for place in [start + offset for start, size in starts for offset in range(0, size, 7)]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        for ask in (blobs.get_parts, blobs.verify, lambda digest: blobs.get_many([digest])):
+            with pytest.raises(ArtifactCorrupt, match=f"{victim}.* got "):
+                ask(victim)
+        for digest, _ in artifacts[:7] + artifacts[8:]:
+            blobs.verify(digest)
+    blobs.put_pack(artifacts)  # keeping it again heals it, whichever of the packs is looked into first
+    for moment in (0, 2_000_000_000):
+        os.utime(path, (moment, moment))
+        assert LocalBlobs(blobs.root).get_parts(victim)
+    assert [one["n"] for one in values_of(blobs, artifacts)] == list(range(20))
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def flip_in_the_index(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(-40, os.SEEK_END)
+        file.write(b"\xff\xff")
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def replace_by_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def replace_by_a_link(path: Path) -> None:
+    path.rename(path.parent.parent / "elsewhere")
+    path.symlink_to(path.parent.parent / "elsewhere")
+
+
+@pytest.mark.parametrize("damage", [cut, flip_in_the_index, empty, replace_by_a_pipe, replace_by_a_link])
+def test_a_pack_that_is_none_is_named_and_the_rest_goes_on(blobs: LocalBlobs, damage: Any) -> None:
+    lost, others = many(*range(5)), many(*range(5, 10))
+    blobs.put_pack(lost)
+    (path,) = packs(blobs)
+    blobs.put_pack(others)
+    damage(path)
+    fresh = LocalBlobs(blobs.root)
+    assert values_of(fresh, others) == [5, 6, 7, 8, 9]
+    assert not fresh.has(lost[0][0])
+    with pytest.raises(ArtifactCorrupt, match=f"has no object {lost[0][0]}, and damaged packs.*{path.name}"):
+        fresh.get_parts(lost[0][0])
+    if path.is_fifo():
+        path.unlink()
+    fresh.put_pack(lost)
+    assert values_of(fresh, lost) == [0, 1, 2, 3, 4]
+
+
+def test_what_another_process_packs_replaces_and_removes_is_seen(blobs: LocalBlobs) -> None:
+    first, second = many(*range(5)), many(*range(5, 10))
+    other = LocalBlobs(blobs.root)
+    assert not blobs.has(first[0][0])
+    other.put_pack(first)
+    assert values_of(blobs, first) == [0, 1, 2, 3, 4]
+    (old,) = packs(blobs)
+    old.unlink()
+    other.put_pack(first + second)
+    assert values_of(blobs, first + second) == list(range(10))
+    blobs.get_many([first[0][0]], packs=[Digest(f"blake3:{old.name}")])
+    for path in packs(blobs):
+        path.unlink()
+    assert not blobs.has(first[0][0])
+
+
+def test_the_packs_of_a_store_that_is_copied_into_another_are_found_there(blobs: LocalBlobs, tmp_path: Path) -> None:
+    artifacts = many(*range(5))
+    blobs.put_pack(artifacts)
+    there = LocalBlobs(tmp_path / "there")
+    there.put_pack(many("other"))
+    shutil.copytree(blobs.root / "packs", there.root / "packs", dirs_exist_ok=True)
+    assert values_of(there, artifacts) == [0, 1, 2, 3, 4]
 
 
 # --- directories ------------------------------------------------------------------------------------------------------

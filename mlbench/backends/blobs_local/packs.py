@@ -170,7 +170,12 @@ class Packs:
         return index
 
     def find(
-        self, digests: Iterable[Digest], *, first: Sequence[str] = (), newest: int | None = None
+        self,
+        digests: Iterable[Digest],
+        *,
+        first: Sequence[str] = (),
+        newest: int | None = None,
+        without: Collection[str] = (),
     ) -> tuple[dict[Digest, Place], list[str]]:
         """Return where artifacts lie, and the names of damaged packs that were met on the way.
 
@@ -182,6 +187,8 @@ class Packs:
             Packs to look into before all others.
         newest
             Look into no more than so many packs.
+        without
+            Packs not to look into.
         """
         left = {bytes.fromhex(digest[7:]): digest for digest in digests}
         found: dict[Digest, Place] = {}
@@ -190,6 +197,8 @@ class Packs:
         for name in self._in_order(first):
             if not left or looked == newest:
                 break
+            if name in without:
+                continue
             looked += 1
             try:
                 index = self.index(name)

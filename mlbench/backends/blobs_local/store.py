@@ -20,7 +20,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -140,7 +140,7 @@ class LocalBlobs:
 
     def get(self, digest: Digest, /) -> bytes:
         """Return the bytes whose digest this is; of an artifact that is its manifest."""
-        with self._clear_errors(), self._opened(digest) as (file, offset, size):
+        with self._clear_errors(), self._opened(digest) as (file, offset, size, _):
             data = read_range(file, offset, size)
         found = values.digest_of(data)
         if f"blake3:{found}" == digest:
@@ -157,9 +157,16 @@ class LocalBlobs:
         All of them are writable without any effect on the store; those of 64 KiB and more are private memory maps.
         Objects of up to 4 MiB are hashed, of larger ones the manifest and the sizes are checked (`verify` does all).
         """
-        with self._clear_errors(), self._opened(digest) as (file, offset, size):
-            data = read_range(file, offset, size)
-        return _checked(digest, data, size, hashed=size <= _VERIFIED)
+        damaged: list[str] = []
+        while True:
+            with self._clear_errors(), self._opened(digest, damaged) as (file, offset, size, pack):
+                data = read_range(file, offset, size)
+            try:
+                return _checked(digest, data, size, hashed=size <= _VERIFIED)
+            except ArtifactCorrupt:
+                damaged.append(pack)
+                if not self._packs.find([digest], without=damaged)[0]:
+                    raise  # it was not packed a second time
 
     def get_many(self, digests: Sequence[Digest], /, *, packs: Sequence[Digest] = ()) -> list[list[memoryview]]:
         """Return the parts of many artifacts, each as `get_parts` does; every pack is opened and mapped once."""
@@ -192,7 +199,7 @@ class LocalBlobs:
 
     def verify(self, digest: Digest, /) -> None:
         """Read everything kept under a digest. Raise `ArtifactCorrupt` if a bit of it is not what it should be."""
-        with self._clear_errors(), self._opened(digest) as (file, offset, size):
+        with self._clear_errors(), self._opened(digest) as (file, offset, size, _):
             data = read_range(file, offset, size)
         if f"blake3:{values.digest_of(data)}" != digest:
             _checked(digest, data, size)
@@ -362,32 +369,30 @@ class LocalBlobs:
         return [memoryview(bytearray(part)) for part in parts]
 
     @contextmanager
-    def _opened(self, digest: Digest) -> Iterator[tuple[int, int, int]]:
-        """Open the file that something lies in, as an object or in a pack; with it from which byte on, and how many."""
+    def _opened(self, digest: Digest, without: Collection[str] = ()) -> Iterator[tuple[int, int, int, str]]:
+        """Open the file that something lies in; with it the offset, the size and the pack ("" if it is an object)."""
         if not is_digest(digest):
             raise NotFound(f"{digest!r} is not a digest.")
         try:
-            file, offset, size = self._open(digest)
+            file, offset, size, pack = self._open(digest, without)
         except ValueError as error:
             raise _corrupt(digest, str(error)) from error
         try:
-            yield file, offset, size
+            yield file, offset, size, pack
         finally:
             os.close(file)
 
-    def _open(self, digest: Digest) -> tuple[int, int, int]:
-        try:
-            file = open_plain(self._path(digest))
-        except FileNotFoundError:
-            pass
-        else:
-            return file, 0, os.fstat(file).st_size
+    def _open(self, digest: Digest, without: Collection[str]) -> tuple[int, int, int, str]:
+        if "" not in without:
+            with suppress(FileNotFoundError):
+                file = open_plain(self._path(digest))
+                return file, 0, os.fstat(file).st_size, ""
         damaged: list[str] = []
         for _ in range(_LOOKS):  # a pack may be made anew, with less in it, between two calls
-            places, damaged = self._packs.find([digest])
+            places, damaged = self._packs.find([digest], without=without)
             for place in places.values():
                 try:
-                    return open_plain(self._packs.path(place.pack)), place.offset, place.size
+                    return open_plain(self._packs.path(place.pack)), place.offset, place.size, place.pack
                 except FileNotFoundError:
                     continue
         if damaged:

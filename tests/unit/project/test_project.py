@@ -22,6 +22,7 @@ from mlbench.core.records import Execution, Failure, Job, JobVersion, Metric, Ru
 from mlbench.project import Project, find_store
 from mlbench.project.history import NoSuchName
 from mlbench.runs.artifacts import save_names
+from mlbench.runs.wire import compact
 
 NOTEBOOK: dict[str, Any] = {
     "nbformat": 4,
@@ -321,6 +322,8 @@ def test_a_lost_catalog_is_made_again_from_the_records(tmp_path: Path) -> None:
     run = project.begin_run(kind="papermill", parameters={"n": 1})
     execution = an_execution(run, **bound(project, model=[1]), metrics=(Metric(name="loss", value=float("nan")),))
     project.put_execution(execution)
+    items = [an_execution(run, part_of=execution.id, item=number) for number in range(3)]
+    project.blobs.append("executions", items[0].id, {"executions": [compact(one) for one in items]})
     snapshot = project.snapshot(NOTEBOOK)
     ended = project.end_run(run, "succeeded", snapshot=snapshot)
     version = JobVersion(number=1, snapshot=snapshot)
@@ -333,6 +336,7 @@ def test_a_lost_catalog_is_made_again_from_the_records(tmp_path: Path) -> None:
     again = Project(location)
     assert again.catalog.run(run.id) == ended
     assert again.run(run.id)["train"].model == [1]
+    assert again.catalog.items(execution.id) == items
     assert str(again.run(run.id).metrics) == "{'loss': nan}"
     assert again.catalog.snapshot(snapshot).notebook
     assert again.catalog.job("nightly") == job

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import queue
 import socket
 import sqlite3
@@ -20,8 +21,10 @@ import pytest
 
 from mlbench.backends.memory import MemoryBlobs
 from mlbench.core.errors import NotFound, ResultError
+from mlbench.core.failed import Failed
 from mlbench.core.records import Artifact, Binding
-from mlbench.runs.artifacts import Loader, remedy, save_names
+from mlbench.runs.artifacts import Loader, remedy, save_lists, save_names
+from mlbench.runs.values import pack, read_items
 
 
 @pytest.fixture
@@ -222,3 +225,119 @@ def test_a_figure_is_loaded_without_being_shown_again(blobs: MemoryBlobs) -> Non
     assert plt.get_fignums() == []
     assert bindings["other"].member is None
     back.savefig(io.BytesIO())
+
+
+# --- lists ------------------------------------------------------------------------------------------------------------
+
+
+def of_items(blobs: MemoryBlobs, name: str, namespaces: list[dict[str, Any]]) -> list[Binding]:
+    """Return the bindings of one name in the items of a fan-out."""
+    found = [{one.name: one for one in save_names(space, space, blobs)} for space in namespaces]
+    return [bindings[name] for bindings in found]
+
+
+def a_list(blobs: MemoryBlobs, *values: Any) -> Binding:
+    places = [one if isinstance(one, Failed) else save_names({"model": one}, ["model"], blobs)[0] for one in values]
+    (binding,) = save_lists({"model": places}, blobs)
+    return binding
+
+
+def test_a_fan_outs_name_is_a_list_of_its_items_values(blobs: MemoryBlobs) -> None:
+    values = [1, 0.5, "text", None, b"", [1, 2], {"a": 1}, np.arange(5), True, 1, [1, 2]]
+    binding = a_list(blobs, *values)
+    assert (binding.name, binding.member, binding.problem) == ("model", None, None)
+    assert binding.artifact is not None
+    assert (binding.artifact.codec, binding.artifact.type) == ("items", "list")
+    found = Loader(blobs).load(msgspec.json.decode(msgspec.json.encode(binding)))
+    assert type(found) is list
+    np.testing.assert_array_equal(found.pop(7), values.pop(7))
+    assert found == values
+    assert found[5] is not found[-1]
+
+
+@pytest.mark.parametrize("values", [[], [1]], ids=["none", "one"])
+def test_a_fan_out_of_none_or_one_has_a_list_too(blobs: MemoryBlobs, values: list[int]) -> None:
+    assert Loader(blobs).load(a_list(blobs, *values)) == values
+
+
+def test_a_lists_digest_depends_on_the_digests_of_its_items_and_on_nothing_else(blobs: MemoryBlobs) -> None:
+    one = a_list(blobs, 1, "two", np.zeros(3))
+    elsewhere = MemoryBlobs()
+    packed = [pack(value) for value in (1, "two", np.zeros(3))]
+    elsewhere.put_pack([(value.digest, value.parts) for value in packed])
+    other = a_list(elsewhere, 1, "two", np.zeros(3))
+    assert one.artifact is not None
+    assert other.artifact is not None
+    assert one.artifact.digest == other.artifact.digest
+    assert read_items(elsewhere.get_parts(other.artifact.digest))[1] == elsewhere.packs_of([packed[0].digest])
+    assert Loader(elsewhere).load(other)[:2] == [1, "two"]
+    assert one.artifact.digest != a_list(blobs, "two", 1, np.zeros(3)).artifact.digest  # type: ignore[union-attr]
+
+
+def test_a_lists_size_counts_each_of_its_items_values_once(blobs: MemoryBlobs) -> None:
+    array = np.zeros(10_000)
+    one, two = a_list(blobs, array).artifact, a_list(blobs, array, array, array + 1).artifact
+    assert one is not None
+    assert two is not None
+    assert 80_000 < one.size < 81_000
+    assert 160_000 < two.size < 162_000
+
+
+def test_a_failed_item_keeps_its_place_and_says_why(blobs: MemoryBlobs) -> None:
+    failed = Failed(item=1, label={"x": "2"}, ename="ValueError", evalue="no", reason="error")
+    binding = a_list(blobs, "a", failed, "c")
+    assert Loader(blobs).load(binding) == ["a", failed, "c"]
+    assert binding.artifact is not None
+    assert binding.artifact.digest != a_list(blobs, "a", "c").artifact.digest  # type: ignore[union-attr]
+
+
+def test_what_an_items_names_share_they_share_in_its_place(blobs: MemoryBlobs) -> None:
+    spaces = []
+    for number in range(3):
+        models = [{"score": number}, {"score": -number}]
+        spaces.append({"models": models, "best": models[0]})
+    bindings = save_lists({name: of_items(blobs, name, spaces) for name in ("models", "best")}, blobs)
+    assert bindings[0].artifact is not None
+    assert [one[1] for one in read_items(blobs.get_parts(bindings[0].artifact.digest))[0]] == ["models"] * 3
+    loader = Loader(blobs)
+    all_models, best = loader.load(bindings[0]), loader.load(bindings[1])
+    assert [one["score"] for one in best] == [0, 1, 2]
+    assert all(one is models[0] for one, models in zip(best, all_models, strict=True))
+    again = loader.load(bindings[1])
+    assert again == best
+    assert again[0] is not best[0]
+
+
+def test_a_list_is_loaded_anew_each_time(blobs: MemoryBlobs) -> None:
+    binding = a_list(blobs, np.zeros(3), np.zeros(3))
+    loader = Loader(blobs)
+    first = loader.load(binding)
+    first[0][:] = 7
+    assert [array.sum() for array in loader.load(binding)] == [0, 0]
+    assert first[1].sum() == 0
+
+
+def test_a_list_of_modules_and_of_notebook_classes_comes_back(blobs: MemoryBlobs) -> None:
+    import math
+
+    assert Loader(blobs).load(a_list(blobs, math, json)) == [math, json]
+
+
+def test_a_name_that_some_items_lack_has_no_list_but_a_reason(blobs: MemoryBlobs) -> None:
+    places = of_items(blobs, "rows", [{"rows": 1}, {"rows": (i for i in range(3))}, {"rows": (i for i in range(3))}])
+    binding, other = save_lists({"rows": places, "n": of_items(blobs, "n", [{"n": 1}])}, blobs)
+    assert binding.artifact is None
+    assert binding.problem is not None
+    assert binding.problem.startswith("`rows` has no list: 2 of 3 items lack it. Item 1: `rows` is a generator")
+    with pytest.raises(ResultError, match="2 of 3 items lack it"):
+        Loader(blobs).load(binding)
+    assert Loader(blobs).load(other) == [1]
+
+
+def test_a_list_whose_items_are_gone_says_which(blobs: MemoryBlobs) -> None:
+    binding = a_list(blobs, 1, 2)
+    elsewhere = MemoryBlobs()
+    assert binding.artifact is not None
+    elsewhere.put_parts(binding.artifact.digest, [bytes(part) for part in blobs.get_parts(binding.artifact.digest)])
+    with pytest.raises(NotFound, match="blake3:"):
+        Loader(elsewhere).load(binding)

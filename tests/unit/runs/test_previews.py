@@ -10,7 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlbench.runs.previews import preview
+from mlbench.core.ids import Digest
+from mlbench.core.records import Artifact
+from mlbench.runs.previews import preview, preview_list
+from mlbench.runs.values import type_name
 
 
 def test_a_frame_shows_its_shape_columns_types_what_is_missing_and_first_rows() -> None:
@@ -123,3 +126,39 @@ def test_whatever_the_value_there_is_a_preview_that_json_can_carry(value: Any) -
     assert found["kind"] in {"frame", "array", "estimator", "figure", "module", "text"}
     assert isinstance(found["text"], str)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def shown(*values: Any) -> dict[str, Any]:
+    items = [
+        None
+        if value is None
+        else Artifact(digest=Digest(""), size=1, type=type_name(value), codec="", preview=preview(value))
+        for value in values
+    ]
+    found = preview_list(items)
+    json.dumps(found, allow_nan=False)
+    return found
+
+
+def test_a_list_of_numbers_shows_how_many_their_type_range_and_how_many_are_missing() -> None:
+    found = shown(*(number / 2 for number in range(20)), None)
+    assert found["kind"] == "list"
+    assert found["text"] == "list of 21: float, 0 to 9.5, 1 without a value"
+    assert (found["length"], found["failed"], found["types"]) == (21, 1, [["float", 20]])
+    assert (found["min"], found["max"]) == (0, 9.5)
+    assert found["first"][:3] == ["0.0", "0.5", "1.0"]
+    assert len(found["first"]) == 10
+
+
+def test_a_list_of_numpys_numbers_shows_its_range_without_what_is_none() -> None:
+    found = shown(np.float64(0.5), np.float64(-2), np.float64("nan"), np.float64("inf"))
+    assert found["text"] == "list of 4: numpy.float64, -2 to 0.5"
+    assert shown(7, 10**3000)["text"] == "list of 2: int, 7 to 7"
+
+
+def test_a_list_of_other_things_shows_their_types() -> None:
+    assert shown(True, "3", [1])["text"] == "list of 3: bool, str, list"
+    assert shown(*({"n": 1} for _ in range(2000)), "x")["text"] == "list of 2,001: dict, str"
+    assert shown()["text"] == "list of 0"
+    assert shown(None, None)["text"] == "list of 2: 2 without a value"
+    assert shown(1, 1.0, "a", b"")["text"] == "list of 4: int, float, str, …"
