@@ -20,7 +20,7 @@ from mlbench.core.records import Json
 
 __all__ = ["StoreLocation", "describe", "find_store", "low_space", "settings_above"]
 
-SETTINGS: Final = ("store", "catalog", "environments")
+SETTINGS: Final = ("store", "catalog", "environments", "cluster", "clusters")
 """What an `mlbench.toml` or `[tool.mlbench]` may say."""
 
 _LOW: Final = 0.1

@@ -174,5 +174,5 @@ def _settings_of_others() -> Iterator[None]:
 
 
 def _why(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
+    text = str(error).strip().rstrip(".").splitlines()
     return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__

@@ -17,6 +17,7 @@ _ATTRIBUTE = "mlbench_session"
 
 def load(shell: Any) -> Session:
     """Make steps known to a shell; a second time it changes nothing."""
+    from mlbench.entrypoints.kernel.clusters import ClusterMagics
     from mlbench.entrypoints.kernel.magics import StepMagics
     from mlbench.entrypoints.kernel.session import Session
     from mlbench.runs import context
@@ -28,6 +29,7 @@ def load(shell: Any) -> Session:
     shell.__dict__[_ATTRIBUTE] = session
     session.load()
     shell.register_magics(StepMagics(shell, session))
+    shell.register_magics(ClusterMagics(shell, session.clusters))
     session.before_context = context.enter(context.Context(emit=session.emit))
     return session
 
@@ -51,6 +53,8 @@ def barrier() -> bool:
 
 def unload(shell: Any) -> None:
     """Take back what `load` did. Steps under way go on."""
+    from mlbench.entrypoints.kernel.clusters import ClusterMagics
+    from mlbench.entrypoints.kernel.magics import StepMagics
     from mlbench.runs import context
 
     session = session_of(shell)
@@ -58,7 +62,8 @@ def unload(shell: Any) -> None:
         return
     del shell.__dict__[_ATTRIBUTE]
     magics = shell.magics_manager.magics
-    magics["cell"].pop("step", None)
-    magics["line"].pop("cancel", None)
+    for kind in ("cell", "line"):
+        for name in (*StepMagics.magics[kind], *ClusterMagics.magics[kind]):
+            magics[kind].pop(name, None)
     context.enter(session.before_context)
     session.unload()

@@ -27,6 +27,7 @@ from mlbench.entrypoints.kernel.order import Order
 from mlbench.entrypoints.kernel.pending import WAIT, Waits, is_placeholder, runs_a_step
 from mlbench.entrypoints.kernel.results import Results
 from mlbench.entrypoints.kernel.settings import MLBench
+from mlbench.entrypoints.kernel.sources import imports_of
 from mlbench.entrypoints.kernel.storage import Storage
 from mlbench.entrypoints.kernel.submission import Track, defs_of, find_inputs, key_for, without_modules
 from mlbench.entrypoints.kernel.waiting import Waiting, listed, names_in
@@ -277,6 +278,8 @@ class Session:
             cells=tuple(self._sources.values()),
             cache_default=self.settings.cache,
             max_items=self.settings.max_items,
+            requirements=requirements,
+            **self.clusters.given(imports_of(self._python(body)), surroundings),
         )
         try:
             answer = service.request("submit", submission)

@@ -66,6 +66,12 @@ class Storage:
         digest: Digest = self._blobs.put(data, durable=False)
         return digest
 
+    def put(self, data: bytes) -> Digest:
+        """Keep bytes; return their digest."""
+        self.path()
+        digest: Digest = self._blobs.put(data, durable=False)
+        return digest
+
     def get(self, digest: Digest) -> bytes:
         """Return what is kept under a digest."""
         self.path()

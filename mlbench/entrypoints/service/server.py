@@ -22,7 +22,7 @@ from mlbench.core.errors import MlbenchError, NotFound, ServiceError
 from mlbench.core.ids import ExecutionId, RunId, new_id
 from mlbench.core.messages import PROTOCOL, KernelHello, Submission
 from mlbench.core.records import Execution, Firing, Job, Json, Reason, Run
-from mlbench.entrypoints.service import remembered
+from mlbench.entrypoints.service import clusters, remembered
 from mlbench.entrypoints.service.events import News, Wish
 from mlbench.entrypoints.service.firing import Scheduler
 from mlbench.entrypoints.service.peers import OLDEST_PROTOCOL, Peer
@@ -398,6 +398,14 @@ class Service:
         peer.opened_runs = [(where, opened) for where, opened in peer.opened_runs if opened != run.id]
         store.close_run(run)
         return {}
+
+    # --- clusters ----------------------------------------------------------------------------------------------------
+
+    async def op_cluster(self, peer: Peer, body: Json) -> Json:
+        del peer
+        if self._retired and body.get("verb") in ("start", "use", "scale"):
+            raise ServiceError("This mlbench service ends with the steps that are under way.", "Try again.")
+        return await clusters.answer(self._executor, body)
 
     # --- news --------------------------------------------------------------------------------------------------------
 
