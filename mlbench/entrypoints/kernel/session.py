@@ -17,6 +17,7 @@ from mlbench.core.ids import ExecutionId, new_id
 from mlbench.core.messages import StepOptions, Submission
 from mlbench.core.records import Failure, Json, Read
 from mlbench.entrypoints.kernel.attachment import Attachment, Connect, Service
+from mlbench.entrypoints.kernel.clusters import Clusters
 from mlbench.entrypoints.kernel.display import Delivery, show_here
 from mlbench.entrypoints.kernel.errors import CellNotRun, shown_failure, shown_syntax_error
 from mlbench.entrypoints.kernel.front import Front
@@ -72,6 +73,7 @@ class Session:
         self.waits = Waits(self._begin, _statement_reads, self._needs)
         self.before_context: Any = None
         self.settings = MLBench(parent=shell)
+        self.clusters = Clusters(self.front.notebook, self.service, self.storage.put)
         self.attachment = Attachment(self.front, self.storage.path, self.news, connect)
         self._sources: dict[str, str] = {}  # each cell as it was run last, in the order of these runs
         self._parameter_names: tuple[str, ...] = ()
