@@ -155,8 +155,8 @@ class Submission:
     `max_items` are the kernel's settings (`%config MLBench`): whether an unchanged step is reused where its line does
     not say it, and how many items a fan-out may have.
     `key` is that of the very cell, whatever its parents will make; `key_parts` is what the step depends on besides
-    them (see `mlbench.runs.key`), `paths` are the files and folders that its code names. With `cache_default` it is
-    reused if it is unchanged, unless its line says otherwise.
+    them (see `mlbench.runs.key`), `paths` are the files and folders that its code names, `items_from` the names
+    that only say of which items a fan-out is made.
     """
 
     execution: ExecutionId
@@ -185,6 +185,7 @@ class Submission:
     key: str | None = None
     key_parts: dict[str, str] = field(default_factory=dict)
     paths: tuple[str, ...] = ()
+    items_from: tuple[str, ...] = ()
     cells: tuple[str, ...] = ()
     cache_default: bool = False
     max_items: int = MAX_ITEMS

@@ -3,25 +3,56 @@
 Pickles do not serve: their bytes vary by process, file name and line. Code is digested by its instructions,
 constants and names; functions with their defaults, closures and the globals that they read, transitively; classes by
 what they define; containers item by item; other objects by what they reduce to; large data by its artifact's digest.
+
+A step's key is the digest of named parts (`code`, `value trees`, `module helpers`, `input flights` …), so that it can
+be said which of them has changed. Some are kept beside the key: they tell what else is compared, or what was asked.
 """
 
 from __future__ import annotations
 
 import ast
+import dis
 import functools
+import itertools
 import json
 import sys
 import types
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
-from mlbench.core.records import Json
+from mlbench.core.messages import Spread
 from mlbench.runs.capture import is_data, reduce_wrapper
 from mlbench.runs.reach import is_of_notebook, names_of_code
 
-__all__ = ["Fingerprint", "digest_source", "key_of"]
+__all__ = [
+    "ASIDE",
+    "ASKED",
+    "CELL",
+    "FOLDER",
+    "ITEMS",
+    "UNKNOWN",
+    "Fingerprint",
+    "digest_source",
+    "item_keys",
+    "key_of",
+]
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+
+CELL: Final = "cell"
+"""The part by which the very same cell is known when it is handed over again, whatever its parents will make."""
+FOLDER: Final = "folder"
+"""The part that says where a step ran: it counts if the step opened files or named some."""
+ASKED: Final = "asked"
+"""The part that says whether a step was to be reused if it could be: `yes`, `no` (`--no-cache`), or nothing."""
+UNKNOWN: Final = "unknown"
+"""The part that says why nobody can tell what a step depends on: then it has no key."""
+ITEMS: Final = "items"
+"""The part that says of which items a fan-out is made: it is none of an item's own key."""
+ASIDE: Final = frozenset({CELL, FOLDER, ASKED, UNKNOWN})
+"""The parts that are kept beside the key."""
+
 _UNSTABLE: Final = frozenset(
     {
         "__dict__",
@@ -57,18 +88,45 @@ def digest_source(source: str) -> str:
     return blake3(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def key_of(parts: Json) -> str:
-    """Return the digest of a step's parts: JSON, canonical.
+def key_of(parts: Mapping[str, str]) -> str | None:
+    """Return the digest of the parts that a step depends on, None where they are not all known.
 
     Examples
     --------
-    >>> key_of({"a": 1, "b": 2}) == key_of({"b": 2, "a": 1})
+    >>> key_of({"code": "1", "python": "2"}) == key_of({"python": "2", "code": "1", "folder": "/tmp"})
+    True
+    >>> key_of({"code": "1", "unknown": "it uses eval"}) is None
     True
     """
     from blake3 import blake3
 
-    text = json.dumps({"format": FORMAT, **parts}, sort_keys=True, separators=(",", ":"), default=str)
-    return blake3(text.encode()).hexdigest()
+    if "code" not in parts or UNKNOWN in parts:
+        return None
+    counted = {name: part for name, part in parts.items() if name not in ASIDE}
+    text = json.dumps([FORMAT, counted], sort_keys=True, separators=(",", ":"))
+    return blake3(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def item_keys(key: str, spread: Spread) -> list[str]:
+    """Return the key of each item of a fan-out, from what the items have in common and the values of each.
+
+    Of items with the same values each has another key: the first, the second … of them.
+
+    Examples
+    --------
+    >>> keys = item_keys("all", Spread(shape=(3,), digests=(("one", "two", "one"),)))
+    >>> len(set(keys)), keys[:2] == item_keys("all", Spread(shape=(2,), digests=(("one", "two"),)))
+    (3, True)
+    """
+    from blake3 import blake3
+
+    seen: Counter[tuple[str, ...]] = Counter()
+    keys = []
+    for values in itertools.product(*spread.digests):
+        text = json.dumps([FORMAT, key, values, seen[values]], separators=(",", ":"))
+        seen[values] += 1
+        keys.append(blake3(text.encode()).hexdigest())
+    return keys
 
 
 class Fingerprint:
@@ -79,7 +137,7 @@ class Fingerprint:
     namespace
         The kernel's: functions whose globals it is are the notebook's.
     without
-        Names that come from other steps: that they are read counts, their values do not.
+        Names that are digested by themselves, or come from other steps: that they are read counts, their values do not.
     data
         Return the artifact digest of an array or frame.
 
@@ -87,6 +145,8 @@ class Fingerprint:
     ----------
     modules
         Names of the modules that the values refer to: their own sources are digested by whoever can read files.
+    texts
+        Constant texts of the notebook's functions: some may be paths, or names of environment variables.
     """
 
     def __init__(
@@ -100,6 +160,7 @@ class Fingerprint:
         self._without = frozenset(without)
         self._data = data or _digest_data
         self.modules: set[str] = set()
+        self.texts: set[str] = set()
 
     def of(self, value: Any) -> str:
         """Return the digest of one value.
@@ -176,7 +237,7 @@ class Fingerprint:
             return
         for name in sorted(names_of_code(value.__code__)):
             if name in self._without:
-                put(f"step {name};".encode())
+                put(f"{name} elsewhere;".encode())
             elif name in value.__globals__:
                 put(f"{name}=".encode())
                 add(value.__globals__[name])
@@ -210,13 +271,22 @@ class Fingerprint:
                 )
             ).encode()
         )
+        self.modules |= _imports_of_code(code)
         for constant in code.co_consts:
+            self._note_texts(constant)
             if isinstance(constant, types.CodeType):
                 self._code(constant, put)
             elif isinstance(constant, frozenset):
                 put(repr(sorted(map(repr, constant))).encode())
             else:
                 put(repr(constant).encode("utf-8", "surrogatepass"))
+
+    def _note_texts(self, constant: Any) -> None:
+        if isinstance(constant, str):
+            self.texts.add(constant)
+        elif isinstance(constant, (tuple, frozenset)):
+            for one in constant:
+                self._note_texts(one)
 
     def _object(self, value: Any, put: Callable[[bytes], Any], add: Callable[[Any], None]) -> None:
         reduced = reduce_wrapper(value)
@@ -239,6 +309,20 @@ class Fingerprint:
         package = sys.modules.get(module.partition(".")[0])
         version = package.__dict__.get("__version__") if isinstance(package, types.ModuleType) else None
         put(f"{module}:{name}:{version if isinstance(version, str) else ''};".encode())
+
+
+@functools.lru_cache(maxsize=4096)
+def _imports_of_code(code: types.CodeType) -> frozenset[str]:
+    """Return the modules that a code object imports, those inside it aside; `from a import b` may mean `a.b`."""
+    found: set[str] = set()
+    base = ""
+    for one in dis.get_instructions(code):
+        if one.opname == "IMPORT_NAME":
+            base = str(one.argval)
+            found.add(base)
+        elif one.opname == "IMPORT_FROM":
+            found.add(f"{base}.{one.argval}")
+    return frozenset(found)
 
 
 def _digest_data(value: Any) -> str:

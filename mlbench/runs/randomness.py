@@ -9,13 +9,13 @@ from __future__ import annotations
 import pickle
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
 from mlbench.core.messages import RandomState
 
-__all__ = ["digest", "drew", "from_bytes", "read_states", "refresh", "restore", "to_bytes"]
+__all__ = ["digest", "drew", "from_bytes", "read_states", "refresh", "restore", "start_of", "to_bytes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +121,23 @@ def digest(states: RandomState) -> str:
     from blake3 import blake3
 
     return f"blake3:{blake3(to_bytes(states)).hexdigest()}"
+
+
+def start_of(states: RandomState, draws: Collection[str], *, item: int | None = None) -> str:
+    """Return a digest of where the generators start that a step draws from: another start gives other numbers.
+
+    With `item`, it is that of an item of a fan-out, whose generators are derived from the step's and its number.
+
+    Examples
+    --------
+    >>> states = {"random": b"1", "numpy": b"2"}
+    >>> start_of(states, ("numpy",)) == start_of({"numpy": b"2"}, ("numpy",))
+    True
+    >>> start_of(states, ("numpy",)) == start_of(states, ("random",))
+    False
+    """
+    start = digest({name: states[name] for name in draws if name in states})
+    return start if item is None else f"{start} {item}"
 
 
 def to_bytes(states: RandomState) -> bytes:

@@ -66,10 +66,16 @@ def _order(execution: Execution) -> tuple[int, int, int]:
 
 @dataclass(slots=True)
 class _Member:
-    """A run with the executions that count in it, by step."""
+    """A run with the executions that count in it, by step; `taken` are those that it has from the run before."""
 
     run: Run
     steps: dict[str, Execution] = field(default_factory=dict)
+    taken: set[ExecutionId] = field(default_factory=set)
+
+    def taken_over(self, step: str) -> ExecutionId | None:
+        """Return the execution of a step that was taken over, None if there is none or it was run here."""
+        had = self.steps.get(step)
+        return had.id if had is not None and had.id in self.taken else None
 
 
 @dataclass(slots=True)
@@ -111,7 +117,7 @@ class Series:
         """Return the run that a step about to be submitted belongs to, and whether it has just been opened."""
         member = None if self._current is None else self._runs[self._current]
         had = member.steps.get(step) if member is not None else None
-        again = had is not None and had.state in ENDED and had.state != "reused"
+        again = member is not None and had is not None and had.state in ENDED and member.taken_over(step) is None
         if member is not None and not (self.fresh or new_run or again):
             return member.run, False
         if member is not None:
@@ -129,8 +135,7 @@ class Series:
     def taken_over(self, step: str) -> ExecutionId | None:
         """Return the `reused` execution of a step in the current run, which the next one of that step replaces."""
         member = None if self._current is None else self._runs[self._current]
-        had = member.steps.get(step) if member is not None else None
-        return had.id if had is not None and had.state == "reused" else None
+        return member.taken_over(step) if member is not None else None
 
     def note(self, execution: Execution) -> tuple[list[Run], list[Execution]]:
         """Take an execution's news; return the runs that have changed, and what the current run takes over now."""
@@ -182,6 +187,7 @@ class Series:
                 cpu=None,
             )
             member.steps[step] = one
+            member.taken.add(one.id)
             reused.append(one)
         return reused
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from mlbench.core.messages import Surroundings
 
-__all__ = ["apply", "preloadable", "read"]
+__all__ = ["apply", "preloadable", "read", "settings_that_differ"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,85 @@ def apply(surroundings: Surroundings, shell: Any = None) -> list[str]:
         except Exception as error:  # noqa: BLE001  a setting of another version of a library must not stop the step
             problems.append(f"The kernel's settings of {entry.name} do not hold here: {type(error).__name__}: {error}")
     return problems
+
+
+def settings_that_differ(surroundings: Surroundings) -> dict[str, str]:
+    """Return, as texts, the settings that are not those which their library comes with.
+
+    So that a library that was only imported changes nothing: a step's key has these. Of the filters for warnings,
+    those count that a notebook is likely to set: without a message and a module, or such that a warning is an error.
+    """
+    found: dict[str, str] = {}
+    for name, packed in surroundings.libraries.items():
+        settings = pickle.loads(packed)  # noqa: S301  packed in this very process
+        if name == "warnings":
+            settings = [said for one in settings if (said := _plain_filter(pickle.loads(one))) is not None]  # noqa: S301
+            plain: Any = [said for one in _FILTERS_AT_START if (said := _plain_filter(one)) is not None]
+            if settings != plain:
+                found[name] = repr(settings)
+            continue
+        plain = _settings_at_first(name)
+        if isinstance(settings, dict):
+            settings = {key: one for key, one in settings.items() if key not in plain or not _equal(one, plain[key])}
+        if settings:
+            found[name] = repr(sorted(settings.items()) if isinstance(settings, dict) else settings)
+    return found
+
+
+def _plain_filter(entry: tuple[Any, ...]) -> tuple[str, str] | None:
+    action, message, category, module, line = entry
+    if action != "error" and (message is not None or module is not None or line or category.__module__ != "builtins"):
+        return None
+    return str(action), f"{category.__module__}.{category.__qualname__} {getattr(message, 'pattern', message) or ''}"
+
+
+_FILTERS_AT_START: Final = tuple(warnings.filters)
+
+
+def _settings_at_first(name: str) -> Mapping[str, Any]:
+    """Return the settings with which a library comes, as `read` packs them."""
+    if name == "matplotlib":
+        return dict(sys.modules["matplotlib"].rcParamsDefault)
+    if name == "numpy":
+        return {"print": _packed_each(_NUMPY_PRINTS), "errors": _NUMPY_ERRORS}
+    return _AT_FIRST.get(name, {})
+
+
+_NUMPY_ERRORS: Final = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
+_NUMPY_PRINTS: Final[dict[str, Any]] = {
+    "edgeitems": 3,
+    "threshold": 1000,
+    "floatmode": "maxprec",
+    "precision": 8,
+    "suppress": False,
+    "linewidth": 75,
+    "nanstr": "nan",
+    "infstr": "inf",
+    "sign": "-",
+    "formatter": None,
+    "legacy": False,
+    "override_repr": None,
+}
+_AT_FIRST: Final[dict[str, dict[str, Any]]] = {
+    "inline": {
+        "figure_formats": ["png"],
+        "print_figure_kwargs": {"bbox_inches": "tight"},
+        "close_figures": True,
+        "rc": {},
+    },
+    "sklearn": {
+        "assume_finite": False,
+        "working_memory": 1024,
+        "print_changed_only": True,
+        "display": "diagram",
+        "pairwise_dist_chunk_size": 256,
+        "enable_cython_pairwise_dist": True,
+        "array_api_dispatch": False,
+        "transform_output": "default",
+        "enable_metadata_routing": False,
+        "skip_parameter_validation": False,
+    },
+}
 
 
 _PRELOADABLE: Final = frozenset(

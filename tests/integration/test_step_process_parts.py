@@ -125,6 +125,7 @@ def test_files_of_the_user_are_seen_and_those_of_python_and_the_store_are_not(tm
     assert [(Path(one.path).name, one.mode, one.size) for one in seen if one.path.startswith(str(tmp_path))] == [
         ("read.txt", "r", 3),
         ("written.txt", "w", 2),
+        ("missing.txt", "r", None),
         ("low.txt", "w", 0),
     ]
     assert not opened.network

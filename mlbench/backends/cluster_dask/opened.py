@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import glob
+import hashlib
 import os
 import sys
 import sysconfig
@@ -12,26 +14,48 @@ from typing import Any, Final
 
 from mlbench.core.records import FileUse
 
-__all__ = ["Opened"]
+__all__ = ["MOST_FILES", "Opened", "has_changed"]
 
-_MOST_FILES: Final = 5_000
+MOST_FILES: Final = 5_000
+"""So many files of one step are noted; of a step that opened more, nobody knows on what it depends."""
+_MOST_IN_FOLDER: Final = 1_000
 _WRITES: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-_EVENTS: Final = frozenset({"open", "socket.connect"})
+_EVENTS: Final = frozenset({"open", "socket.connect", "os.listdir", "os.scandir", "sqlite3.connect"})
 
 
 class Opened:
     """Files and connections of this process, seen by Python's audit hook.
 
     Python's own files, those of installed packages, of the system and of the store are left out. What C libraries and
-    subprocesses open is not seen.
+    subprocesses open is not seen, unless the code names it (`name`). Of a folder that was listed the names count.
     """
 
     def __init__(self, *, without: Collection[str] = ()) -> None:
         self.network = False
         self._files: dict[tuple[str, str], tuple[int | None, int | None]] = {}
+        self._named: set[tuple[str, str]] = set()
         own = {os.path.realpath(folder) for folder in without}
         self._without = tuple(f"{folder}{os.sep}" for folder in _system_folders() | own)
         self._on = False
+
+    def name(self, paths: Collection[str]) -> None:
+        """Note files, folders and patterns that the code names, as they are now.
+
+        What has changed by the end is taken for something that the step has written.
+        """
+        for text in paths:
+            path = os.path.expanduser(text)
+            if glob.has_magic(path) and not os.path.exists(path):
+                folder = os.path.dirname(path) or "."
+                if not glob.has_magic(folder):
+                    self._listed(folder)
+                for found in sorted(glob.glob(path, recursive=True))[:_MOST_IN_FOLDER]:
+                    self._opened(found, "r", 0)
+            elif os.path.isdir(path):
+                self._folder(path)
+            else:
+                self._opened(path, "r", 0)
+        self._named = set(self._files)
 
     def start(self) -> None:
         """Begin to look. An audit hook can't be taken away again; `stop` makes it look no more."""
@@ -41,9 +65,29 @@ class Opened:
     def stop(self) -> tuple[FileUse, ...]:
         """Stop looking and return the files; those written have the size and time that they have now."""
         self._on = False
+        return self._uses()
+
+    def take(self) -> tuple[tuple[FileUse, ...], bool]:
+        """Return the files and whether there was a connection, and forget them: what follows is another item."""
+        if not self._files and not self.network:
+            return (), False
+        self._on = False
+        taken = self._uses(), self.network
+        self._files.clear()
+        self.network, self._on = False, True
+        return taken
+
+    def _uses(self) -> tuple[FileUse, ...]:
         uses = []
         for (path, mode), seen in self._files.items():
-            size, modified = seen if mode == "r" else _state(path)
+            size, modified = seen
+            if mode == "w":
+                size, modified = _state(path)
+            elif (path, mode) in self._named and (now := _seen(path, mode)) != seen:
+                if (path, "w") in self._files:
+                    continue
+                size, modified = now
+                mode = "l" if mode == "l" else "w"  # noqa: PLW2901
             uses.append(FileUse(path=path, mode=mode, size=size, modified=modified))
         return tuple(uses)
 
@@ -52,24 +96,73 @@ class Opened:
             return
         if event == "open":
             self._opened(*details)
+        elif event == "sqlite3.connect":
+            self._opened(details[0], "r", 0)
+        elif event in ("os.listdir", "os.scandir"):
+            if sys._getframe(1).f_code.co_filename != _IMPORT_SYSTEM:
+                self._listed(details[0])
         elif isinstance(details[1], tuple):  # an internet address; others are local
             self.network = True
 
     def _opened(self, path: Any, mode: str | None, flags: int) -> None:
-        if isinstance(path, bytes):
-            path = os.fsdecode(path)
-        if not isinstance(path, str) or len(self._files) >= _MOST_FILES:
+        where = self._place(path)
+        if where is None or where.endswith(".pyc"):
             return
         writes = bool(flags & _WRITES) if mode is None else any(sign in mode for sign in "wax+")
-        where = os.path.abspath(path)
         key = (where, "w" if writes else "r")
-        if key in self._files or where.endswith(".pyc") or where.startswith(self._without):
-            return
-        if os.path.realpath(where).startswith(self._without):
+        if key in self._files or (not writes and (where, "w") in self._files):  # it reads what it has written
+            self._named.discard(key)
             return
         seen = (None, None) if writes else _state(where)
-        if writes or seen[0] is not None:  # a file that is not there, or a folder, was not read
+        if not os.path.isdir(where):
             self._files[key] = seen
+
+    def _listed(self, path: Any) -> None:
+        where = self._place(path if path is not None else ".")
+        if where is not None and (where, "l") not in self._files:
+            self._on, on = False, self._on  # what is looked at here is no use of the step's
+            try:
+                self._files[where, "l"] = _names(where)
+            finally:
+                self._on = on
+
+    def _folder(self, path: str) -> None:
+        """Note a folder that is named with all that is in it: it may be a data set of several files."""
+        count = 0
+        for folder, folders, files in os.walk(path):
+            folders[:] = sorted(one for one in folders if not _is_passed_over(one))
+            self._listed(folder)
+            for file in sorted(files):
+                if not _is_passed_over(file):
+                    self._opened(os.path.join(folder, file), "r", 0)
+                    count += 1
+            if count > _MOST_IN_FOLDER:
+                return
+
+    def _place(self, path: Any) -> str | None:
+        """Return the absolute path of what is looked at, None for what does not count."""
+        if isinstance(path, bytes):
+            path = os.fsdecode(path)
+        if isinstance(path, os.PathLike):
+            path = os.fspath(path)
+        if not isinstance(path, str) or not path or path == ":memory:" or len(self._files) >= MOST_FILES:
+            return None
+        where = os.path.abspath(path)
+        if f"{where}{os.sep}".startswith(self._without) or os.path.realpath(where).startswith(self._without):
+            return None
+        return where
+
+
+def has_changed(use: FileUse) -> bool:
+    """Say whether a file is not as it was when a step read, wrote or listed it."""
+    return (use.size, use.modified) != _seen(use.path, use.mode)
+
+
+def _seen(path: str, mode: str) -> tuple[int | None, int | None]:
+    return _names(path) if mode == "l" else _state(path)
+
+
+_IMPORT_SYSTEM: Final = "<frozen importlib._bootstrap_external>"
 
 
 def _state(path: str) -> tuple[int | None, int | None]:
@@ -78,6 +171,20 @@ def _state(path: str) -> tuple[int | None, int | None]:
     except OSError:
         return None, None
     return status.st_size, status.st_mtime_ns
+
+
+def _names(folder: str) -> tuple[int | None, int | None]:
+    """Return how many entries a folder has and a number made of their names; of notebooks and hidden files none."""
+    try:
+        names = sorted(one for one in os.listdir(folder) if not _is_passed_over(one))
+    except OSError:
+        return None, None
+    digest = hashlib.blake2b("\0".join(names).encode("utf-8", "surrogateescape"), digest_size=7).digest()
+    return len(names), int.from_bytes(digest, "big")
+
+
+def _is_passed_over(name: str) -> bool:
+    return name.startswith((".", "__pycache__")) or name.endswith(".ipynb")
 
 
 @functools.cache

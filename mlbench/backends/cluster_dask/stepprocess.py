@@ -202,6 +202,7 @@ class _Step:
 
         Some magics, such as `%%time`, show what their cell raised and go on: that cell failed all the same.
         """
+        self._opened.name(self._task.paths)
         self._opened.start()
         error = self._shell.run(self._task.source)
         return error, self._shell.failure
@@ -209,8 +210,11 @@ class _Step:
     def _drew(self, before: RandomState) -> Json:
         after = randomness.read_states()
         draws = randomness.drew(before, after)
-        kept = self._blobs.put(randomness.to_bytes(after)) if draws and self._task.seeded else None
-        return {"draws": draws, "random": kept}
+        kept = start = None
+        if draws and self._task.seeded:
+            kept = self._blobs.put(randomness.to_bytes(after))
+            start = randomness.start_of(self._task.random or {}, draws)
+        return {"draws": draws, "random": kept, "random_start": start}
 
     def _bind(self, hidden: tuple[str, ...]) -> list[Binding]:
         """Store the names that the cell binds, and those that it changed without showing it."""

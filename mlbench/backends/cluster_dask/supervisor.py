@@ -624,6 +624,7 @@ class _Supervision(Attendance):
             network=done.get("network", False),
             draws=tuple(done.get("draws", ())),
             random=done.get("random") if state == "succeeded" else None,
+            random_start=done.get("random_start") if state == "succeeded" else None,
             cpu=status.get("cpu") or done.get("cpu"),
             peak_memory=max(status.get("peak") or 0, self._watch.peak) or None,
             tags={**self._task.base.get("tags", {}), **self._tags},

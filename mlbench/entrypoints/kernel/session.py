@@ -25,12 +25,13 @@ from mlbench.entrypoints.kernel.generators import Generators, Start
 from mlbench.entrypoints.kernel.names import Names
 from mlbench.entrypoints.kernel.news import News, as_execution, why
 from mlbench.entrypoints.kernel.order import Order
+from mlbench.entrypoints.kernel.parts import cell_key, parts_of
 from mlbench.entrypoints.kernel.pending import WAIT, Waits, is_placeholder, runs_a_step
 from mlbench.entrypoints.kernel.results import Results
 from mlbench.entrypoints.kernel.settings import MLBench
 from mlbench.entrypoints.kernel.sources import imports_of
 from mlbench.entrypoints.kernel.storage import Storage
-from mlbench.entrypoints.kernel.submission import Track, defs_of, find_inputs, key_for, without_modules
+from mlbench.entrypoints.kernel.submission import Track, defs_of, find_inputs, without_modules
 from mlbench.entrypoints.kernel.waiting import Waiting, listed, names_in
 from mlbench.runs.reach import reach
 
@@ -218,19 +219,25 @@ class Session:
             for one, why in self.order.parents(step, names, options).items()
             if one not in set(inputs.edges.values())
         }
-        key = key_for(
+        known = parts_of(
             step=step,
             source=self._python(body),
-            foreach=options.foreach,
-            inputs=inputs,
-            namespace=self.namespace,
+            options=options,
+            requirements=(),
             names=names,
-            parents={name: self._key(one) for name, one in inputs.edges.items()},
-            waits=[self._key(one) for one in waits_for],
+            values=inputs.held,
+            edges=inputs.edges,
+            namespace=self.namespace,
+            parameters=self._parameter_names,
             defs=defs,
             surroundings=surroundings,
             store=self.storage.path(),
             data=self.storage.digest,
+        )
+        key = cell_key(
+            known.parts,
+            {name: self._key(one) for name, one in inputs.edges.items()},
+            [self._key(one) for one in waits_for],
         )
         digest = self.storage.put_large(inputs.data)
         execution = ExecutionId(new_id())
@@ -277,6 +284,9 @@ class Session:
             new_run=self._new_run,
             supersedes=supersedes,
             key=key,
+            key_parts=known.parts,
+            paths=known.paths,
+            items_from=known.items_from,
             cells=tuple(self._sources.values()),
             cache_default=self.settings.cache,
             max_items=self.settings.max_items,

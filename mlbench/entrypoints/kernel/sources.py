@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
+import importlib.metadata
 import importlib.util
 import os
+import re
 import site
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Final
 
 from mlbench.core.messages import Environment
 
-__all__ = ["environment", "file_of", "local_modules", "user_key"]
+__all__ = ["Modules", "environment", "file_of", "imports_of", "modules_of", "user_key", "variables", "version_of"]
 
 _LEFT_OUT = ("JPY_", "MLBENCH_RUN", "MLBENCH_ENGINE")
+_LONGEST_TEXT: Final = 1024
 _NEVER_LOCAL = sys.stdlib_module_names | {"mlbench"}
 
 
@@ -57,18 +63,30 @@ def file_of(module: str, folders: Iterable[Path]) -> Path | None:
     return path if any(path.is_relative_to(folder) for folder in folders) else None
 
 
-def local_modules(modules: Iterable[str], folders: Iterable[str]) -> dict[str, str]:
-    """Return digests of the sources of modules beside the notebook, those included that they import in turn.
+@dataclass(frozen=True, slots=True)
+class Modules:
+    """What modules stand for: digests of the sources beside the notebook, and the packages that are installed.
+
+    `texts` are the constant texts in those sources: some may be paths, or names of environment variables.
+    """
+
+    local: dict[str, str]
+    packages: frozenset[str]
+    texts: frozenset[str]
+
+
+def modules_of(modules: Iterable[str], folders: Iterable[str]) -> Modules:
+    """Look at the modules that a step refers to, of whatever origin, and at those that they import in turn.
 
     Parameters
     ----------
-    modules
-        Names of modules that a step refers to, of whatever origin.
     folders
-        The notebook's folder, and those of `sys.path` that are no installation.
+        The notebook's folder, and those of `sys.path`.
     """
     roots = [path for path in (Path(one).resolve() for one in dict.fromkeys(folders) if one) if not _is_installed(path)]
     digests: dict[str, str] = {}
+    packages: set[str] = set()
+    texts: set[str] = set()
     todo = [name for name in modules if name]
     seen: set[str] = set()
     while todo:
@@ -81,23 +99,105 @@ def local_modules(modules: Iterable[str], folders: Iterable[str]) -> dict[str, s
             todo.append(parent)
         path = file_of(name, roots)
         if path is None:
+            packages.add(name.partition(".")[0])
             continue
         try:
             state = path.stat()
             package = name if path.name == "__init__.py" else parent
-            digests[name], imported = _read(path, state.st_mtime_ns, state.st_size, package)
+            digests[name], imported, found = _read(path, state.st_mtime_ns, state.st_size, package)
         except (OSError, SyntaxError, ValueError):
             continue
         todo.extend(imported)
-    return digests
+        texts |= found
+    known = {name.partition(".")[0] for name in digests}
+    return Modules(digests, frozenset(packages - known), frozenset(texts))
+
+
+def imports_of(source: str) -> set[str]:
+    r"""Return the modules that a cell's source imports, anywhere in it.
+
+    Examples
+    --------
+    >>> sorted(imports_of("import numpy as np\nfrom helpers import load"))
+    ['helpers', 'helpers.load', 'numpy']
+    """
+    try:
+        return set(_imported(ast.parse(source), ""))
+    except SyntaxError:
+        return set()
+
+
+def version_of(package: str) -> str:
+    """Return the version of an installed package, by the name under which it is imported; empty if it has none."""
+    return _version_of(package, _stamp())
 
 
 @lru_cache(maxsize=1024)
-def _read(path: Path, modified: int, size: int, package: str) -> tuple[str, tuple[str, ...]]:  # noqa: ARG001
-    """Return the digest of a source file, comments and layout aside, and what it imports; once for each state of it."""
+def _version_of(package: str, stamp: str) -> str:
+    """Look once for each state of the installation: a kernel that has imported an older one does not count."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError, ValueError):
+        return importlib.metadata.version(package)
+    versions = []
+    for name in sorted(set(_distributions(stamp).get(package, ()))):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+    if versions:
+        return ", ".join(versions)
+    said = getattr(sys.modules.get(package), "__version__", "")
+    return said if isinstance(said, str) else ""
+
+
+@lru_cache(maxsize=1)
+def _distributions(stamp: str) -> Mapping[str, list[str]]:  # noqa: ARG001  what changes when something is installed
+    return importlib.metadata.packages_distributions()
+
+
+_SET_BY_OTHERS: Final = re.compile(
+    r"(JPY_|MLBENCH_|JUPYTER_|PYDEVD_|KMP_|CLICOLOR|FORCE_COLOR$|TERM$|PAGER$|GIT_PAGER$|MPLBACKEND$|COLUMNS$|LINES$"
+    r"|NO_COLOR$|_$)"
+)
+"""Variables that a kernel, and libraries that are imported in it, set for themselves."""
+
+
+def variables(texts: Collection[str]) -> dict[str, str]:
+    """Return the environment variables that a step can be seen to depend on.
+
+    These are the ones that its code names, those that were changed since the kernel started, and those by which Python
+    itself computes otherwise.
+    """
+    begun = _at_start()
+    now = dict(os.environ)
+    named = {name for name in (*texts, "PYTHONHASHSEED", "TZ") if name in now}
+    changed = {name for name in {*now, *begun} if now.get(name) != begun.get(name) and not _SET_BY_OTHERS.match(name)}
+    return {name: now.get(name, "") for name in named | changed}
+
+
+@lru_cache(maxsize=1)
+def _at_start() -> dict[str, str]:
+    """Return the environment with which this process began, as far as the system says so."""
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            pairs = [one.partition(b"=") for one in file.read().split(b"\0") if b"=" in one]
+    except OSError:
+        return dict(os.environ)
+    return {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
+
+
+_at_start()
+
+
+@lru_cache(maxsize=1024)
+def _read(
+    path: Path,
+    modified: int,  # noqa: ARG001  with the size: once for each state of the file
+    size: int,  # noqa: ARG001
+    package: str,
+) -> tuple[str, tuple[str, ...], frozenset[str]]:
+    """Return the digest of a source file, comments and layout aside, what it imports, and its constant texts."""
     tree = ast.parse(path.read_bytes())
     digest = hashlib.blake2b(ast.dump(tree).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    return digest, tuple(_imported(tree, package))
+    texts = (one.value for one in ast.walk(tree) if isinstance(one, ast.Constant) and isinstance(one.value, str))
+    return digest, tuple(_imported(tree, package)), frozenset(one for one in texts if len(one) <= _LONGEST_TEXT)
 
 
 @lru_cache(maxsize=1024)

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import types
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Final
 
 from mlbench.core.errors import UsageError
 from mlbench.core.ids import ExecutionId
-from mlbench.core.messages import Foreach, StepOptions, Surroundings
+from mlbench.core.messages import StepOptions
 from mlbench.core.records import Execution, Json
 from mlbench.entrypoints.kernel.generators import Start
 from mlbench.entrypoints.kernel.names import Held, Names, Provided, Source
 from mlbench.entrypoints.kernel.pending import is_placeholder
-from mlbench.entrypoints.kernel.sources import local_modules, user_key
 from mlbench.notebook.cell import CellNames
-from mlbench.runs import capture, key
+from mlbench.runs import capture
 from mlbench.runs.reach import reach
 
-__all__ = ["Inputs", "Track", "defs_of", "find_inputs", "key_for", "needs_of", "origin_of", "without_modules"]
+__all__ = ["Inputs", "Track", "defs_of", "find_inputs", "needs_of", "origin_of", "without_modules"]
 
 _OF_THE_SHELL: Final = frozenset({"get_ipython", "display", "exit", "quit", "open", "__builtins__", "__builtin__"})
 _HISTORY: Final = frozenset({"_", "__", "___", "_i", "_ii", "_iii", "In", "Out", "_ih", "_oh", "_dh"})
@@ -60,7 +56,10 @@ class Track:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """What a step is given: by other steps (`edges`), and captured from the kernel (`data`)."""
+    """What a step is given: by other steps (`edges`), and captured from the kernel (`data`).
+
+    `held` are all of the kernel's values that the cell reaches, also those that only a helper reads.
+    """
 
     edges: dict[str, ExecutionId]
     data: bytes
@@ -166,7 +165,7 @@ def find_inputs(
             before[name] = origin(name)
     described = [*packed.described, *(_reached(name, value) for name, value in held.items() if name not in named)]
     described = [{**one, "version": f"{id(held[one['name']]):x}"} if one["name"] in held else one for one in described]
-    return Inputs(edges=edges, data=packed.data, described=tuple(described), before=before, held=named)
+    return Inputs(edges=edges, data=packed.data, described=tuple(described), before=before, held=held | named)
 
 
 def _reached(name: str, value: Any) -> Json:
@@ -185,64 +184,3 @@ def _history(history: Collection[str], namespace: Mapping[str, Any]) -> dict[str
         name: dict(value) if name in ("Out", "_oh") else list(value) if name in ("In", "_ih") else value
         for name, value in found.items()
     }
-
-
-def key_for(
-    *,
-    step: str,
-    source: str,
-    foreach: Sequence[Foreach],
-    inputs: Inputs,
-    namespace: dict[str, Any],
-    names: CellNames,
-    parents: Mapping[str, str | None],
-    waits: Collection[str | None],
-    defs: Collection[str],
-    surroundings: Surroundings,
-    store: Path,
-    data: Callable[[Any], str],
-) -> str | None:
-    """Return the digest by which this very step is known again, or None where something has none.
-
-    A cell that reaches names in a way that its source does not show has none: nobody knows what it depends on.
-    """
-    if names.dynamic:
-        return None
-    items = names.items - set(inputs.before)
-    fingerprint = key.Fingerprint(namespace, without={*inputs.edges, *items}, data=data)
-    try:
-        values = {name: fingerprint.of(value) for name, value in inputs.held.items()}
-    except Exception:  # noqa: BLE001  a stranger's reducer may raise anything; without a key nothing is reused
-        return None
-    if any(one is None for one in (*parents.values(), *waits)):
-        return None
-    modules = fingerprint.modules | {module.partition(":")[0] for module in names.imports.values()}
-    modules |= {module.replace(":", ".") for module in names.imports.values()}
-    folders = [surroundings.folder, *surroundings.path]
-    return key.key_of(
-        {
-            "step": step,
-            "source": key.digest_source(source),
-            "foreach": [[one.name, key.digest_source(one.expression)] for one in foreach],
-            "values": values,
-            "parents": dict(parents),
-            "waits": sorted(one for one in waits if one is not None),
-            "defs": sorted(defs),
-            "modules": local_modules(modules, folders),
-            "surroundings": _surroundings(surroundings, store),
-            "python": platform.python_version(),
-        }
-    )
-
-
-def _surroundings(surroundings: Surroundings, store: Path) -> str:
-    """Digest what surrounds a step, the working directory aside. Keyed: it holds the environment's values."""
-    from blake3 import blake3
-
-    hasher = blake3(key=user_key(store))
-    for name, settings in sorted(surroundings.libraries.items()):
-        hasher.update(f"{name}:{len(settings)}:".encode())
-        hasher.update(settings)
-    for folder in surroundings.path:
-        hasher.update(f"path:{folder if folder not in ('', os.getcwd()) else ''};".encode())
-    return hasher.hexdigest()

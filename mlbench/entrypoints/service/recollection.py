@@ -92,7 +92,7 @@ class Recollection:
     def _end(self, record: Execution) -> Execution:
         """Return the end that a lost execution has in the records, or say that it is lost."""
         written = self._project.blobs.find_record("execution", record.id)
-        if written is not None and written.get("state") in ENDED:
+        if written is not None and written.get("state") in ENDED and written.get("attempt", 1) >= record.attempt:
             return msgspec.convert(written, Execution)
         failure = Failure(
             ename="ServiceError",

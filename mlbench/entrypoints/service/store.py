@@ -385,7 +385,7 @@ class OpenStore:
             case plans.Look():
                 self._spawn(self._look(instruction))
             case plans.Say():
-                self._say(instruction.execution, f"mlbench: {instruction.text}\n")
+                self._say(instruction.execution, f"mlbench: {instruction.text}\n", instruction.messages)
             case plans.Cancel():
                 self._spawn(self._executor.cancel(instruction.execution, instruction.reason))
             case plans.Pause():
@@ -459,10 +459,9 @@ class OpenStore:
         self, start: plans.Start, states: RandomState | None, spread: Spread
     ) -> dict[int, Execution]:
         """Return the items of a fan-out that need not run; note the keys of all, under which they are found again."""
-        execution = start.task.execution
-        look = start.look if start.task.seeded or start.look is None else replace(start.look, random=None)
-        keys, found = await self._reuse.find_items(spread, look, states if start.task.seeded else None, start.item_key)
-        self._item_keys[execution] = keys
+        states = states if start.task.seeded else None
+        keys, found = await self._reuse.find_items(spread, start.look, states, start.item_key)
+        self._item_keys[start.task.execution] = keys
         return found
 
     def _say(self, execution: ExecutionId, text: str, messages: Iterable[Json] = ()) -> None:

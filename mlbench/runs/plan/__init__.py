@@ -23,10 +23,16 @@ Rules that are not seen at a glance:
   steps that were handed over after it and were given the older one are replaced.
 - Of the seeded steps of a kernel that draw random numbers, each starts where the one above it ended. Whether a step
   draws is known from its last execution; when nobody knows, it starts at once, and is replaced if that was wrong.
+- A step that may be reused is looked for when all that it depends on is known, right before it would start. What was
+  found ends it as `reused`, and counts for its children as if it had run: a parent that did run again but made the same
+  values does not keep its children from being reused.
+- A step that failed and has attempts left is queued again, after its delay. A fan-out's items have attempts of their
+  own, which the executor sees to.
 """
 
 from mlbench.runs.plan.state import Plan
-from mlbench.runs.plan.turn import advance, hidden_changes
+from mlbench.runs.plan.turn import advance
+from mlbench.runs.plan.versions import hidden_changes
 from mlbench.runs.plan.words import (
     GRACE,
     Attach,
@@ -34,18 +40,22 @@ from mlbench.runs.plan.words import (
     CancelAsked,
     Closing,
     Detached,
+    Due,
     Ended,
     Event,
+    Found,
     GraceOver,
     Instruction,
     Interrupted,
     Kept,
     Later,
+    Look,
     Pause,
     Recalled,
     Report,
     Resume,
     Returned,
+    Say,
     Seen,
     Start,
     Started,
@@ -59,19 +69,23 @@ __all__ = [
     "CancelAsked",
     "Closing",
     "Detached",
+    "Due",
     "Ended",
     "Event",
+    "Found",
     "GraceOver",
     "Instruction",
     "Interrupted",
     "Kept",
     "Later",
+    "Look",
     "Pause",
     "Plan",
     "Recalled",
     "Report",
     "Resume",
     "Returned",
+    "Say",
     "Seen",
     "Start",
     "Started",

@@ -9,7 +9,8 @@ from typing import Final, Literal
 from mlbench.core.ids import ExecutionId, new_id
 from mlbench.core.messages import Submission
 from mlbench.core.records import Execution, Reason
-from mlbench.runs.plan.words import Submitted
+from mlbench.runs.key import CELL
+from mlbench.runs.plan.words import Found, Submitted
 
 SUCCEEDED: Final = frozenset({"succeeded", "reused"})
 
@@ -37,6 +38,11 @@ class Node:
     unattended: bool = False
     """It ended, or goes on, while its kernel is away."""
     random_used: ExecutionId | None = None
+    look: int | None = None
+    """The number of the last question whether it can be reused; `answer` is what came of it."""
+    answer: Found | None = None
+    delayed: bool = False
+    """It waits for the delay before its next attempt."""
 
     @property
     def id(self) -> ExecutionId:
@@ -45,6 +51,13 @@ class Node:
     @property
     def parents(self) -> set[ExecutionId]:
         return {*self.edges.values(), *self.waits_for}
+
+    @property
+    def cell_key(self) -> str | None:
+        """By which the very same cell is known when it is handed over again."""
+        if self.asked is not None:
+            return self.asked.submission.key
+        return self.record.key_parts.get(CELL, self.record.key)
 
     @property
     def may_draw(self) -> bool | None:
@@ -67,6 +80,7 @@ class Plan:
     make_id: Callable[[], str] = new_id
     nodes: dict[ExecutionId, Node] = field(default_factory=dict)
     ordered: int = 0
+    looks: int = 0
 
     def under_way(self) -> list[Execution]:
         """Return the records of what has not ended."""
@@ -95,13 +109,13 @@ class Plan:
         if key is None:
             return None
         for node in reversed(self.nodes.values()):
-            if node.record.key != key or node.notebook != notebook:
+            if node.cell_key != key or node.notebook != notebook:
                 continue
             if node.replaced_by is not None or node.cancelled is not None:
                 continue
             if node.phase != "ended" and (node.kernel == kernel or node.unattended):
                 return node
-            if node.phase == "ended" and node.unattended and node.record.state == "succeeded":
+            if node.phase == "ended" and node.unattended and node.record.state in SUCCEEDED:
                 return node
         return None
 

@@ -9,8 +9,11 @@ from typing import Final, assert_never
 from mlbench.core.ids import ExecutionId
 from mlbench.core.messages import StepTask, Submission
 from mlbench.core.records import Binding, Execution, Json, Read, Reason, State
-from mlbench.runs.plan import draws
+from mlbench.runs.key import key_of
+from mlbench.runs.plan import draws, retries, reuse
+from mlbench.runs.plan.needs import resources_of, shown_requirements, threads_of
 from mlbench.runs.plan.state import SUCCEEDED, Node, Plan
+from mlbench.runs.plan.versions import changed_unknown, given, hidden_changes, version_of
 from mlbench.runs.plan.words import (
     GRACE,
     KEPT_FOR,
@@ -19,8 +22,10 @@ from mlbench.runs.plan.words import (
     CancelAsked,
     Closing,
     Detached,
+    Due,
     Ended,
     Event,
+    Found,
     GraceOver,
     Instruction,
     Interrupted,
@@ -31,17 +36,12 @@ from mlbench.runs.plan.words import (
     Report,
     Resume,
     Returned,
+    Say,
     Seen,
     Start,
     Started,
     Submitted,
 )
-
-
-def hidden_changes(submission: Submission, record: Execution) -> tuple[str, ...]:
-    """Return the names that an execution was given and changed, although its source does not show it."""
-    shown = {*submission.defs, *submission.quiet_defs, *submission.changes}
-    return tuple(binding.name for binding in record.binds if binding.name not in shown)
 
 
 def advance(plan: Plan, event: Event) -> tuple[Instruction, ...]:
@@ -56,6 +56,10 @@ def advance(plan: Plan, event: Event) -> tuple[Instruction, ...]:
             turn.started(event)
         case Ended():
             turn.ended(event)
+        case Found():
+            turn.found(event)
+        case Due():
+            turn.due(event)
         case CancelAsked():
             for execution in event.executions:
                 turn.cancel(plan.nodes[execution], event.reason, event.at)
@@ -113,8 +117,8 @@ class _Turn:
                 self.keep([found])
             self.todo.append(Attach(submitted=submission.execution, record=found.record))
             return
-        edges = {**self._changed_unknown(event), **submission.edges}
-        edges = {name: self._version(name, provider, event) for name, provider in edges.items()}
+        edges = {**changed_unknown(self.plan, event), **submission.edges}
+        edges = {name: version_of(self.plan, name, provider, event) for name, provider in edges.items()}
         waits_for = {self.plan.current(parent): why for parent, why in submission.waits_for.items()}
         for former in self.plan.nodes.values():
             if former.kernel == event.kernel and former.record.step == submission.step and former.phase == "ended":
@@ -203,7 +207,32 @@ class _Turn:
             state: State = "failed" if node.cancelled == "service-lost" else "cancelled"
             own = own or (record.state, record.reason) != (state, node.cancelled)
             record = replace(record, state=state, reason=node.cancelled, note=record.note or _NOTES.get(node.cancelled))
-        self._end(node, record, own=own)
+        if retries.has_another(node, record):
+            self._try_again(node, record, event.at)
+        else:
+            self._end(node, record, own=own)
+
+    def due(self, event: Due) -> None:
+        node = self.plan.nodes.get(event.execution)
+        if node is not None and node.phase == "waiting" and node.record.attempt == event.attempt:
+            node.delayed = False
+
+    def found(self, event: Found) -> None:
+        node = self.plan.nodes.get(event.execution)
+        if node is not None and node.phase == "waiting" and node.look == event.look:
+            node.answer = event
+
+    def _try_again(self, node: Node, failed: Execution, at: int) -> None:
+        assert node.asked is not None
+        options = node.asked.submission.options
+        node.phase, node.interrupted, node.random_used = "waiting", False, None
+        node.record = retries.next_attempt(node.record, failed)
+        node.delayed = options.retry_delay > 0
+        self.todo.append(Say(execution=node.id, text=retries.sentence(node.record, options)))
+        self.todo.append(Report(record=node.record))
+        if node.delayed:
+            due = Due(at=at + int(options.retry_delay * 1e9), execution=node.id, attempt=node.record.attempt)
+            self.todo.append(Later(seconds=options.retry_delay, event=due))
 
     # --- what follows ------------------------------------------------------------------------------------------------
 
@@ -232,17 +261,17 @@ class _Turn:
             self.todo.append(Cancel(execution=node.id, reason=reason))
 
     def _end(self, node: Node, record: Execution, *, own: bool) -> None:
-        if node.unattended and record.state == "succeeded":
+        if node.unattended and record.state in SUCCEEDED:
             record = replace(record, unseen=True)
         node.phase, node.record, node.interrupted = "ended", record, False
         self.todo.append(Report(record=record, own=own))
-        if node.asked is None or record.state != "succeeded" or node.replaced_by is not None:
+        if node.asked is None or record.state not in SUCCEEDED or node.replaced_by is not None:
             return
         changed = hidden_changes(node.asked.submission, record)
         for other in sorted(self.plan.nodes.values(), key=lambda other: other.order):
             if other.kernel != node.kernel or other.order <= node.order or other.replaced_by is not None:
                 continue
-            names = [name for name in changed if _given(other, name) == _given(node, name) is not None]
+            names = [name for name in changed if given(other, name) == given(node, name) is not None]
             if not names:
                 continue
             edges = {**other.edges, **dict.fromkeys(names, node.id)}
@@ -260,7 +289,7 @@ class _Turn:
                 because = _because(parent.record)
                 self._end(node, replace(node.record, state="skipped", ended=at, note=because), own=True)
                 return True
-        if node.interrupted or any(parent.phase != "ended" for parent in parents):
+        if node.interrupted or node.delayed or any(parent.phase != "ended" for parent in parents):
             return False
         if any(self.plan.nodes[gone].phase != "ended" for gone in node.gone if gone in self.plan.nodes):
             return False
@@ -272,15 +301,52 @@ class _Turn:
                     return False
                 above = draws.ended_source(self.plan, node)
             source = above.id if above is not None else None
+        assert node.asked is not None
+        if node.asked.reuses and node.record.attempt == 1:
+            if node.look is None or node.random_used != source:
+                return self._ask_for(node, source)
+            if node.answer is None:
+                return False
+            if node.answer.record is not None:
+                self._reuse(node, node.answer.record, node.answer.said, at)
+                return True
         self._start(node, source)
         return True
+
+    def _ask_for(self, node: Node, source: ExecutionId | None) -> bool:
+        """Ask whether a step that could start now can be reused; say whether it may start without an answer."""
+        assert node.asked is not None
+        self.plan.looks += 1
+        node.look, node.answer, node.random_used = self.plan.looks, None, source
+        node.record = self._with_key(node)
+        if node.record.key is None:
+            node.answer = Found(at=0, execution=node.id, look=node.look)
+            return True
+        self.todo.append(reuse.question(node))
+        return False
+
+    def _reuse(self, node: Node, found: Execution, said: str, at: int) -> None:
+        """End a step with what an earlier execution, of which all is the same, has made."""
+        node.record = replace(node.record, reads=self._reads(node))
+        self.todo.append(Say(execution=node.id, text=said, messages=found.messages))
+        self._end(node, reuse.take_over(node.record, found, at), own=True)
+
+    def _with_key(self, node: Node) -> Execution:
+        """Return a step's record with all that it depends on: its parents have ended."""
+        assert node.asked is not None
+        parts = reuse.parts_of(node.asked, self._inputs(node)[0], node.edges)
+        return replace(node.record, key=key_of(parts), key_parts=parts)
+
+    def _reads(self, node: Node) -> tuple[Read, ...]:
+        assert node.asked is not None
+        return (*_captured(node.asked.submission, without=node.edges), *self._inputs(node)[1])
 
     def _start(self, node: Node, source: ExecutionId | None) -> None:
         assert node.asked is not None
         submission = node.asked.submission
-        inputs, reads = self._inputs(node)
+        inputs, _ = self._inputs(node)
         node.phase, node.random_used = "sent", source
-        node.record = replace(node.record, reads=(*_captured(submission, without=node.edges), *reads))
+        node.record = replace(self._with_key(node), reads=self._reads(node))
         task = StepTask(
             execution=node.id,
             run=node.record.run,
@@ -299,17 +365,26 @@ class _Turn:
             seeded=submission.seeded,
             timeout=submission.options.timeout,
             attempt=node.record.attempt,
-            threads=max(1, int(submission.options.cpu)) if submission.options.cpu else None,
-            resources=_resources(submission.options),
+            foreach=submission.options.foreach,
+            catch=submission.options.catch,
+            max_parallel=submission.options.max_parallel,
+            max_items=submission.max_items,
+            retries=submission.options.retries,
+            retry_delay=submission.options.retry_delay,
+            threads=threads_of(submission.options),
+            resources=resources_of(submission.options),
             memory=submission.options.memory,
             env=submission.options.env,
             requirements=submission.requirements,
             cluster=submission.cluster,
             modules=submission.modules,
             changed_variables=submission.changed_variables,
+            paths=submission.paths,
             base=asdict(node.record),
         )
-        self.todo.append(Start(task=task, random_of=source))
+        look = reuse.question(node) if task.foreach and node.asked.reuses else None
+        item_key = reuse.item_key(submission, node.record.key_parts) if task.foreach else None
+        self.todo.append(Start(task=task, random_of=source, item_key=item_key, look=look))
 
     def _inputs(self, node: Node) -> tuple[dict[str, Json], list[Read]]:
         inputs: dict[str, Json] = {}
@@ -361,11 +436,12 @@ class _Turn:
             cell=submission.cell,
             position=submission.position,
             queued=event.at,
-            key=submission.key,
             source=submission.source,
             parents=tuple(sorted({*edges.values(), *waits_for})),
             replaces=replaces,
             note=note,
+            env=submission.options.env,
+            requirements=shown_requirements(submission.requirements),
             tags=dict(submission.options.tags),
         )
         node = Node(
@@ -428,6 +504,7 @@ class _Turn:
 
     def _turn_to(self, node: Node, edges: dict[str, ExecutionId], waits_for: dict[ExecutionId, str]) -> None:
         node.edges, node.waits_for = dict(edges), dict(waits_for)
+        node.look = node.answer = None
         node.record = replace(node.record, parents=tuple(sorted(node.parents)))
 
     # --- looking around ----------------------------------------------------------------------------------------------
@@ -462,43 +539,6 @@ class _Turn:
                 node = self.plan.nodes.get(execution)
                 left.extend(node.parents if node is not None else ())
         return found
-
-    def _version(self, name: str, provider: ExecutionId, event: Submitted) -> ExecutionId:
-        """Return the newest version of a name: its provider's, or that of a step that changed it since, unseen.
-
-        The cell's own former change is passed over: a cell that is run again starts from what it saw before.
-        """
-        chosen = current = self.plan.current(provider)
-        while True:
-            changer = next((node for node in self.plan.nodes.values() if self._changed(node, name, current)), None)
-            if changer is None or changer.kernel != event.kernel:
-                return chosen
-            current = changer.id
-            if changer.record.step != event.submission.step:
-                chosen = current
-
-    def _changed_unknown(self, event: Submitted) -> dict[str, ExecutionId]:
-        """Return the names that a kernel captured while it could not know yet that a step had changed them."""
-        edges: dict[str, ExecutionId] = {}
-        for node in sorted(self.plan.nodes.values(), key=lambda node: node.order):
-            if node.kernel != event.kernel or node.record.step == event.submission.step or node.asked is None:
-                continue
-            if node.replaced_by is not None or node.record.state != "succeeded":
-                continue
-            for name in hidden_changes(node.asked.submission, node.record):
-                given = _captured_as(event.submission, name)
-                if given is not None and name not in node.edges and given == _given(node, name):
-                    edges[name] = node.id
-        return edges
-
-    def _changed(self, node: Node, name: str, provider: ExecutionId) -> bool:
-        return (
-            node.asked is not None
-            and node.replaced_by is None
-            and node.edges.get(name) == provider
-            and node.record.state == "succeeded"
-            and name in hidden_changes(node.asked.submission, node.record)
-        )
 
     def _with_needless_parents(self, executions: Iterable[ExecutionId]) -> list[Node]:
         """Return executions under way, with those of their parents under way that nothing else needs."""
@@ -541,19 +581,6 @@ def _captured(submission: Submission, *, without: Collection[str]) -> list[Read]
         for read in submission.captured
         if read.get("name") not in without
     ]
-
-
-def _given(node: Node, name: str) -> str | None:
-    """Return which version of a name an execution was given: the execution that bound it, or what was captured."""
-    if name in node.edges or node.asked is None:
-        return node.edges.get(name)
-    return _captured_as(node.asked.submission, name)
-
-
-def _captured_as(submission: Submission, name: str) -> str | None:
-    """Return which value of the kernel a name stood for when a step was handed over, None if it was not captured."""
-    captured = (read for read in submission.captured if read.get("name") == name)
-    return next((read.get("digest") or read.get("version") or "captured" for read in captured), None)
 
 
 def _listed(names: Collection[str]) -> str:

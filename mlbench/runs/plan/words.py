@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from mlbench.core.ids import ExecutionId, RunId
-from mlbench.core.messages import Environment, StepTask, Submission
-from mlbench.core.records import Execution, Reason
+from mlbench.core.messages import Environment, RandomState, StepTask, Submission
+from mlbench.core.records import Execution, Json, Reason
 
 GRACE: Final = 3.0
 """Seconds between an interrupt and the end of what it stops: a kernel that restarts is interrupted first."""
@@ -37,6 +37,14 @@ class Submitted:
     draws: bool | None = None
     takes_over: ExecutionId | None = None
     """The `reused` execution of the same step that this one stands in for, in its run."""
+    resume: RunId | None = None
+    """The run whose steps are reused where they succeeded and are unchanged."""
+
+    @property
+    def reuses(self) -> bool:
+        """Whether an unchanged step need not run."""
+        said = self.submission.options.cache
+        return said if said is not None else self.submission.cache_default or self.resume is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +77,26 @@ class Ended:
     at: int
     record: Execution
     own: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What a `Look` came to: the execution that can be reused, with what its cell is told, or None."""
+
+    at: int
+    execution: ExecutionId
+    look: int
+    record: Execution | None = None
+    said: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """The delay before an attempt is over."""
+
+    at: int
+    execution: ExecutionId
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +162,8 @@ Event = (
     | Recalled
     | Started
     | Ended
+    | Found
+    | Due
     | CancelAsked
     | Interrupted
     | Kept
@@ -148,11 +178,44 @@ Event = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """Ask the catalog whether a step has been run already, with all that it depends on; the answer is `Found`.
+
+    Files, random numbers (`random`, or the end state of `random_of`, is where it would start) and the network are
+    to be compared with those of who had the same `key`. `named` says that `--cache` stands on the step's own line;
+    without `others` only executions of the run `resume` count.
+    """
+
+    execution: ExecutionId
+    look: int
+    record: Execution
+    random: RandomState | None = None
+    random_of: ExecutionId | None = None
+    named: bool = False
+    others: bool = True
+    resume: RunId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """Give a task to the executor, its random state being the end state of `random_of` if that is said."""
+    """Give a task to the executor, its random state being the end state of `random_of` if that is said.
+
+    `item_key` is what the keys of a fan-out's items have in common; with `look` they are reused in the same way.
+    """
 
     task: StepTask
     random_of: ExecutionId | None = None
+    item_key: str | None = None
+    look: Look | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Say:
+    """Show a line under a step's cell, and the `messages` of an execution that stands for it."""
+
+    execution: ExecutionId
+    text: str
+    messages: tuple[Json, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,4 +271,4 @@ class Later:
     event: Event
 
 
-Instruction = Start | Cancel | Pause | Resume | Report | Attach | Seen | Later
+Instruction = Start | Look | Say | Cancel | Pause | Resume | Report | Attach | Seen | Later

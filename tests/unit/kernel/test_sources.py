@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlbench.entrypoints.kernel.sources import environment, local_modules
+from mlbench.entrypoints.kernel.sources import environment, modules_of
 
 
 @pytest.fixture
@@ -22,14 +22,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_modules_beside_the_notebook_count_with_what_they_import(folder: Path) -> None:
-    found = local_modules({"near_a", "json"}, [str(folder)])
+    found = modules_of({"near_a", "json"}, [str(folder)]).local
     assert set(found) == {"near_a", "near_b", "near_pack", "near_pack.inner", "near_pack.other"}
 
 
 def test_an_edit_changes_the_digest_of_its_module_alone(folder: Path) -> None:
-    before = local_modules({"near_a"}, [str(folder)])
+    before = modules_of({"near_a"}, [str(folder)]).local
     (folder / "near_pack" / "inner.py").write_text("from . import other\ndef g(): return 2\n")
-    after = local_modules({"near_a"}, [str(folder)])
+    after = modules_of({"near_a"}, [str(folder)]).local
     assert {name for name in before if before[name] != after[name]} == {"near_pack.inner"}
 
 

@@ -1,0 +1,182 @@
+"""Find what has been run already: ask the catalog, and compare what the key does not hold with how it is now.
+
+That is the files that a step opened, the random numbers that it began with, the network, and whether all that it made
+is still there. Everything is looked at off the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Final
+
+from mlbench.backends.cluster_dask.opened import MOST_FILES, has_changed
+from mlbench.core.errors import MlbenchError, NotFound
+from mlbench.core.ids import Digest, short
+from mlbench.core.messages import RandomState, Spread
+from mlbench.core.records import Execution, Run
+from mlbench.entrypoints.service.ledger import Ledger
+from mlbench.runs import randomness
+from mlbench.runs.key import FOLDER, item_keys
+from mlbench.runs.plan import Look
+
+if TYPE_CHECKING:
+    from mlbench.project import Project
+
+__all__ = ["Reuse", "described"]
+
+CANDIDATES: Final = 10
+"""Executions with the same key that are looked at, the newest first."""
+
+WHOLLY_READ: Final = 256 << 20
+"""Bytes up to which an artifact is read to see whether it is undamaged; of a larger one only the outline is checked."""
+
+ITEMS_ASKED: Final = 5_000
+
+
+class Reuse:
+    """Answers, for one store, whether steps and items need not run."""
+
+    def __init__(self, project: Project, ledger: Ledger) -> None:
+        self._project = project
+        self._ledger = ledger
+
+    async def find(self, look: Look, states: RandomState | None) -> tuple[Execution, str] | None:
+        """Return an execution that stands for a step, with its messages, and what the step's cell is told of it.
+
+        Parameters
+        ----------
+        states
+            Where the step's generators would start; None in a notebook that was never seeded.
+        """
+        for candidate in await self._ledger.ask(partial(self._candidates, look)):
+            if not await asyncio.to_thread(self._holds, look, states, candidate):
+                continue
+            origin, run = await self._ledger.ask(partial(self._origin, candidate))
+            full = replace(candidate, messages=origin.messages, reused_from=origin.id)
+            return full, described(run, origin)
+        return None
+
+    async def find_items(
+        self, spread: Spread, look: Look | None, states: RandomState | None, key: str | None
+    ) -> tuple[list[str], dict[int, Execution]]:
+        """Return the keys of a fan-out's items, and by number the executions that stand for some of them.
+
+        Parameters
+        ----------
+        look
+            The question of the step itself; without it nothing is to be reused.
+        states
+            Where the step's generators start; None in a notebook that was never seeded.
+        key
+            What the items have in common; without it they have no keys.
+        """
+        if key is None:
+            return [], {}
+        keys = await asyncio.to_thread(item_keys, key, spread)
+        if look is None:
+            return keys, {}
+        known: dict[str, Execution] = {}
+        for begin in range(0, len(keys), ITEMS_ASKED):
+            some = keys[begin : begin + ITEMS_ASKED]
+            known |= await self._ledger.ask(partial(self._project.catalog.by_keys, some))
+        return keys, await asyncio.to_thread(self._items_that_hold, keys, known, look, states)
+
+    # --- off the loop ------------------------------------------------------------------------------------------------
+
+    def _candidates(self, look: Look) -> list[Execution]:
+        catalog, key = self._project.catalog, look.record.key or ""
+        found: list[Execution] = []
+        if look.resume is not None:
+            own = catalog.executions(look.resume)
+            found = [one for one in own if one.key == key and one.state in ("succeeded", "reused")]
+        if look.others:
+            found += catalog.candidates(key, limit=CANDIDATES)
+        return found
+
+    def _holds(self, look: Look, states: RandomState | None, found: Execution) -> bool:
+        """Say whether an execution with the same key has made what the step would make now."""
+        if found.fanout is not None and (found.fanout.failed or found.fanout.cancelled):
+            return False  # its items are looked at one by one
+        return self._may_stand(look, found, states) and not any(map(has_changed, found.files)) and self._kept(found)
+
+    def _items_that_hold(
+        self,
+        keys: Sequence[str],
+        known: Mapping[str, Execution],
+        look: Look,
+        states: RandomState | None,
+    ) -> dict[int, Execution]:
+        changed = lru_cache(maxsize=None)(has_changed)
+        found: dict[int, Execution] = {}
+        for number, key in enumerate(keys):
+            one = known.get(key)
+            if one is None or not self._may_stand(look, one, states, item=number):
+                continue
+            if not any(map(changed, one.files)) and all(self._has(digest) for digest in _digests(one)):
+                found[number] = one
+        return found
+
+    def _may_stand(self, look: Look, found: Execution, states: RandomState | None, *, item: int | None = None) -> bool:
+        if found.network and not (look.named or found.run == look.resume):
+            return False
+        if found.draws:
+            start = None if states is None else randomness.start_of(states, found.draws, item=item)
+            if start != found.random_start:
+                return False
+        if found.files and found.key_parts.get(FOLDER) != look.record.key_parts.get(FOLDER):
+            return False  # it may have named them as seen from its folder
+        return len(found.files) < MOST_FILES
+
+    def _has(self, digest: Digest) -> bool:
+        return self._project.blobs.has(digest)
+
+    def _kept(self, found: Execution) -> bool:
+        """Say whether all that an execution made can still be read."""
+        blobs = self._project.blobs
+        sizes = {one.artifact.digest: one.artifact.size for one in found.binds if one.artifact is not None}
+        try:
+            for digest, size in sizes.items():
+                if size <= WHOLLY_READ:
+                    blobs.verify(digest)
+                else:
+                    blobs.get_parts(digest)
+            return found.random is None or blobs.has(found.random)
+        except (MlbenchError, OSError):
+            return False
+
+    def _origin(self, found: Execution) -> tuple[Execution, Run | None]:
+        """Return the execution that ran, of which others took what it made, with its messages and its run."""
+        catalog = self._project.catalog
+        try:
+            full = catalog.execution(found.reused_from or found.id)
+        except NotFound:
+            full = catalog.execution(found.id)
+        try:
+            return full, catalog.run(full.run)
+        except NotFound:
+            return full, None
+
+
+def described(run: Run | None, origin: Execution) -> str:
+    """Say, in a line under a step's cell, from where it was reused.
+
+    Examples
+    --------
+    >>> from mlbench.core.ids import ExecutionId, RunId
+    >>> origin = Execution(id=ExecutionId("a"), run=RunId("3f2a6gqx"), step="load", state="succeeded")
+    >>> described(None, origin)
+    'reused from 3f2a'
+    """
+    which = f"reused from {short(origin.run)}"
+    if run is None:
+        return which
+    moment = time.localtime(run.started / 1e9)
+    return f"{which} (run {moment.tm_mday} {time.strftime('%b %H:%M', moment)})"
+
+
+def _digests(record: Execution) -> Iterable[Digest]:
+    return (one.artifact.digest for one in record.binds if one.artifact is not None)
