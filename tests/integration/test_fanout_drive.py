@@ -98,6 +98,12 @@ class MemoryChunks:
         if self.hold is not None:
             self.hold.set()
 
+    async def workers(self) -> set[str]:
+        return {"memory"}
+
+    async def give_up(self, address: str) -> None:
+        return None
+
     async def pause(self) -> bool:
         return True
 

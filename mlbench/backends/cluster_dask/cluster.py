@@ -377,7 +377,9 @@ class DaskCluster:
             if not place.under_way:
                 silences.clear()
             elif time.monotonic() - looked >= _LOOK_SECONDS and place.connection is not None:
-                addresses = {one.address for one in place.under_way.values()}
+                addresses = {one.address for one in place.under_way.values() if one.drive is None}
+                for drive in [one.drive for one in place.under_way.values() if one.drive is not None]:
+                    addresses |= await drive.chunks.workers()
                 if place.connection.foreign:  # workers may still have to be started there
                     addresses.discard(None)
                 for address in addresses:
@@ -397,7 +399,9 @@ class DaskCluster:
             kill_workers(place.connection.cluster)
             return
         for submitted in list(place.under_way.values()):
-            if submitted.address == address and submitted.future is not None:
+            if submitted.drive is not None and address is not None:
+                await submitted.drive.chunks.give_up(address)
+            elif submitted.address == address and submitted.future is not None:
                 _log.error("The worker %s does not answer: execution %s is lost", address, submitted.task.execution)
                 await submitted.future.cancel(force=True)
 

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.cluster_dask.connection import CONTROL_SECONDS, Connection
@@ -74,6 +74,14 @@ class Chunks(Protocol):
         """End the processes of chunks that run, and let none begin that waits."""
         ...
 
+    async def workers(self) -> set[str]:
+        """Return the addresses of the workers that have chunks."""
+        ...
+
+    async def give_up(self, address: str) -> None:
+        """Take the chunks of a worker that does not answer for lost."""
+        ...
+
     async def pause(self) -> bool:
         """Stop the processes where they are; say whether there were any."""
         ...
@@ -98,8 +106,8 @@ class FanOutDrive:
     """
 
     def __init__(self, task: StepTask, chunks: Chunks, on_event: OnEvent, known: Known | None = None) -> None:
+        self.chunks = chunks
         self._task = task
-        self._chunks = chunks
         self._on_event = on_event
         self._known = known
         self._blobs = LocalBlobs(task.store)
@@ -160,19 +168,19 @@ class FanOutDrive:
         self._spreading.stop(reason)
         if self._stop_by is None:
             self._stop_by = time.monotonic() + _CANCEL_SECONDS
-        await self._chunks.cancel(reason)
+        await self.chunks.cancel(reason)
         self._stirred.set()
 
     async def pause(self) -> bool:
         """Stop everything where it is."""
         self._paused = True
-        return await self._chunks.pause()
+        return await self.chunks.pause()
 
     async def resume(self) -> bool:
         """Let everything go on."""
         self._paused = False
         self._stirred.set()
-        return await self._chunks.resume()
+        return await self.chunks.resume()
 
     # --- on its way --------------------------------------------------------------------------------------------------
 
@@ -200,11 +208,11 @@ class FanOutDrive:
     async def _send(self) -> None:
         now = time.monotonic()
         if now - self._slots_at > _SLOTS_SECONDS and self._stop_by is None:
-            self._slots = max(1, await self._chunks.slots())
+            self._slots = max(1, await self.chunks.slots())
             self._slots_at = now
         while not self._paused and (chunk := self._spreading.next(now, self._slots)) is not None:
             task = replace(self._task, chunk=replace(chunk, spread=_light(chunk.spread)))
-            running = asyncio.create_task(self._chunks.run(task), name=f"mlbench-chunk-{chunk.place}")
+            running = asyncio.create_task(self.chunks.run(task), name=f"mlbench-chunk-{chunk.place}")
             self._running[running] = chunk
 
     async def _take(self, ended: asyncio.Task[ChunkEnd]) -> None:
@@ -214,6 +222,9 @@ class FanOutDrive:
         except (ChunkLost, asyncio.CancelledError):
             await self._take_loss(chunk)
             return
+        except MlbenchError as error:
+            self._spreading.fail(Failure(ename=type(error).__name__, evalue=error.message, remedy=error.remedy))
+            end = ChunkEnd()
         except Exception as error:  # noqa: BLE001  whatever went wrong there is the step's end
             _log.exception("A chunk of step %s could not be run", self._task.step)
             sentence = f"The items could not be run: {type(error).__name__}: {error}"
@@ -386,6 +397,7 @@ class DaskChunks:
         self._connection = connection
         self._execution = task.execution
         self._asked = dict(task.resources)
+        self._futures: dict[str, Any] = {}
 
     async def slots(self) -> int:
         """Return for how many chunks workers have threads, and what they ask for."""
@@ -398,13 +410,14 @@ class DaskChunks:
 
     async def run(self, task: StepTask) -> ChunkEnd:
         """Run a chunk where there is room."""
-        from mlbench.backends.cluster_dask import supervisor, worker
+        from mlbench.backends.cluster_dask import worker
 
         assert task.chunk is not None
         place = task.chunk.place
-        future = self._connection.client.submit(
+        sealed = await self._connection.seal(task)
+        future = self._futures[f"chunk-{self._execution}-{place}"] = self._connection.client.submit(
             worker.run_chunk,
-            supervisor.Sealed(msgspec.msgpack.encode(task)),
+            sealed,
             pure=False,
             retries=0,
             resources=self._asked or None,
@@ -421,6 +434,7 @@ class DaskChunks:
             raise ChunkLost(place) from error
         finally:
             future.release()
+            self._futures.pop(future.key, None)
         if len(answer) > _LARGE:
             return await asyncio.to_thread(msgspec.json.decode, answer, type=ChunkEnd)
         return msgspec.json.decode(answer, type=ChunkEnd)
@@ -430,6 +444,22 @@ class DaskChunks:
         from mlbench.backends.cluster_dask import supervisor
 
         await self._connection.ask(supervisor.cancel, self._execution, reason)
+
+    async def workers(self) -> set[str]:
+        """Return the addresses of the workers that have chunks."""
+        try:
+            has = await asyncio.wait_for(self._connection.client.scheduler.processing(workers=None), CONTROL_SECONDS)
+        except Exception as error:  # noqa: BLE001  whatever is wrong there, chunks will say so
+            _log.warning("The scheduler did not say who has chunks: %s", type(error).__name__)
+            return set()
+        return {address for address, keys in has.items() if any(str(key) in self._futures for key in keys)}
+
+    async def give_up(self, address: str) -> None:
+        """Wait no longer for the chunks that a worker has: they are lost."""
+        has = await asyncio.wait_for(self._connection.client.scheduler.processing(workers=[address]), CONTROL_SECONDS)
+        for key in has.get(address, ()):
+            if (future := self._futures.get(str(key))) is not None:
+                await future.cancel(force=True)
 
     async def pause(self) -> bool:
         """Stop the processes on all workers."""
