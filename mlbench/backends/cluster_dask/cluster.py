@@ -17,7 +17,7 @@ from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.cluster_dask import resources
 from mlbench.backends.cluster_dask.connection import Connection
 from mlbench.backends.cluster_dask.fanout import DaskChunks, FanOutDrive, Known
-from mlbench.backends.cluster_dask.localcluster import kill_workers
+from mlbench.backends.cluster_dask.localcluster import kill_worker
 from mlbench.backends.cluster_dask.opening import open_cluster
 from mlbench.backends.cluster_dask.remote import scale
 from mlbench.core.errors import MlbenchError, ServiceError
@@ -380,11 +380,11 @@ class DaskCluster:
                 addresses = {one.address for one in place.under_way.values() if one.drive is None}
                 for drive in [one.drive for one in place.under_way.values() if one.drive is not None]:
                     addresses |= await drive.chunks.workers()
-                if place.connection.foreign:  # workers may still have to be started there
-                    addresses.discard(None)
+                addresses.discard(None)
+                if not place.connection.foreign:  # a step may wait for a thread of one that hangs
+                    addresses = set(place.connection.cluster.scheduler.workers)
                 for address in addresses:
-                    workers = [address] if address is not None else None
-                    if await place.connection.ask(os.getpid, workers=workers, patience=_ANSWER_SECONDS):
+                    if await place.connection.ask(os.getpid, workers=[str(address)], patience=_ANSWER_SECONDS):
                         silences.pop(address, None)
                     else:
                         silences[address] = silences.get(address, 0) + 1
@@ -396,7 +396,7 @@ class DaskCluster:
     async def _give_up(self, place: _Place, address: str | None) -> None:
         """End a worker that hangs, or, where that is not ours to do, wait for its steps no longer."""
         if place.connection is not None and not place.connection.foreign:
-            kill_workers(place.connection.cluster)
+            kill_worker(place.connection.cluster, address)
             return
         for submitted in list(place.under_way.values()):
             if submitted.drive is not None and address is not None:

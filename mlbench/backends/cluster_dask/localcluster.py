@@ -17,7 +17,7 @@ from typing import Any, Final
 from mlbench.backends.cluster_dask.connection import Connection, close_quietly
 from mlbench.core.messages import ClusterChoice
 
-__all__ = ["SETTINGS", "import_distributed", "kill_workers", "open_local"]
+__all__ = ["SETTINGS", "import_distributed", "kill_worker", "open_local"]
 
 SETTINGS: Final[dict[str, Any]] = {
     "distributed.scheduler.allowed-failures": 0,  # a lost step is not started twice: that is for its retries to say
@@ -86,11 +86,11 @@ async def open_local(choice: ClusterChoice, threads: int, hear: Callable[[tuple[
     return Connection(choice, client, cluster)
 
 
-def kill_workers(cluster: Any) -> None:
-    """End worker processes that hang; their nannies start others, and their steps end as `worker-lost`."""
+def kill_worker(cluster: Any, address: str | None) -> None:
+    """End a worker process that hangs; its nanny starts another, and its steps end as `worker-lost`."""
     for nanny in cluster.workers.values():
         process = nanny.pid
-        if process:
+        if process and nanny.worker_address == address:
             _log.error("The worker (process %s) does not answer and is ended", process)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
