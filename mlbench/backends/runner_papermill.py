@@ -167,6 +167,35 @@ def find_kernel(name: str, notebook: str = "The notebook") -> Kernel:
     NotebookError
         If there is no such kernel, or its interpreter is gone; the installed ones are named.
     """
+    spec = _installed_spec(name) or _any_spec(name, notebook)
+    command = tuple(spec["argv"])
+    program = command[0] if command else ""
+    found = sys.executable if program in _THIS_PYTHON else shutil.which(program)
+    if not found:
+        raise NotebookError(
+            f'{notebook}: the interpreter {program or "(none)"} of its kernel "{name}" is not on this machine.',
+            "Install the kernel again, or choose another one.",
+        )
+    return Kernel(name=name, interpreter=os.path.abspath(found), command=command, variables=dict(spec["env"]))
+
+
+def _installed_spec(name: str) -> Json | None:
+    """Return the specification of a kernel from its file, without loading Jupyter's client, which takes long."""
+    from jupyter_core.paths import jupyter_path
+
+    if not re.fullmatch(r"[a-z0-9._-]+", name):  # as it is spelled in most notebooks; the client knows the others
+        return None
+    for folder in jupyter_path("kernels"):
+        try:
+            spec = json.loads(Path(folder, name, "kernel.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            continue
+        return {"argv": spec.get("argv", []), "env": spec.get("env", {})} if isinstance(spec, dict) else None
+    return None
+
+
+def _any_spec(name: str, notebook: str) -> Json:
+    """Return the specification of a kernel as Jupyter finds it."""
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
     specs = KernelSpecManager()
@@ -179,15 +208,7 @@ def find_kernel(name: str, notebook: str = "The notebook") -> Kernel:
             f'{notebook}: there is no kernel "{shown}" on this machine.',
             f"Choose one of these in the notebook or with --kernel: {', '.join(known) or 'none is installed'}.",
         ) from error
-    command = tuple(spec.argv)
-    program = command[0] if command else ""
-    found = sys.executable if program in _THIS_PYTHON else shutil.which(program)
-    if not found:
-        raise NotebookError(
-            f'{notebook}: the interpreter {program or "(none)"} of its kernel "{name}" is not on this machine.',
-            "Install the kernel again, or choose another one.",
-        )
-    return Kernel(name=name, interpreter=os.path.abspath(found), command=command, variables=dict(spec.env))
+    return {"argv": list(spec.argv), "env": dict(spec.env)}
 
 
 _DIST_INFO: Final = re.compile(r"(?P<name>[A-Za-z0-9._]+?)-(?P<version>[^-]+)\.(?:dist|egg)-info")

@@ -16,6 +16,8 @@ __all__ = ["main", "root"]
 
 COMMANDS: Final = {
     "run": "mlbench.entrypoints.cli.run:run",
+    "check": "mlbench.entrypoints.cli.look:check",
+    "graph": "mlbench.entrypoints.cli.look:graph",
     "runs": "mlbench.entrypoints.cli.history:runs",
     "show": "mlbench.entrypoints.cli.history:show",
     "logs": "mlbench.entrypoints.cli.history:logs",
@@ -29,6 +31,8 @@ COMMANDS: Final = {
 
 SUMMARIES: Final = {
     "run": "Run a notebook, its steps side by side, and record it.",
+    "check": "Say what would fail in a notebook, before anything is run.",
+    "graph": "Show a notebook's steps, and who waits for whom and why.",
     "runs": "List runs, newest first.",
     "show": "Show a run: its steps, metrics and what went wrong.",
     "logs": "Print what a run, or one of its steps, has printed.",

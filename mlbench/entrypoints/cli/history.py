@@ -11,7 +11,7 @@ import click
 
 from mlbench.core.errors import NotFound, UsageError
 from mlbench.core.ids import short
-from mlbench.core.records import Execution, Json, Run
+from mlbench.core.records import ENDED, Execution, Json, Run
 from mlbench.entrypoints.cli import output
 from mlbench.entrypoints.cli.output import console, json_option, plain, print_json
 
@@ -82,23 +82,36 @@ def show(run: str, target: str | None, as_json: bool) -> None:
         console().print(f"\nThe executed notebook is in {target}.", markup=False)
 
 
-@click.command(epilog="Example: mlbench logs mq2a train")
+@click.command(epilog="Example: mlbench logs -f mq2a train")
 @click.argument("run")
 @click.argument("step", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Go on until it ends; the exit status is 1 if it does not succeed.")
+@click.option("--item", type=click.IntRange(min=0), metavar="N", help="Of a fan-out the item N, counted from 0.")
 @json_option
-def logs(run: str, step: str | None, as_json: bool) -> None:
+def logs(run: str, step: str | None, follow: bool, item: int | None, as_json: bool) -> int:
     """Print what the run with the id RUN, or its step STEP, has printed."""
+    from mlbench.entrypoints.cli import following
+
+    if item is not None and step is None:
+        raise UsageError("--item needs the step whose item it is.", "Write: mlbench logs RUN STEP --item N")
     project = _open(None)
     found = project.catalog.run(run)
-    chosen = _messages(project, found, step)
-    if as_json:
+    if follow and found.state not in ENDED:
+        printer = following.Printer(as_json=as_json, headings=step is None)
+        return following.follow(project, found, step, printer, item=item)
+    state, chosen = None, _messages(project, found, step)
+    if item is not None:
+        record = _item(project, found, step, item)
+        state = record.state
+        chosen = [{"step": f"{record.step}[{item}]", "cell": record.cell, "messages": list(record.messages)}]
+    if as_json and not follow:
         print_json(chosen)
-        return
+        return 0
+    printer = following.Printer(as_json=as_json, headings=len(chosen) > 1)
     for entry in chosen:
-        text = "".join(_texts(entry["messages"]))
-        if len(chosen) > 1 and text:
-            click.secho(f"--- {output.clean(str(entry['step'] or entry['cell']))} ---", bold=True)
-        click.echo(output.clean(text), nl=not text.endswith("\n"))
+        printer.show(entry["step"], entry["cell"], entry["messages"])
+        printer.close()
+    return int((state or _state(project, found, step)) not in ("succeeded", "reused")) if follow else 0
 
 
 def print_run(run: Run, executions: Sequence[Execution]) -> None:
@@ -178,6 +191,24 @@ def _write_notebook(project: Project, run: Run, target: str) -> None:
         raise UsageError(f"{target} cannot be written: {error.strerror or error}.") from error
 
 
+def _state(project: Project, run: Run, step: str | None) -> str:
+    """Return what became of a run that has ended, or of its step."""
+    return ([one.state for one in project.steps(run.id) if one.step == step] or [run.state])[-1]
+
+
+def _item(project: Project, run: Run, step: str | None, number: int) -> Execution:
+    from mlbench.entrypoints.cli.following import item_of
+
+    execution = [one for one in project.steps(run.id) if one.step == step][-1]
+    found = item_of(project, execution, number, over=execution.state in ENDED)
+    if found is None:
+        raise NotFound(
+            f"Item {number} of step {step} has not ended.",
+            f"Wait for it: mlbench logs -f {short(run.id)} {step} --item {number}",
+        )
+    return project.catalog.execution(found.id)
+
+
 def _messages(project: Project, run: Run, step: str | None) -> list[Json]:
     executions = project.steps(run.id)
     names = list(dict.fromkeys(execution.step for execution in executions))
@@ -203,21 +234,3 @@ def _messages(project: Project, run: Run, step: str | None) -> list[Json]:
         for place, cell in enumerate(notebook["cells"], 1)
         if cell.get("outputs")
     ]
-
-
-def _texts(messages: Sequence[Json]) -> Iterator[str]:
-    """Yield the text of outputs: what was printed, the plain form of what was shown, tracebacks."""
-    for message in messages:
-        kind = message.get("output_type")
-        if kind == "stream":
-            yield _joined(message.get("text", ""))
-        elif kind == "error":
-            yield "\n".join(message.get("traceback", [])) + "\n"
-        elif kind in ("display_data", "execute_result"):
-            text = (message.get("data") or {}).get("text/plain")
-            if text is not None:
-                yield f"{_joined(text)}\n"
-
-
-def _joined(text: str | list[str]) -> str:
-    return text if isinstance(text, str) else "".join(text)

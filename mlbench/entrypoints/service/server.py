@@ -366,7 +366,8 @@ class Service:
         return {"cancelled": cancelled}
 
     async def op_execution(self, peer: Peer, body: Json) -> Json:
-        return {"execution": await self._find(peer, body, lambda store: store.execution(body["id"]))}
+        record = await self._find(peer, body, lambda store: store.execution(body["id"]))
+        return {"execution": record, "seq": self._news.seq}  # what it printed up to this piece of news is in it
 
     async def _find(self, peer: Peer, body: Json, look: Callable[[OpenStore], Awaitable[T]]) -> T:
         problem: NotFound | None = None
