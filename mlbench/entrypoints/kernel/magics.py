@@ -1,14 +1,17 @@
-"""`%%step` and `%cancel`: what a notebook's user types."""
+"""`%%step`, `%steps` and `%cancel`: what a notebook's user types."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
 
 from mlbench.core.errors import UsageError
 from mlbench.entrypoints.kernel.session import Session
 from mlbench.notebook.step import usage
+
+if TYPE_CHECKING:
+    from mlbench.entrypoints.kernel.overview import Overview
 
 __all__ = ["StepMagics"]
 
@@ -26,6 +29,13 @@ class StepMagics(Magics):
     def step(self, line: str, cell: str) -> None:
         """Run the cell as a step: `%%step NAME [options]`."""
         self.session.submit(line, cell)
+
+    @line_magic
+    def steps(self, line: str) -> Overview:
+        """Show the steps of this notebook so far: states, items, times, whom each waits for and why."""
+        if line.strip():
+            raise UsageError("%steps takes nothing: it shows all steps.")
+        return self.session.steps()
 
     @line_magic
     def cancel(self, line: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mlbench.core.errors import UsageError
@@ -30,10 +30,15 @@ class Order:
         self._places: dict[str, int] = {}
         self._by_cell: dict[str, Track] = {}
         self._writers: dict[str, Track] = {}
+        self._reasons: dict[str, dict[ExecutionId, str]] = {}
         self.steps: dict[str, Track] = {}
 
-    def add(self, track: Track) -> Track | None:
-        """Take in a step's newest execution; return that of another cell whose name it takes."""
+    def add(self, track: Track, reasons: Mapping[ExecutionId, str]) -> Track | None:
+        """Take in a step's newest execution; return that of another cell whose name it takes.
+
+        `reasons` says why it waits for each of its parents.
+        """
+        self._reasons[track.step] = dict(reasons)
         self._places.setdefault(track.step, self.place(track.step))
         former = self.steps.get(track.step)
         self.steps[track.step] = track
@@ -42,6 +47,10 @@ class Order:
         for path in self._resolved(track.names.writes_paths):
             self._writers[path] = track
         return former if former is not None and former.cell and track.cell and former.cell != track.cell else None
+
+    def reasons(self, step: str) -> Mapping[ExecutionId, str]:
+        """Return the parents of a step's newest execution, each with why it waits for it."""
+        return self._reasons.get(step, {})
 
     def place(self, step: str) -> int:
         """Return a step's place in the order in which steps were first run, from 0; the next one for a new step."""

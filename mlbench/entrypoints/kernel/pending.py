@@ -236,4 +236,6 @@ def runs_a_step(statement: ast.stmt) -> bool:
     )
 
 
-_OWN_MAGICS: Final = frozenset({"step", "cancel", "load_ext", "reload_ext", "unload_ext", "who", "whos", "who_ls"})
+_OWN_MAGICS: Final = frozenset(
+    {"step", "steps", "cancel", "config", "load_ext", "reload_ext", "unload_ext", "who", "whos", "who_ls"}
+)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Collection
-from typing import Any, Final
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from mlbench.core.errors import MlbenchError, ResultError, StepFailed, UsageError
 from mlbench.core.ids import ExecutionId, new_id
@@ -34,6 +34,9 @@ from mlbench.entrypoints.kernel.storage import Storage
 from mlbench.entrypoints.kernel.submission import Track, defs_of, find_inputs, without_modules
 from mlbench.entrypoints.kernel.waiting import Waiting, listed, names_in
 from mlbench.runs.reach import reach
+
+if TYPE_CHECKING:
+    from mlbench.entrypoints.kernel.overview import Overview
 
 __all__ = ["Session"]
 
@@ -290,7 +293,7 @@ class Session:
             cells=tuple(self._sources.values()),
             cache_default=self.settings.cache,
             max_items=self.settings.max_items,
-            requirements=requirements,
+            requirements=(),
             **self.clusters.given(imports_of(self._python(body)), surroundings),
         )
         try:
@@ -304,12 +307,12 @@ class Session:
         self.news.accept(track, as_execution(answer["execution"]))
         if answer.get("note"):
             self._say(answer["note"])
-        self._place(track)
+        self._place(track, {**_reasons(inputs.edges), **waits_for})
         return track
 
-    def _place(self, track: Track) -> None:
+    def _place(self, track: Track, reasons: Mapping[ExecutionId, str]) -> None:
         """Put placeholders for what the step binds."""
-        if self.order.add(track) is not None:
+        if self.order.add(track, reasons) is not None:
             self._say(f"Step {track.step} was another cell's; this cell takes its place.")
         for name in track.names.deletes:
             self.names.withdraw(name)
@@ -321,7 +324,8 @@ class Session:
         assert track.record is not None
         self.news.run = track.record.run
         self.news.expect(track)
-        self._place(track)
+        given = {one.name: one.execution for one in track.record.reads if one.execution is not None}
+        self._place(track, _reasons(given))
         for name, value in track.values.items():
             self.names.settle(name, value)
 
@@ -396,6 +400,20 @@ class Session:
             body = {"execution": track.execution}
         names = names_in(self.service().request("cancel", body))
         self._say(f"Cancelled {listed(names)}." if names else "Nothing was under way.")
+
+    def steps(self) -> Overview:
+        """Return the steps of this kernel and how far they are (`%steps`)."""
+        from mlbench.entrypoints.kernel.overview import overview
+
+        records = {}
+        for track in self.order.steps.values():
+            if not track.ended:  # how far its items are is not told with each of them
+                try:
+                    answer = self._ask("execution", {"id": track.execution})
+                except MlbenchError:  # what is known here is shown all the same
+                    continue
+                records[track.execution] = as_execution(answer["execution"])
+        return overview(self.order, self.news, self._sources, records=records)
 
     def _follow(self, track: Track) -> None:
         """Wait for a step in its own cell: what it prints is the cell's output, and its error is the cell's."""
@@ -514,6 +532,14 @@ _EXECUTION: Final = "execution:"
 _PERHAPS: Final = "?"
 """Before a name that a cell may read, for all that can be told: it is waited for, and may have no value."""
 _DYNAMIC: Final = frozenset({"eval", "exec", "globals", "locals"})
+
+
+def _reasons(edges: Mapping[str, ExecutionId]) -> dict[ExecutionId, str]:
+    """Say why a step waits for those that bind what it reads."""
+    names: dict[ExecutionId, list[str]] = {}
+    for name, execution in sorted(edges.items()):
+        names.setdefault(execution, []).append(name)
+    return {execution: f"reads {listed(read)}" for execution, read in names.items()}
 
 
 def _statement_reads(tree: ast.Module) -> list[set[str]]:
