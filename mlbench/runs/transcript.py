@@ -27,6 +27,13 @@ _LIVE_RATE: Final = 64 << 10
 class Transcript:
     """The outputs of one execution.
 
+    Parameters
+    ----------
+    limit, rich
+        Characters of text, and of rich displays, that are kept.
+    log
+        Whether the caller keeps the rest of the text, so that it can be said where it is.
+
     Examples
     --------
     >>> transcript = Transcript()
@@ -37,8 +44,14 @@ class Transcript:
     """
 
     def __init__(
-        self, *, limit: int = KEPT_TEXT, rich: int = KEPT_RICH, clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        limit: int = KEPT_TEXT,
+        rich: int = KEPT_RICH,
+        log: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._rest = "; all of it is in the step's log" if log else ""
         self._half = limit // 2
         self._rich = rich
         self._clock = clock
@@ -95,9 +108,7 @@ class Transcript:
                 {
                     "output_type": "stream",
                     "name": "stderr",
-                    "text": (
-                        f"\n[… {self._left_out:,} characters are left out here; all of it is in the step's log …]\n"
-                    ),
+                    "text": (f"\n[… {self._left_out:,} characters are left out here{self._rest} …]\n"),
                 }
             )
         return [*outputs, *(one.as_output() for one in self._tail)]

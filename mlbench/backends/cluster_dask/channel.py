@@ -4,10 +4,15 @@ Frames are a length (4 bytes, big-endian) and MessagePack. The supervisor sends 
 the last of which is `done`. Text does not come this way but through pipes, so that what C libraries and subprocesses
 print is caught and stays in order with Python's. Where text and messages meet, the process sends `sync` and waits for
 one byte: by then the supervisor has read all that was in the pipes.
+
+The processes of a fan-out's items are too fast to wait so often. They number their messages, and after each write its
+number into both pipes (a mark), so that text and messages can be put in order however they are read.
 """
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
 import socket
 import struct
@@ -18,7 +23,7 @@ from typing import Any, Final, TypeVar
 from mlbench.core.records import Json
 from mlbench.runs.wire import msgspec
 
-__all__ = ["ACK", "Channel", "Frames", "frame"]
+__all__ = ["ACK", "Channel", "Frames", "MarkedChannel", "frame", "mark_before"]
 
 ACK: Final = b"\x06"
 _LENGTH: Final = struct.Struct(">I")
@@ -67,12 +72,14 @@ class Frames:
         """Take bytes and return the messages that are complete."""
         self._left += data
         messages: list[Json] = []
-        while len(self._left) >= _LENGTH.size:
-            end = _LENGTH.size + _LENGTH.unpack_from(self._left)[0]
+        begin = 0
+        while len(self._left) >= begin + _LENGTH.size:
+            end = begin + _LENGTH.size + _LENGTH.unpack_from(self._left, begin)[0]
             if len(self._left) < end:
                 break
-            messages.append(msgspec.msgpack.decode(bytes(self._left[_LENGTH.size : end]), type=Json))
-            del self._left[:end]
+            messages.append(_as_json(bytes(self._left[begin + _LENGTH.size : end])))
+            begin = end
+        del self._left[:begin]
         return messages
 
 
@@ -102,6 +109,12 @@ class Channel:
             if self._connection is not None:
                 self._sync()
                 self._connection.sendall(frame(message))
+
+    def detach(self) -> socket.socket:
+        """Give the connection away; nothing more is said over this channel."""
+        assert self._connection is not None
+        connection, self._connection = self._connection, None
+        return connection
 
     def begin(self) -> None:
         """Say that the task has come: from now on the step has begun, and is not to begin again."""
@@ -146,5 +159,84 @@ class Channel:
         self._lock = threading.RLock()
 
 
+def mark_before(execution: str) -> bytes:
+    r"""Return what each mark of an execution's processes begins with: a number and a zero byte follow.
+
+    Examples
+    --------
+    >>> mark_before("mq2a")
+    b'\x00mlbench:mq2a:'
+    """
+    return b"\0mlbench:" + execution.encode() + b":"
+
+
+class MarkedChannel(Channel):
+    """A channel of a process, and of those that it forks for items, whose order with text is kept by marks.
+
+    Parameters
+    ----------
+    connection
+        The process's own.
+    execution
+        What the marks are made of.
+    """
+
+    def __init__(self, connection: socket.socket, execution: str) -> None:
+        super().__init__(connection)
+        self._before = mark_before(execution)
+        self._count = mmap.mmap(-1, _NUMBER.size)  # one for all processes that fork from this one
+        self._pipes = (os.dup(1), os.dup(2))  # a user may put something else in the place of 1 and 2
+
+    def move(self, connection: socket.socket) -> None:
+        """Speak over another connection: this process has just been forked."""
+        self._connection = connection
+
+    def send(self, message: Json, descriptors: tuple[int, ...] = ()) -> None:
+        """Send a message, in order with the text before it and after it; descriptors may go along."""
+        with self._lock:
+            if self._connection is None:
+                return
+            number = self._next()
+            whole = frame({**message, "n": number})
+            if descriptors:
+                sent = socket.send_fds(self._connection, [whole], descriptors)
+                whole = whole[sent:]
+            self._connection.sendall(whole)
+            self._mark(number)
+
+    def tell(self, message: Json) -> None:
+        """Send a message whose order with text does not matter."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.sendall(frame({**message, "n": self._number()}))
+
+    def mark(self) -> None:
+        """Let text that comes from now on be told from text that came before."""
+        with self._lock:
+            self._mark(self._next())
+
+    def about_to_write(self, descriptor: int) -> None:
+        """Keep stdout and stderr in order: called before Python writes to one of them."""
+        if descriptor != self._writing_to and self._connection is not None:
+            self.mark()
+            self._writing_to = descriptor
+
+    def _number(self) -> int:
+        return int(_NUMBER.unpack_from(self._count)[0])
+
+    def _next(self) -> int:
+        number = self._number() + 1
+        _NUMBER.pack_into(self._count, 0, number)
+        return number
+
+    def _mark(self, number: int) -> None:
+        mark = b"%b%d\0" % (self._before, number)
+        for pipe in self._pipes:
+            with contextlib.suppress(OSError):  # nobody reads any more
+                os.write(pipe, mark)
+
+
+_as_json: Final = msgspec.msgpack.Decoder(Json).decode
+_NUMBER: Final = struct.Struct("q")
 _SYNC: Final = frame({"op": "sync"})
 _BEGUN: Final = frame({"op": "begun"})

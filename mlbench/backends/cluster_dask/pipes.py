@@ -5,10 +5,13 @@ from __future__ import annotations
 import codecs
 import contextlib
 import os
+import re
 import socket
 from typing import Final
 
-__all__ = ["Pipes", "Reader", "received"]
+from mlbench.backends.cluster_dask.channel import mark_before
+
+__all__ = ["MarkedReader", "Pipes", "Reader", "received"]
 
 PIECE: Final = 1 << 18
 
@@ -82,3 +85,62 @@ class Reader:
     def last(self) -> str:
         """Return what is left of a character that was cut."""
         return self._decoder.decode(b"", final=True)
+
+
+class MarkedReader(Reader):
+    """Text out of a pipe that has marks in it (see `mlbench.backends.cluster_dask.channel`).
+
+    `number` is that of the last mark read: all text of the marks before it has been returned.
+    """
+
+    def __init__(self, name: str, execution: str) -> None:
+        super().__init__(name)
+        self.number = 0
+        self._before = mark_before(execution)
+        self._mark = re.compile(re.escape(self._before) + rb"(\d+)\0")
+        self._left = b""
+
+    def read_marked(self, descriptor: int) -> list[tuple[int, str]]:
+        """Return what is there now: pieces of text, each with the number of the mark before it."""
+        pieces: list[tuple[int, str]] = []
+        for _ in range(_MOST_PIECES):
+            try:
+                data = os.read(descriptor, PIECE)
+            except (BlockingIOError, InterruptedError):
+                break
+            if not data:
+                self.ended = True
+                self._add(pieces, self._left, final=True)
+                self._left = b""
+                break
+            self._take(pieces, self._left + data)
+        return pieces
+
+    def _take(self, pieces: list[tuple[int, str]], data: bytes) -> None:
+        text, *marked = self._mark.split(data)
+        for place in range(0, len(marked), 2):
+            if text:
+                self._add(pieces, text)
+            self.number = int(marked[place])
+            text = marked[place + 1]
+        self._left = b""
+        begin = text.rfind(b"\0")
+        if begin >= 0 and _may_become_mark(text[begin:], self._before):
+            text, self._left = text[:begin], text[begin:]
+        if text:
+            self._add(pieces, text)
+
+    def _add(self, pieces: list[tuple[int, str]], data: bytes, *, final: bool = False) -> None:
+        if text := self._decoder.decode(data, final=final):
+            pieces.append((self.number, text))
+
+
+_MOST_PIECES: Final = 16
+"""How often a pipe is read at once that never becomes empty."""
+
+
+def _may_become_mark(data: bytes, before: bytes) -> bool:
+    """Say whether bytes may be the beginning of a mark, cut by the end of what has been read."""
+    if len(data) <= len(before):
+        return before.startswith(data)
+    return data.startswith(before) and data[len(before) :].isdigit()

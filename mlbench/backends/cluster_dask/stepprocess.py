@@ -33,7 +33,7 @@ from mlbench.core.records import Binding, Failure, Json
 from mlbench.runs import artifacts, capture, context, faithful, previews, randomness, surroundings, values
 from mlbench.runs.wire import msgspec
 
-__all__ = ["main", "serve", "warm"]
+__all__ = ["Step", "main", "serve", "text_of", "warm"]
 
 _UNUSED: Final = 0.3
 """Seconds without a step after which a spare process has time for more than every step needs."""
@@ -41,6 +41,7 @@ _UNUSED: Final = 0.3
 
 def warm() -> None:
     """Do once, before processes are forked, what every one of them needs."""
+    importlib.import_module("mlbench.backends.cluster_dask.stepitems")
     shell = make_shell()
     shell.rehearse("[1]", "%time 1\n1 / 0")
     values.pack([1])
@@ -109,9 +110,14 @@ def main(channel: Channel) -> None:
     task = channel.receive(StepTask)
     channel.begin()
     _take_environment(task.environment.variables)
+    if task.chunk is not None:
+        from mlbench.backends.cluster_dask import stepitems
+
+        stepitems.main(task, channel)
+        return
     sys.stdout, sys.stderr = open_stream(1, channel), open_stream(2, channel)
     faulthandler.enable(file=2)
-    step = _Step(task, channel)
+    step = Step(task, channel)
     done = step.run()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -131,7 +137,7 @@ def _take_environment(variables: Mapping[str, str]) -> None:
             os.environ[name] = value
 
 
-class _Step:
+class Step:
     """One step, from its task to what it has to say at the end."""
 
     def __init__(self, task: StepTask, channel: Channel) -> None:
@@ -147,7 +153,7 @@ class _Step:
         try:
             given, before = self._prepare()
         except Exception as refusal:  # noqa: BLE001  whatever stops a step before its first line is its failure
-            return {"ok": False, "failure": msgspec.to_builtins(self._refused(refusal))}
+            return {"ok": False, "failure": msgspec.to_builtins(self.refused(refusal))}
         error, shown = self._execute()
         files = self._opened.stop()
         done: Json = {
@@ -156,20 +162,30 @@ class _Step:
             "files": msgspec.to_builtins(files),
         }
         if not done["ok"]:
-            done["failure"] = msgspec.to_builtins(self._failure(error, shown))
+            done["failure"] = msgspec.to_builtins(self.failure(error, shown))
         try:
             done |= self._drew(before)
             if done["ok"]:
                 done["binds"] = msgspec.to_builtins(self._bind(given.changed(bound=self._shell.compile.bound)))
         except StoreError as refusal:  # what it made cannot be kept: there is no space left, say
             if done["ok"]:
-                done |= {"ok": False, "failure": msgspec.to_builtins(self._refused(refusal))}
+                done |= {"ok": False, "failure": msgspec.to_builtins(self.refused(refusal))}
         return done
 
     def _prepare(self) -> tuple[Values, RandomState]:
         """Make everything as it was in the kernel."""
         task = self._task
         processors.share(task.threads, os.environ)
+        self.enter()
+        shown = (*task.defs, *task.quiet_defs, *task.changes)
+        given = Values(self._namespace, store=task.store, without=shown)
+        if task.random:
+            randomness.restore(task.random)
+        return given, randomness.read_states()
+
+    def enter(self) -> dict[str, Any]:
+        """Make the names and surroundings as they were in the kernel; return the names."""
+        task = self._task
         randomness.refresh()
         context.enter(
             context.Context(
@@ -178,7 +194,7 @@ class _Step:
                 execution=task.execution,
                 item=task.base.get("item"),
                 attempt=task.attempt,
-                emit=self._emit,
+                emit=self.emit,
             )
         )
         if task.surroundings is not None:
@@ -191,11 +207,7 @@ class _Step:
         self._shell.enter(task.step, task.source, namespace, self._say)
         for name, binding in task.inputs.items():
             namespace[name] = loader.load(binding)
-        shown = (*task.defs, *task.quiet_defs, *task.changes)
-        given = Values(namespace, store=task.store, without=shown)
-        if task.random:
-            randomness.restore(task.random)
-        return given, randomness.read_states()
+        return namespace
 
     def _execute(self) -> tuple[BaseException | None, Failure | None]:
         """Run the cell; return what it raised, and the traceback that was shown.
@@ -229,10 +241,10 @@ class _Step:
                 print(f"mlbench: {sentence}", file=sys.stderr)  # noqa: T201  the step's own output
         return [binding for binding in binds if binding.problem is None or binding.name not in quiet]
 
-    def _failure(self, error: BaseException | None, shown: Failure | None) -> Failure:
+    def failure(self, error: BaseException | None, shown: Failure | None) -> Failure:
         """Say why the cell failed: which line of it, and what to do."""
         ename = type(error).__name__ if error is not None else shown.ename if shown is not None else "Error"
-        evalue = _text_of(error) if error is not None else shown.evalue if shown is not None else ""
+        evalue = text_of(error) if error is not None else shown.evalue if shown is not None else ""
         lines = shown.traceback if shown is not None else (f"{ename}: {evalue}",)
         if shown is None:
             self._say({"output_type": "error", "ename": ename, "evalue": evalue, "traceback": list(lines)})
@@ -266,10 +278,15 @@ class _Step:
         if isinstance(error, SystemExit):
             return "A step ends where its cell ends: leave sys.exit() out, or raise an error that says what is wrong."
         if isinstance(error, ModuleNotFoundError):
-            return f"Install {error.name} in the kernel's environment, or put its folder on sys.path in a plain cell."
+            return self._missing(error)
         return f"Run the cell with `%%step {self._task.step} --here`, then `%debug`."
 
-    def _refused(self, error: Exception) -> Failure:
+    def _missing(self, error: ModuleNotFoundError) -> str:
+        if self._task.env is not None:
+            return f"Add {error.name} to the requirements of environment {self._task.env}, or leave --env out."
+        return f"Install {error.name} in the kernel's environment, or put its folder on sys.path in a plain cell."
+
+    def refused(self, error: Exception) -> Failure:
         """Say why a step could not even begin."""
         if (
             isinstance(error, FileNotFoundError)
@@ -286,9 +303,11 @@ class _Step:
         else:
             said = Failure(
                 ename=type(error).__name__,
-                evalue=f"What the step reads could not be made here: {_text_of(error)}",
+                evalue=f"What the step reads could not be made here: {text_of(error)}",
                 traceback=tuple(traceback.format_exception(error)),
-                remedy=f"Run the cell with `%%step {self._task.step} --here`, or make what it reads inside the step.",
+                remedy=self._missing(error)
+                if isinstance(error, ModuleNotFoundError)
+                else f"Run the cell with `%%step {self._task.step} --here`, or make what it reads inside the step.",
             )
         lines = list(said.traceback) or [f"{said.ename}: {said.evalue}"]
         self._say({"output_type": "error", "ename": said.ename, "evalue": said.evalue, "traceback": lines})
@@ -297,11 +316,11 @@ class _Step:
     def _say(self, message: Json) -> None:
         self._channel.send({"op": "output", "message": message})
 
-    def _emit(self, news: Json) -> None:
+    def emit(self, news: Json) -> None:
         self._channel.send({"op": "news", "news": news})
 
 
-def _text_of(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
     """Return an error's text, also of one whose `__str__` fails."""
     try:
         return str(error)

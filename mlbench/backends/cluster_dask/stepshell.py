@@ -10,6 +10,7 @@ import linecache
 import os
 import re
 import sys
+import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -200,6 +201,10 @@ class ZMQInteractiveShell(InteractiveShell):
         self.user_ns = namespace
         self.user_ns_hidden.update({name: namespace[name] for name in (*_OF_THE_SHELL, "get_ipython")})
 
+    def move(self) -> None:
+        """Be at home in this process, which has been forked from the one that entered the names."""
+        self._process = os.getpid()
+
     def enable_gui(self, gui: str | None = None) -> None:
         """Do nothing: there is no window here, and asking for one must not stop a cell that runs in the kernel."""
 
@@ -256,6 +261,52 @@ class ZMQInteractiveShell(InteractiveShell):
         self.events.trigger("post_run_cell", result)
         error: BaseException | None = result.error_before_exec or result.error_in_exec
         return error
+
+    def compile_cell(self, source: str) -> list[types.CodeType]:
+        """Return the code of a cell, to be run many times: its statements, then what it shows.
+
+        Raises
+        ------
+        SyntaxError
+            With its line in the cell as written.
+        """
+        transform: Callable[[str], str] = self.transform_cell
+        try:
+            transformed = transform(source)
+        except SyntaxError as error:
+            move_down(error, 1)
+            raise
+        name = self.compile.cache(transformed, 0, raw_code=source)
+        tree = self.transform_ast(self.compile.ast_parse(transformed, filename=name))
+        whole: list[tuple[ast.Module | ast.Interactive, str]] = []
+        statements = list(tree.body)
+        shown = _shown_of(statements, self.ast_node_interactivity)
+        if statements[: len(statements) - shown]:
+            whole.append((ast.Module(statements[: len(statements) - shown], []), "exec"))
+        whole += [(ast.Interactive([one]), "single") for one in statements[len(statements) - shown :]]
+        awaits = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if self.autoawait else 0
+        codes: list[types.CodeType] = []
+        for part, mode in whole:
+            with self.compile.extra_flags(awaits):
+                codes.append(self.compile(part, name, mode))
+        return codes
+
+
+def _shown_of(statements: list[ast.stmt], interactivity: str) -> int:
+    """Return how many of a cell's last statements show their value; an assignment may get one after it."""
+    if not statements or interactivity == "none":
+        return 0
+    if interactivity == "all":
+        return len(statements)
+    last = statements[-1]
+    if interactivity == "last_expr_or_assign" and isinstance(last, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+        target = last.targets[0] if isinstance(last, ast.Assign) and len(last.targets) == 1 else None
+        target = last.target if not isinstance(last, ast.Assign) else target
+        if isinstance(target, ast.Name):
+            statements.append(ast.copy_location(ast.Expr(ast.Name(target.id, ast.Load())), last))
+            ast.fix_missing_locations(statements[-1])
+            return 1
+    return 1 if interactivity == "last" or isinstance(last, ast.Expr) else 0
 
 
 class _Main:

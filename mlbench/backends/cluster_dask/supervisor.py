@@ -311,6 +311,12 @@ class Attendance:
         with _lock:
             return self._running.cancelled is not None
 
+    def _close(self) -> Reason | None:
+        """Let nobody cancel or pause this any more; return why it was cancelled, if it was."""
+        with _lock:
+            self._running.ended = True
+            return self._running.cancelled
+
     def _attend(self, pipes: Pipes) -> bool:
         """See one process through; return False if it ended before the task reached it."""
         self._status = None
@@ -348,6 +354,15 @@ class Attendance:
             elif self._running.paused:
                 send(process, signal.SIGSTOP)
         return process
+
+    def _meet_item(self, process: int | None) -> None:
+        """Note the process in which items run: it is ended and paused with the one that it was forked from."""
+        with _lock:
+            self._running.item = process
+            if process is not None and self._running.cancelled:
+                kill(process)
+            elif process is not None and self._running.paused:
+                send(process, signal.SIGSTOP)
 
     def _hear_status(self, pipes: Pipes, told: Frames, process: int) -> None:
         data = received(pipes.status)
@@ -580,9 +595,7 @@ class _Supervision(Attendance):
     # --- its end -----------------------------------------------------------------------------------------------------
 
     def _record(self, failure: Failure | None) -> Execution:
-        with _lock:
-            self._running.ended = True
-            cancelled = self._running.cancelled
+        cancelled = self._close()
         done = self._done or {}
         status = self._status or {}
         state, reason = self._judge(done, failure, cancelled)

@@ -11,15 +11,15 @@ from typing import Any, Final
 
 from distributed import Status, WorkerPlugin, get_worker
 
-from mlbench.backends.cluster_dask import modules, resources, supervisor, visiting
+from mlbench.backends.cluster_dask import chunks, modules, resources, supervisor, visiting
 from mlbench.backends.cluster_dask.orphans import end_orphans
 from mlbench.core.errors import MlbenchError, StoreError
 from mlbench.core.ids import ExecutionId
-from mlbench.core.messages import StepTask
-from mlbench.core.records import Json
+from mlbench.core.messages import ChunkEnd, StepTask
+from mlbench.core.records import Failure, Json
 from mlbench.runs.wire import msgspec
 
-__all__ = ["TOPIC", "StepWorker", "WorkerLost", "ended", "publisher", "run_step", "unsealed"]
+__all__ = ["TOPIC", "StepWorker", "WorkerLost", "ended", "publisher", "run_chunk", "run_step", "unsealed"]
 
 TOPIC: Final = "mlbench-news"
 
@@ -76,6 +76,25 @@ def run_step(sealed: supervisor.Sealed) -> bytes:
         return msgspec.json.encode(supervisor.refused(task, refusal))
     try:
         return msgspec.json.encode(supervisor.supervise(task, publisher()))
+    finally:
+        ended(task)
+
+
+def run_chunk(sealed: supervisor.Sealed) -> bytes:
+    """Run the items of a chunk; return what became of them, a `ChunkEnd` as JSON.
+
+    Raises
+    ------
+    WorkerLost
+        If another worker had begun it, of which the scheduler knows no more.
+    """
+    task, refusal = unsealed(sealed)
+    if refusal is not None:
+        failure = Failure(ename=type(refusal).__name__, evalue=refusal.message, remedy=refusal.remedy)
+        left = task.chunk.numbers if task.chunk is not None else ()
+        return msgspec.json.encode(ChunkEnd(failure=failure, reason="error", left=left))
+    try:
+        return chunks.run_chunk(task, publisher())
     finally:
         ended(task)
 

@@ -1,0 +1,198 @@
+"""The items of a fan-out in a step's process: what its `--foreach` give, and one item's values out of all of them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import pickle
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from mlbench.core.errors import UsageError
+from mlbench.core.messages import Foreach, Spread
+from mlbench.core.ports import BlobStore
+from mlbench.runs import artifacts, previews, values
+
+__all__ = ["Items", "evaluate", "keep"]
+
+_LABEL: Final = 80
+_ATOMS: Final = frozenset({bool, int, float, complex, str, bytes, type(None)})
+_FIXED: Final = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type)
+_LOOKED_AT: Final = 256
+_MOST_MEMORY: Final = 2 << 30
+"""Bytes by which a process may grow while it takes the items of an iterator that does not say how many it has."""
+
+
+def evaluate(foreach: Sequence[Foreach], namespace: dict[str, Any], most: int) -> list[list[Any]]:
+    """Return the values of each `--foreach`.
+
+    Raises
+    ------
+    UsageError
+        If there are more than `most` items, if an iterator has no end, or if something can't be iterated.
+    Exception
+        Whatever an expression raises.
+    """
+    found: list[list[Any]] = []
+    left = most
+    for one in foreach:
+        code = compile(one.expression, f"<foreach {one.name}>", "eval")
+        given = eval(code, namespace)  # noqa: S307  the user's own expression, in the user's own process
+        listed = _take(one, given, left, most)
+        found.append(listed)
+        left = left // max(1, len(listed))
+    if math.prod(map(len, found)) > most:
+        raise _too_many(foreach[-1], most)
+    return found
+
+
+def _take(one: Foreach, given: Any, left: int, most: int) -> list[Any]:
+    try:
+        size = len(given)
+    except Exception:  # noqa: BLE001  an iterator, or a class whose len() fails
+        size = None
+    if size is not None and size > left:
+        raise _too_many(one, most)
+    try:
+        iterator = iter(given)
+    except TypeError as error:
+        raise UsageError(
+            f"--foreach {one.name} in {one.expression}: a value of type {values.type_name(given)} can't be iterated.",
+            f"Write a list or a range of what {one.name} is to be.",
+        ) from error
+    return list(_watched(one, itertools.islice(iterator, left + 1), left, most, sized=size is not None))
+
+
+def _watched(one: Foreach, items: Iterator[Any], left: int, most: int, *, sized: bool) -> Iterator[Any]:
+    before = None if sized else _memory()
+    for place, item in enumerate(items):
+        if place >= left or (
+            before is not None and place % _LOOKED_AT == _LOOKED_AT - 1 and _memory() > before + _MOST_MEMORY
+        ):
+            raise _too_many(one, most)
+        yield item
+
+
+def _too_many(one: Foreach, most: int) -> UsageError:
+    return UsageError(
+        f"--foreach {one.name} in {one.expression} makes more items than max_items allows ({most:,}), or has no end.",
+        "Give it fewer, or raise the setting: `%config MLBench.max_items = …`.",
+    )
+
+
+def _memory() -> int:
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # macOS
+        return 0
+
+
+def keep(foreach: Sequence[Foreach], found: Sequence[list[Any]], blobs: BlobStore) -> Spread:
+    """Store the values, durably, and describe them.
+
+    Raises
+    ------
+    UsageError
+        If one can't be stored.
+    """
+    names = [one.name for one in foreach]
+    try:
+        packed = values.pack(dict(zip(names, found, strict=True)))
+    except Exception as error:
+        for one, listed in zip(foreach, found, strict=True):
+            for value in listed:
+                try:
+                    values.pack(value)
+                except Exception as problem:  # noqa: BLE001  whatever a value raises when it is pickled
+                    said = artifacts.remedy(value, problem)
+                    raise UsageError(f"--foreach {one.name} in {one.expression}: an item {said}") from error
+        raise
+    blobs.put_parts(packed.digest, packed.parts)
+    return Spread(
+        shape=tuple(map(len, found)),
+        items=packed.digest,
+        labels=tuple(tuple(map(_label, listed)) for listed in found),
+        digests=tuple(tuple(map(_digest, listed)) for listed in found),
+    )
+
+
+class Items:
+    """The values of all items, as they were stored.
+
+    Parameters
+    ----------
+    spread
+        With the digest of what `keep` has stored.
+    namespace
+        The notebook's, whose classes are used.
+    """
+
+    def __init__(self, spread: Spread, blobs: BlobStore, namespace: Mapping[str, Any]) -> None:
+        self._shape = spread.shape
+        assert spread.items is not None
+        found: dict[str, list[Any]] = values.unpack(None, blobs.get_parts(spread.items), namespace=namespace)
+        self.names = tuple(found)
+        self._values = list(found.values())
+        self._fixed = [all(_is_fixed(value) for value in listed) for listed in self._values]
+
+    def places(self, number: int) -> list[int]:
+        """Return which value of each name the item with this number has: the last name's change fastest."""
+        places = []
+        for size in reversed(self._shape):
+            number, place = divmod(number, size)
+            places.append(place)
+        return places[::-1]
+
+    def bind(self, namespace: dict[str, Any], number: int, *, copied: bool) -> None:
+        """Bind the names to an item's values; what can be changed in place is copied if others have it too."""
+        for name, listed, fixed, place in zip(self.names, self._values, self._fixed, self.places(number), strict=True):
+            value = listed[place]
+            namespace[name] = _copy(value) if copied and not fixed else value
+
+    def label(self, number: int) -> list[str]:
+        """Return an item's values as short texts."""
+        return [_label(listed[place]) for listed, place in zip(self._values, self.places(number), strict=True)]
+
+
+def _is_fixed(value: Any) -> bool:
+    kind = type(value)
+    if kind in _ATOMS or isinstance(value, _FIXED):
+        return True
+    if kind is tuple or kind is frozenset:
+        return all(map(_is_fixed, value))
+    return bool(kind.__module__ == "numpy" and getattr(value, "ndim", None) == 0 and hasattr(value, "dtype"))
+
+
+def _copy(value: Any) -> Any:
+    if _is_fixed(value):
+        return value
+    try:
+        return pickle.loads(pickle.dumps(value, 5))  # noqa: S301  made a moment ago
+    except Exception:  # noqa: BLE001  it was stored by value, with classes that have no name: it is seen if it changes
+        return value
+
+
+def _label(value: Any) -> str:
+    kind = type(value)
+    if kind is str:
+        text = value
+    elif kind in _ATOMS:
+        text = repr(value)
+    elif getattr(value, "ndim", None) == 0:
+        text = str(value)
+    else:
+        text = str(previews.preview(value).get("text", kind.__name__))
+    text = " ".join(text.split()) if "\n" in text else text
+    return text if len(text) <= _LABEL else f"{text[: _LABEL - 1]}…"
+
+
+def _digest(value: Any) -> str:
+    """Return a text that stands for a value in keys: itself where it is short."""
+    kind = type(value)
+    if kind in _ATOMS:
+        text = f"{kind.__name__}:{value!r}"
+        return text if len(text) <= 40 else f"{kind.__name__}:{values.digest_of(text.encode('utf-8', 'surrogatepass'))}"
+    return str(values.pack(value).digest)
