@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import html
 import re
 import sys
@@ -20,9 +21,11 @@ from mlbench.runs.series import last_of_each_step
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["NoSuchName", "RunView", "StepView", "as_frame", "last_metrics"]
+__all__ = ["NoSuchName", "RunView", "StepView", "as_frame", "items_as_frame", "last_metrics", "with_items"]
 
 _LONGEST_CHAIN = 100
+_PAGE = 5_000
+_COUNTED = ("running", "succeeded", "reused", "failed", "cancelled", "skipped")
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -74,6 +77,71 @@ def last_values(metrics: Sequence[Metric]) -> dict[str, float]:
     for metric in metrics:
         values[metric.name] = metric.value
     return values
+
+
+def with_items(catalog: Catalog, execution: Execution) -> Execution:
+    """Return the execution whose items a fan-out has: itself, or the one that it was reused from as a whole."""
+    found = execution
+    for _ in range(_LONGEST_CHAIN):
+        if found.reused_from is None or catalog.items(found.id, limit=1):
+            break
+        found = catalog.execution(found.reused_from)
+    return found
+
+
+def items_as_frame(items: Sequence[Execution]) -> pd.DataFrame:
+    """Return a fan-out's items as a table: their values by name, what became of each, and its metrics."""
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise UsageError(
+            "A table of items needs pandas, which is not installed here.", "`pip install pandas`."
+        ) from error
+    head: dict[str, Any] = {"item": [one.item for one in items]}
+    end = {
+        "state": [one.state for one in items],
+        "seconds": [_seconds(one) for one in items],
+        "attempt": [one.attempt for one in items],
+    }
+    last = {"reason": [one.reason for one in items], "error": [_error(one) for one in items]}
+    for name in dict.fromkeys(name for one in items for name in one.label):
+        shown = f"params.{name}" if name in head or name in end or name in last else name
+        head[shown] = _plain([one.label.get(name) for one in items])
+    logged = [last_values(one.metrics) for one in items]
+    for name in dict.fromkeys(name for row in logged for name in row):
+        end[f"metrics.{name}"] = [row.get(name) for row in logged]
+    return pd.DataFrame(head | end | last)
+
+
+def _seconds(execution: Execution) -> float | None:
+    if execution.started is None or execution.ended is None:
+        return None
+    return (execution.ended - execution.started) / 1e9
+
+
+def _error(execution: Execution) -> str | None:
+    failure = execution.failure
+    return None if failure is None else _ANSI.sub("", f"{failure.ename}: {failure.evalue}")
+
+
+def _plain(texts: Sequence[str | None]) -> list[Any]:
+    """Return texts as the numbers and strings that they are the source of, if all are; else as they are.
+
+    Examples
+    --------
+    >>> _plain(["1", "2.5"]), _plain(["'AA'", "'B6'"]), _plain(["<Model>", "1"])
+    ([1, 2.5], ['AA', 'B6'], ['<Model>', '1'])
+    """
+    found: list[Any] = []
+    for text in texts:
+        try:
+            value = ast.literal_eval(text or "")
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return list(texts)
+        if not isinstance(value, int | float | str):
+            return list(texts)
+        found.append(value)
+    return found
 
 
 def last_metrics(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
@@ -261,6 +329,23 @@ class StepView:
         texts = [message.get("text", "") for message in messages if message.get("output_type") == "stream"]
         return "".join(text if isinstance(text, str) else "".join(text) for text in texts)
 
+    def items(self) -> pd.DataFrame:
+        """Return the items of a step with `--foreach` as a table, in their order.
+
+        Raises
+        ------
+        UsageError
+            If the step has none.
+        """
+        if self._execution.fanout is None and self._made().fanout is None:
+            raise UsageError(f"Step {self.step} has no items: its line has no `--foreach`.")
+        whole = with_items(self._catalog, self._execution)
+        found, after = list[Execution](), -1
+        while page := self._catalog.items(whole.id, limit=_PAGE, after=after):
+            found += page
+            after = max(after + 1, page[-1].item or 0)
+        return items_as_frame(found)
+
     @property
     def names(self) -> tuple[str, ...]:
         """The names that it bound."""
@@ -308,14 +393,22 @@ class StepView:
         return {binding.name: binding for binding in self._made().binds}
 
     def __repr__(self) -> str:
-        lines = [f"Step {self.step}: {self.state}"]
+        lines = [f"Step {self.step}: {self.state}{self._counted()}"]
         if self.failure is not None:
             lines.append(f"  {self.failure.ename}: {_ANSI.sub('', self.failure.evalue)}")
         lines += [f"  {name}: {text}" for name, text in self._texts()]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        return _html_table(f"Step {self.step}: {self.state}", ("name", "value"), list(self._texts()))
+        return _html_table(f"Step {self.step}: {self.state}{self._counted()}", ("name", "value"), list(self._texts()))
+
+    def _counted(self) -> str:
+        fanout = self._execution.fanout
+        if fanout is None:
+            return ""
+        counts = ((getattr(fanout, state), state) for state in _COUNTED)
+        said = ", ".join(f"{count:,} {state}" for count, state in counts if count)
+        return f", {fanout.total or 0:,} items" + (f": {said}" if said else "")
 
     def _texts(self) -> Iterator[tuple[str, str]]:
         for name, binding in self._bound().items():

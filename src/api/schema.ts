@@ -90,6 +90,8 @@ export interface IExecution {
   readonly replaces: string | null;
   readonly unseen: boolean;
   readonly note: string | null;
+  readonly env: string | null;
+  readonly requirements: ReadonlyArray<string>;
   readonly tags: { readonly [name: string]: string };
 }
 
@@ -185,6 +187,19 @@ export interface IGraphStep {
   readonly parents: ReadonlyArray<IGraphParent>;
   readonly problems: ReadonlyArray<string>;
   readonly cells: ReadonlyArray<string>;
+}
+
+export interface IItemList {
+  readonly items: ReadonlyArray<IExecution>;
+  readonly counts: { readonly [name: string]: number };
+  readonly next: number | null;
+}
+
+export interface IItemMetric {
+  readonly names: ReadonlyArray<string>;
+  readonly values: ReadonlyArray<number | null>;
+  readonly name: string | null;
+  readonly shape: ReadonlyArray<number>;
 }
 
 export interface IJob {

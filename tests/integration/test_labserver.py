@@ -21,7 +21,19 @@ from tornado.websocket import websocket_connect
 
 import mlbench.entrypoints.labserver as labserver
 from mlbench.core.ids import ExecutionId, new_id
-from mlbench.core.records import Artifact, Binding, Execution, Failure, Firing, Job, JobVersion, Metric, Read, Run
+from mlbench.core.records import (
+    Artifact,
+    Binding,
+    Execution,
+    Failure,
+    FanOut,
+    Firing,
+    Job,
+    JobVersion,
+    Metric,
+    Read,
+    Run,
+)
 from mlbench.entrypoints.labserver import schema
 from mlbench.entrypoints.labserver.routes import HANDLERS
 from mlbench.entrypoints.labserver.typescript import typescript
@@ -334,6 +346,76 @@ async def test_an_execution_has_its_messages(jp_fetch: Any, notebook: Path) -> N
     first = (await ask(jp_fetch, f"runs/{run.id}"))["executions"][0]
     detail = await ask(jp_fetch, f"executions/{first['id']}")
     assert detail["execution"]["messages"][0]["text"] == "loaded\n"
+
+
+def put_fan_out(notebook: Path, count: int = 8, **fields: Any) -> Execution:
+    """Record a fan-out in which the fourth item failed, and every second one logged a metric."""
+    run = put_run(notebook)
+    given: dict[str, Any] = {"state": "failed", **fields}
+    whole = Execution(
+        id=new_id(), run=run.id, step="sweep", fanout=FanOut(names=("x",), shape=(count,), total=count), **given
+    )
+    said = {"output_type": "stream", "name": "stdout", "text": "item\n"}
+    items = [
+        Execution(
+            id=new_id(), run=run.id, step="sweep", part_of=whole.id, item=number, label={"x": str(number)},
+            state="failed" if number == 3 else "succeeded", started=run.started, messages=(said,),
+            metrics=(Metric(name="rmse", value=number / 2 or float("nan")),) if number % 2 == 0 else (),
+        )
+        for number in range(count)
+    ]  # fmt: skip
+    Project.open(notebook=str(notebook)).catalog.put_executions([whole, *items])
+    return whole
+
+
+async def test_a_fan_outs_items_come_a_page_at_a_time_with_their_counts(jp_fetch: Any, notebook: Path) -> None:
+    whole = put_fan_out(notebook)
+    detail = await ask(jp_fetch, f"runs/{whole.run}")
+    assert [each["step"] for each in detail["executions"]] == ["load", "train", "sweep"]
+    page = await ask(jp_fetch, f"executions/{whole.id}/items", limit="3")
+    assert [each["item"] for each in page["items"]] == [0, 1, 2]
+    assert page["items"][2]["label"] == {"x": "2"}
+    assert all(not each["messages"] for each in page["items"])
+    assert page["counts"] == {"succeeded": 7, "failed": 1}
+    page = await ask(jp_fetch, f"executions/{whole.id}/items", limit="9", after=str(page["next"]))
+    assert ([each["item"] for each in page["items"]], page["next"]) == ([3, 4, 5, 6, 7], None)
+    page = await ask(jp_fetch, f"executions/{whole.id}/items", state="failed,cancelled")
+    assert [each["item"] for each in page["items"]] == [3]
+    one = await ask(jp_fetch, f"executions/{page['items'][0]['id']}")
+    assert one["execution"]["messages"][0]["text"] == "item\n"
+    page = await ask(jp_fetch, f"executions/{whole.id}/items", after="0", limit="1")
+    assert [each["item"] for each in page["items"]] == [1]
+
+
+async def test_a_fan_outs_metric_has_a_place_for_each_item(jp_fetch: Any, notebook: Path) -> None:
+    whole = put_fan_out(notebook)
+    expected = [None, None, 1, None, 2, None, 3, None]
+    found = await ask(jp_fetch, f"executions/{whole.id}/metric")
+    assert found == {"names": ["rmse"], "name": "rmse", "values": expected, "shape": [8]}
+    assert await ask(jp_fetch, f"executions/{whole.id}/metric", name="rmse") == found
+    found = await ask(jp_fetch, f"executions/{whole.id}/metric", name="nothing")
+    assert found["values"] == [None] * 8
+    plain = (await ask(jp_fetch, f"runs/{whole.run}"))["executions"][0]["id"]
+    assert await ask(jp_fetch, f"executions/{plain}/metric") == {"names": [], "name": None, "values": [], "shape": []}
+
+
+async def test_a_reused_fan_out_shows_the_items_that_it_stands_for(jp_fetch: Any, notebook: Path) -> None:
+    whole = put_fan_out(notebook, state="succeeded")
+    reused = replace(whole, id=ExecutionId(new_id()), state="reused", reused_from=whole.id)
+    Project.open(notebook=str(notebook)).catalog.put_execution(reused)
+    page = await ask(jp_fetch, f"executions/{reused.id}/items")
+    assert len(page["items"]) == 8
+    assert len((await ask(jp_fetch, f"executions/{reused.id}/metric"))["values"]) == 8
+
+
+@pytest.mark.parametrize(
+    "query", [{"state": "broken"}, {"limit": "-1"}, {"limit": "9999999"}, {"after": "x"}, {"after": "-2"}]
+)
+async def test_a_wrong_question_for_items_is_refused(jp_fetch: Any, notebook: Path, query: dict[str, str]) -> None:
+    whole = put_fan_out(notebook, count=1)
+    status, said = await refused(ask(jp_fetch, f"executions/{whole.id}/items", **query))
+    assert status == 400
+    assert said["message"]
 
 
 async def test_the_notebook_of_a_run_has_lost_its_trust(jp_fetch: Any, notebook: Path) -> None:

@@ -103,11 +103,11 @@ class Handler(APIHandler):
         problem = schema.Problem(message=f"{message.rstrip('.')}.", type="HTTPError")
         self.finish(msgspec.json.encode(problem))
 
-    def number(self, name: str, default: int, largest: int) -> int:
-        """Read a whole number from the query, between 1 and `largest`."""
+    def number(self, name: str, default: int, largest: int, *, smallest: int = 1) -> int:
+        """Read a whole number from the query, between `smallest` and `largest`."""
         text = self.get_query_argument(name, str(default))
-        if not (text.isascii() and text.isdigit() and 1 <= int(text[:12]) <= largest):
-            raise errors.UsageError(f"{name} is a whole number from 1 to {largest}.")
+        if not (text.isascii() and text.isdigit() and smallest <= int(text[:12]) <= largest):
+            raise errors.UsageError(f"{name} is a whole number from {smallest} to {largest}.")
         return int(text)
 
 

@@ -23,6 +23,8 @@ HANDLERS: tuple[tuple[str, type[web.RequestHandler]], ...] = (
     (f"runs/{ID}/notebook", runs.Notebook),
     (f"runs/{ID}/cancel", runs.Cancel),
     (f"executions/{ID}", executions.OneExecution),
+    (f"executions/{ID}/items", executions.Items),
+    (f"executions/{ID}/metric", executions.MetricOfItems),
     (f"executions/{ID}/cancel", executions.Cancel),
     (f"executions/{ID}/keep", executions.Keep),
     ("graph", graph.GraphOfCells),

@@ -80,6 +80,23 @@ class ExecutionDetail(Struct, frozen=True, kw_only=True):
     execution: Execution
 
 
+class ItemList(Struct, frozen=True, kw_only=True):
+    """A page of a fan-out's items, without messages; `next` is to be handed back as `after`, `counts` are of all."""
+
+    items: list[Execution]
+    counts: dict[str, int]
+    next: int | None = None
+
+
+class ItemMetric(Struct, frozen=True, kw_only=True):
+    """A metric of a fan-out's items: its value in each item's place, `null` where there is none; `names` has all."""
+
+    names: list[str]
+    values: list[float | None]
+    name: str | None = None
+    shape: list[int] = []
+
+
 class NotebookView(Struct, frozen=True, kw_only=True):
     """A notebook of a run, as nbformat's JSON: as it was, or as it was executed."""
 
@@ -283,9 +300,9 @@ class Watch(Struct, frozen=True, kw_only=True):
 
 
 SPOKEN: tuple[type, ...] = (
-    Problem, Status, RunList, RunDetail, ExecutionDetail, NotebookView, Cancelled, GraphQuestion, Graph,
-    OutputsQuestion, Outputs, Document, Taken, JobList, JobQuestion, JobCheck, NewJob, JobChange, JobView,
-    Firings, FiringDetail, ScheduleQuestion, SchedulePreview, News, Watch,
+    Problem, Status, RunList, RunDetail, ExecutionDetail, ItemList, ItemMetric, NotebookView, Cancelled,
+    GraphQuestion, Graph, OutputsQuestion, Outputs, Document, Taken, JobList, JobQuestion, JobCheck, NewJob,
+    JobChange, JobView, Firings, FiringDetail, ScheduleQuestion, SchedulePreview, News, Watch,
 )  # fmt: skip
 
 look_at(*SPOKEN)

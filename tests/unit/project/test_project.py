@@ -16,11 +16,11 @@ import pytest
 
 from mlbench.backends.memory import MemoryCatalog
 from mlbench.backends.owners import is_alive, owner_of, owner_of_this_process
-from mlbench.core.errors import NotFound, ResultError
+from mlbench.core.errors import NotFound, ResultError, UsageError
 from mlbench.core.ids import new_id
-from mlbench.core.records import Execution, Failure, Job, JobVersion, Metric, Run
+from mlbench.core.records import Execution, Failure, FanOut, Job, JobVersion, Metric, Run
 from mlbench.project import Project, find_store
-from mlbench.project.history import NoSuchName
+from mlbench.project.history import NoSuchName, items_as_frame
 from mlbench.runs.artifacts import save_names
 from mlbench.runs.wire import compact
 
@@ -255,6 +255,84 @@ def test_names_that_share_an_object_share_it_in_a_past_run(project: Project) -> 
     project.put_execution(an_execution(run, **bound(project, models=models, best=models[1])))
     step = project.run(run.id)["train"]
     assert step.best is step.models[1]
+
+
+def a_fan_out(project: Project, run: Run, **more: Any) -> tuple[Execution, list[Execution]]:
+    """Record a fan-out of three items, of which the second failed."""
+    fanout = FanOut(names=("carrier", "alpha"), shape=(1, 3), total=3, succeeded=2, failed=1, metric="rmse")
+    given: dict[str, Any] = {"state": "failed", "fanout": fanout, **more}
+    whole = an_execution(run, **given)
+    failure = Failure(ename="ValueError", evalue="\x1b[31mno rows")
+    items = [
+        an_execution(
+            run,
+            part_of=whole.id,
+            item=number,
+            label={"carrier": "'AA'", "alpha": f"{number / 2}"},
+            state="failed" if number == 1 else "succeeded",
+            reason="error" if number == 1 else None,
+            failure=failure if number == 1 else None,
+            attempt=number + 1,
+            started=10**9,
+            ended=3 * 10**9,
+            metrics=() if number == 1 else (Metric(name="rmse", value=9), Metric(name="rmse", value=number / 4)),
+        )
+        for number in range(3)
+    ]
+    project.put_execution(whole)
+    project.catalog.put_executions(items)
+    return whole, items
+
+
+def test_the_items_of_a_fan_out_are_a_table(project: Project) -> None:
+    run = project.begin_run(kind="papermill")
+    a_fan_out(project, run)
+    step = project.run(run.id)["train"]
+    table = step.items()
+    assert list(table.columns) == [
+        "item",
+        "carrier",
+        "alpha",
+        "state",
+        "seconds",
+        "attempt",
+        "metrics.rmse",
+        "reason",
+        "error",
+    ]
+    assert list(table["item"]) == [0, 1, 2]
+    assert list(table["carrier"]) == ["AA"] * 3
+    assert list(table["alpha"]) == [0, 0.5, 1]
+    assert list(table["state"]) == ["succeeded", "failed", "succeeded"]
+    assert list(table["seconds"]) == [2, 2, 2]
+    assert list(table["attempt"]) == [1, 2, 3]
+    assert table["metrics.rmse"].dropna().to_list() == [0, 0.5]
+    assert (table["reason"][1], table["error"][1]) == ("error", "ValueError: no rows")
+    assert repr(step).splitlines()[0] == "Step train: failed, 3 items: 2 succeeded, 1 failed"
+    assert project.run(run.id).steps == ("train",)
+
+
+def test_the_items_of_a_fan_out_that_was_reused_are_those_of_the_one_that_ran(project: Project) -> None:
+    first, second = project.begin_run(kind="papermill"), project.begin_run(kind="papermill")
+    made, items = a_fan_out(project, first, state="succeeded")
+    project.put_execution(an_execution(second, state="reused", reused_from=made.id, fanout=made.fanout))
+    assert list(project.run(second.id)["train"].items()["item"]) == [one.item for one in items]
+
+
+def test_a_step_without_foreach_has_no_items(project: Project) -> None:
+    run = project.begin_run(kind="papermill")
+    project.put_execution(an_execution(run))
+    with pytest.raises(UsageError, match="Step train has no items"):
+        project.run(run.id)["train"].items()
+
+
+def test_a_table_of_items_keeps_a_name_apart_from_its_own_columns() -> None:
+    run = Run(id=new_id(), kind="job", state="running", name="n")  # type: ignore[arg-type]
+    items = [an_execution(run, item=number, label={"state": text}) for number, text in enumerate(("'NY'", "<obj>"))]
+    table = items_as_frame(items)
+    assert list(table["params.state"]) == ["'NY'", "<obj>"]
+    assert list(table["state"]) == ["succeeded", "succeeded"]
+    assert items_as_frame([]).empty
 
 
 # --- after a loss -----------------------------------------------------------------------------------------------------
