@@ -31,7 +31,7 @@ class Artifact:
 
     `digest` is that of the canonical manifest (see `mlbench.runs.values`); `size` is in bytes, buffers included;
     `preview` was made where the value was made and is all that is ever shown without loading it. Its `kind` says
-    what else it holds: `frame`, `array`, `estimator`, `figure`, `module`, `text`.
+    what else it holds: `frame`, `array`, `estimator`, `figure`, `module`, `list`, `text`.
     """
 
     digest: Digest
