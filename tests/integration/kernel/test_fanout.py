@@ -1,0 +1,113 @@
+"""Fan-outs in a real kernel, with a real service and real processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+
+def test_items_come_back_as_lists_in_their_order(page: Any) -> None:
+    page.run("import numpy as np\nfactor = 10\ndef scale(x): return x * factor")
+    page.run("%%step load\nxs = [3, 1, 2]\n")
+    assert page.run("%%step fan --foreach x in xs\ny = scale(x)\narray = np.full(3, x)\n").status == "ok"
+    assert page.value("y") == "[30, 10, 20]"
+    assert page.value("type(array).__name__, [int(a.sum()) for a in array]") == "('list', [9, 3, 6])"
+    assert page.value("'x' in globals()") == "False"
+
+
+def test_a_step_reads_the_list_that_a_fan_out_makes(page: Any) -> None:
+    page.run("%%step fan --foreach a in [1, 2] --foreach b in [10, 20]\np = a * b\n")
+    page.run("%%step total\nwhole = sum(p)\n")
+    assert page.value("p, whole") == "([10, 20, 20, 40], 90)"
+
+
+def test_a_fan_out_over_nothing_gives_empty_lists(page: Any) -> None:
+    page.run("%%step empty --foreach x in []\nnothing = x\n")
+    assert page.value("nothing") == "[]"
+
+
+def test_a_fan_out_run_again_starts_from_what_it_saw(page: Any) -> None:
+    page.run("c = 1")
+    for _ in range(2):
+        page.run("%%step add --foreach n in [10, 20]\nc = c + n\n", "add")
+        assert page.value("c") == "[11, 21]"
+
+
+def test_a_value_that_items_change_in_place_is_a_list_outside(page: Any) -> None:
+    page.run("table = {'z': 0}")
+    page.run("%%step fill --foreach n in [1, 2]\ntable[n] = n\n")
+    assert page.value("table") == "[{'z': 0, 1: 1}, {'z': 0, 2: 2}]"
+
+
+def test_a_failed_item_fails_the_step_and_what_reads_its_names(page: Any) -> None:
+    failed = page.run("%%step half --wait --foreach n in [1, 0]\nq = 1 / n\n")
+    assert failed.status == "error"
+    assert "ZeroDivisionError" in failed.error + "\n".join(failed.reply["traceback"]) + failed.text
+    assert page.run("q").error.startswith("StepFailed")
+
+
+def test_a_failed_item_that_is_caught_has_its_place_in_the_list(page: Any) -> None:
+    page.run("%%step caught --catch --foreach n in [1, 0, 2]\nr = 1 / n\n")
+    assert page.value("r[0], r[2], type(r[1]).__name__, bool(r[1]), r[1].ename") == (
+        "(1.0, 0.5, 'Failed', False, 'ZeroDivisionError')"
+    )
+
+
+def test_more_items_than_the_setting_allows_are_refused_by_its_name(page: Any) -> None:
+    page.run("%config MLBench.max_items = 5")
+    try:
+        refused = page.run("%%step many --wait --foreach n in range(6)\nm = n\n")
+        assert refused.status == "error"
+        assert "max_items" in refused.error
+    finally:
+        page.run("%config MLBench.max_items = 1_000_000")
+
+
+def test_a_seeded_fan_out_draws_the_same_and_what_comes_after_it_too(page: Any) -> None:
+    drawn = []
+    for _ in range(2):
+        page.run("import random\nimport numpy as np\nrandom.seed(3); np.random.seed(3)")
+        page.run("%%step draw --foreach n in range(4)\nu = np.random.rand()\n", "draw")
+        page.run("%%step after\nw = np.random.rand()\n", "after")
+        drawn.append(page.value("repr([len(set(u)), *map(float, u), float(w), float(np.random.rand())])"))
+    assert drawn[0] == drawn[1]
+    assert drawn[0].startswith("'[4, ")
+
+
+def test_steps_shows_a_fan_out_and_what_waits_for_it(page: Any) -> None:
+    page.run("%%step fan --foreach x in range(3)\ny = x\n")
+    page.run("%%step total\nwhole = sum(y)\n")
+    page.value("whole")
+    shown = page.run("%steps")
+    lines = [" ".join(line.split()) for line in shown.text.splitlines()]
+    assert any(line.startswith("fan ✓ succeeded ×3 · 3 done") for line in lines)
+    assert any(line.startswith("total ✓ succeeded") and line.endswith("after fan (reads y)") for line in lines)
+    (data,) = [one["content"]["data"] for one in shown.messages if "data" in one["content"]]
+    assert "<script" not in data["text/html"]
+
+
+def test_an_item_is_printed_by_the_command_line(place: Any, page: Any) -> None:
+    page.run("%%step say --foreach x in ['a', 'b']\nprint('item', x)\nheard = x\n")
+    assert page.value("heard") == "['a', 'b']"
+    run = page.value("print(list(mlbench.runs(limit=1)['id'])[0])").strip()
+    command = [sys.executable, "-c", "from mlbench.entrypoints.cli import main; main()"]
+    said = subprocess.run(
+        [*command, "logs", run, "say", "--item", "1"],
+        env=page.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (said.returncode, said.stdout) == (0, "item b\n"), said.stderr
+
+
+@pytest.mark.parametrize("option", ["--cache", "--no-cache"])
+def test_the_cache_of_a_line_reuses_items_or_does_not(page: Any, option: str) -> None:
+    page.run("import os")
+    cell = f"%%step pids {option} --foreach x in range(3)\npid = os.getpid(), x\n"
+    first, second = ((page.run(cell, f"pids{option}"), page.value("pid"))[1] for _ in range(2))
+    assert (first == second) is (option == "--cache")
