@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import IO, Any, Final
 
+from mlbench.backends.cluster_dask.orphans import SERVER_MARK, server_mark
 from mlbench.backends.cluster_dask.processors import SINGLE
 from mlbench.backends.cluster_dask.stepserver import INLINE_BACKEND, PRIVATE_VARIABLES
 from mlbench.core.errors import ServiceError
@@ -95,7 +96,7 @@ class StepServer:
             self._process = subprocess.Popen(
                 [environment.interpreter, "-c", code],
                 cwd="/",
-                env={"MPLBACKEND": INLINE_BACKEND, **variables, **SINGLE, **start},
+                env={"MPLBACKEND": INLINE_BACKEND, **variables, **SINGLE, **start, SERVER_MARK: server_mark()},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._said,
