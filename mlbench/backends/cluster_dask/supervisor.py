@@ -28,6 +28,7 @@ from mlbench.backends.cluster_dask.channel import ACK, Frames, frame
 from mlbench.backends.cluster_dask.client import leave_slot
 from mlbench.backends.cluster_dask.environments import fitted
 from mlbench.backends.cluster_dask.memory import MemoryWatch, kills_by_system, readable
+from mlbench.backends.cluster_dask.orphans import end_orphans
 from mlbench.backends.cluster_dask.pipes import Pipes, Reader, received
 from mlbench.backends.cluster_dask.processors import available
 from mlbench.backends.cluster_dask.resources import with_devices
@@ -60,6 +61,8 @@ _BATCH: Final = 0.05
 _STARTS: Final = 3
 """How often a process is asked for: one may be gone before the step's task has reached it."""
 _EXIT_SECONDS: Final = 3.0
+_STALL_SECONDS: Final = 10.0
+"""A supervisor that has stood still for so long (SIGSTOP, a machine that hung) may have been given up meanwhile."""
 
 _log = logging.getLogger(__name__)
 
@@ -267,6 +270,7 @@ class Attendance:
         self._status: Json | None = None
         self._timed_out = False
         self._too_much = False
+        self._stalled = False
         self._watch = MemoryWatch(0, task.memory)
         self._system_kills = kills_by_system()
 
@@ -281,6 +285,10 @@ class Attendance:
     # --- the process -------------------------------------------------------------------------------------------------
 
     def _process(self) -> None:
+        task = fitted(self._task, self._tell, self._cancelled)
+        if task is None:
+            return
+        self._task = task
         for attempt in range(_STARTS):
             if self._cancelled():
                 return
@@ -306,6 +314,11 @@ class Attendance:
             finally:
                 pipes.close()
                 server.ended()
+
+    def _tell(self, sentence: str) -> None:
+        """Say something to whoever looks at the step's cell before its process is there."""
+        self._add_text("stderr", f"mlbench: {sentence}\n")
+        self._flush(time.monotonic(), everything=True)
 
     def _cancelled(self) -> bool:
         with _lock:
@@ -370,6 +383,7 @@ class Attendance:
             return
         if not data:  # the server has ended, and this process with it, though not what it started
             kill(process)
+            threading.Thread(target=end_orphans, name="mlbench-orphans", daemon=True).start()
             self._status = {"status": None}
         for message in told.feed(data):
             self._status = message
@@ -442,6 +456,16 @@ class Attendance:
             remedy=remedy,
         )
 
+    def _excess(self, what: str = "") -> Failure:
+        """Say that the limit of memory was passed by the step, or an item of it (`what`)."""
+        limit, peak = readable(self._task.memory or 0), readable(self._watch.peak)
+        who = what or f"step {self._task.step}"
+        return Failure(
+            ename="StepMemoryError",
+            evalue=f"{who[0].upper()}{who[1:]} used more memory than --memory {limit} (peak {peak}) and was ended.",
+            remedy="Give it more with `--memory`, or let it hold less at once.",
+        )
+
     def _ended_by_system(self, status: Json) -> bool:
         """Say whether the system ended the process because it had run out of memory."""
         return status.get("status") == -signal.SIGKILL and kills_by_system() > self._system_kills
@@ -486,7 +510,7 @@ class _Supervision(Attendance):
         poll = select.poll()
         for descriptor in (pipes.channel.fileno(), pipes.output, pipes.errors, pipes.status.fileno()):
             poll.register(descriptor, select.POLLIN)
-        begun = time.monotonic()
+        begun = now = time.monotonic()
         done_at = 0.0
         self._watch = MemoryWatch(process, task.memory)
         pipes.channel.settimeout(0)
@@ -533,7 +557,8 @@ class _Supervision(Attendance):
                 hear()
             if pipes.status.fileno() in ready:
                 self._hear_status(pipes, told, process)
-            now = time.monotonic()
+            before, now = now, time.monotonic()
+            self._stalled = self._stalled or now - before > _STALL_SECONDS
             if task.timeout is not None and done_at == 0.0 and now > begun + task.timeout + self._held():
                 self._timed_out = True
                 kill(process)
@@ -660,17 +685,11 @@ class _Supervision(Attendance):
             remedy="Give it longer with `--timeout`, or find out what it waits for.",
         )
 
-    def _excess(self) -> Failure:
-        limit, peak = readable(self._task.memory or 0), readable(self._watch.peak)
-        return Failure(
-            ename="StepMemoryError",
-            evalue=f"Step {self._task.step} used more memory than --memory {limit} (peak {peak}) and was ended.",
-            remedy="Give it more with `--memory`, or let it hold less at once.",
-        )
-
     def _write(self, record: Execution) -> Execution:
         """Keep the log, then the record, durably; if that fails, return one that says so."""
         try:
+            if self._stalled and (told := ended_already(self._blobs, record)) is not None:
+                return told
             record = dataclasses.replace(record, log=self._keep_log())
             self._blobs.append("execution", record.id, msgspec.to_builtins(record), durable=True)
         except (MlbenchError, OSError) as error:
