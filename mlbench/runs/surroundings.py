@@ -118,6 +118,8 @@ def _settings_at_first(name: str) -> Mapping[str, Any]:
         return dict(sys.modules["matplotlib"].rcParamsDefault)
     if name == "numpy":
         return {"print": _packed_each(_NUMPY_PRINTS), "errors": _NUMPY_ERRORS}
+    if name == "sklearn":  # what a thread begins with, whatever this one has set
+        return dict(getattr(sys.modules.get("sklearn._config"), "_global_config", {}))
     return _AT_FIRST.get(name, {})
 
 
@@ -142,18 +144,6 @@ _AT_FIRST: Final[dict[str, dict[str, Any]]] = {
         "print_figure_kwargs": {"bbox_inches": "tight"},
         "close_figures": True,
         "rc": {},
-    },
-    "sklearn": {
-        "assume_finite": False,
-        "working_memory": 1024,
-        "print_changed_only": True,
-        "display": "diagram",
-        "pairwise_dist_chunk_size": 256,
-        "enable_cython_pairwise_dist": True,
-        "array_api_dispatch": False,
-        "transform_output": "default",
-        "enable_metadata_routing": False,
-        "skip_parameter_validation": False,
     },
 }
 

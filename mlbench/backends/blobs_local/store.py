@@ -204,6 +204,11 @@ class LocalBlobs:
         if f"blake3:{values.digest_of(data)}" != digest:
             _checked(digest, data, size)
 
+    def set_aside(self, digest: Digest, /) -> None:
+        """Take a damaged object out of the way, so that whoever makes it again can keep it."""
+        with self._clear_errors(), suppress(FileNotFoundError):
+            os.rename(self._path(digest), os.path.join(self._tmp, f"damaged-{os.urandom(8).hex()}"))
+
     # --- records ------------------------------------------------------------------------------------------------------
 
     def append(self, kind: str, identifier: str, record: Json, /, *, durable: bool = True) -> None:

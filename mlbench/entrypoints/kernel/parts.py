@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import platform
@@ -152,12 +153,19 @@ def _keyed(secret: bytes, data: bytes) -> str:
 
 
 def _paths(texts: Collection[Any], named: Collection[str | None], folder: str) -> tuple[str, ...]:
-    """Return those of some texts that are paths: something is there, seen from a folder, or the cell names a file."""
+    """Return those of some texts, and of their words, that are paths.
+
+    Something is there, seen from a folder, or the cell names a file.
+    """
+    words = {word for text in texts if isinstance(text, str) and len(text) <= _LONGEST_PATH for word in text.split()}
     found = []
-    for text in sorted(text for text in texts if isinstance(text, str)):
+    for text in sorted({text for text in texts if isinstance(text, str)} | words):
         if not 0 < len(text) <= _LONGEST_PATH or not text.isprintable() or text.strip() in ("", ".", "/", "~"):
             continue
-        there = os.path.exists(os.path.join(folder, os.path.expanduser(text)))
+        where = os.path.join(folder, os.path.expanduser(text))
+        there = os.path.exists(where) or (
+            glob.has_magic(text) and "/" in text and os.path.isdir(os.path.dirname(where))
+        )
         if there or (text in named and (_FILE_NAME.fullmatch(text) or "*" in text)):
             found.append(text)
     return tuple(found[:_MOST_PATHS])

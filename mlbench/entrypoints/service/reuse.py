@@ -14,7 +14,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
 from mlbench.backends.cluster_dask.opened import MOST_FILES, has_changed
-from mlbench.core.errors import MlbenchError, NotFound
+from mlbench.core.errors import ArtifactCorrupt, MlbenchError, NotFound
 from mlbench.core.ids import Digest, short
 from mlbench.core.messages import RandomState, Spread
 from mlbench.core.records import Execution, Run
@@ -135,15 +135,19 @@ class Reuse:
         return self._project.blobs.has(digest)
 
     def _kept(self, found: Execution) -> bool:
-        """Say whether all that an execution made can still be read."""
+        """Say whether all that an execution made can still be read; what is damaged may be made again."""
         blobs = self._project.blobs
         sizes = {one.artifact.digest: one.artifact.size for one in found.binds if one.artifact is not None}
         try:
             for digest, size in sizes.items():
-                if size <= WHOLLY_READ:
-                    blobs.verify(digest)
-                else:
-                    blobs.get_parts(digest)
+                try:
+                    if size <= WHOLLY_READ:
+                        blobs.verify(digest)
+                    else:
+                        blobs.get_parts(digest)
+                except ArtifactCorrupt:
+                    blobs.set_aside(digest)
+                    return False
             return found.random is None or blobs.has(found.random)
         except (MlbenchError, OSError):
             return False

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from mlbench.project import Project
+from mlbench.runs.series import last_of_each_step
 
 _steps = itertools.count(1)
 
@@ -35,19 +36,18 @@ class Reuse:
 
     def run(self, body: str, options: str = "--cache", *, until: str | None = None) -> str:
         """Run the step; return its state."""
-        request = f"{self.step}-{next(_steps)}"
         answer = self.page.run(f"%%step {self.step} {options} --wait\n{body}", self.step)
         assert answer.status == "ok", answer.error
         self.text = answer.text
         if until is not None:
-            assert until in answer.text, (request, answer.text)
+            assert until in answer.text
         return self.record().state
 
     def record(self) -> Any:
         """Return the step's last execution, with its messages."""
         for run in self.project.catalog.runs(limit=20):
-            for one in self.project.catalog.executions(run.id):
-                if one.step == self.step and one.note is None:
+            for one in last_of_each_step(self.project.catalog.executions(run.id)):
+                if one.step == self.step:
                     return self.project.catalog.execution(one.id)
         raise AssertionError("the step has never run")
 
@@ -81,3 +81,230 @@ def test_it_runs_without_the_option_and_where_the_line_says_so(again: Reuse) -> 
     assert again.run("x = 1", "") == "succeeded"
     assert again.run("x = 1", "--no-cache") == "succeeded"
     assert again.run("x = 1") == "reused"
+
+
+def test_code_and_values_count_through_the_helpers_that_a_step_calls(again: Reuse) -> None:
+    again.page.run("factor = 2\ndef inner(v): return v * factor\ndef outer(v): return inner(v) + 1")
+    assert again.run("y = outer(3)") == "succeeded"
+    assert again.run("y = outer(3)") == "reused"
+    again.page.run("factor = 5")
+    assert again.run("y = outer(3)") == "succeeded"
+    again.page.run("def inner(v): return v * factor * 2")
+    assert again.run("y = outer(3)") == "succeeded"
+    again.page.run("def inner(v):\n    # times four\n    return v * factor * 2")
+    assert again.run("y = outer(3)") == "reused"
+
+
+def test_options_that_change_what_is_made_count_and_others_do_not(again: Reuse) -> None:
+    assert again.run("x = 1\ny = 2") == "succeeded"
+    assert again.run("x = 1\ny = 2", "--cache --timeout 1m --tag a=b") == "reused"
+    assert again.run("x = 1\ny = 2", "--cache --no-store y") == "succeeded"
+
+
+def test_a_parent_that_ran_again_but_made_the_same_lets_its_child_be_reused(page: Any, place: Any, step: str) -> None:
+    parent, child = Reuse(page, place, f"{step}p"), Reuse(page, place, f"{step}c")
+    assert parent.run("base = [1]") == "succeeded"
+    assert child.run("total = sum(base)") == "succeeded"
+    assert parent.run("base = [0 + 1]") == "succeeded"
+    assert child.run("total = sum(base)") == "reused"
+    assert parent.run("base = [2]") == "succeeded"
+    assert child.run("total = sum(base)") == "succeeded"
+    assert page.value("total") == "2"
+
+
+def test_a_change_in_place_that_no_name_shows_is_reused_with_what_it_changed(page: Any, place: Any, step: str) -> None:
+    page.run("def add(rows): rows.append(1)")
+    parent, child = Reuse(page, place, f"{step}p"), Reuse(page, place, f"{step}c")
+    for state in ("succeeded", "reused"):
+        page.run("rows = [0]")
+        assert parent.run("add(rows)\ndone = True") == state
+        assert page.value("rows") == "[0, 1]"
+        assert child.run("size = len(rows)") == state
+        assert page.value("size") == "2"
+
+
+def test_the_sources_of_modules_beside_the_notebook_count(again: Reuse, place: Any, step: str) -> None:
+    near, far = place.folder / f"near_{step}.py", place.folder / f"far_{step}.py"
+    near.write_text(f"from far_{step} import base\ndef load(): return base + 1\n")
+    far.write_text("base = 1\n")
+    again.page.run(f"from near_{step} import load")
+    assert again.run("x = load()") == "succeeded"
+    assert again.run("x = load()") == "reused"
+    far.write_text("# nothing\nbase = 1\n")
+    assert again.run("x = load()") == "reused"
+    far.write_text("base = 2\n")
+    assert again.run("x = load()") == "succeeded"
+    assert again.page.value("x") == "3"
+
+
+def test_settings_and_variables_of_the_kernel_count(again: Reuse) -> None:
+    again.page.run("import os, warnings, numpy as np")
+    body = "import os\nx = os.environ.get('PLACE_OF_DATA')"
+    assert again.run(body) == "succeeded"
+    assert again.run(body) == "reused"
+    again.page.run("os.environ['PLACE_OF_DATA'] = 'here'")
+    assert again.run(body) == "succeeded"
+    assert again.page.value("x") == "'here'"
+    again.page.run("np.set_printoptions(precision=3)")
+    assert again.run(body) == "succeeded"
+    again.page.run("warnings.simplefilter('error')")
+    assert again.run(body) == "succeeded"
+    again.page.run("np.set_printoptions(precision=8); warnings.resetwarnings(); del os.environ['PLACE_OF_DATA']")
+
+
+def test_libraries_that_the_kernel_has_merely_imported_since_do_not_count(place: Any, step: str) -> None:
+    page = place.notebook()
+    again = Reuse(page, place, step)
+    assert again.run("x = 1") == "succeeded"
+    before = again.record().key_parts
+    page.run("import numpy, pandas, sklearn, matplotlib.pyplot")
+    assert again.run("x = 1") == "reused", {n: (p, before.get(n)) for n, p in again.record().key_parts.items()}
+    page.close()
+
+
+READS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "read": ("x = open({path!r}).read()", lambda path: path.write_text("others")),
+    "read by a relative name": ("x = open({name!r}).read()", lambda path: path.write_text("others")),
+    "not there": (
+        "try:\n    x = open({path!r} + '.more').read()\nexcept OSError:\n    x = None",
+        lambda path: Path(f"{path}.more").write_text("now"),
+    ),
+    "named only": ("x = __import__('subprocess').getoutput('cat ' + {path!r})", lambda path: path.write_text("others")),
+    "written": ("x = open({path!r}, 'w').write('made')", lambda path: path.write_text("spoilt")),
+    "written and gone": ("x = open({path!r}, 'w').write('made')", lambda path: path.unlink()),
+    "listed": (
+        "import glob\nx = sorted(glob.glob({folder!r} + '/*.csv'))",
+        lambda path: (path.parent / "more.csv").write_text("1"),
+    ),
+    "in a folder that is named": (
+        "import subprocess\nx = subprocess.getoutput('cat ' + {folder!r} + '/*')",
+        lambda path: path.write_text("others"),
+    ),
+    "same size": ("x = open({path!r}).read()", lambda path: os.utime(path, (1, 1))),
+}
+
+
+@pytest.mark.parametrize("case", READS)
+def test_files_count(case: str, again: Reuse, place: Any, step: str) -> None:
+    body, change = READS[case]
+    folder = place.folder / step
+    folder.mkdir()
+    path = folder / "data.csv"
+    path.write_text("before")
+    again.page.run(f"import os; os.chdir({str(folder)!r})")
+    body = body.format(path=str(path), name=path.name, folder=str(folder))
+    assert again.run(body) == "succeeded"
+    assert again.run(body) == "reused"
+    time.sleep(0.01)  # the clock of some file systems is coarse
+    change(path)
+    assert again.run(body) == "succeeded"
+
+
+def test_a_file_that_a_step_writes_and_only_names_is_its_own_work(again: Reuse, place: Any, step: str) -> None:
+    path = place.folder / f"{step}.txt"
+    body = f"import subprocess\nx = subprocess.call('echo made > {path}', shell=True)"
+    assert again.run(body) == "succeeded"
+    assert again.run(body) == "reused"
+
+
+def test_the_folder_counts_for_steps_that_look_at_files(again: Reuse, place: Any, step: str) -> None:
+    first, second = place.folder / f"{step}1", place.folder / f"{step}2"
+    for folder in (first, second):
+        folder.mkdir()
+        (folder / "data.txt").write_text(folder.name)
+    again.page.run(f"os.chdir({str(first)!r})")
+    assert again.run("x = 1 + 1") == "succeeded"
+    again.page.run(f"os.chdir({str(second)!r})")
+    assert again.run("x = 1 + 1") == "reused"
+    assert again.run("x = open('data.txt').read()") == "succeeded"
+    again.page.run(f"os.chdir({str(first)!r})")
+    assert again.run("x = open('data.txt').read()") == "succeeded"
+    assert again.page.value("x") == f"'{step}1'"
+
+
+def test_a_step_that_used_the_network_is_reused_only_if_its_own_line_asks(again: Reuse) -> None:
+    body = (
+        "import socket\nwith socket.create_server(('127.0.0.1', 0)) as server:\n"
+        "    socket.create_connection(server.getsockname()).close()\nx = 1"
+    )
+    again.page.run("%config MLBench.cache = True")
+    assert again.run("x = 1", "") == "succeeded"
+    assert again.run("x = 1", "") == "reused"
+    assert again.run(body, "") == "succeeded"
+    assert again.run(body, "") == "succeeded"
+    again.page.run("%config MLBench.cache = False")
+    assert again.run(body) == "reused"
+
+
+def test_random_numbers_count_for_steps_that_draw(place: Any, step: str) -> None:
+    page = place.notebook()
+    draws, other = Reuse(page, place, f"{step}d"), Reuse(page, place, f"{step}o")
+    page.run("import random")
+    values = []
+    for seed, state in ((1, "succeeded"), (1, "reused"), (2, "succeeded")):
+        page.run(f"random.seed({seed})")
+        assert draws.run("x = random.random()") == state
+        values.append(page.value("x, random.random()"))
+        assert other.run("y = 1") == ("succeeded" if len(values) == 1 else "reused")
+    assert values[0] == values[1] != values[2]
+    page.close()
+
+
+def test_a_notebook_that_was_never_seeded_keeps_what_it_drew(place: Any, step: str) -> None:
+    page = place.notebook()
+    again = Reuse(page, place, step)
+    assert again.run("import random\nx = random.random()") == "succeeded"
+    first = page.value("x")
+    assert again.run("import random\nx = random.random()") == "reused"
+    assert page.value("x") == first
+    page.close()
+
+
+def test_a_cell_whose_text_does_not_show_what_it_needs_is_never_reused(again: Reuse) -> None:
+    again.page.run("hidden, text = 1, 'hidden'")
+    assert again.run("hidden\nx = eval(text)") == "succeeded"
+    assert again.run("hidden\nx = eval(text)") == "succeeded"
+    assert "eval" in again.record().key_parts["unknown"]
+
+
+@pytest.mark.parametrize("damage", ["gone", "damaged"])
+def test_what_is_no_longer_whole_in_the_store_is_made_again(damage: str, again: Reuse, place: Any) -> None:
+    body = f"x = list(range(1000)) + [{damage!r}]"
+    assert again.run(body) == "succeeded"
+    digest = again.record().binds[0].artifact.digest.partition(":")[2]
+    path = place.store / "objects" / digest[:2] / digest
+    if damage == "gone":
+        path.unlink()
+    else:
+        data = bytearray(path.read_bytes())
+        data[-9] ^= 1
+        path.chmod(0o600)
+        path.write_bytes(data)
+    assert again.run(body) == "succeeded"
+    assert again.page.value("x[-1]") == repr(damage)
+
+
+def is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_another_kernel_a_restart_and_another_service_make_no_difference(place: Any, step: str) -> None:
+    page = place.notebook()
+    again = Reuse(page, place, step)
+    assert again.run("import math\nx = math.pi") == "succeeded"
+    page.restart()
+    assert again.run("import math\nx = math.pi") == "reused"
+    other = place.notebook()
+    assert Reuse(other, place, step).run("import math\nx = math.pi") == "reused"
+    with place.service() as client:
+        process = client.request("status", {})["pid"]
+        client.request("stop", {"force": True}, timeout=30)
+    while is_alive(process):
+        time.sleep(0.05)
+    assert Reuse(other, place, step).run("import math\nx = math.pi") == "reused"
+    page.close()
+    other.close()
