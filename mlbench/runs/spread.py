@@ -42,7 +42,10 @@ OVERHEAD: Final = 1e-4
 """Seconds that an item costs around its own code."""
 
 MOST_LOSSES: Final = 4
-"""So many workers, lost one after the other without any item having ended, end the fan-out."""
+"""So many workers, lost one after the other without any item having begun, end the fan-out."""
+
+MOST_FILES: Final = 5_000
+"""Files that the step's record says its items opened, as many as a step's own; each item's record has its own."""
 
 KEPT_FAILURES: Final = 20
 """How many failed items a picture names."""
@@ -156,7 +159,7 @@ class Spreading:
         self._seconds = 0.0
         self._slowest: tuple[int, float] | None = None
         self._work, self._worked = 0.0, 0.0
-        self._losses = 0
+        self._losses = self._sent_by_last_loss = 0
         self._stopped: Reason | None = None
         self._failure: tuple[Failure, Reason | None] | None = None
 
@@ -380,7 +383,11 @@ class Spreading:
         here = {record.item for record in recorded}
         missing = [number for number in chunk.numbers if number not in here]
         touched = [number for number in missing if self.states[number] != _QUEUED or number in self._begun]
-        self._losses = 0 if recorded else self._losses + 1
+        if recorded or touched:
+            self._losses = 0
+        elif place >= self._sent_by_last_loss:  # one worker that is lost takes several chunks with it
+            self._losses += 1
+            self._sent_by_last_loss = self._sent_so_far
         failure = Failure(
             ename="WorkerLost",
             evalue=f"The worker that ran this item of step {self.step} is gone.",
@@ -487,7 +494,8 @@ class Spreading:
         self.network = self.network or record.network
         self.draws.update(record.draws)
         for file in record.files:
-            self.files.setdefault((file.path, file.mode), file)
+            if len(self.files) < MOST_FILES:
+                self.files.setdefault((file.path, file.mode), file)
         if record.state == "failed":
             self._keep_failure(number, record)
         else:

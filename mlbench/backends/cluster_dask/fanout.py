@@ -22,6 +22,7 @@ from mlbench.core.messages import Chunk, ChunkEnd, Spread, StepTask
 from mlbench.core.records import Binding, Execution, Failure, Json, Reason
 from mlbench.runs.artifacts import save_lists
 from mlbench.runs.picture import picture
+from mlbench.runs.randomness import start_of
 from mlbench.runs.spread import Outcome, Spreading
 from mlbench.runs.transcript import Transcript
 from mlbench.runs.wire import msgspec
@@ -158,9 +159,7 @@ class FanOutDrive:
                 if self._started is None:
                     self._started = news["started"]
                     self._on_event(news)
-            case "messages":
-                self._say(news["messages"])
-            case _:
+            case _:  # what is shown of it stays by what its chunk says at its end
                 self._on_event(news)
 
     async def stop(self, reason: Reason) -> None:
@@ -230,7 +229,8 @@ class FanOutDrive:
             sentence = f"The items could not be run: {type(error).__name__}: {error}"
             self._spreading.fail(Failure(ename=type(error).__name__, evalue=sentence, remedy="Run the cell again."))
             end = ChunkEnd()
-        self._say(end.messages)
+        for message in end.messages:
+            self._transcript.add(message)
         if end.spread is not None and self._spreading.spread is None:
             await self._spread(end.spread)
         self._tell(self._spreading.ended(chunk.place, end, time.monotonic()))
@@ -347,6 +347,8 @@ class FanOutDrive:
         from mlbench.backends.cluster_dask.supervisor import ended_record
 
         spreading = self._spreading
+        draws = tuple(sorted(spreading.draws))
+        states = self._task.random if self._task.seeded else None
         record = ended_record(
             self._task,
             state=outcome.state,
@@ -358,7 +360,9 @@ class FanOutDrive:
             messages=tuple(self._transcript.outputs()),
             files=tuple(spreading.files.values()),
             network=spreading.network,
-            draws=tuple(sorted(spreading.draws)),
+            draws=draws,
+            random=spreading.spread.after if draws and spreading.spread and outcome.state == "succeeded" else None,
+            random_start=start_of(states, draws) if draws and states else None,
             cpu=round(spreading.cpu, 6) if spreading.cpu is not None else None,
             peak_memory=spreading.peak_memory,
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import nbformat
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlbench.core.ids import ExecutionId
@@ -120,6 +120,7 @@ def test_no_items_are_a_picture_too() -> None:
 # --- cells -----------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(shape=st.lists(st.integers(1, 17), min_size=1, max_size=3), most=st.integers(1, 90))
 def test_each_item_is_in_one_cell_and_cells_are_few_and_of_one_row(shape: list[int], most: int) -> None:
     grid = Grid(shape, most)

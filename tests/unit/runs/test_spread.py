@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlbench.core.ids import ExecutionId, RunId
@@ -100,7 +100,8 @@ def test_the_first_chunk_only_finds_the_items_and_nothing_is_sent_beside_it() ->
     assert not one.over
 
 
-@given(total=st.integers(0, 3_000), slots=st.integers(1, 9), cost=st.floats(1e-6, 3))
+@settings(deadline=None, max_examples=40)
+@given(total=st.integers(0, 1_500), slots=st.integers(1, 9), cost=st.floats(1e-6, 3))
 def test_each_item_is_sent_once_whatever_they_cost(total: int, slots: int, cost: float) -> None:
     one = a_spreading(total)
     sent = [number for numbers in run_out(one, slots, lambda _: cost) for number in numbers]
@@ -268,6 +269,14 @@ def test_an_item_that_was_lost_is_tried_again_if_it_may() -> None:
     assert one.lost(chunk.place, (), 0.0, at=9) == []
     again = taken(one, slots=1)
     assert dict(zip(again.numbers, again.attempts, strict=True)) == {0: 2, 1: 1}
+
+
+def test_one_worker_that_is_lost_with_many_chunks_is_one_loss() -> None:
+    one = a_spreading(1_000)
+    for chunk in [taken(one, slots=8) for _ in range(8)]:
+        one.lost(chunk.place, (), 0.0, at=9)
+    assert sorted(number for numbers in run_out(one, 8) for number in numbers) == list(range(1_000))
+    assert one.outcome().state == "succeeded"
 
 
 def test_workers_that_are_lost_one_after_the_other_end_the_fan_out() -> None:
