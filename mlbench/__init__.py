@@ -35,6 +35,7 @@ from mlbench.runs.context import context, log, progress, tag
 __all__ = [
     "Failed",
     "__version__",
+    "client",
     "context",
     "load_ipython_extension",
     "log",
@@ -64,6 +65,23 @@ def run(prefix: str) -> Any:
     from mlbench.project import Project
 
     return Project.open().run(prefix)
+
+
+def client() -> Any:
+    """Return a Dask client of the cluster that steps run on, in a step or a plain cell.
+
+    It is Dask's default from then on: dask.array, dask.dataframe and joblib's `parallel_backend("dask")` use it.
+
+    Raises
+    ------
+    UsageError
+        Where mlbench has not been loaded.
+    ServiceError
+        If the cluster cannot be reached.
+    """
+    from mlbench.project.client import client
+
+    return client()
 
 
 def load_ipython_extension(shell: Any) -> None:

@@ -26,7 +26,8 @@ def _nowhere(_: Json) -> None:
 class Context:
     """Where code runs: which run, step, execution, item of a fan-out, attempt; all None outside of steps.
 
-    `emit` takes the news: `{"type": "metrics" | "tags" | "progress", ...}`.
+    `emit` takes the news: `{"type": "metrics" | "tags" | "progress", ...}`. `reach` says how a Dask client reaches the
+    cluster (`address`, `ca`, `cert`, `key`), or where the service that knows it is found (`service`).
     """
 
     run: str | None = None
@@ -35,6 +36,7 @@ class Context:
     item: int | None = None
     attempt: int | None = None
     emit: Callable[[Json], None] = field(default=_nowhere, repr=False, compare=False)
+    reach: Callable[[], Json] | None = field(default=None, repr=False, compare=False)
 
 
 _current = Context()

@@ -1,10 +1,13 @@
-"""`mlbench.client()`: a Dask client in a step, or in a plain cell, of the cluster that steps run on."""
+"""The worker's part in `mlbench.client()`: a step that waits for tasks of its own does not hold their place."""
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Callable
+from typing import Final
 
 __all__ = ["leave_slot"]
+
+_LEFT: Final = "mlbench_left"
 
 
 def leave_slot() -> None:
@@ -12,9 +15,12 @@ def leave_slot() -> None:
 
     Called in the thread of a Dask task; elsewhere it does nothing.
     """
-    from distributed import secede
-    from distributed.worker import thread_state
+    import distributed
+    from distributed.worker import thread_state  # type: ignore[attr-defined]
 
-    if getattr(thread_state, "key", None) is not None:
-        with contextlib.suppress(KeyError, ValueError):  # it has left already
-            secede()
+    leave: Callable[[], None] = distributed.secede
+
+    key = getattr(thread_state, "key", None)
+    if key is not None and getattr(thread_state, _LEFT, None) != key:
+        setattr(thread_state, _LEFT, key)
+        leave()

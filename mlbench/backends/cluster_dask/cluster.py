@@ -9,12 +9,13 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.cluster_dask import resources
+from mlbench.backends.cluster_dask.companion import Companions
 from mlbench.backends.cluster_dask.connection import Connection
 from mlbench.backends.cluster_dask.fanout import DaskChunks, FanOutDrive, Known
 from mlbench.backends.cluster_dask.localcluster import kill_worker
@@ -91,6 +92,7 @@ class DaskCluster:
         self._idle_after = idle_after
         self._threads = threads or max(4, 2 * (os.cpu_count() or 1))
         self._places: dict[str, _Place] = {}
+        self._companions = Companions()
         self._under_way: dict[ExecutionId, _Submitted] = {}
 
     @property
@@ -177,6 +179,28 @@ class DaskCluster:
         await self._close(place)
         return ended
 
+    async def client(
+        self,
+        environment: Environment,
+        folder: str,
+        path: Sequence[str],
+        state: Mapping[str, tuple[int, int]],
+        choice: ClusterChoice | None = None,
+    ) -> Json:
+        """Return how a Dask client reaches a cluster, for `mlbench.client()`: `address`, `ca`, `cert` and `key`.
+
+        On this machine that is a cluster of its own, with workers like the process that asks: those that supervise
+        steps load no code of a user.
+
+        Raises
+        ------
+        ServiceError
+            If there is none and none can be started.
+        """
+        if choice is None or choice.kind == "local":
+            return await self._companions.get(environment, folder, path, state)
+        return (await self.start(choice)).reach()
+
     async def prepare(self, environment: Environment) -> None:
         """Start the warm process of an environment on this machine ahead of its first step."""
         from mlbench.backends.cluster_dask import supervisor
@@ -241,7 +265,7 @@ class DaskCluster:
 
     async def close(self) -> None:
         """End what this service has started and leave the rest; executions under way end as `service-lost`."""
-        await asyncio.gather(*(self._close(place) for place in list(self._places.values())))
+        await asyncio.gather(self._companions.close(), *(self._close(place) for place in list(self._places.values())))
 
     # --- opening and closing -----------------------------------------------------------------------------------------
 

@@ -137,6 +137,16 @@ class Connection:
         link = str(self.client.dashboard_link) if port else None
         return {"address": known["address"], "dashboard": link, "workers": workers}
 
+    def reach(self) -> Json:
+        """Return how another client reaches the scheduler."""
+        security = self.client.security
+        return {
+            "address": self.client.scheduler.address,
+            "ca": security.tls_ca_file,
+            "cert": security.tls_client_cert,
+            "key": security.tls_client_key,
+        }
+
     async def close(self) -> None:
         """End what was opened."""
         await close_quietly(self.client, self.cluster)

@@ -195,6 +195,7 @@ class Step:
                 item=task.base.get("item"),
                 attempt=task.attempt,
                 emit=self.emit,
+                reach=self.reach,
             )
         )
         if task.surroundings is not None:
@@ -315,6 +316,13 @@ class Step:
 
     def _say(self, message: Json) -> None:
         self._channel.send({"op": "output", "message": message})
+
+    def reach(self) -> Json:
+        """Say how a Dask client reaches the cluster; on one that runs this step too, its tasks get its place."""
+        facts = self._task.client or {}
+        if "address" in facts:
+            self._channel.send({"op": "waits"})
+        return facts
 
     def emit(self, news: Json) -> None:
         self._channel.send({"op": "news", "news": news})

@@ -77,7 +77,7 @@ def adapted(task: StepTask, proof: Digest | None, client: Mapping[str, Any] | No
         task,
         environment=environment,
         surroundings=_surroundings(task.surroundings, unpacked, blobs),
-        client=dict(client) if client is not None else None,
+        client={**client, "modules": unpacked} if client is not None else None,
     )
 
 

@@ -36,7 +36,7 @@ __all__ = [
     "version_key",
 ]
 
-Role = Literal["kernel", "cli", "lab", "engine", "job", "service"]
+Role = Literal["kernel", "cli", "lab", "engine", "job", "service", "step"]
 
 LONGEST_PATH: Final = 103 if sys.platform == "darwin" else 107
 """Bytes in the path of a socket: a limit of the operating system."""

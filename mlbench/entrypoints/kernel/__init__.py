@@ -30,7 +30,7 @@ def load(shell: Any) -> Session:
     session.load()
     shell.register_magics(StepMagics(shell, session))
     shell.register_magics(ClusterMagics(shell, session.clusters))
-    session.before_context = context.enter(context.Context(emit=session.emit))
+    session.before_context = context.enter(context.Context(emit=session.emit, reach=session.clusters.reach))
     return session
 
 

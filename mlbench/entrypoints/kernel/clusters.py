@@ -83,6 +83,14 @@ class Clusters:
             "changed_variables": tuple(sorted(changed)),
         }
 
+    def reach(self) -> Json:
+        """Say how a Dask client in a plain cell reaches the cluster."""
+        from mlbench.project.client import wanted
+
+        body = {**wanted(), "choice": self.choice()}
+        found: Json = self._service().request("client", body, timeout=_OPENING_SECONDS)
+        return found
+
     def ask(self, line: str) -> Json:
         """Do what a `%cluster` line says; return what the cluster then is."""
         words = line.split()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from mlbench.core.errors import ServiceError
-from mlbench.core.messages import ClusterChoice
+from mlbench.core.messages import ClusterChoice, Environment
 from mlbench.core.records import Json
 from mlbench.runs.wire import msgspec
 
-__all__ = ["Clusters", "answer"]
+__all__ = ["Clusters", "answer", "reach"]
 
 
 class Clusters(Protocol):
@@ -20,6 +20,29 @@ class Clusters(Protocol):
     async def describe(self, choice: ClusterChoice | None = None) -> Json: ...
     async def scale(self, choice: ClusterChoice | None, workers: int) -> None: ...
     async def stop(self, choice: ClusterChoice | None = None) -> list[str]: ...
+
+
+async def reach(executor: Any, body: Json) -> Json:
+    """Return how a Dask client reaches the cluster, for `mlbench.client()` in a step or a plain cell.
+
+    Raises
+    ------
+    ServiceError
+        If there is none, and none can be started.
+    """
+    if not hasattr(executor, "client"):
+        raise ServiceError("The steps of this service run on no cluster.")
+    try:
+        environment = msgspec.convert(body["environment"], Environment)
+        choice = msgspec.convert(body.get("choice") or {}, ClusterChoice)
+    except (msgspec.ValidationError, KeyError) as error:
+        raise ServiceError(
+            f"The service cannot read what mlbench.client() asks: {error}.", "Update mlbench."
+        ) from error
+    folder, path = str(body["folder"]), [str(one) for one in body["path"]]
+    state = {str(file): tuple(found) for file, found in body["state"].items()}
+    found: Json = await executor.client(environment, folder, path, state, choice)
+    return found
 
 
 async def answer(executor: Any, body: Json) -> Json:

@@ -408,6 +408,10 @@ class Service:
             raise ServiceError("This mlbench service ends with the steps that are under way.", "Try again.")
         return await clusters.answer(self._executor, body)
 
+    async def op_client(self, peer: Peer, body: Json) -> Json:
+        del peer
+        return await clusters.reach(self._executor, body)
+
     # --- news --------------------------------------------------------------------------------------------------------
 
     async def op_subscribe(self, peer: Peer, body: Json) -> Json:
