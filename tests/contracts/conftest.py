@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.catalog_sql import SqlCatalog
@@ -38,7 +39,7 @@ def catalog(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Catalog]
 
 @pytest.fixture(scope="session")
 def new_database() -> Iterator[Callable[[], str]]:
-    """Return a function that makes an empty database of a PostgreSQL server of this session and returns its URL."""
+    """Return a function that makes an empty catalog on a PostgreSQL server of this session and returns its URL."""
     pytest.importorskip("psycopg", reason="no driver of PostgreSQL is installed")
     programs = [shutil.which(name) for name in ("initdb", "pg_ctl")]
     if None in programs:
@@ -59,16 +60,18 @@ def new_database() -> Iterator[Callable[[], str]]:
     options = f"-c listen_addresses= -c fsync=off -k {folder}"
     do(pg_ctl, "start", "-w", "-D", str(cluster), "-o", options, "-l", str(folder / "log"))
     try:
-        yield lambda: _create_database(folder)
+        template = _create_database(folder, "template1")
+        SqlCatalog(template).close()
+        yield lambda: _create_database(folder, make_url(template).database)
     finally:
         do(pg_ctl, "stop", "-w", "-m", "immediate", "-D", str(cluster))
         shutil.rmtree(folder)
 
 
-def _create_database(socket: Path) -> str:
+def _create_database(socket: Path, template: str | None) -> str:
     import psycopg
 
     name = f"catalog_{new_id()}"
     with psycopg.connect(host=str(socket), user="mlbench", dbname="postgres", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
     return f"postgresql+psycopg://mlbench@/{name}?host={socket}"
