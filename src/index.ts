@@ -30,10 +30,10 @@ import { mlbenchIcon } from './icons';
 import { JobsModel, RunsModel } from './model/listing';
 import { RunModel } from './model/run';
 import { ScheduleModel } from './model/schedule';
-import { isUnderWay, stepName } from './model/steps';
+import { goesOn, isUnderWay, stepName } from './model/steps';
 import { IMlbench } from './tokens';
 import { fanOutFactory } from './widgets/fanout';
-import { OpenNotebook } from './widgets/notebook';
+import { INotebookOptions, OpenNotebook } from './widgets/notebook';
 import { Renderers } from './widgets/rendered';
 import { RunPage } from './widgets/runpage';
 import { ScheduleDialog } from './widgets/scheduledialog';
@@ -59,7 +59,8 @@ class OpenNotebooks {
   constructor(
     private _app: JupyterFrontEnd,
     tracker: INotebookTracker,
-    private _mlbench: IMlbench
+    private _mlbench: IMlbench,
+    private _wentOn: INotebookOptions['wentOn']
   ) {
     tracker.forEach(panel => this.get(panel));
     tracker.widgetAdded.connect((_, panel) => this.get(panel));
@@ -82,6 +83,7 @@ class OpenNotebooks {
       news,
       localPath: path => serviceManager.contents.localPath(path),
       report: message => Notification.error(message),
+      wentOn: this._wentOn,
       openExecution: (execution, run, path) => {
         void commands.execute(Commands.openRun, { run, path, execution });
       }
@@ -127,7 +129,15 @@ const plugin: JupyterFrontEndPlugin<void> = {
   ): void => {
     const { client, news } = mlbench;
     const { commands, shell } = app;
-    const notebooks = new OpenNotebooks(app, tracker, mlbench);
+    const notebooks = new OpenNotebooks(app, tracker, mlbench, (steps, cancel) => {
+      // The sidebar says it where it is open.
+      if (!sidebar.isVisible) {
+        Notification.info(goesOn(steps), {
+          autoClose: 10000,
+          actions: [{ label: steps.length > 1 ? 'Cancel them' : 'Cancel it', callback: cancel }]
+        });
+      }
+    });
     const runs = new RunsModel(client, news);
     const jobs = new JobsModel(client, news);
     rendermime.addFactory(

@@ -14,6 +14,8 @@ import type {
   IFiring,
   IFiringDetail,
   IGraph,
+  IIdentity,
+  IItemList,
   IJobCheck,
   IJobList,
   IJobQuestion,
@@ -38,13 +40,9 @@ export interface IRunsQuestion {
   readonly limit?: number;
 }
 
-interface IItems {
-  readonly items: ReadonlyArray<IExecution>;
-}
-
 export interface IItemsQuestion {
-  /** States by name, with commas between them; all without. */
-  readonly states?: string;
+  /** One state; items of all without. */
+  readonly state?: IExecution['state'];
   /** Only items after this number. */
   readonly after?: number;
   readonly limit?: number;
@@ -96,7 +94,7 @@ export class Client {
     question: IItemsQuestion,
     path: string | null = null
   ): Promise<ReadonlyArray<IExecution>> {
-    const answer = await request<IItems>(
+    const answer = await request<IItemList>(
       this.serverSettings,
       'GET',
       `executions/${execution}/items`,
@@ -119,6 +117,15 @@ export class Client {
 
   outputs(question: IOutputsQuestion): Promise<IOutputs> {
     return request(this.serverSettings, 'POST', 'outputs', {}, question);
+  }
+
+  /** Whether the id that a notebook carries is its own, and not that of the one that it was copied from. */
+  async ownsId(path: string, notebookId: string): Promise<boolean> {
+    const answer = await request<IIdentity>(this.serverSettings, 'GET', 'identity', {
+      notebook: path,
+      notebook_id: notebookId
+    });
+    return answer.own;
   }
 
   /** Hand over the notebook as the page holds it, for the snapshot of its kernel's run. */

@@ -189,6 +189,10 @@ export interface IGraphStep {
   readonly cells: ReadonlyArray<string>;
 }
 
+export interface IIdentity {
+  readonly own: boolean;
+}
+
 export interface IItemList {
   readonly items: ReadonlyArray<IExecution>;
   readonly counts: { readonly [name: string]: number };
@@ -265,6 +269,7 @@ export interface IJobView {
   readonly short: string | null;
   readonly sentence: string | null;
   readonly last: IFiring | null;
+  readonly error: string | null;
 }
 
 export interface IMetric {

@@ -5,6 +5,7 @@
 import * as React from 'react';
 
 import type { IExecution } from '../api/schema';
+import { goesOn } from '../model/steps';
 import { Line, LinkButton } from './shared';
 
 export interface IGoesOnProps {
@@ -16,12 +17,11 @@ export function GoesOn({ steps, onCancel }: IGoesOnProps): JSX.Element | null {
   if (!steps.length) {
     return null;
   }
-  const names = [...new Set(steps.map(each => each.step))];
   return (
     <Line>
       <span className="jp-mlb-GoesOn" role="status">
-        The kernel has ended; <b>{names.join(', ')}</b> {names.length > 1 ? 'go' : 'goes'} on.{' '}
-        <LinkButton onClick={onCancel}>{names.length > 1 ? 'Cancel them' : 'Cancel it'}</LinkButton>
+        {goesOn(steps)}{' '}
+        <LinkButton onClick={onCancel}>{steps.length > 1 ? 'Cancel them' : 'Cancel it'}</LinkButton>
       </span>
     </Line>
   );

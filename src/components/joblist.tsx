@@ -48,10 +48,10 @@ export function JobList({ jobs, onOpen, onMenu }: IJobListProps): JSX.Element {
               ) : (
                 <span>{view.short ?? 'no schedule'}</span>
               )}
-              {view.last && isTrouble(view) && (
-                <span className="jp-mlb-RunList-error">{lastWords(view)}</span>
-              )}
             </span>
+            {view.last && isTrouble(view) && (
+              <span className="jp-mlb-RunList-facts jp-mlb-RunList-error">{lastWords(view)}</span>
+            )}
           </button>
           <button
             type="button"
@@ -80,15 +80,17 @@ function stateOf(view: IJobView): ShownState {
 }
 
 function isTrouble(view: IJobView): boolean {
-  return Boolean(view.last && (view.last.state === 'skipped' || view.last.skipped > 0));
+  const { last } = view;
+  return Boolean(last && (last.state === 'failed' || last.state === 'skipped' || last.skipped > 0));
 }
 
-function lastWords({ last }: IJobView): string {
+function lastWords({ last, error }: IJobView): string {
   if (!last) {
     return 'Has not run yet';
   }
   const missed = last.skipped ? `, ${last.skipped} missed before it` : '';
-  return `last ${last.state}${last.reason ? `: ${last.reason}` : ''}${missed}`;
+  const why = error ?? last.reason;
+  return `last ${last.state}${why ? `: ${why}` : ''}${missed}`;
 }
 
 function nextWords(view: IJobView, now: number): string {

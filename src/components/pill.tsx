@@ -6,6 +6,7 @@ import * as React from 'react';
 
 import type { IExecution } from '../api/schema';
 import { fanoutWords } from '../model/fanout';
+import { millis } from '../model/format';
 import { LinkButton, useNow } from './shared';
 import { StateIcon } from './stateicon';
 import { remark, timeOf } from './steplist';
@@ -16,6 +17,8 @@ export interface IPillProps {
   readonly waitsFor: ReadonlyArray<string>;
   /** Whether a cell that runs now waits for it. */
   readonly isAwaited: boolean;
+  /** Which attempt it is at, if it is not the first. */
+  readonly attempt: string;
   /** Why it is out of date, if it is. */
   readonly staleness: string | undefined;
   /** The run that it was reused from, once that is known. */
@@ -27,10 +30,10 @@ export interface IPillProps {
 }
 
 export function Pill(props: IPillProps): JSX.Element {
-  const { execution, waitsFor, isAwaited, staleness, reusedFrom } = props;
-  const now = useNow(execution.state === 'running');
+  const { execution, isAwaited, staleness, reusedFrom } = props;
   const isUnderWay = execution.state === 'running' || execution.state === 'queued';
-  const words = wordsOf(execution, waitsFor, timeOf(execution, now));
+  const now = useNow(isUnderWay);
+  const words = wordsOf(props, now);
   return (
     <div className="jp-mlb-Pill" data-state={execution.state} data-step={execution.step}>
       <button
@@ -67,28 +70,38 @@ export function Pill(props: IPillProps): JSX.Element {
   );
 }
 
-function wordsOf(execution: IExecution, waitsFor: ReadonlyArray<string>, time: string): string {
-  const { state, fanout, attempt } = execution;
+/** After this long in the queue with nothing to wait for, in milliseconds, it waits for a place. */
+const WAITS_FOR_PLACE = 2000;
+
+function wordsOf({ execution, waitsFor, attempt }: IPillProps, now: number): string {
+  const { state, fanout, reused_from: origin } = execution;
   const isUnderWay = state === 'running' || state === 'queued';
   const items = fanout ? fanoutWords(fanout, isUnderWay) : '';
-  const tries = attempt > 1 ? `attempt ${attempt}` : '';
+  const time = timeOf(execution, now);
+  const parts = (...said: (string | null)[]) => said.filter(Boolean).join(' · ');
   switch (state) {
     case 'queued':
-      return [
-        waitsFor.length ? `waits for ${waitsFor.join(', ')}` : (execution.note ?? 'queued'),
-        tries
-      ]
-        .filter(Boolean)
-        .join(' · ');
+      return parts(
+        attempt,
+        waitsFor.length ? `waits for ${waitsFor.join(', ')}` : queued(execution, now)
+      );
     case 'failed':
     case 'cancelled':
     case 'skipped':
-      return [state, remark(null, execution), items, tries, time].filter(Boolean).join(' · ');
+      return parts(state, remark(null, execution), items, attempt, time);
     case 'reused':
-      return [items, execution.reused_from === null ? 'reused' : ''].filter(Boolean).join(' · ');
+      return parts(items, origin === null ? 'reused' : null);
     default:
-      return [items, tries, time].filter(Boolean).join(' · ');
+      return parts(items, attempt, time);
   }
+}
+
+function queued(execution: IExecution, now: number): string {
+  if (execution.attempts.length) {
+    return 'waits before it is tried again';
+  }
+  const since = execution.queued === null ? now : millis(execution.queued);
+  return now - since > WAITS_FOR_PLACE ? 'waits for a free worker' : 'queued';
 }
 
 function hint(execution: IExecution, staleness: string | undefined): string {

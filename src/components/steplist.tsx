@@ -19,6 +19,8 @@ export interface IStepListProps {
   readonly graph: IGraph;
   readonly activeCell: string | null;
   readonly executionOf: (cell: string) => IExecution | undefined;
+  /** Which attempt a cell's execution is at, if it is not the first. */
+  readonly attempt: (cell: string) => string;
   /** Why the last execution of a cell is out of date; undefined if it is not. */
   readonly staleness: (cell: string) => string | undefined;
   /** The run that an execution was reused from, once that is known. */
@@ -75,7 +77,7 @@ export function StepList(props: IStepListProps): JSX.Element {
               <span className="jp-mlb-StepList-name">{step.name}</span>
               <span className="jp-mlb-StepList-extra">
                 {stale && <span className="jp-mlb-Stale">out of date</span>}
-                {remark(step, execution)}
+                {[props.attempt(step.cell), remark(step, execution)].filter(Boolean).join(' · ')}
               </span>
               {!origin && <span className="jp-mlb-StepList-time">{timeOf(execution, now)}</span>}
             </button>
@@ -132,17 +134,14 @@ export function remark(step: IGraphStep | null, execution: IExecution | undefine
   if (!execution) {
     return '';
   }
-  const { state, fanout, attempt } = execution;
+  const { state, fanout } = execution;
   const isUnderWay = state === 'running' || state === 'queued';
   const items = step && fanout ? fanoutWords(fanout, isUnderWay) : '';
-  const tries = step && attempt > 1 ? `attempt ${attempt}` : '';
-  return [items, tries, why(execution)].filter(Boolean).join(' · ');
+  return [items, why(execution)].filter(Boolean).join(' · ');
 }
 
 function why({ state, failure, reason, note }: IExecution): string {
   switch (state) {
-    case 'queued':
-      return note ?? '';
     case 'failed':
       return failure?.ename ?? reason ?? '';
     case 'skipped':

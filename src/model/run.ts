@@ -6,7 +6,7 @@ import { IDisposable } from '@lumino/disposable';
 import { Throttler } from '@lumino/polling';
 import { ISignal, Signal } from '@lumino/signaling';
 
-import { Client, sentence } from '../api/client';
+import { Client, IItemsQuestion, sentence } from '../api/client';
 import type { NewsFeed } from '../api/news';
 import type { IExecution, INews, INotebookView, IRunDetail } from '../api/schema';
 import { Origins } from './origins';
@@ -102,7 +102,7 @@ export class RunModel implements IDisposable {
   async chooseItem(execution: string, item: number): Promise<void> {
     this.choose(execution);
     try {
-      const [found] = await this._client.items(execution, { after: item - 1, limit: 1 }, this.path);
+      const [found] = await this._client.items(execution, one(item), this.path);
       if (!this._isDisposed && this._chosen === execution && found?.item === item) {
         this._asked.set(execution, [...(this._asked.get(execution) ?? []), found]);
         this._merge(execution, []);
@@ -212,11 +212,9 @@ export class RunModel implements IDisposable {
       const { slowest, failed } = fanout;
       const [bad, slow] = await Promise.all([
         failed
-          ? this._client.items(id, { states: 'failed', limit: MOST_FAILED }, this.path)
+          ? this._client.items(id, { state: 'failed', limit: MOST_FAILED }, this.path)
           : Promise.resolve([]),
-        slowest === null
-          ? Promise.resolve([])
-          : this._client.items(id, { after: slowest - 1, limit: 1 }, this.path)
+        slowest === null ? Promise.resolve([]) : this._client.items(id, one(slowest), this.path)
       ]);
       if (!this._isDisposed) {
         this._merge(id, [...bad, ...slow.filter(each => each.item === slowest)]);
@@ -305,6 +303,11 @@ export class RunModel implements IDisposable {
   private _selected: IExecution | null = null;
   private _tab: RunTab = 'steps';
   private _watching: IDisposable | null = null;
+}
+
+/** The question for a single item. */
+function one(item: number): IItemsQuestion {
+  return item > 0 ? { after: item - 1, limit: 1 } : { limit: 1 };
 }
 
 /** Add live messages to those that are there: streams grow, displays are updated, output is cleared. */

@@ -34,6 +34,11 @@ export class StepsModel implements IDisposable {
     return this._changed;
   }
 
+  /** Emitted when the kernel has ended or begun anew and steps of it go on. */
+  get wentOn(): ISignal<this, ReadonlyArray<IExecution>> {
+    return this._wentOn;
+  }
+
   /** Emitted when an execution of one of the cells has changed. */
   get executionChanged(): ISignal<this, IExecution> {
     return this._executionChanged;
@@ -104,6 +109,9 @@ export class StepsModel implements IDisposable {
       }
     }
     this._emit();
+    if (this._left.size) {
+      this._wentOn.emit(this.left);
+    }
   }
 
   /** Whether the document is a copy of the one that its kernel runs. */
@@ -140,6 +148,13 @@ export class StepsModel implements IDisposable {
   /** The run that an execution was reused from, once the server has said which. */
   reusedFrom(execution: IExecution): string | null {
     return this._origins.runOf(execution, this._path);
+  }
+
+  /** The attempt that a cell's execution is at. */
+  attempt(cell: string): string {
+    const execution = this._executions.get(cell);
+    const source = this._cells.find(each => each.id === cell)?.source;
+    return execution ? attemptWords(execution, source) : '';
   }
 
   /** Why the last execution of a cell no longer holds; undefined while it does. */
@@ -365,6 +380,7 @@ export class StepsModel implements IDisposable {
   private _ticket = 0;
   private _toRun: ReadonlyArray<string> | null = null;
   private _waitsFor: string | null = null;
+  private _wentOn = new Signal<this, ReadonlyArray<IExecution>>(this);
 }
 
 const NO_STEPS: IGraph = { steps: [], problems: [], edited: [] };
@@ -379,8 +395,21 @@ export function isTakenOver(execution: IExecution): boolean {
   return execution.state === 'reused' && execution.queued === execution.ended;
 }
 
+/** One line about the steps that go on without their kernel. */
+export function goesOn(steps: ReadonlyArray<IExecution>): string {
+  const names = [...new Set(steps.map(each => each.step))];
+  return `The kernel has ended; ${names.join(', ')} ${names.length > 1 ? 'go' : 'goes'} on.`;
+}
+
 export function isUnderWay(record: { readonly state: State }): boolean {
   return record.state === 'queued' || record.state === 'running';
+}
+
+/** Which attempt an execution is at, of how many where its cell says so: `attempt 2 of 3`. Empty for a first one alone. */
+export function attemptWords({ attempt }: { readonly attempt: number }, source = ''): string {
+  const line = /^\s*%%step\b(.*)/.exec(source)?.[1] ?? '';
+  const retries = Number(/(?:^|\s)--retries(?:\s+|=)(\d+)/.exec(line)?.[1] ?? 0);
+  return attempt > 1 ? `attempt ${attempt}${retries ? ` of ${retries + 1}` : ''}` : '';
 }
 
 /** The name on a cell's `%%step` line, or null for a plain cell. */

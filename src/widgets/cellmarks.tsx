@@ -44,6 +44,7 @@ export class CellMark extends ReactWidget {
           <Pill
             execution={execution}
             waitsFor={steps.waiting(execution)}
+            attempt={steps.attempt(this.cell)}
             staleness={steps.staleness(this.cell)}
             reusedFrom={steps.reusedFrom(execution)}
             onOpenRun={rest.onOpenRun}

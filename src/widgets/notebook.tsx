@@ -27,6 +27,8 @@ export interface INotebookOptions {
   readonly openExecution: (execution: string | null, run: string, path: string) => void;
   readonly localPath: (path: string) => string;
   readonly report: (message: string) => void;
+  /** The notebook's kernel has ended or begun anew, and these steps go on. */
+  readonly wentOn: (steps: ReadonlyArray<IExecution>, cancel: () => void) => void;
 }
 
 const METADATA = 'mlbench';
@@ -44,6 +46,9 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
     this.steps = new StepsModel(_options.client, _options.news);
     this.steps.changed.connect(this._draw, this);
     this.steps.executionChanged.connect(this._onExecution, this);
+    this.steps.wentOn.connect((_, steps) =>
+      _options.wentOn(steps, () => steps.forEach(({ id }) => this.cancel(id)))
+    );
     const { content, sessionContext, context } = panel;
     content.cellInViewportChanged.connect(this._onViewport, this);
     content.activeCellChanged.connect(this._onActiveCell, this);
@@ -60,6 +65,7 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
     void context.ready.then(() => {
       if (!this._isDisposed) {
         this._onContent();
+        this._askWhose();
         this._take(sessionContext.session?.kernel ?? null);
       }
     });
@@ -84,10 +90,10 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
     return this._isDisposed;
   }
 
-  /** Return the notebook's id in its metadata, which is written if there is none. */
+  /** Return the notebook's id in its metadata, which is written if there is none, or that of what it was copied from. */
   ensureId(): string {
     const known = this.notebookId;
-    if (known) {
+    if (known && known !== this._foreignId) {
       return known;
     }
     const bytes = crypto.getRandomValues(new Uint8Array(26));
@@ -366,6 +372,23 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
 
   private _onPath(): void {
     this.steps.setPath(this.path);
+    this._askWhose();
+  }
+
+  /** Learn whether the id that the document carries is its own: a copy's is replaced with its first step or job. */
+  private _askWhose(): void {
+    const carried = this.notebookId;
+    if (!carried) {
+      return;
+    }
+    this._options.client.ownsId(this.path, carried).then(
+      isOwn => {
+        if (!isOwn) {
+          this._foreignId = carried;
+        }
+      },
+      error => console.warn(sentence(error))
+    );
   }
 
   // Late output.
@@ -382,14 +405,13 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
     if (stepName(source) === null) {
       return;
     }
-    const hadId = this.notebookId !== null;
-    this.ensureId();
-    if (!hadId) {
+    const before = this.notebookId;
+    if (this.ensureId() !== before) {
       this._greet();
     }
-    const before = this.steps.executionOf(id);
-    if (before) {
-      this._replaced.set(before.id, Date.now());
+    const replaced = this.steps.executionOf(id);
+    if (replaced) {
+      this._replaced.set(replaced.id, Date.now());
     }
     this._late.delete(id);
     this._restored.delete(id);
@@ -550,6 +572,7 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
   private _sendDocument = new Throttler(() => this._passOn(), { limit: 1000, edge: 'trailing' });
   private _asking = new Set<string>();
   private _closed = new Set<string>();
+  private _foreignId: string | null = null;
   private _install = '%pip install mlbench';
   private _isDisposed = false;
   private _known: { id: string; source: string; tags: string[] }[] = [];

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 from jupyter_server.auth.decorator import authorized
 from tornado import web
 
-from mlbench.core.errors import ScheduleError, UsageError
-from mlbench.core.records import Job
+from mlbench.core.errors import NotFound, ScheduleError, UsageError
+from mlbench.core.records import Firing, Job
 from mlbench.entrypoints.labserver import schema
 from mlbench.entrypoints.labserver.door import Handler
+from mlbench.entrypoints.labserver.runs import failure_line
 from mlbench.project import Project, promotion
 
 __all__ = ["Check", "FiringsOfJob", "Jobs", "OneJob", "RunNow"]
@@ -42,6 +44,7 @@ class _Office(Handler):
             short=short,
             sentence=sentence,
             last=firings[0] if firings else None,
+            error=_error(project, firings[0]) if firings else None,
         )
 
 
@@ -209,3 +212,14 @@ class FiringsOfJob(_Office):
     def _firings(self, identifier: str) -> schema.Firings:
         project, job = self.find(identifier)
         return schema.Firings(firings=project.catalog.firings(job.id, limit=self.number("limit", 50, 500)))
+
+
+def _error(project: Project, firing: Firing) -> str | None:
+    """Say in one line why a firing failed: what its run says, else what is known of the firing itself."""
+    if firing.state != "failed":
+        return None
+    if firing.run is not None:
+        with contextlib.suppress(NotFound):
+            run = project.catalog.run(firing.run)
+            return failure_line(run, project.steps(run.id)) or firing.reason
+    return firing.reason

@@ -9,11 +9,14 @@ from pathlib import Path
 from jupyter_server.auth.decorator import authorized
 from tornado import web
 
+from mlbench.core.errors import UsageError
+from mlbench.core.ids import is_id
 from mlbench.core.records import UNDER_WAY, Execution, Run
 from mlbench.entrypoints.labserver import schema
 from mlbench.entrypoints.labserver.door import Handler
+from mlbench.project.identity import is_own
 
-__all__ = ["OutputsOfCells"]
+__all__ = ["IdentityOfNotebook", "OutputsOfCells"]
 
 RUNS_BACK = 200
 """Runs of one kernel that are looked at, newest first, until every cell has been found."""
@@ -67,6 +70,24 @@ class OutputsOfCells(Handler):
         if run.notebook is None or not Path(run.notebook).exists():
             return False
         return Path(run.notebook).resolve() != self.stores.absolute(path)
+
+
+class IdentityOfNotebook(Handler):
+    """`GET identity?notebook=&notebook_id=`."""
+
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """Answer whether the id that a notebook carries is its own: a copy gets another one."""
+        await self.reply(self._identity)
+
+    def _identity(self) -> schema.Identity:
+        path = self.get_query_argument("notebook", "")
+        identifier = self.get_query_argument("notebook_id", "")
+        if not path or not is_id(identifier):
+            raise UsageError("Ask with the path of a notebook and the id that it carries.")
+        catalog = self.stores.project(path).catalog
+        return schema.Identity(own=is_own(catalog, str(self.stores.absolute(path)), identifier))
 
 
 def is_taken_over(execution: Execution) -> bool:

@@ -29,6 +29,7 @@ HANDLERS: tuple[tuple[str, type[web.RequestHandler]], ...] = (
     (f"executions/{ID}/keep", executions.Keep),
     ("graph", graph.GraphOfCells),
     ("outputs", outputs.OutputsOfCells),
+    ("identity", outputs.IdentityOfNotebook),
     ("document", document.DocumentOfKernel),
     ("jobs", jobs.Jobs),
     ("jobs/check", jobs.Check),

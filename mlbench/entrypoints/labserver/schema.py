@@ -167,6 +167,12 @@ class Outputs(Struct, frozen=True, kw_only=True):
     copied: bool = False
 
 
+class Identity(Struct, frozen=True, kw_only=True):
+    """Whether the id that a notebook carries is its own: that of a copy is another notebook's."""
+
+    own: bool
+
+
 class Document(Struct, frozen=True, kw_only=True):
     """The notebook of a kernel, without outputs, as its page holds it."""
 
@@ -181,13 +187,14 @@ class Taken(Struct, frozen=True, kw_only=True):
 
 
 class JobView(Struct, frozen=True, kw_only=True):
-    """A job as a list shows it, its schedule in few words and in a sentence."""
+    """A job as a list shows it: its schedule in few words and in a sentence, its last firing and why that failed."""
 
     job: Job
     path: str | None = None
     short: str | None = None
     sentence: str | None = None
     last: Firing | None = None
+    error: str | None = None
 
 
 class JobList(Struct, frozen=True, kw_only=True):
@@ -301,7 +308,7 @@ class Watch(Struct, frozen=True, kw_only=True):
 
 SPOKEN: tuple[type, ...] = (
     Problem, Status, RunList, RunDetail, ExecutionDetail, ItemList, ItemMetric, NotebookView, Cancelled,
-    GraphQuestion, Graph, OutputsQuestion, Outputs, Document, Taken, JobList, JobQuestion, JobCheck, NewJob,
+    GraphQuestion, Graph, OutputsQuestion, Outputs, Identity, Document, Taken, JobList, JobQuestion, JobCheck, NewJob,
     JobChange, JobView, Firings, FiringDetail, ScheduleQuestion, SchedulePreview, News, Watch,
 )  # fmt: skip
 
