@@ -18,6 +18,7 @@ from mlbench.core.ids import ExecutionId, short
 from mlbench.core.messages import Event
 from mlbench.core.records import ENDED, Execution, Json, Run
 from mlbench.entrypoints.cli import output
+from mlbench.runs.picture import MIME as FANOUT
 
 if TYPE_CHECKING:
     from mlbench.backends.service_socket import ServiceClient
@@ -150,11 +151,15 @@ class _Followed:
                 self._catch_up(execution)
             if event.seq > self._seen[execution] and self._item is None:
                 self._seen[execution] = event.seq
-                self._printer.show(event.body["step"], event.body["cell"], event.body["messages"])
+                self._printer.show(event.body["step"], event.body["cell"], _without_pictures(event.body["messages"]))
         elif event.type == "execution" and self._wanted(event.body["execution"]["step"]):
             execution = ExecutionId(event.body["execution"]["id"])
-            if execution not in self._seen and event.body["execution"]["state"] != "queued":
+            state = event.body["execution"]["state"]
+            if execution not in self._seen and state != "queued":
                 self._catch_up(execution)
+            elif state in ENDED and event.body["execution"].get("fanout") and self._item is None:
+                record, _ = self._ask(execution)
+                self._printer.show(record.step, record.cell, [one for one in record.messages if _is_picture(one)])
 
     def _catch_up(self, execution: ExecutionId) -> None:
         """Print what an execution has printed so far."""
@@ -163,7 +168,8 @@ class _Followed:
             return
         record, seq = self._ask(execution)
         self._seen[execution] = seq
-        self._printer.show(record.step, record.cell, record.messages)
+        messages = record.messages if record.state in ENDED else _without_pictures(record.messages)
+        self._printer.show(record.step, record.cell, messages)
 
     def _ask(self, execution: ExecutionId) -> tuple[Execution, int]:
         if self._client is not None:
@@ -237,6 +243,15 @@ def item_of(project: Project, execution: Execution, number: int, *, over: bool) 
     if over:
         raise NotFound(f"Item {number} of step {execution.step} was not run.")
     return None
+
+
+def _is_picture(message: Json) -> bool:
+    return FANOUT in (message.get("data") or {})
+
+
+def _without_pictures(messages: Sequence[Json]) -> list[Json]:
+    """Return messages without the picture of a fan-out, which changes four times a second: its last one is shown."""
+    return [one for one in messages if not _is_picture(one)]
 
 
 def texts(messages: Sequence[Json]) -> Iterator[str]:

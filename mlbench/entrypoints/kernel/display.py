@@ -43,6 +43,8 @@ def show_here(shell: Any, message: Json) -> None:
         }
         hook.session.send(hook.pub_socket, "execute_result", content, parent=hook.parent_header, ident=hook.topic)
     elif kind in ("display_data", "update_display_data", "execute_result"):
+        if getattr(shell, "kernel", None) is None and _is_passing(message):
+            return
         _flush()
         shell.display_pub.publish(
             message["data"],
@@ -50,6 +52,18 @@ def show_here(shell: Any, message: Json) -> None:
             transient=message.get("transient") or {},
             update=kind == "update_display_data",
         )
+
+
+def _is_passing(message: Json) -> bool:
+    """Say whether a message is a picture of items that are under way: a terminal would print each below the last."""
+    from mlbench.runs.picture import MIME
+
+    picture = message["data"].get(MIME)
+    if picture is None:
+        return False
+    counts = picture["counts"]
+    ended = sum(counts[state] for state in ("succeeded", "reused", "failed", "cancelled"))
+    return picture["total"] is None or bool(counts["running"]) or ended < picture["total"]
 
 
 def let_figures_show(value: Any) -> None:

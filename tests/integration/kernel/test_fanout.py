@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -40,6 +41,12 @@ def test_a_value_that_items_change_in_place_is_a_list_outside(page: Any) -> None
     page.run("table = {'z': 0}")
     page.run("%%step fill --foreach n in [1, 2]\ntable[n] = n\n")
     assert page.value("table") == "[{'z': 0, 1: 1}, {'z': 0, 2: 2}]"
+
+
+def test_what_an_item_does_to_its_own_value_no_other_item_sees(page: Any) -> None:
+    page.run("rows = [{'a': 1}, {'a': 2}, {'a': 3}]")
+    page.run("%%step mark --foreach row in rows\nrow['b'] = 1\nseen = len([one for one in rows if 'b' in one])\n")
+    assert page.value("len(set(seen)), rows") == "(1, [{'a': 1}, {'a': 2}, {'a': 3}])"
 
 
 def test_a_failed_item_fails_the_step_and_what_reads_its_names(page: Any) -> None:
@@ -103,6 +110,25 @@ def test_an_item_is_printed_by_the_command_line(place: Any, page: Any) -> None:
         check=False,
     )
     assert (said.returncode, said.stdout) == (0, "item b\n"), said.stderr
+
+
+def test_a_fan_out_is_followed_to_its_end_and_its_picture_shown_once(place: Any, page: Any) -> None:
+    gate = place.folder / "gate"
+    page.run(f"import time\nfrom pathlib import Path\ngate = Path({str(gate)!r})")
+    body = "print('wait')\nwhile not gate.exists():\n    time.sleep(0.01)\nwaited = x\n"
+    page.run(f"%%step fan --foreach x in range(3)\n{body}", "followed")
+    run = page.value("print(list(mlbench.runs(limit=1)['id'])[0])").strip()
+    command = [sys.executable, "-c", "from mlbench.entrypoints.cli import main; main()", "logs", "-f", run, "fan"]
+    with subprocess.Popen(command, env=page.environment, stdout=subprocess.PIPE, text=True) as following:
+        with place.service() as client:
+            deadline = time.monotonic() + 60
+            while not [one for one in client.request("status")["clients"] if one["role"] == "cli"][1:]:
+                assert time.monotonic() < deadline
+        gate.touch()
+        said, _ = following.communicate(timeout=60)
+    assert following.returncode == 0
+    assert [line for line in said.splitlines() if line.startswith("fan: ")] == [said.splitlines()[0]]
+    assert said.startswith("fan: 3 items")
 
 
 @pytest.mark.parametrize("option", ["--cache", "--no-cache"])

@@ -7,9 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from mlbench.core.ids import ExecutionId
 from mlbench.core.messages import Foreach
+from mlbench.core.records import FanOut
+from mlbench.entrypoints.kernel.display import show_here
 from mlbench.entrypoints.kernel.pending import is_placeholder
 from mlbench.runs import randomness
+from mlbench.runs.picture import Grid, picture
 
 
 def test_a_name_of_a_fan_out_is_a_list_outside(book: Any) -> None:
@@ -119,3 +123,16 @@ def test_the_kernel_goes_on_from_where_a_fan_out_left_its_generators(book: Any, 
     book.run("%%step a --foreach n in [1, 2]\ny = n\n")
     book.run("y")
     assert book.run("np.random.rand()") == np.random.RandomState(99).rand()
+
+
+def test_a_terminal_shows_the_picture_of_a_fan_out_once_its_items_have_ended(book: Any, capsys: Any) -> None:
+    def shown(**counts: int) -> str:
+        fanout = FanOut(names=("n",), shape=(3,), total=3, **counts)
+        grid = Grid((3,))
+        message = picture(execution=ExecutionId("e"), step="fan", fanout=fanout, grid=grid, spread=None, again=True)
+        show_here(book.shell, message)
+        return str(capsys.readouterr().out)
+
+    assert shown(running=1, succeeded=1) == ""
+    assert shown(succeeded=1) == ""
+    assert shown(succeeded=2, failed=1).startswith("fan: 3 items")
