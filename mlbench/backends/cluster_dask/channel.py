@@ -183,13 +183,20 @@ class MarkedChannel(Channel):
 
     def __init__(self, connection: socket.socket, execution: str) -> None:
         super().__init__(connection)
+        self._first = connection
         self._before = mark_before(execution)
         self._count = mmap.mmap(-1, _NUMBER.size)  # one for all processes that fork from this one
         self._pipes = (os.dup(1), os.dup(2))  # a user may put something else in the place of 1 and 2
 
-    def move(self, connection: socket.socket) -> None:
-        """Speak over another connection: this process has just been forked."""
-        self._connection = connection
+    def move(self, connection: socket.socket, message: Json, descriptors: tuple[int, ...]) -> None:
+        """Speak over a connection of this process's own, which has just been forked, after a last word over the other.
+
+        The process that it was forked from is silent until this one has ended: they count their messages together.
+        """
+        self._connection = self._first
+        self.send(message, descriptors)
+        self._first.close()
+        self._first = self._connection = connection
 
     def send(self, message: Json, descriptors: tuple[int, ...] = ()) -> None:
         """Send a message, in order with the text before it and after it; descriptors may go along."""

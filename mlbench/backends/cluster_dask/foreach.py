@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import pickle
+import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -20,7 +21,9 @@ __all__ = ["Items", "evaluate", "keep"]
 _LABEL: Final = 80
 _ATOMS: Final = frozenset({bool, int, float, complex, str, bytes, type(None)})
 _FIXED: Final = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type)
-_LOOKED_AT: Final = 256
+_LOOKED_AT: Final = 64 << 20
+_MOST_UNSEEN: Final = 1_000
+"""It is looked how much memory there is in use after so many bytes, and after so many items."""
 _MOST_MEMORY: Final = 2 << 30
 """Bytes by which a process may grow while it takes the items of an iterator that does not say how many it has."""
 
@@ -66,12 +69,17 @@ def _take(one: Foreach, given: Any, left: int, most: int) -> list[Any]:
 
 
 def _watched(one: Foreach, items: Iterator[Any], left: int, most: int, *, sized: bool) -> Iterator[Any]:
-    before = None if sized else _memory()
+    before = 0 if sized else _memory()
+    looked, size = 0, 0
     for place, item in enumerate(items):
-        if place >= left or (
-            before is not None and place % _LOOKED_AT == _LOOKED_AT - 1 and _memory() > before + _MOST_MEMORY
-        ):
+        if place >= left:
             raise _too_many(one, most)
+        if before:
+            size += sys.getsizeof(item, 0)
+            if size > _LOOKED_AT or place - looked > _MOST_UNSEEN:
+                looked, size = place, 0
+                if _memory() > before + _MOST_MEMORY:
+                    raise _too_many(one, most)
         yield item
 
 

@@ -194,14 +194,12 @@ class _Process:
         sys.stderr.flush()
         process = os.fork()
         if process == 0:
-            ours.close()
-            self._be_forked(runner, theirs, places)
+            self._be_forked(runner, ours, theirs, places)
         theirs.close()
+        ours.close()
         with contextlib.suppress(OSError):
             os.setpgid(process, process)
         runner.begun_any = True
-        self._channel.send({"op": "child", "pid": process, "first": numbers[places[0]]}, (ours.fileno(),))
-        ours.close()
         os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
         progress = runner.progress
         if not progress.over:  # what it has started goes with it
@@ -221,12 +219,16 @@ class _Process:
         )
         return progress.over
 
-    def _be_forked(self, runner: _Runner, connection: socket.socket, places: list[int]) -> NoReturn:
+    def _be_forked(
+        self, runner: _Runner, ours: socket.socket, connection: socket.socket, places: list[int]
+    ) -> NoReturn:
         code = 70
         try:
             os.setpgid(0, 0)
             end_with_parent(signal.SIGKILL)
-            self._channel.move(connection)
+            hello = {"op": "child", "pid": os.getpid(), "first": self._chunk.numbers[places[0]]}
+            self._channel.move(connection, hello, (ours.fileno(),))
+            ours.close()
             runner.begin()
             draws = runner.run(places)
             runner.progress.end()
