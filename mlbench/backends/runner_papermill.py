@@ -46,9 +46,10 @@ class RunRequest:
 
     `path` are folders that come first on the kernel's `sys.path`; `watch` is called with what happens: runs, cells,
     executions and messages, each a dictionary with a `type`. `snapshot` is set where one was made already, and
-    `interpreter` where the kernel must be that one; `marks` has an id written into the notebook's file if it needs one;
-    a `private` kernel speaks over sockets that only its user can
-    open, where papermill's own listen on TCP ports of this machine.
+    `interpreter` where the kernel must be that one; `resume` is a run, by its id or the beginning of it, whose steps
+    are reused where they succeeded and are unchanged; `marks` has an id written into the notebook's file if it needs
+    one; a `private` kernel speaks over sockets that only its user can open, where papermill's own listen on TCP ports
+    of this machine.
     """
 
     kind: RunKind = "papermill"
@@ -65,6 +66,7 @@ class RunRequest:
     job: JobId | None = None
     job_version: int | None = None
     due: int | None = None
+    resume: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
     watch: Callable[[Json], None] | None = None
 

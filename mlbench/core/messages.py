@@ -127,7 +127,7 @@ class KernelHello:
     """How a kernel presents itself when it attaches.
 
     `run` is set where an engine has opened the run already, `again` where this very process had attached before and
-    knows its steps. `resume` is the run whose steps are reused where they succeeded and are unchanged.
+    knows its steps.
     """
 
     kernel: str
@@ -138,7 +138,6 @@ class KernelHello:
     run: RunId | None = None
     kind: RunKind = "interactive"
     again: bool = False
-    resume: RunId | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,13 +57,18 @@ class MlbenchEngine:
         autosave_cell_every: int = 30,
         **options: Any,
     ) -> Any:
-        """Run a notebook and return it with its outputs; see papermill's own engine for the parameters."""
+        """Run a notebook and return it with its outputs; see papermill's own engine for the parameters.
+
+        `resume`, or else the variable `MLBENCH_RESUME`, names a run whose steps are reused where they succeeded and
+        are unchanged.
+        """
         from papermill.engines import NotebookExecutionManager
 
         request = options.pop("mlbench_request", None) or RunRequest()
         given = request.notebook or _local_path(options.pop("input_path", None))
         options.pop("input_path", None)
-        request = replace(request, notebook=given)
+        resume = options.pop("resume", None) or request.resume or os.environ.get("MLBENCH_RESUME") or None
+        request = replace(request, notebook=given, resume=resume)
         if request.notebook is not None and "papermill" in nb.metadata:
             nb.metadata.papermill["input_path"] = nb.metadata.papermill["input_path"] and request.notebook
         has_steps = document.has_steps(nb)
@@ -198,6 +203,7 @@ class _Recording:
             "MLBENCH_ENGINE": str(os.getpid()),
             "MLBENCH_RUN": self.run_id,
             "MLBENCH_RUN_KIND": self.request.kind,
+            "MLBENCH_RESUME": "",  # it was meant for this run, and not for what the notebook may run in turn
         }
         if self.request.notebook is not None:
             told["MLBENCH_NOTEBOOK"] = self.request.notebook
@@ -243,6 +249,8 @@ class _Recording:
         )
         name = request.name or (Path(request.notebook).stem if request.notebook else "notebook")
         more: dict[str, Any] = {"job": request.job, "job_version": request.job_version, "due": request.due}
+        if request.resume is not None:
+            more["resumed_from"] = project.catalog.run(request.resume).id
         if self._has_steps:
             from mlbench.backends.service_socket import connect
 

@@ -16,11 +16,13 @@ __all__ = ["main", "root"]
 
 COMMANDS: Final = {
     "run": "mlbench.entrypoints.cli.run:run",
+    "resume": "mlbench.entrypoints.cli.again:resume",
     "check": "mlbench.entrypoints.cli.look:check",
     "graph": "mlbench.entrypoints.cli.look:graph",
     "runs": "mlbench.entrypoints.cli.history:runs",
     "show": "mlbench.entrypoints.cli.history:show",
     "logs": "mlbench.entrypoints.cli.history:logs",
+    "why": "mlbench.entrypoints.cli.again:why",
     "schedule": "mlbench.entrypoints.cli.jobs:schedule",
     "jobs": "mlbench.entrypoints.cli.jobs:jobs",
     "cluster": "mlbench.entrypoints.cli.cluster:cluster",
@@ -31,11 +33,13 @@ COMMANDS: Final = {
 
 SUMMARIES: Final = {
     "run": "Run a notebook, its steps side by side, and record it.",
+    "resume": "Run again what a run left: what succeeded and is unchanged is reused.",
     "check": "Say what would fail in a notebook, before anything is run.",
     "graph": "Show a notebook's steps, and who waits for whom and why.",
     "runs": "List runs, newest first.",
     "show": "Show a run: its steps, metrics and what went wrong.",
     "logs": "Print what a run, or one of its steps, has printed.",
+    "why": "Say why a step was not reused: what had changed.",
     "schedule": "Make a notebook a job that runs by the clock.",
     "jobs": "List jobs; run, pause, resume, delete or show one.",
     "cluster": "Show, start, scale or stop the cluster that steps run on.",

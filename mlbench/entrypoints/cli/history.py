@@ -157,6 +157,8 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
         yield "tags", _pairs(run.tags)
     if run.snapshot is not None:
         yield "snapshot", run.snapshot
+    if run.resumed_from is not None:
+        yield "resumes", f"run {short(run.resumed_from)}"
     if run.reason is not None and run.reason != "error":
         yield "reason", run.reason
 

@@ -193,7 +193,16 @@ def _what(execution: Execution) -> str:
         if execution.state == "reused" and execution.reused_from is not None:
             said.append(f"from {short(execution.reused_from)}")
         said.append(metrics_text(execution.metrics))
+    if execution.attempts:
+        said.append(_attempts(execution))
     return "  ".join(filter(None, said))
+
+
+def _attempts(execution: Execution) -> str:
+    """Say which attempt this is, and what became of the one before."""
+    last = execution.attempts[-1]
+    why = f"{last.failure.ename}: {last.failure.evalue}" if last.failure is not None else last.reason or last.state
+    return f"attempt {execution.attempt}; attempt {last.number} {last.state}: {first_line(why, 60)}"
 
 
 def first_line(text: str, most: int = 120) -> str:

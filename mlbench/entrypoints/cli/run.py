@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,7 +20,7 @@ from mlbench.entrypoints.cli import output
 from mlbench.entrypoints.cli.output import console, errors, json_option, plain, print_json
 from mlbench.entrypoints.cli.pairs import read_pairs
 
-__all__ = ["run"]
+__all__ = ["run", "run_notebook"]
 
 
 @click.command(epilog="Example: mlbench run flights.ipynb -p origin=LGA -p trees=50")
@@ -32,6 +32,7 @@ __all__ = ["run"]
 @click.option("--cwd", help="The folder to run in; the notebook's own otherwise.")
 @click.option("--cell-timeout", type=click.IntRange(min=1), metavar="SECONDS", help="The most that one cell may take.")
 @click.option("--tag", "tags", multiple=True, metavar="NAME=VALUE", help="A tag of the run.")
+@click.option("--resume", metavar="RUN", help="Reuse the steps of this run that succeeded and are unchanged.")
 @json_option
 def run(
     notebook: str,
@@ -42,6 +43,7 @@ def run(
     cwd: str | None,
     cell_timeout: int | None,
     tags: tuple[str, ...],
+    resume: str | None,
     as_json: bool,
 ) -> int:
     """Run NOTEBOOK, its steps side by side, and record it.
@@ -49,12 +51,46 @@ def run(
     The notebook itself is not changed, but for an id in its metadata, by which a renamed notebook keeps its history.
     The exit status is 0 if it succeeded, 1 if it failed, 2 if it cannot be run.
     """
+    return run_notebook(
+        notebook,
+        given=read_pairs(pairs),
+        labels=read_pairs(tags, what="tag"),
+        target=target,
+        kernel=kernel,
+        name=name,
+        cwd=cwd,
+        cell_timeout=cell_timeout,
+        resume=resume,
+        as_json=as_json,
+    )
+
+
+def run_notebook(
+    notebook: str,
+    *,
+    given: Mapping[str, Any],
+    labels: Mapping[str, str] | None = None,
+    target: str | None = None,
+    kernel: str | None = None,
+    name: str | None = None,
+    cwd: str | None = None,
+    cell_timeout: int | None = None,
+    resume: str | None = None,
+    as_json: bool = False,
+) -> int:
+    """Run a notebook, show how far it is and what came of it, and return the exit status.
+
+    Parameters
+    ----------
+    given
+        Values of its parameters, as texts or as what they are.
+    resume
+        The run whose steps are reused where they succeeded and are unchanged.
+    """
     from mlbench.backends import runner_papermill
     from mlbench.backends.owners import scratch_folder
     from mlbench.project.preparation import prepare
 
-    given = read_pairs(pairs)
-    labels = read_pairs(tags, what="tag")
     prepared = prepare(notebook, given=given, kernel=kernel)
     prepared.require()
     folder = _folder(cwd, prepared.path)
@@ -63,7 +99,14 @@ def run(
         if finding.level == "warning" and not as_json:
             errors().print(plain(f"{prepared.name}: {finding.text}"), style="yellow")
     view = _view(prepared.steps, as_json=as_json)
-    request = runner_papermill.RunRequest(notebook=prepared.path, name=name, tags=labels, marks=True, watch=view.take)
+    request = runner_papermill.RunRequest(
+        notebook=prepared.path,
+        name=name,
+        tags=dict(labels or {}),
+        marks=True,
+        resume=_known(resume, prepared.path),
+        watch=view.take,
+    )
     try:
         with _terminated_as_interrupted(), scratch_folder("run") as scratch, view:
             outcome = runner_papermill.execute(
@@ -95,6 +138,15 @@ class Cancelled(click.Abort):
         names = ", ".join(self.steps)
         steps = f" with step {names}" if len(self.steps) == 1 else f" with the steps {names}" if names else ""
         return f"Interrupted: {self.run.name} was cancelled{steps}. See more: mlbench show {short(self.run.id)}"
+
+
+def _known(resume: str | None, notebook: str) -> str | None:
+    """Return the whole id of a run that is resumed, before anything is started."""
+    if resume is None:
+        return None
+    from mlbench.project import Project
+
+    return Project.open(notebook=notebook).catalog.run(resume).id
 
 
 def _folder(cwd: str | None, path: str) -> str:
@@ -145,6 +197,9 @@ def _conclude(outcome: Any, target: str | None, *, as_json: bool) -> int:
         print_json({"run": run, "executions": executions})
     else:
         print_run(run, executions)
+        if run.resumed_from is not None:
+            names = ", ".join(one.step for one in executions if one.state == "reused") or "nothing"
+            console().print(plain(f"\nReused from run {short(run.resumed_from)}: {names}."))
         if run.state not in ENDED and outcome.error is not None:
             errors().print(plain(str(outcome.error)), style="red")
         if target is not None:

@@ -49,7 +49,6 @@ def parts_of(
     values: Mapping[str, Any],
     edges: Collection[str],
     namespace: dict[str, Any],
-    parameters: Collection[str],
     defs: Collection[str],
     surroundings: Surroundings,
     store: Path,
@@ -65,8 +64,6 @@ def parts_of(
         All of the kernel's values that the cell reaches, by name.
     edges
         Names that other steps give it.
-    parameters
-        Those of the names that the notebook's parameters cell binds.
     defs
         The names that it stores.
     data
@@ -79,7 +76,7 @@ def parts_of(
     fingerprint = key.Fingerprint(namespace, without={*edges, *values, *items}, data=data)
     for name, value in values.items():
         try:
-            parts[f"{'parameter' if name in parameters else 'value'} {name}"] = fingerprint.of(value)
+            parts[f"value {name}"] = fingerprint.of(value)
         except Exception:  # noqa: BLE001  a stranger's reducer may raise anything; without a key nothing is reused
             return Parts(parts | {key.UNKNOWN: f"{name} is a {type(value).__name__}, which can't be compared"})
     modules = modules_of(fingerprint.modules | imports_of(source), [surroundings.folder, *surroundings.path])
@@ -139,10 +136,9 @@ def _options(options: StepOptions, requirements: Collection[str], defs: Collecti
 
 
 def _surroundings(surroundings: Surroundings, secret: bytes) -> str:
-    """Digest what surrounds a step, the working directory aside."""
-    settings = settings_that_differ(surroundings)
-    folders = [one for one in dict.fromkeys(surroundings.path) if one not in ("", surroundings.folder)]
-    return _keyed(secret, repr((sorted(settings.items()), folders)).encode("utf-8", "surrogatepass"))
+    """Digest what surrounds a step, but for where it is: what it imports from there is known by what it is."""
+    settings = sorted(settings_that_differ(surroundings).items())
+    return _keyed(secret, repr(settings).encode("utf-8", "surrogatepass"))
 
 
 def _keyed(secret: bytes, data: bytes) -> str:

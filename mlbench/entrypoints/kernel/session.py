@@ -231,7 +231,6 @@ class Session:
             values=inputs.held,
             edges=inputs.edges,
             namespace=self.namespace,
-            parameters=self._parameter_names,
             defs=defs,
             surroundings=surroundings,
             store=self.storage.path(),

@@ -21,7 +21,7 @@ from mlbench.core.messages import Environment
 
 __all__ = ["Modules", "environment", "file_of", "imports_of", "modules_of", "user_key", "variables", "version_of"]
 
-_LEFT_OUT = ("JPY_", "MLBENCH_RUN", "MLBENCH_ENGINE")
+_LEFT_OUT = ("JPY_", "MLBENCH_RUN", "MLBENCH_RESUME", "MLBENCH_ENGINE")
 _LONGEST_TEXT: Final = 1024
 _NEVER_LOCAL = sys.stdlib_module_names | {"mlbench"}
 

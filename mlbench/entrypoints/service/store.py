@@ -222,7 +222,7 @@ class OpenStore:
             notebook=session.kin,
             draws=draws,
             takes_over=takes_over,
-            resume=session.hello.resume,
+            resume=self._resumed(session),
         )
         for instruction in self.tell(event):
             if isinstance(instruction, plans.Attach):
@@ -238,6 +238,11 @@ class OpenStore:
         if self.ledger.problem is not None:
             answer["note"] = f"{self.ledger.problem} Until then runs are shown as they were."
         return answer
+
+    def _resumed(self, session: Session) -> RunId | None:
+        """Return the run that a kernel's run goes on from."""
+        run = self.runs.get(session.fixed) if session.fixed is not None else None
+        return run.resumed_from if run is not None else None
 
     def _place(self, session: Session, step: str, at: int, *, new_run: bool) -> RunId:
         if session.fixed is not None:

@@ -20,7 +20,7 @@ def parts_of(asked: Submitted, inputs: Mapping[str, Json], edges: Mapping[str, E
     parts = dict(asked.submission.key_parts)
     if asked.submission.key is not None:
         parts[CELL] = asked.submission.key
-    parts[ASKED] = "yes" if asked.reuses else "no" if asked.submission.options.cache is False else ""
+    parts[ASKED] = _asked(asked)
     return parts | {f"input {name}": _content(inputs.get(name)) for name in edges}
 
 
@@ -42,7 +42,7 @@ def question(node: Node) -> Look:
 
 def item_key(submission: Submission, parts: Mapping[str, str]) -> str | None:
     """Return what the keys of a fan-out's items have in common: all but what only says which items there are."""
-    only = {f"{kind} {name}" for name in submission.items_from for kind in ("input", "parameter", "value")}
+    only = {f"{kind} {name}" for name in submission.items_from for kind in ("input", "value")}
     return key_of({name: part for name, part in parts.items() if name not in {*only, ITEMS}} | {"item": "yes"})
 
 
@@ -66,6 +66,13 @@ def take_over(record: Execution, found: Execution, at: int) -> Execution:
         fanout=found.fanout,
         tags={**found.tags, **record.tags},
     )
+
+
+def _asked(asked: Submitted) -> str:
+    said = asked.submission.options.cache
+    if said is not None:
+        return "line" if said else "no"
+    return "setting" if asked.submission.cache_default else "resume" if asked.resume is not None else ""
 
 
 def _content(binding: Json | None) -> str:

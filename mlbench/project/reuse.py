@@ -1,0 +1,125 @@
+"""Why a step ran although it had run before, and how a run that failed is gone on from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from mlbench.core.errors import NotFound, UsageError
+from mlbench.core.ids import short
+from mlbench.core.records import UNDER_WAY, Execution, Run
+from mlbench.runs.changes import Change, changes, not_asked
+from mlbench.runs.series import last_of_each_step
+
+if TYPE_CHECKING:
+    from mlbench.project import Project
+
+__all__ = ["Why", "notebook_of", "why", "why_execution"]
+
+RUNS_BACK: Final = 500
+"""Earlier runs of a notebook that are searched for the step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Why:
+    """Why an execution ran, or from which other it was reused: `before` is the last one of its step until then."""
+
+    execution: Execution
+    run: Run
+    before: Execution | None = None
+    before_run: Run | None = None
+    reasons: tuple[Change, ...] = ()
+
+
+def why(project: Project, run: str, step: str) -> Why:
+    """Say why a step of a run was not reused.
+
+    Raises
+    ------
+    NotFound
+        If there is no such run, or it has no such step.
+    """
+    found = project.catalog.run(run)
+    executions = project.steps(found.id)
+    execution = next((one for one in executions if one.step == step), None)
+    if execution is None:
+        names = ", ".join(dict.fromkeys(one.step for one in executions))
+        raise NotFound(f"Run {short(found.id)} has no step {step}.", f"It has: {names or 'none'}.")
+    return why_execution(project, execution)
+
+
+def why_execution(project: Project, execution: Execution) -> Why:
+    """Say why an execution was not reused, or from where it was."""
+    run = project.catalog.run(execution.run)
+    if execution.state == "reused" and execution.reused_from is not None:
+        origin = project.catalog.execution(execution.reused_from)
+        return Why(execution=execution, run=run, before=origin, before_run=project.catalog.run(origin.run))
+    before = _before(project, run, execution)
+    reasons: list[Change] = []
+    if (nobody := not_asked(execution)) is not None:
+        reasons.append(nobody)
+    if before is None:
+        ran = "it has never succeeded before" if _ran_before(project, run, execution) else "never run before"
+        reasons.append(Change(part="history", text=ran))
+        return Why(execution=execution, run=run, reasons=tuple(reasons))
+    reasons += changes(execution, before, parameters=run.parameters)
+    lost = [one.name for one in before.binds if one.artifact and not project.blobs.has(one.artifact.digest)]
+    reasons += [Change(part=f"artifact {name}", text=f"artifact {name} was gone from the store") for name in lost]
+    if not reasons:
+        text = "nothing is known to have changed: what it had made was damaged, or a file was changed meanwhile"
+        reasons.append(Change(part="nothing", text=text))
+    before_run = project.catalog.run(before.run)
+    return Why(execution=execution, run=run, before=before, before_run=before_run, reasons=tuple(reasons))
+
+
+def notebook_of(project: Project, run: Run) -> str:
+    """Return the path of a run's notebook as it is now, which may have been renamed since.
+
+    Raises
+    ------
+    UsageError
+        If the run is still under way, or the notebook is nowhere to be found.
+    """
+    if run.state in UNDER_WAY:
+        raise UsageError(f"Run {short(run.id)} is still under way.", "Wait for its end, or cancel it.")
+    if run.notebook is None:
+        raise UsageError(f"Run {short(run.id)} does not say which notebook it was of.", "Run the notebook itself.")
+    if os.path.isfile(run.notebook):
+        return run.notebook
+    paths = project.catalog.notebooks(run.notebook_id) if run.notebook_id is not None else {}
+    for path in sorted(paths, key=lambda path: paths[path], reverse=True):
+        if os.path.isfile(path):
+            return path
+    raise UsageError(
+        f"The notebook of run {short(run.id)} is not at {run.notebook} any more.",
+        f"Name it: mlbench run NOTEBOOK --resume {short(run.id)}",
+    )
+
+
+def _before(project: Project, run: Run, execution: Execution) -> Execution | None:
+    """Return the last execution of a step in earlier runs of the notebook that can be reused by its kind."""
+    return next((one for one in _earlier(project, run, execution) if one.state in ("succeeded", "reused")), None)
+
+
+def _ran_before(project: Project, run: Run, execution: Execution) -> bool:
+    return next(_earlier(project, run, execution), None) is not None
+
+
+def _earlier(project: Project, run: Run, execution: Execution) -> Iterator[Execution]:
+    if run.notebook is None and run.notebook_id is None:
+        return
+    before, left = (run.started, str(run.id)), RUNS_BACK
+    while left > 0:
+        page = project.catalog.runs(
+            notebook=run.notebook, notebook_id=run.notebook_id, limit=min(50, left), before=before
+        )
+        for one in page:
+            for found in last_of_each_step(project.catalog.executions(one.id)):
+                if found.step == execution.step:
+                    yield found
+        if not page:
+            return
+        left -= len(page)
+        before = (page[-1].started, str(page[-1].id))
