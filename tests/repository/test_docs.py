@@ -69,9 +69,11 @@ def test_every_option_of_a_step_has_a_heading() -> None:
 
 
 def test_every_magic_has_a_heading() -> None:
+    from mlbench.entrypoints.kernel.clusters import ClusterMagics
     from mlbench.entrypoints.kernel.magics import StepMagics
 
-    magics = [f"%{name}" for name in StepMagics.magics["line"]] + [f"%%{name}" for name in StepMagics.magics["cell"]]
+    lines = [*StepMagics.magics["line"], *ClusterMagics.magics["line"]]
+    magics = [f"%{name}" for name in lines] + [f"%%{name}" for name in StepMagics.magics["cell"]]
     assert "%%step" in magics
     assert not [magic for magic in magics if not has_heading("magics", magic)]
 

@@ -95,7 +95,17 @@ async def make(choice: ClusterChoice, hear: Hear) -> Connection:
             cluster.adapt(**choice.adapt)
         elif choice.workers is not None:
             await scale(cluster, choice.workers)
-        client = await distributed.Client(cluster, asynchronous=True, set_as_default=False, name="mlbench")
+        if getattr(cluster, "asynchronous", False):
+            client = distributed.Client(cluster, asynchronous=True, set_as_default=False, name="mlbench")
+        else:  # it lives in another loop
+            client = distributed.Client(
+                cluster.scheduler_address,
+                security=getattr(cluster, "security", None),
+                asynchronous=True,
+                set_as_default=False,
+                name="mlbench",
+            )
+        await client
         return await _greet(choice, client, cluster, hear)
     except MlbenchError:
         await close_quietly(client, cluster)
