@@ -214,17 +214,19 @@ class Spread:
 class Chunk:
     """The items of a fan-out that one process runs one after the other.
 
-    `numbers` are the items' (from 0, the last `--foreach` fastest), `executions` and `attempts` theirs, in the same
-    order. The first chunk of a fan-out has no `spread` and no numbers: its process evaluates the `--foreach`, and then
-    begins items from the first on for `seconds`, with ids of its own making: none with 0. In every chunk no item is
-    begun once `seconds` are over (None: all are). `place` is the chunk's own number in its fan-out. A `spread` may come
-    without labels and digests, where they are many. With `apart` each item gets a process of its own, forked from one
+    `numbers` are the items' (from 0, the last `--foreach` fastest), `executions`, `attempts` and `keys` (where they
+    have some) theirs, in the same order. The first chunk of a fan-out has no `spread` and no numbers: its process
+    evaluates the `--foreach`, and then begins items from the first on for `seconds`, with ids of its own making: none
+    with 0. In every chunk no item is begun once `seconds` are over (None: all are). `place` is the chunk's own number
+    in its fan-out. A `spread` may come without labels and digests, where they are many. With `apart` each item gets a
+    process of its own, forked from one
     that has loaded everything.
     """
 
     numbers: tuple[int, ...] = ()
     executions: tuple[ExecutionId, ...] = ()
     attempts: tuple[int, ...] = ()
+    keys: tuple[str, ...] = ()
     place: int = 0
     spread: Spread | None = None
     seconds: float | None = None

@@ -115,9 +115,9 @@ class Grid:
 
     def states(self) -> str:
         """Return the letter of each cell."""
-        counts = [(chr(code), self._states[code]) for code in _ORDER]
         return "".join(
-            next((letter for letter, count in counts if count[cell]), "q") for cell in range(self.rows * self.columns)
+            "f" if f else "r" if r else "q" if q else "c" if c else "s" if s else "u"
+            for f, r, q, c, s, _ in zip(*(self._states[code] for code in _ORDER), strict=True)
         )
 
     def values(self) -> list[float | None]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import bisect
 import heapq
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -162,6 +162,7 @@ class Spreading:
         self._losses = self._sent_by_last_loss = 0
         self._stopped: Reason | None = None
         self._failure: tuple[Failure, Reason | None] | None = None
+        self._keys: Sequence[str] = ()
 
     # --- what there is -----------------------------------------------------------------------------------------------
 
@@ -264,6 +265,7 @@ class Spreading:
                 numbers=tuple(numbers),
                 executions=tuple(self._ids[number] for number in numbers),
                 attempts=tuple(1 + len(self._attempts.get(number, ())) for number in numbers),
+                keys=tuple(self._keys[number] for number in numbers) if self._keys else (),
                 spread=self.spread,
                 seconds=seconds,
                 most_items=self._most_items,
@@ -298,12 +300,14 @@ class Spreading:
 
     # --- what is told ------------------------------------------------------------------------------------------------
 
-    def found(self, spread: Spread, known: Mapping[int, Execution] | None = None) -> list[Execution]:
-        """Take the items; return the records of those that are reused, since they are known (by their number)."""
+    def found(
+        self, spread: Spread, known: Mapping[int, Execution] | None = None, keys: Sequence[str] = ()
+    ) -> list[Execution]:
+        """Take the items, with their keys; return the records of those that are reused: `known`, by their number."""
         total = 1
         for size in spread.shape:
             total *= size
-        self.spread, self.total = spread, total
+        self.spread, self.total, self._keys = spread, total, keys
         self.states = bytearray(b"q") * total
         self.grid = Grid(spread.shape)
         self.made = [()] * total
@@ -322,6 +326,7 @@ class Spreading:
                 label=self.label(number),
                 state="reused",
                 reused_from=record.reused_from or record.id,
+                key=keys[number] if keys else record.key,
                 attempt=1,
                 attempts=(),
                 note=None,
@@ -542,6 +547,7 @@ class Spreading:
             item=number,
             label=self.label(number),
             attempt=chunk.attempts[place],
+            key=chunk.keys[place] if chunk.keys else None,
             started=self._begun.get(number) or None,
             ended=at,
             failure=failure,

@@ -38,6 +38,7 @@ class MemoryChunks:
     cost: float = 0.001
     hear: Callable[[Json], None] = lambda news: None
     ran: list[tuple[int, int]] = field(default_factory=list)
+    keys: dict[int, str] = field(default_factory=dict)
     most: int = 0
     cancelled: Reason | None = None
     _running: int = 0
@@ -66,6 +67,7 @@ class MemoryChunks:
             raise ChunkLost
         if self.hold is not None and chunk.place > 1:
             await self.hold.wait()
+        self.keys.update(zip(chunk.numbers, chunk.keys, strict=False))
         blobs = LocalBlobs(task.store)
         ends = []
         for number, execution, attempt in zip(chunk.numbers, chunk.executions, chunk.attempts, strict=True):
@@ -344,10 +346,10 @@ def test_known_items_are_asked_for_before_any_runs_and_are_not_run(store: Path) 
         id=ExecutionId(new_id()), run=RunId(new_id()), step="train", state="succeeded", item=1, binds=(bound,)
     )
 
-    async def known(spread: Spread) -> dict[int, Execution]:
+    async def known(spread: Spread) -> tuple[list[str], dict[int, Execution]]:
         assert chunks.ran == []
         asked.append(spread)
-        return {4: former}
+        return [f"key {number}" for number in range(6)], {4: former}
 
     record, told = drive(store, chunks, known)
     assert record.state == "succeeded"
@@ -355,7 +357,8 @@ def test_known_items_are_asked_for_before_any_runs_and_are_not_run(store: Path) 
     assert sorted(number for number, _ in chunks.ran) == [0, 1, 2, 3, 5]
     assert loaded(store, record) == [0, 2, 4, 6, "kept", 10]
     (reused,) = [one for one in told.items if one.state == "reused"]
-    assert (reused.reused_from, reused.run) == (former.id, record.run)
+    assert (reused.reused_from, reused.run, reused.key) == (former.id, record.run, "key 4")
+    assert chunks.keys == {0: "key 0", 1: "key 1", 2: "key 2", 3: "key 3", 5: "key 5"}
     kept = LocalBlobs(store).find_record("executions", f"{record.id}-reused")
     assert kept is not None
 

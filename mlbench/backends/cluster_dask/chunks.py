@@ -202,6 +202,7 @@ class _ChunkRun(Attendance):
                 numbers=tuple(chunk.numbers[place] for place in left),
                 executions=tuple(chunk.executions[place] for place in left),
                 attempts=tuple(chunk.attempts[place] for place in left),
+                keys=tuple(chunk.keys[place] for place in left) if chunk.keys else (),
                 seconds=seconds,
                 apart=chunk.apart or apart or bool(self._changed),
             ),
@@ -599,6 +600,8 @@ class _ChunkRun(Attendance):
             "ended": item.ended,
             "worker": f"{self._host}/{item.process or self._running.process}",
         }
+        if chunk.keys:
+            record["key"] = chunk.keys[place]
         if item.cpu is not None:
             record["cpu"] = item.cpu
         if item.peak is not None:
@@ -619,7 +622,7 @@ class _ChunkRun(Attendance):
         if item.draws:
             record["draws"] = item.draws
             if self._task.seeded and self._task.random:
-                record["random_start"] = start_of(self._task.random, item.draws)
+                record["random_start"] = start_of(self._task.random, item.draws, item=number)
         if item.messages:
             record["messages"] = item.messages
         if item.metrics:

@@ -372,9 +372,9 @@ class DaskCluster:
         if submitted is None:
             return
         submitted.address = body.get("address", submitted.address)
-        for news in body["news"]:
+        for news in msgspec.msgpack.decode(body["news"]):
             if submitted.drive is not None:
-                submitted.drive.hear(dict(news))
+                submitted.drive.hear(news)
                 continue
             if news["type"] == "started":
                 submitted.started = news["started"]

@@ -31,8 +31,8 @@ __all__ = ["ChunkLost", "Chunks", "DaskChunks", "FanOutDrive", "Known"]
 
 OnEvent = Callable[[Json], None]
 
-Known = Callable[[Spread], Awaitable[dict[int, Execution]]]
-"""Returns the executions that items need not run for, since they have been run before: by the items' numbers."""
+Known = Callable[[Spread], Awaitable[tuple[Sequence[str], dict[int, Execution]]]]
+"""Returns the keys of all items, and the executions of those that need not run, having run before: by number."""
 
 _PICTURE_SECONDS: Final = 0.25
 _RATE_SECONDS: Final = 10.0
@@ -103,7 +103,7 @@ class FanOutDrive:
         Takes what a step says (see `OnEvent` of the cluster), and `{"type": "items", "executions": [...], "fanout":
         ...}` when items have ended: their records, and the counts.
     known
-        Asked once, when the items are known and before any is run, for those that need not run.
+        Asked once, when the items are known and before any is run, for their keys and for those that need not run.
     """
 
     def __init__(self, task: StepTask, chunks: Chunks, on_event: OnEvent, known: Known | None = None) -> None:
@@ -237,8 +237,8 @@ class FanOutDrive:
 
     async def _spread(self, spread: Spread) -> None:
         """Take the items, and leave out those that need not run."""
-        known = await self._known(spread) if self._known is not None else {}
-        reused = self._spreading.found(spread, known)
+        keys, known = await self._known(spread) if self._known is not None else ((), {})
+        reused = self._spreading.found(spread, known, keys)
         if reused:
             await asyncio.to_thread(self._record, "reused", reused)
         self._tell(reused)

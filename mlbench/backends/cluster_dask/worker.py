@@ -138,7 +138,8 @@ def publisher() -> Callable[[ExecutionId, list[Json]], None]:
     worker = get_worker()
 
     def publish(execution: ExecutionId, news: list[Json]) -> None:
-        worker.log_event(TOPIC, {"execution": execution, "news": news, "address": worker.address})
+        packed = msgspec.msgpack.encode(news)  # the scheduler passes it on as it is
+        worker.log_event(TOPIC, {"execution": execution, "news": packed, "address": worker.address})
 
     return publish
 

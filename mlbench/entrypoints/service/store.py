@@ -49,8 +49,8 @@ FORGET_AFTER: Final = 24 * 3600
 """Seconds for which the results of a kernel that is gone are held ready for the next one."""
 
 
-Known = Callable[[Spread], Awaitable[dict[int, Execution]]]
-"""Returns the executions of items of a fan-out that need not run, since they have been run before: by number."""
+Known = Callable[[Spread], Awaitable[tuple[Sequence[str], dict[int, Execution]]]]
+"""Returns the keys of a fan-out's items, and the executions of those that have run before and need not: by number."""
 
 
 class Executor(Protocol):
@@ -91,7 +91,6 @@ class OpenStore:
         self._stir = stir
         self._recollection = Recollection(project, self.ledger)
         self._reuse = Reuse(project, self.ledger)
-        self._item_keys: dict[ExecutionId, list[str]] = {}
         self._transcripts: dict[ExecutionId, Transcript] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -440,7 +439,6 @@ class OpenStore:
             record = self.plan.nodes[task.execution].record
             record = replace(record, state="failed", reason="worker-lost", failure=failure, ended=time.time_ns())
             own = True
-        self._item_keys.pop(task.execution, None)
         self.tell(plans.Ended(at=time.time_ns(), record=record, own=own))
 
     async def _look(self, look: plans.Look) -> None:
@@ -462,12 +460,10 @@ class OpenStore:
 
     async def _known_items(
         self, start: plans.Start, states: RandomState | None, spread: Spread
-    ) -> dict[int, Execution]:
-        """Return the items of a fan-out that need not run; note the keys of all, under which they are found again."""
+    ) -> tuple[Sequence[str], dict[int, Execution]]:
+        """Return the keys of a fan-out's items, under which they are found again, and those that need not run."""
         states = states if start.task.seeded else None
-        keys, found = await self._reuse.find_items(spread, start.look, states, start.item_key)
-        self._item_keys[start.task.execution] = keys
-        return found
+        return await self._reuse.find_items(spread, start.look, states, start.item_key)
 
     def _say(self, execution: ExecutionId, text: str, messages: Iterable[Json] = ()) -> None:
         """Show a line under a step's cell, and what else there is to be shown."""
@@ -517,9 +513,6 @@ class OpenStore:
         """Write items that have ended, which a worker has recorded, and tell of them in one piece of news."""
         if not records and fanout == node.record.fanout:
             return
-        keys = self._item_keys.get(node.id)
-        if keys:
-            records = [replace(one, key=keys[one.item]) if one.item is not None else one for one in records]
         node.record = replace(node.record, fanout=fanout)
         self.ledger.put(node.record)
         if not records:
