@@ -102,6 +102,23 @@ class Kernel:
         self._client.stop_channels()
         self._manager.shutdown_kernel(now=True)
 
+    @property
+    def process(self) -> int:
+        """The kernel's process."""
+        return int(self._manager.provisioner.pid)
+
+    def greet(self) -> None:
+        """Be a page that shows late output: steps that are sent from now on do not wait."""
+        page = self._client.session.session
+        self.run(f"get_ipython().__dict__.setdefault('mlbench_pages', set()).add({page!r})")
+
+    def send(self, code: str, cell: str) -> None:
+        """Ask for a cell, as a page does, and do not wait for it."""
+        content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False}
+        message = self._client.session.msg("execute_request", content | {"stop_on_error": False})
+        message["metadata"] = {"cellId": cell}
+        self._client.shell_channel.send(message)
+
     def run(self, code: str) -> str:
         """Run a cell and return what it printed. Raise `CellError` if it fails."""
         return self._run(code)[0]
@@ -112,7 +129,7 @@ class Kernel:
 
     def _run(self, code: str, shown: str | None = None) -> tuple[str, float]:
         began = time.perf_counter()
-        request = self._client.execute(code)
+        request = self._client.execute(code, stop_on_error=False)
         printed: list[str] = []
         seen: float | None = None
         while True:

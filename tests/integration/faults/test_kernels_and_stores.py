@@ -1,0 +1,173 @@
+"""Kernels that are killed, kernels that do the same at once, a service that is killed, a store that is full."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.core.records import UNDER_WAY
+from tests.integration.house import House, catalog, eventually
+from tests.integration.kernel.conftest import Place
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """Return a folder with a store and a service of its own, in which notebooks can be opened."""
+    runtime = Path(tempfile.mkdtemp(prefix="mlb"))
+    found = Place(tmp_path, runtime)
+    yield found
+    found.close()
+    left = House(runtime=runtime, store=found.store).wait_until_gone()
+    shutil.rmtree(runtime, ignore_errors=True)
+    assert not left
+
+
+def gated(name: str, begun: Path, go: Path) -> str:
+    return (
+        f"%%step {name}\nimport os, time\nwith open({str(begun)!r}, 'a') as file: print(os.getpid(), file=file)\n"
+        f"while not os.path.exists({str(go)!r}): time.sleep(0.02)\nx = 1\n"
+    )
+
+
+def test_a_kernel_that_is_killed_loses_nothing_and_the_next_one_finds_it(place: Place, tmp_path: Path) -> None:
+    book = place.notebook()
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    assert book.run("%%step first\nfirst = 20\n", "first").status == "ok"
+    assert book.value("first") == "20"
+    source = gated("second", begun, go)
+    book.run(source, "second")
+    eventually(begun.exists)
+    os.kill(book.manager.provisioner.pid, signal.SIGKILL)
+    book.restart()
+    answer = book.run(source, "second")
+    assert "under way since" in answer.text, answer.text
+    os.kill(book.manager.provisioner.pid, signal.SIGKILL)  # and again, while nobody has its result yet
+    go.touch()
+    eventually(lambda: not place.service().request("status")["executions"])
+    book.restart()
+    book.run(source, "second")
+    assert book.value("x", timeout=30) == "1"
+    assert len(begun.read_text().split()) == 1
+    with place.service() as client:
+        assert not client.request("status")["executions"]
+    states = [one.state for run in catalog(place.store).runs() for one in catalog(place.store).executions(run.id)]
+    assert not set(states) & UNDER_WAY
+
+
+def test_a_kernel_that_is_killed_as_it_hands_a_step_over_leaves_no_step_that_never_ends(place: Place) -> None:
+    book = place.notebook()
+    assert book.run("%%step warm\nw = 1\n", "warm").status == "ok"
+    assert book.value("w") == "1"
+    for number in range(4):
+        book.send(f"%%step step{number}\ny = {number}\n", f"step{number}")
+        subprocess.run(["sleep", f"{0.02 * number}"], check=True)
+        os.kill(book.manager.provisioner.pid, signal.SIGKILL)
+        book.restart()
+    with place.service() as client:
+        eventually(lambda: not client.request("status")["executions"])
+    for run in catalog(place.store).runs():
+        assert run.state not in UNDER_WAY
+        for one in catalog(place.store).executions(run.id):
+            assert one.state in ("succeeded", "reused"), one
+
+
+def test_kernels_with_the_same_code_and_inputs_at_the_same_time_do_no_harm(service: House, tmp_path: Path) -> None:
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    source = (
+        f"import os, time\nwith open({str(begun)!r}, 'a') as file: print(1, file=file)\n"
+        f"while not os.path.exists({str(go)!r}): time.sleep(0.01)\n"
+        "x = list(range(100_000))"
+    )
+    kernels = [service.kernel(f"kernel{number}") for number in range(4)]
+    asked = [kernel.ask("load", source, defs=("x",), key="the-same") for kernel in kernels]
+    steps = [one["execution"]["id"] for one in asked]
+    eventually(lambda: begun.exists() and len(begun.read_text().split()) == len(set(steps)))
+    go.touch()
+    records = [kernel.state(step) for kernel, step in zip(kernels, steps, strict=True)]
+    assert [record.state for record in records] == ["succeeded"] * 4
+    kept = [catalog(service.store).execution(step) for step in steps]
+    digests = {one.binds[0].artifact.digest for one in kept if one.binds[0].artifact is not None}
+    assert len(digests) == 1
+    blobs = LocalBlobs(service.store)
+    assert blobs.get_parts(digests.pop())
+    found = [one for one in blobs.records("execution") if one["step"] == "load"]
+    assert sorted(one["id"] for one in found) == sorted(set(steps))
+    assert all(not one.note or "took" not in one.note for one in kept)
+
+
+def test_what_had_ended_when_the_service_was_killed_is_not_run_again(service: House, tmp_path: Path) -> None:
+    kernel = service.kernel(reconnect=True)
+    log = tmp_path / "begun"
+    note = f"with open({str(log)!r}, 'a') as file: print({{0!r}}, file=file)\n"
+    first = kernel.submit("first", note.format("first") + "x = 1", defs=("x",))
+    assert kernel.state(first).state == "succeeded"
+    second = kernel.submit("second", note.format("second") + "import time\ntime.sleep(60)", f"x={first}", defs=("y",))
+    eventually(lambda: log.read_text().split() == ["first", "second"])
+    service.kill()
+    eventually(lambda: catalog(service.store).execution(second).state == "failed")
+    assert catalog(service.store).execution(second).reason == "service-lost"
+    third = kernel.submit("third", note.format("third") + "z = x + 1", f"x={first}", defs=("z",))
+    assert kernel.state(third).state == "succeeded"
+    assert log.read_text().split() == ["first", "second", "third"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a folder on a disk of 24 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m,mode=700", "none", str(folder)], capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip("no small disk can be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_said_loses_nothing_and_work_goes_on_when_there_is_room(
+    service: House, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = small_disk / "store"
+    monkeypatch.setenv("MLBENCH_STORE", str(store))
+    service.store = store
+    kernel = service.kernel()
+    kept = kernel.submit("kept", "x = b'x' * 2_000_000", defs=("x",))
+    assert kernel.state(kept).state == "succeeded"
+    large = kernel.submit("large", "import os\ny = os.urandom(40_000_000)", defs=("y",))
+    record = kernel.state(large)
+    assert (record.state, record.reason) == ("failed", "error")
+    assert record.failure is not None
+    assert "no space left" in record.failure.evalue
+    # Now not even a record fits.
+    filler = small_disk / "filler"
+    descriptor = os.open(filler, os.O_WRONLY | os.O_CREAT)
+    with contextlib.suppress(OSError):
+        while os.write(descriptor, b"x" * 4096):
+            pass
+    os.close(descriptor)
+    tiny = kernel.submit("tiny", "z = 1", defs=("z",))
+    eventually(
+        lambda: kernel.client.request("execution", {"id": tiny})["execution"]["state"] in ("failed", "succeeded")
+    )
+    filler.unlink()
+    assert kernel.state(tiny).state in ("failed", "succeeded")
+    after = kernel.submit("after", "print(len(x))", f"x={kept}")
+    assert kernel.state(after).state == "succeeded"
+    eventually(lambda: not kernel.client.request("status")["executions"])
+    eventually(lambda: not {one.state for one in catalog(store).executions(record.run)} & UNDER_WAY)
+    assert catalog(store).execution(large).state == "failed"
+    artifact = catalog(store).execution(kept).binds[0].artifact
+    assert artifact is not None
+    assert LocalBlobs(store).get_parts(artifact.digest)
