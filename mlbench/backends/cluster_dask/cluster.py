@@ -315,7 +315,7 @@ class DaskCluster:
                 for line in await connection.meet(task.cluster):
                     said = {"output_type": "stream", "name": "stderr", "text": f"mlbench: {line}\n"}
                     submitted.on_event({"type": "messages", "messages": [said]})
-            sealed = await connection.seal(task)
+            call = await connection.call("run_step", task)
         except MlbenchError as error:
             return await self._end(
                 submitted, Failure(ename=type(error).__name__, evalue=error.message, remedy=error.remedy)
@@ -340,11 +340,8 @@ class DaskCluster:
             chunks = DaskChunks(connection, task)
             submitted.drive = FanOutDrive(task, chunks, submitted.on_event, submitted.known)
             return await submitted.drive.run()
-        from mlbench.backends.cluster_dask import worker
-
         submitted.future = connection.client.submit(
-            worker.run_step,
-            sealed,
+            *call,
             pure=False,
             retries=0,
             resources=task.resources or None,
@@ -359,7 +356,7 @@ class DaskCluster:
             return await self._end(submitted)
         except Exception as error:  # noqa: BLE001  KilledWorker and its like: the step's end may be recorded all the same
             _log.warning("Execution %s lost its worker: %s: %s", task.execution, type(error).__name__, error)
-            return await self._end(submitted, _without_mlbench(error, task))
+            return await self._end(submitted, _failure_of(error, task))
 
     async def _end(self, submitted: _Submitted, failure: Failure | None = None) -> Execution:
         """Return the record of an execution that no worker has returned, writing one where there is none."""
@@ -433,15 +430,25 @@ class DaskCluster:
 _BEGUN: Final = time.monotonic()
 
 
-def _without_mlbench(error: BaseException, task: StepTask) -> Failure | None:
-    """Say what a worker lacks that came after it had been looked what workers have."""
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "mlbench":
+_LOSSES: Final = frozenset({"KilledWorker", "WorkerLost", "CommClosedError", "FutureCancelledError", "TimeoutError"})
+
+
+def _failure_of(error: BaseException, task: StepTask) -> Failure | None:
+    """Say why a cluster could not run a step; None if a worker was lost."""
+    name = task.cluster.name if task.cluster is not None else "local"
+    if isinstance(error, ModuleNotFoundError) and "mlbench" in str(error):  # it came after the others had been asked
         return Failure(
             ename="ServiceError",
-            evalue=f"A worker of cluster {task.cluster.name if task.cluster else 'local'} has no mlbench.",
+            evalue=f"A worker of cluster {name} has no mlbench.",
             remedy="Install it there: pip install mlbench.",
         )
-    return None
+    if type(error).__name__ in _LOSSES or isinstance(error, OSError):
+        return None
+    return Failure(
+        ename=type(error).__name__,
+        evalue=f"Cluster {name} could not run the step: {error}",
+        remedy="See that its scheduler and workers have versions of dask and distributed that go together.",
+    )
 
 
 def _find_or_write(submitted: _Submitted, failure: Failure | None) -> Execution:

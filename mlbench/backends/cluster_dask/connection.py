@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.cluster_dask import versions
@@ -16,13 +17,12 @@ from mlbench.core.messages import ClusterChoice, StepTask
 from mlbench.core.records import Json
 from mlbench.runs.wire import msgspec
 
-if TYPE_CHECKING:
-    from mlbench.backends.cluster_dask.supervisor import Sealed
-
 __all__ = ["CONTROL_SECONDS", "Connection", "close_quietly"]
 
 CONTROL_SECONDS: Final = 10.0
 """Seconds that workers have to answer what they are asked, unless somebody says otherwise."""
+
+_CALL: Final = "__import__('mlbench.backends.cluster_dask.worker', fromlist=['_']).{name}(sealed)"
 
 _WORKER_SECONDS: Final = 2.0
 
@@ -109,15 +109,17 @@ class Connection:
             self._met.add(name)
         return versions.differences(choice.versions, found)
 
-    async def seal(self, task: StepTask) -> Sealed:
-        """Return a task, or a chunk of one, as it is handed to this cluster's workers."""
-        from mlbench.backends.cluster_dask import supervisor, visiting
+    async def call(self, name: str, task: StepTask) -> tuple[Any, ...]:
+        """Return what to submit so that a worker's `run_step` or `run_chunk` gets a task: a function, its arguments."""
+        from mlbench.backends.cluster_dask import supervisor, visiting, worker
 
         if not self.foreign:
-            return supervisor.Sealed(msgspec.msgpack.encode(task))
+            return getattr(worker, name), supervisor.Sealed(msgspec.msgpack.encode(task))
         if task.store not in self._proofs:
             self._proofs[task.store] = await asyncio.to_thread(LocalBlobs(task.store).put, os.urandom(32))
-        return supervisor.Sealed(msgspec.msgpack.encode(visiting.travelling(task)), self._proofs[task.store])
+        sealed = (msgspec.msgpack.encode(visiting.travelling(task)), self._proofs[task.store])
+        # Schedulers read what they are given, and theirs need not have mlbench: only words that every Python has.
+        return eval, _CALL.format(name=name), {"sealed": io.BytesIO(msgspec.msgpack.encode(sealed))}
 
     async def describe(self) -> Json:
         """Return the scheduler's address, the dashboard's and what workers there are, as plain JSON."""

@@ -418,10 +418,9 @@ class DaskChunks:
 
         assert task.chunk is not None
         place = task.chunk.place
-        sealed = await self._connection.seal(task)
+        call = await self._connection.call("run_chunk", task)
         future = self._futures[f"chunk-{self._execution}-{place}"] = self._connection.client.submit(
-            worker.run_chunk,
-            sealed,
+            *call,
             pure=False,
             retries=0,
             resources=self._asked or None,

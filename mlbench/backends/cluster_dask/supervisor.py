@@ -69,13 +69,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """A task as bytes, which Dask can carry and log without showing what is in it.
-
-    `proof` is the digest of an object that lies in the task's store: a worker that finds it has the same store.
-    """
+    """A task as bytes, which Dask can carry and log without showing what is in it."""
 
     data: bytes = field(repr=False)
-    proof: Digest | None = None
 
 
 @dataclass(slots=True)

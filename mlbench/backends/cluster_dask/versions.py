@@ -47,6 +47,7 @@ def asked() -> str:
         "{'python': __import__('platform').python_version(), "
         "**({'mlbench': 'source'} if __import__('importlib.util', fromlist=['_']).find_spec('mlbench') else {}), "
         f"**{{name: one.version for name in {COMPARED!r} "
+        "if name != 'mlbench' or __import__('importlib.util', fromlist=['_']).find_spec('mlbench') "
         "for one in __import__('importlib.metadata', fromlist=['_']).distributions(name=name)}}"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import io
 import os
 import platform
 import threading
@@ -15,7 +16,7 @@ from distributed import Status, WorkerPlugin, get_worker
 from mlbench.backends.cluster_dask import chunks, modules, resources, supervisor, visiting
 from mlbench.backends.cluster_dask.orphans import end_orphans
 from mlbench.core.errors import MlbenchError, StoreError
-from mlbench.core.ids import ExecutionId
+from mlbench.core.ids import Digest, ExecutionId
 from mlbench.core.messages import ChunkEnd, StepTask
 from mlbench.core.records import Failure, Json
 from mlbench.runs.wire import msgspec
@@ -64,7 +65,7 @@ else __import__("distributed").WorkerPlugin()
 """A worker that cannot read a plugin does not start, and a cluster may have workers that are not for us."""
 
 
-def run_step(sealed: supervisor.Sealed) -> bytes:
+def run_step(sealed: supervisor.Sealed | io.BytesIO) -> bytes:
     """Run a step; return the record of its end.
 
     Raises
@@ -81,7 +82,7 @@ def run_step(sealed: supervisor.Sealed) -> bytes:
         ended(task)
 
 
-def run_chunk(sealed: supervisor.Sealed) -> bytes:
+def run_chunk(sealed: supervisor.Sealed | io.BytesIO) -> bytes:
     """Run the items of a chunk; return what became of them, a `ChunkEnd` as JSON.
 
     Raises
@@ -100,7 +101,7 @@ def run_chunk(sealed: supervisor.Sealed) -> bytes:
         ended(task)
 
 
-def unsealed(sealed: supervisor.Sealed) -> tuple[StepTask, MlbenchError | None]:
+def unsealed(sealed: supervisor.Sealed | io.BytesIO) -> tuple[StepTask, MlbenchError | None]:
     """Return a task, made to fit this worker if it is not on its kernel's machine, or why it cannot run here.
 
     Raises
@@ -108,11 +109,15 @@ def unsealed(sealed: supervisor.Sealed) -> tuple[StepTask, MlbenchError | None]:
     WorkerLost
         If another worker had begun it, of which the scheduler knows no more.
     """
-    task = msgspec.msgpack.decode(sealed.data, type=StepTask)
+    if isinstance(sealed, io.BytesIO):
+        data, proof = msgspec.msgpack.decode(sealed.getvalue(), type=tuple[bytes, Digest])
+    else:
+        data, proof = sealed.data, None
+    task = msgspec.msgpack.decode(data, type=StepTask)
     if task.cluster is None or task.cluster.kind == "local":
         return dataclasses.replace(task, client={"service": os.environ.get("MLBENCH_RUNTIME")}), None
     try:
-        task = visiting.adapted(task, sealed.proof, _client_of(get_worker()))
+        task = visiting.adapted(task, proof, _client_of(get_worker()))
         first = visiting.claim(task)
     except MlbenchError as error:
         return task, error

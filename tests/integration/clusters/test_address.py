@@ -17,7 +17,7 @@ from mlbench.backends.cluster_dask.versions import installed
 from mlbench.core.errors import ServiceError
 from mlbench.core.messages import ClusterChoice, StepTask, Surroundings
 from tests.integration.clusters.places import Elsewhere, certificates, elsewhere
-from tests.integration.steps import environment, task
+from tests.integration.steps import ROOT, environment, task
 from tests.integration.test_cluster import cluster, gone, submit, together
 
 pytestmark = pytest.mark.timeout(180)
@@ -211,3 +211,33 @@ def test_a_store_that_a_worker_does_not_see_is_a_clear_error(place: Elsewhere, t
     mine = LocalBlobs(tmp_path / "mine").put(b"proof")
     with pytest.raises(Exception, match="another store lies under that path"):
         visiting.adapted(given, mine)
+
+
+def test_workers_without_mlbench_are_refused_and_a_scheduler_needs_none(tmp_path: Path, store: Path) -> None:
+    """A start-up module takes mlbench's folder from `sys.path`, as if it were not installed there."""
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    root = str(ROOT)
+    (bare / "sitecustomize.py").write_text(f"import sys\nsys.path[:] = [one for one in sys.path if one != {root!r}]\n")
+    without = {"PYTHONPATH": str(bare)}
+    place = Elsewhere(tmp_path / "there")
+
+    async def test() -> None:
+        async with cluster() as one:
+            record, _ = await submit(one, visit(place, store, "x = 1"))
+            assert record.state == "succeeded", record.failure
+            place.worker("--name", "bare", **without)
+            client = one._place(choice_of(place)).connection.client  # type: ignore[union-attr]
+            await client.wait_for_workers(2, timeout=60)  # our plugin did not keep it from starting
+        async with cluster() as one:
+            with pytest.raises(ServiceError, match=r"has no mlbench\. Install it there: pip install mlbench"):
+                await one.use(choice_of(place))
+
+    try:
+        place.variables = without
+        place.start()
+        place.variables = {}
+        place.worker("--name", "full")
+        together(test)
+    finally:
+        place.end()
