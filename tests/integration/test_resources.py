@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ import pytest
 from mlbench.backends.cluster_dask import resources
 from mlbench.backends.cluster_dask.cluster import DaskCluster
 from mlbench.backends.cluster_dask.memory import MemoryWatch
-from mlbench.core.messages import StepOptions, StepTask
+from mlbench.core.messages import Foreach, StepOptions, StepTask
 from mlbench.core.records import Execution
 from tests.integration.house import House, catalog
 from tests.integration.steps import alive, await_true, begin, environment, run, task, text_of
@@ -240,3 +241,52 @@ def test_a_step_with_gpus_sees_those_that_nobody_else_has(store: Path, monkeypat
     both = run(task(store, source, resources={"gpu": 2.0}))
     assert text_of(both.messages) == "3,5 begun\n"
     assert resources.machine()["gpu"] == 2
+
+
+def test_an_item_over_its_memory_fails_alone(service: House) -> None:
+    kernel = service.kernel()
+    source = (
+        "held = bytearray(400_000_000) if n == 3 else b''\n"
+        "held[::4096] = b'x' * len(held[::4096])\n"
+        "import time\n"
+        "time.sleep(0.5 if n == 3 else 0)\n"
+        "y = n\n"
+    ).replace("held[::4096] =", "if n == 3: held[::4096] =")
+    options = StepOptions(foreach=(Foreach(name="n", expression="range(8)"),), memory=250 * MB)
+    step = kernel.submit("sweep", source, defs=("y",), options=options)
+    record = kernel.state(step)
+    assert record.state == "failed", record
+    items = {one.item: one for one in catalog(service.store).items(step)}
+    assert {number: one.state for number, one in items.items()} == {
+        number: "failed" if number == 3 else "succeeded" for number in range(8)
+    }
+    assert items[3].reason == "memory"
+    assert items[3].failure is not None
+    assert "more memory than --memory 250 MB (peak " in items[3].failure.evalue
+
+
+def test_what_is_lost_for_memory_or_with_its_worker_is_tried_again_if_asked(service: House, tmp_path: Path) -> None:
+    kernel = service.kernel()
+    first = tmp_path / "first"
+    source = (
+        "import os, time\n"
+        f"again = os.path.exists({str(first)!r})\n"
+        f"with open({str(first)!r} + '.new', 'w') as file: file.write(str(os.getppid()))\n"
+        f"os.rename({str(first)!r} + '.new', {str(first)!r})\n"
+    )
+    greedy = kernel.submit(
+        "greedy",
+        source + "x = bytearray(b'x' * (10 if again else 300_000_000))\ntime.sleep(0 if again else 5)",
+        options=StepOptions(memory=150 * MB, retries=1),
+    )
+    record = kernel.state(greedy)
+    assert (record.state, record.attempt) == ("succeeded", 2), record.failure
+    assert [one.reason for one in record.attempts] == ["memory"]
+    first.unlink()
+    unlucky = kernel.submit("unlucky", source + "time.sleep(0 if again else 60)", options=StepOptions(retries=1))
+    await_true(first.exists, 20)
+    server = int(first.read_text())
+    os.kill(int(Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
+    record = kernel.state(unlucky)
+    assert (record.state, record.attempt) == ("succeeded", 2), record.failure
+    assert [one.reason for one in record.attempts] == ["worker-lost"]
