@@ -25,6 +25,7 @@ import { Menu } from '@lumino/widgets';
 
 import { Client, sentence } from './api/client';
 import { NewsFeed } from './api/news';
+import type { IRunDetail } from './api/schema';
 import { CATEGORY, Commands } from './commands';
 import { mlbenchIcon } from './icons';
 import { JobsModel, RunsModel } from './model/listing';
@@ -35,7 +36,7 @@ import { IMlbench } from './tokens';
 import { fanOutFactory } from './widgets/fanout';
 import { INotebookOptions, OpenNotebook } from './widgets/notebook';
 import { Renderers } from './widgets/rendered';
-import { RunPage } from './widgets/runpage';
+import { IResume, RunPage } from './widgets/runpage';
 import { ScheduleDialog } from './widgets/scheduledialog';
 import { Sidebar } from './widgets/sidebar';
 
@@ -194,6 +195,27 @@ const plugin: JupyterFrontEndPlugin<void> = {
       jobs.refresh();
     });
 
+    /** A failed run of a kernel whose notebook is open goes on there: the failing cell and those below it are run. */
+    const resume = ({ run, path, executions }: IRunDetail): IResume | null => {
+      const failed = executions.find(each => each.state === 'failed');
+      const panel = tracker.find(
+        each => each.sessionContext.session?.kernel?.id === run.kernel && run.kernel !== null
+      );
+      const notebook = notebooks.get(panel ?? null);
+      if (run.state !== 'failed' || !failed?.cell || !panel || notebook?.path !== path) {
+        return null;
+      }
+      const { step, cell } = failed;
+      return {
+        step,
+        start: () => {
+          shell.activateById(panel.id);
+          notebook.goTo(cell);
+          notebook.runFrom(cell);
+        }
+      };
+    };
+
     const showRun = (id: string, path: string | null): RunPage => {
       const open = pages.find(page => page.model.id === id);
       if (open) {
@@ -211,7 +233,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
           await client.cancelExecution(execution).catch(report);
         },
         onOpenRun: (run, from) => void commands.execute(Commands.openRun, { run, path: from }),
-        resume: () => null
+        resume
       });
       void pages.add(page);
       shell.add(page, 'main', { type: 'mlbench' });

@@ -59,8 +59,8 @@ export function HeatMap({ picture, onOpen }: IHeatMapProps): JSX.Element | null 
   }, [picture, grid, range, colours]);
   const place = grid && pointed && pointed.row < grid.rows ? pointed : null;
   const cells = grid && place ? cellsOf(grid, place.row, place.column, count) : [];
-  const open = () => {
-    const item = itemToOpen(picture, cells);
+  const open = ({ row, column }: IPlace) => {
+    const item = grid && itemToOpen(picture, cellsOf(grid, row, column, count));
     if (item !== null) {
       onOpen(item);
     }
@@ -92,18 +92,23 @@ export function HeatMap({ picture, onOpen }: IHeatMapProps): JSX.Element | null 
               }
             }}
             onMouseLeave={() => setPointed(null)}
-            onFocus={() => setPointed(known => known ?? { row: 0, column: 0 })}
+            onFocus={event => {
+              if (event.currentTarget.matches(':focus-visible')) {
+                setPointed(known => known ?? { row: 0, column: 0 });
+              }
+            }}
             onBlur={() => setPointed(null)}
             onClick={event => {
+              // Where the pointer is now: the notebook may have taken the focus, and the mark with it.
               event.stopPropagation();
-              open();
+              open(placeAt(event, grid));
             }}
             onKeyDown={event => {
               const next = moved(event.key, place ?? { row: 0, column: 0 }, grid);
               if (next) {
                 setPointed(next);
-              } else if (event.key === 'Enter' || event.key === ' ') {
-                open();
+              } else if (place && (event.key === 'Enter' || event.key === ' ')) {
+                open(place);
               } else if (event.key === 'Escape') {
                 event.currentTarget.blur();
               } else {

@@ -88,7 +88,7 @@ function wordsOf({ execution, waitsFor, attempt }: IPillProps, now: number): str
     case 'failed':
     case 'cancelled':
     case 'skipped':
-      return parts(state, remark(null, execution), items, attempt, time);
+      return parts(state, fanout?.failed ? null : remark(null, execution), items, attempt, time);
     case 'reused':
       return parts(items, origin === null ? 'reused' : null);
     default:

@@ -296,10 +296,7 @@ function Row(props: IRowProps): JSX.Element {
           <span className="jp-mlb-StepList-name" title={props.name}>
             {props.name}
           </span>
-          <span className="jp-mlb-StepList-extra">
-            {execution.fanout && fanoutWords(execution.fanout, isUnderWay(execution))}{' '}
-            {remark(null, execution)}
-          </span>
+          <span className="jp-mlb-StepList-extra">{rowWords(execution)}</span>
         </div>
       </td>
       <td>
@@ -312,6 +309,14 @@ function Row(props: IRowProps): JSX.Element {
       <td className="jp-mod-quiet">{props.where}</td>
     </tr>
   );
+}
+
+/** What is said behind a name: how far its items are, else why it did not succeed. */
+function rowWords(execution: IExecution): string {
+  const { fanout } = execution;
+  return fanout?.failed || (fanout && isUnderWay(execution))
+    ? fanoutWords(fanout, isUnderWay(execution))
+    : [fanout && fanoutWords(fanout, false), remark(null, execution)].filter(Boolean).join(' · ');
 }
 
 /** What tells an item of a fan-out apart: the last of its metrics, or that it took several attempts. */

@@ -5,7 +5,7 @@
 import * as React from 'react';
 
 import type { IExecution, IGraph, IGraphStep } from '../api/schema';
-import { fanoutWords } from '../model/fanout';
+import { fanoutWords, secondsWords } from '../model/fanout';
 import { clock, duration, millis } from '../model/format';
 import { layOut } from '../model/lanes';
 import { FanOutBar } from './fanout';
@@ -123,7 +123,8 @@ export function timeOf(execution: IExecution | undefined, now: number): string {
   if (execution.ended === null) {
     return clock(now - millis(execution.started));
   }
-  return duration(millis(execution.ended - execution.started));
+  const took = millis(execution.ended - execution.started);
+  return execution.part_of === null ? duration(took) : secondsWords(took / 1000);
 }
 
 /** What there is to say of a step in a few words: of its items, its attempts, or why it did not succeed. */
@@ -137,7 +138,7 @@ export function remark(step: IGraphStep | null, execution: IExecution | undefine
   const { state, fanout } = execution;
   const isUnderWay = state === 'running' || state === 'queued';
   const items = step && fanout ? fanoutWords(fanout, isUnderWay) : '';
-  return [items, why(execution)].filter(Boolean).join(' · ');
+  return [items, items && fanout?.failed ? '' : why(execution)].filter(Boolean).join(' · ');
 }
 
 function why({ state, failure, reason, note }: IExecution): string {

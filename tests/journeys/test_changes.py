@@ -113,3 +113,51 @@ def test_what_changed_is_told_after_a_reload_too(lab: Lab) -> None:
     all_done(lab)
     edit(lab, "load", "%%step load\nrows = [1, 2]\nprint('loaded')")
     lab.wait_until(lambda: stale(lab) == ["load", "scale", "total"], "three steps out of date")
+
+
+def test_a_step_that_is_reused_says_from_which_run_and_opens_it(lab: Lab) -> None:
+    write_notebook(
+        lab.root / "again.ipynb",
+        ("setup", "%load_ext mlbench"),
+        ("load", "%%step load --cache\nprint('ran')\nrows = [1, 2]"),
+        ("total", "%%step total --cache\nwhole = sum(rows)"),
+    )
+    lab.open()
+    lab.open_notebook("again.ipynb")
+    lab.run("setup", "load", "total")
+    lab.pill("total", "succeeded")
+    runs = lab.page.locator(".jp-mlb-RunList-row")
+    runs.first.locator(".jp-mlb-StateIcon[data-state='succeeded']").wait_for()
+    lab.run("load", "total")
+    lab.pill("load", "reused")
+    lab.pill("total", "reused")
+    lab.wait_for_output("load", "ran")  # the output of then
+    lab.page.locator(".jp-mlb-StepList-origin").first.get_by_text("from ").wait_for()
+    link = lab.page.locator(".jp-mlb-Pill[data-step='load']").get_by_text("reused from")
+    origin = link.inner_text().removeprefix("reused from ")
+    link.click()
+    page = lab.page.locator(".jp-mlb-RunPage:visible")
+    page.locator(".jp-mlb-RunHead code", has_text=origin).wait_for()
+
+
+def test_a_failed_run_is_resumed_from_the_step_that_failed(lab: Lab) -> None:
+    write_notebook(
+        lab.root / "resume.ipynb",
+        ("setup", "%load_ext mlbench"),
+        ("load", "%%step load\nrows = [1, 2]"),
+        ("total", "%%step total\nwhole = sum(rows) / 0"),
+        ("show", "%%step show\nprint('whole', whole)"),
+    )
+    lab.open()
+    lab.open_notebook("resume.ipynb")
+    lab.run("setup", "load", "total", "show")
+    lab.pill("total", "failed")
+    lab.pill("show", "skipped")
+    before = executions(lab)
+    edit(lab, "total", "%%step total\nwhole = sum(rows)")
+    lab.page.locator(".jp-mlb-Pill[data-step='total'] .jp-mlb-Pill-open").click()
+    page = lab.page.locator(".jp-mlb-RunPage:visible")
+    page.get_by_role("button", name="Resume from total").click()
+    lab.wait_for_output("show", "whole 3")
+    lab.pill("show", "succeeded")
+    assert executions(lab)["load"] == before["load"]

@@ -90,10 +90,11 @@ def test_a_fan_out_is_seen_while_it_runs_and_an_item_is_opened(lab: Lab) -> None
     assert view.locator(".jp-mlb-FanOutBar [data-state='failed']").count() == 1
     assert lab.page.locator(lab.cell("many")).locator("canvas").count() == 0  # no metric, no map
 
+    lab.cell("train")
     box = view.locator("canvas").bounding_box()
     assert box is not None
     side = box["width"] / 8
-    lab.page.mouse.click(box["x"] + 4.5 * side, box["y"] + 2.5 * side)
+    view.locator("canvas").click(position={"x": 4.5 * side, "y": 2.5 * side})
     page = lab.page.locator(".jp-mlb-RunPage:visible")
     page.locator("h2", has_text="train[UA, 5]").wait_for()
     assert "rmse" in page.locator(".jp-mlb-RunPage-side").inner_text()
