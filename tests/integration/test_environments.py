@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.cluster_dask import environments, supervisor
-from mlbench.core.messages import StepOptions, StepTask, Surroundings
+from mlbench.core.messages import Foreach, StepOptions, StepTask, Surroundings
 from mlbench.core.records import Execution
+from mlbench.runs.artifacts import Loader
 from tests.integration.house import House, catalog
 from tests.integration.steps import Shown, await_true, begin, environment, run, task, text_of
 
@@ -170,3 +172,16 @@ def test_the_record_says_in_which_environment_a_step_ran(service: House, home: P
     assert record.state == "succeeded", record.failure
     found = catalog(service.store).execution(step)
     assert (found.env, found.requirements) == ("small", (SMALL,))
+
+
+def test_items_of_a_fan_out_run_in_it_too(service: House, home: Path) -> None:
+    kernel = service.kernel()
+    kernel.client.request("attach", replace(kernel.hello, environment=environment(MLBENCH_ENVIRONMENTS=str(home))))
+    options = StepOptions(env="small", foreach=(Foreach(name="n", expression="range(20)"),))
+    source = "import sys, tabulate\nplace = sys.prefix"
+    step = kernel.submit("sweep", source, defs=("place",), options=options, requirements=(SMALL,))
+    record = kernel.state(step)
+    assert record.state == "succeeded", record.failure
+    found = Loader(LocalBlobs(service.store)).load(catalog(service.store).execution(step).binds[0])
+    assert len(found) == 20
+    assert all(one.startswith(str(home)) for one in found)

@@ -64,7 +64,7 @@ def fitted(task: StepTask, say: Callable[[str], None], stop: Callable[[], bool])
     variables = task.environment.variables
     lines = _with_needed(task.requirements)
     interpreter = task.environment.interpreter
-    digest = hashlib.sha256(json.dumps([_version_of(interpreter), lines, _own_version()]).encode()).hexdigest()[:32]
+    digest = hashlib.sha256(json.dumps([_version_of(interpreter), lines, _pinned("mlbench")]).encode()).hexdigest()[:32]
     folder = _home(variables) / digest
     path = _find(folder)
     if path is None:
@@ -233,12 +233,6 @@ def _pinned(name: str) -> str:
         return f"{name}=={metadata.version(name)}"
     except metadata.PackageNotFoundError:
         return name
-
-
-def _own_version() -> str:
-    import mlbench
-
-    return str(mlbench.__version__)
 
 
 @functools.lru_cache(maxsize=64)
