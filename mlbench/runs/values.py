@@ -276,15 +276,15 @@ def layout(parts: Sequence[Buffer]) -> tuple[bytes, list[int], int]:
     Parts of 64 KiB and more start on a page, so that they can be mapped; small ones at a multiple of 64 bytes.
     """
     end = _HEAD.size + _ENTRY.size * len(parts)
-    offsets, table = [], []
+    offsets: list[int] = []
+    table: list[int] = []
     for part in parts:
-        size = _size(part)
-        step = _PAGE if size >= _LARGE else 64
-        offset = -(-end // step) * step
-        offsets.append(offset)
-        table.append(_ENTRY.pack(offset, size))
-        end = offset + size
-    return _HEAD.pack(_MAGIC, len(parts)) + b"".join(table), offsets, end
+        size = part.nbytes if isinstance(part, memoryview) else len(part)
+        end += -end % (_PAGE if size >= _LARGE else 64)
+        offsets.append(end)
+        table += (end, size)
+        end += size
+    return _HEAD.pack(_MAGIC, len(parts)) + struct.pack(f"<{len(table)}Q", *table), offsets, end
 
 
 def is_joined(data: Buffer) -> bool:

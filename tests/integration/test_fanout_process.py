@@ -370,6 +370,24 @@ if x in (2, 3):
     assert ended.end.failure is None
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_an_item_that_takes_too_much_memory_fails_alone(store: Path, apart: bool) -> None:
+    source = """
+    import time
+    y = x
+    if x == 1:
+        hog = []
+        while True: hog.append(b"x" * (8 << 20))
+    """
+    ended = fan_out(store, source, defs=("y",), memory=400 << 20, apart=apart, foreach={"x": "range(4)"})
+    assert ended.states == ["succeeded", "failed", "succeeded", "succeeded"]
+    record = ended.records[1]
+    assert record.reason == "memory"
+    assert record.failure is not None
+    assert "Item 1 of step train" in record.failure.evalue
+    assert "419 MB" in record.failure.evalue
+
+
 def test_a_failure_says_its_line_and_shows_the_cells_own_lines(store: Path) -> None:
     space = helpers()
     ended = fan_out(store, "y = 1\nz = y / (x - 1)", captured=space, defs=("y", "z"), foreach={"x": "range(3)"})

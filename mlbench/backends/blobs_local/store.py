@@ -114,8 +114,9 @@ class LocalBlobs:
                 raise ValueError(f"not a digest: {digest!r}")
             new.setdefault(digest, parts)
         with self._clear_errors():
-            there = {path for digest in new if self._is_whole(path := self._path(digest), digest, new)}
-            new = {digest: parts for digest, parts in new.items() if self._path(digest) not in there}
+            paths = {digest: path for digest in new if self._is_whole(path := self._path(digest), digest, new)}
+            there = set(paths.values())
+            new = {digest: parts for digest, parts in new.items() if digest not in paths}
             places, _ = self._packs.find(new, newest=_COMPARED)
             whole: dict[Digest, list[memoryview]] = {}
             self._read_places(places, whole)  # a damaged one is kept again
@@ -313,7 +314,7 @@ class LocalBlobs:
 
     def _path(self, digest: Digest) -> str:
         name = digest.partition(":")[2]
-        return os.path.join(self._objects, name[:2], name)
+        return f"{self._objects}{os.sep}{name[:2]}{os.sep}{name}"
 
     def _keep(self, objects: Sequence[tuple[Digest, int, Pieces]], *, durable: bool) -> None:
         """Keep objects that are not there yet in their whole size; those that are may have to be synced."""

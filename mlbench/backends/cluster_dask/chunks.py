@@ -14,7 +14,7 @@ import select
 import socket
 import time
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from mlbench.backends.cluster_dask.channel import Frames
@@ -91,9 +91,9 @@ class _Item:
     cpu: float | None = None
     peak: int | None = None
     draws: tuple[str, ...] = ()
-    messages: list[Json] = dataclasses.field(default_factory=list)
-    metrics: list[Metric] = dataclasses.field(default_factory=list)
-    tags: dict[str, str] = dataclasses.field(default_factory=dict)
+    messages: Sequence[Json] = ()
+    metrics: tuple[Metric, ...] = ()
+    tags: dict[str, str] | None = None
 
 
 class _ChunkRun(Attendance):
@@ -122,6 +122,7 @@ class _ChunkRun(Attendance):
         self._peak: int | None = None
         self._messages: list[Json] = []
         self._kept = 0
+        self._quiet = True
         self._transcript = self._new_transcript()
         self._told_begun: list[list[Any]] = []
         self._told_ended: list[list[Any]] = []
@@ -346,9 +347,9 @@ class _ChunkRun(Attendance):
         news = message["news"]
         item = self._item(message["item"])
         if news["type"] == "metrics":
-            item.metrics += msgspec.convert(news["metrics"], list[Metric])
+            item.metrics += msgspec.convert(news["metrics"], tuple[Metric, ...])
         else:
-            item.tags.update(news["tags"])
+            item.tags = {**(item.tags or {}), **news["tags"]}
 
     def _hear_over(self, message: Json) -> None:
         now = time.monotonic()
@@ -374,7 +375,8 @@ class _ChunkRun(Attendance):
     def _begin(self, number: int | None) -> None:
         """Note which item is under way now."""
         self._current = number
-        self._since, self._held_before = time.monotonic(), self._held()
+        if self._task.timeout is not None:
+            self._since, self._held_before = time.monotonic(), self._held()
         if number is not None:
             now = time.time_ns()
             self._item(number).started = now
@@ -484,6 +486,7 @@ class _ChunkRun(Attendance):
             if type(what) is tuple:
                 self._add_text(*what)
             elif type(what) is dict:
+                self._quiet = False
                 self._transcript.add(what)
             elif what is None:  # items begin: what was said before is nobody's
                 self._say_own()
@@ -492,9 +495,13 @@ class _ChunkRun(Attendance):
         del self._pending[:count]
 
     def _add_text(self, name: str, text: str) -> None:
+        self._quiet = False
         self._transcript.add({"output_type": "stream", "name": name, "text": text})
 
-    def _take_messages(self) -> list[Json]:
+    def _take_messages(self) -> Sequence[Json]:
+        if self._quiet:
+            return ()
+        self._quiet = True
         messages = self._transcript.outputs()
         if messages:
             self._kept += sum(len(one.get("text", "")) for one in messages)
@@ -504,7 +511,7 @@ class _ChunkRun(Attendance):
     def _say_own(self) -> None:
         messages = self._take_messages()
         self._messages += messages
-        self._say_outputs(messages)
+        self._say_outputs(list(messages))
 
     def _new_transcript(self) -> Transcript:
         return Transcript(limit=_KEPT_TEXT if self._kept < _KEPT_IN_ALL else _KEPT_THEN, log=False)
@@ -512,8 +519,10 @@ class _ChunkRun(Attendance):
     # --- news --------------------------------------------------------------------------------------------------------
 
     def _tell_end(self, number: int, item: _Item) -> None:
-        metric = item.metrics[0].name if item.metrics else None
-        value = next((one.value for one in reversed(item.metrics) if one.name == metric), None)
+        value = None
+        if item.metrics:
+            shown = item.metrics[0].name
+            value = next(one.value for one in reversed(item.metrics) if one.name == shown)
         self._told_ended.append([number, item.state, (item.ended - item.started) / 1e9, value])
 
     def _tell_items(self, *, everything: bool = False) -> None:
@@ -611,7 +620,7 @@ class _ChunkRun(Attendance):
         if item.failure is not None:
             record["failure"] = item.failure
             if end is None:
-                item.messages.append(_shown(item.failure))
+                item.messages = (*item.messages, _shown(item.failure))
         if end is not None:
             if item.state == "succeeded":
                 record["binds"] = end.binds

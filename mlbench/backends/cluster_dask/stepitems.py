@@ -14,6 +14,7 @@ import atexit
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import inspect
 import mmap
 import os
@@ -158,6 +159,7 @@ class _Process:
         long, strikes = False, 0
         if not apart and len(left) > 1:
             runner.watch()
+        gc.freeze()  # what is loaded stays for all, and its memory is shared with forks as long as nobody touches it
         while left and not (runner.begun_any and runner.late()):
             places = left[:1] if apart or long else left
             progress = runner.progress
