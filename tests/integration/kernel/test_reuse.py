@@ -308,3 +308,30 @@ def test_another_kernel_a_restart_and_another_service_make_no_difference(place: 
     assert Reuse(other, place, step).run("import math\nx = math.pi") == "reused"
     page.close()
     other.close()
+
+
+def items(again: Reuse) -> list[tuple[int, str]]:
+    return [(one.item, one.state) for one in again.project.catalog.items(again.record().id)]
+
+
+def test_of_a_fan_out_only_what_failed_or_changed_runs(again: Reuse, place: Any, step: str) -> None:
+    mark = place.folder / f"{step}.mark"
+    body = (
+        # a file that nothing shows: that it is there now would be a change for all items
+        f"import os\nif n == 2 and not os.access({str(mark)[::-1]!r}[::-1], os.F_OK): raise ValueError('not yet')\n"
+        "mlbench.log(double=2 * n)\nd = 2 * n"
+    )
+    again.page.run("ns = [1, 2, 3]")
+    answer = again.page.run(f"%%step {step} --foreach n in ns --cache --wait\n{body}", step)
+    assert answer.status == "error"
+    assert items(again) == [(0, "succeeded"), (1, "failed"), (2, "succeeded")]
+    mark.write_text("")
+    assert again.run(body, "--foreach n in ns --cache") == "succeeded"
+    assert items(again) == [(0, "reused"), (1, "succeeded"), (2, "reused")]
+    assert again.page.value("d") == "[2, 4, 6]"
+    again.page.run("ns = [5, 3, 2]")
+    assert again.run(body, "--foreach n in ns --cache") == "succeeded"
+    assert items(again) == [(0, "succeeded"), (1, "reused"), (2, "reused")]
+    assert again.page.value("d") == "[10, 6, 4]"
+    assert again.run(body, "--foreach n in ns --cache") == "reused"
+    assert again.page.value("d") == "[10, 6, 4]"
