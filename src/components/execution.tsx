@@ -197,7 +197,7 @@ function ErrorText({ execution }: { readonly execution: IExecution }): JSX.Eleme
           step {step}, line {failure.line}
         </div>
       )}
-      {code !== undefined && (
+      {code && (
         <div>
           {'----> '}
           {failure.line} {code}

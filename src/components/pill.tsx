@@ -5,7 +5,6 @@
 import * as React from 'react';
 
 import type { IExecution } from '../api/schema';
-import { fanoutWords } from '../model/fanout';
 import { millis } from '../model/format';
 import { LinkButton, useNow } from './shared';
 import { StateIcon } from './stateicon';
@@ -75,8 +74,8 @@ const WAITS_FOR_PLACE = 2000;
 
 function wordsOf({ execution, waitsFor, attempt }: IPillProps, now: number): string {
   const { state, fanout, reused_from: origin } = execution;
-  const isUnderWay = state === 'running' || state === 'queued';
-  const items = fanout ? fanoutWords(fanout, isUnderWay) : '';
+  // How far its items are is told under the cell.
+  const items = fanout?.total ? `×${fanout.total.toLocaleString('en-US')}` : '';
   const time = timeOf(execution, now);
   const parts = (...said: (string | null)[]) => said.filter(Boolean).join(' · ');
   switch (state) {

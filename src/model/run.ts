@@ -247,7 +247,9 @@ export class RunModel implements IDisposable {
       if (this._isDisposed || id !== this._chosen) {
         return;
       }
-      this._selected = execution;
+      // The code of all items is kept once, with their step.
+      const whole = this._detail?.executions.find(each => each.id === execution.part_of);
+      this._selected = { ...execution, source: execution.source ?? whole?.source ?? null };
       if (isUnderWay(execution)) {
         this._watching = this._watching ?? this._news.watch(id);
       } else {
