@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Final
 
 from mlbench.backends.cluster_dask.opened import MOST_FILES, has_changed
 from mlbench.core.errors import ArtifactCorrupt, MlbenchError, NotFound
-from mlbench.core.ids import Digest, short
+from mlbench.core.ids import Digest, ExecutionId, short
 from mlbench.core.messages import RandomState, Spread
 from mlbench.core.records import Execution, Run
 from mlbench.entrypoints.service.ledger import Ledger
 from mlbench.runs import randomness
 from mlbench.runs.key import FOLDER, item_keys
 from mlbench.runs.plan import Look
+from mlbench.runs.values import read_items
 
 if TYPE_CHECKING:
     from mlbench.project import Project
@@ -101,6 +102,8 @@ class Reuse:
         """Say whether an execution with the same key has made what the step would make now."""
         if found.fanout is not None and (found.fanout.failed or found.fanout.cancelled):
             return False  # its items are looked at one by one
+        if found.files and found.key_parts.get(FOLDER) != look.record.key_parts.get(FOLDER):
+            return False  # it may have named them as seen from its folder
         return self._may_stand(look, found, states) and not any(map(has_changed, found.files)) and self._kept(found)
 
     def _items_that_hold(
@@ -111,14 +114,20 @@ class Reuse:
         states: RandomState | None,
     ) -> dict[int, Execution]:
         changed = lru_cache(maxsize=None)(has_changed)
+        folder_of = lru_cache(maxsize=None)(self._folder_of)
         found: dict[int, Execution] = {}
         for number, key in enumerate(keys):
             one = known.get(key)
             if one is None or not self._may_stand(look, one, states, item=number):
                 continue
-            if not any(map(changed, one.files)) and all(self._has(digest) for digest in _digests(one)):
+            if one.files and folder_of(one.part_of) != look.record.key_parts.get(FOLDER):
+                continue
+            if not any(map(changed, one.files)):
                 found[number] = one
-        return found
+        digests = list(dict.fromkeys(digest for one in found.values() for digest in _digests(one)))
+        if self._can_be_read(digests):
+            return found
+        return {number: one for number, one in found.items() if self._kept(one)}
 
     def _may_stand(self, look: Look, found: Execution, states: RandomState | None, *, item: int | None = None) -> bool:
         if found.network and not (look.named or found.run == look.resume):
@@ -127,27 +136,41 @@ class Reuse:
             start = None if states is None else randomness.start_of(states, found.draws, item=item)
             if start != found.random_start:
                 return False
-        if found.files and found.key_parts.get(FOLDER) != look.record.key_parts.get(FOLDER):
-            return False  # it may have named them as seen from its folder
         return len(found.files) < MOST_FILES
 
-    def _has(self, digest: Digest) -> bool:
-        return self._project.blobs.has(digest)
+    def _folder_of(self, step: ExecutionId | None) -> str | None:
+        """Return where the items of a step ran."""
+        try:
+            return self._project.catalog.execution(step).key_parts.get(FOLDER) if step is not None else None
+        except NotFound:
+            return None
+
+    def _can_be_read(self, digests: Sequence[Digest], packs: Sequence[Digest] = ()) -> bool:
+        try:
+            self._project.blobs.get_many(digests, packs=packs)
+        except (MlbenchError, OSError):
+            return False
+        return True
 
     def _kept(self, found: Execution) -> bool:
         """Say whether all that an execution made can still be read; what is damaged may be made again."""
         blobs = self._project.blobs
-        sizes = {one.artifact.digest: one.artifact.size for one in found.binds if one.artifact is not None}
+        artifacts = {one.artifact.digest: one.artifact for one in found.binds if one.artifact is not None}
         try:
-            for digest, size in sizes.items():
+            for digest, artifact in artifacts.items():
                 try:
-                    if size <= WHOLLY_READ:
+                    if artifact.size <= WHOLLY_READ:
                         blobs.verify(digest)
                     else:
                         blobs.get_parts(digest)
                 except ArtifactCorrupt:
                     blobs.set_aside(digest)
                     return False
+                if artifact.codec == "items":
+                    entries, packs = read_items(blobs.get_parts(digest))
+                    named = [entry[0] if isinstance(entry, list) else entry for entry in entries]
+                    if not self._can_be_read([Digest(one) for one in named if isinstance(one, str)], packs):
+                        return False
             return found.random is None or blobs.has(found.random)
         except (MlbenchError, OSError):
             return False

@@ -335,3 +335,42 @@ def test_of_a_fan_out_only_what_failed_or_changed_runs(again: Reuse, place: Any,
     assert again.page.value("d") == "[10, 6, 4]"
     assert again.run(body, "--foreach n in ns --cache") == "reused"
     assert again.page.value("d") == "[10, 6, 4]"
+
+
+def test_items_that_looked_at_files_are_reused_and_run_when_these_changed(again: Reuse, place: Any, step: str) -> None:
+    data = place.folder / f"{step}.txt"
+    data.write_text("1")
+    body, options = f"d = n + int(open({str(data)!r}).read())", "--foreach n in ns --cache"
+    again.page.run("ns = [1, 2]")
+    assert again.run(body, options) == "succeeded"
+    again.page.run("ns = [1, 2, 3]")
+    assert again.run(body, options) == "succeeded"
+    assert [state for _, state in items(again)] == ["reused", "reused", "succeeded"]
+    data.write_text("10")
+    assert again.run(body, options) == "succeeded"
+    assert [state for _, state in items(again)] == ["succeeded"] * 3
+    assert again.page.value("d") == "[11, 12, 13]"
+
+
+def test_a_fan_out_of_which_the_store_lost_something_is_made_again(again: Reuse, place: Any) -> None:
+    body, options = "import secrets\nd = [n] * 1000", "--foreach n in [71, 72] --cache"
+    assert again.run(body, options) == "succeeded"
+    for pack in (place.store / "packs").rglob("*"):
+        if pack.is_file():
+            pack.unlink()
+    assert again.run(body, options) == "succeeded"
+    assert again.page.value("len(d), d[1][0]") == "(2, 72)"
+
+
+def test_items_that_draw_keep_their_numbers_as_long_as_they_keep_their_place(place: Any, step: str) -> None:
+    page = place.notebook()
+    again = Reuse(page, place, step)
+    body = "import random\nd = random.random()"
+    values = []
+    for ns, states in (("[1, 2]", "ss"), ("[1, 2, 3]", "rrs"), ("[2, 1]", "ss")):
+        page.run(f"random = __import__('random'); random.seed(5)\nns = {ns}")
+        again.run(body, "--foreach n in ns --cache")
+        assert "".join(state[0] for _, state in items(again)) == states
+        values.append(page.value("d"))
+    assert len(set(values[0])) > 1
+    page.close()
