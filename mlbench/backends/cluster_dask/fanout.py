@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.cluster_dask.connection import CONTROL_SECONDS, Connection
+from mlbench.backends.cluster_dask.itemwords import Mark
 from mlbench.core.errors import MlbenchError
 from mlbench.core.failed import Failed
 from mlbench.core.messages import Chunk, ChunkEnd, Spread, StepTask
@@ -46,6 +47,9 @@ _CANCEL_SECONDS: Final = 10.0
 
 _MOST_LABELS: Final = 5_000
 """Labels that travel with each chunk; of more the process makes its own."""
+
+_TELL_SECONDS: Final = 1.0
+"""After so long the records of items that have ended are handed over, however few they are."""
 
 _MANY: Final = 2_000
 """Records of items that are handed over at once, whenever the last were."""
@@ -138,6 +142,7 @@ class FanOutDrive:
         self._shown_at = float("-inf")
         self._pace: collections.deque[tuple[float, int]] = collections.deque()
         self._untold: list[Execution] = []
+        self._told_at = float("-inf")
 
     async def run(self) -> Execution:
         """Run all items and return the step's record, which is in the folder of records by then."""
@@ -245,8 +250,10 @@ class FanOutDrive:
 
     async def _take_loss(self, chunk: Chunk) -> None:
         _log.warning("Execution %s lost the worker of its chunk %s", self._task.execution, chunk.place)
-        recorded = await asyncio.to_thread(self._recorded, chunk)
-        lost = self._spreading.lost(chunk.place, recorded, time.monotonic(), time.time_ns())
+        mark = Mark(replace(self._task, chunk=chunk))
+        recorded, begun = await asyncio.to_thread(self._recorded, chunk), await asyncio.to_thread(mark.last)
+        lost = self._spreading.lost(chunk.place, recorded, time.monotonic(), time.time_ns(), begun=begun)
+        await asyncio.to_thread(mark.remove)
         own = [record for record in lost if record.reason == "worker-lost"]
         if own:
             await asyncio.to_thread(self._record, f"lost-{chunk.place}", own)
@@ -255,12 +262,13 @@ class FanOutDrive:
     def _tell(self, records: Sequence[Execution]) -> None:
         self._changed = True
         self._untold += records
-        if len(self._untold) >= _MANY:
+        if len(self._untold) >= _MANY or time.monotonic() - self._told_at > _TELL_SECONDS:
             self._let_know()
 
     def _let_know(self) -> None:
         """Hand over the records of items that have ended, many at once."""
         records, self._untold = self._untold, []
+        self._told_at = time.monotonic()
         self._on_event({"type": "items", "executions": records, "fanout": self._spreading.fanout})
 
     def _patience(self) -> float | None:
@@ -289,7 +297,8 @@ class FanOutDrive:
         if spreading.spread is None and last:
             return  # there is nothing to show: its failure is
         self._changed, self._shown_at = False, now
-        self._let_know()
+        if last or now - self._told_at > _TELL_SECONDS:
+            self._let_know()
         fanout = spreading.fanout
         self._say(
             [
@@ -414,8 +423,6 @@ class DaskChunks:
 
     async def run(self, task: StepTask) -> ChunkEnd:
         """Run a chunk where there is room."""
-        from mlbench.backends.cluster_dask import worker
-
         assert task.chunk is not None
         place = task.chunk.place
         call = await self._connection.call("run_chunk", task)

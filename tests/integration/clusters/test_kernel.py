@@ -121,3 +121,20 @@ def test_a_cluster_that_a_class_makes_is_scaled_and_stopped(notebook: Notebook) 
     stopped = notebook.run("%cluster stop")
     assert "is not running" in stopped.text, stopped.error
     assert notebook.run("%cluster local").status == "ok"
+
+
+def test_the_configurations_default_holds_without_a_word_in_the_notebook(
+    notebook: Notebook, runtime: Path, place: Elsewhere, tmp_path: Path
+) -> None:
+    named = (notebook.folder / "mlbench.toml").read_text()
+    (tmp_path / "mlbench.toml").write_text('cluster = "there"\n' + named)
+    one = Notebook(tmp_path, notebook.folder / "store", runtime)
+    try:
+        step = one.run("%%step there --wait\nimport os\ngrandparent = os.getppid()")
+        assert step.status == "ok", step.error
+        server = int(one.value("grandparent"))
+        parent = int(Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[1])
+        assert parent == place.processes[1].pid
+        assert one.run("%cluster").text.startswith("Cluster there (run by somebody else)")
+    finally:
+        one.manager.shutdown_kernel(now=True)
