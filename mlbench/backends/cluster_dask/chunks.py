@@ -13,13 +13,13 @@ import math
 import select
 import socket
 import time
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from mlbench.backends.cluster_dask.channel import Frames
 from mlbench.backends.cluster_dask.client import leave_slot
-from mlbench.backends.cluster_dask.itemwords import ItemEnd, read_end
+from mlbench.backends.cluster_dask.itemtexts import Texts
+from mlbench.backends.cluster_dask.itemwords import ItemEnd, Mark, read_end
 from mlbench.backends.cluster_dask.memory import MemoryWatch
 from mlbench.backends.cluster_dask.pipes import PIECE, MarkedReader, Pipes, received
 from mlbench.backends.cluster_dask.resources import with_devices
@@ -30,7 +30,6 @@ from mlbench.core.ids import ExecutionId, new_id
 from mlbench.core.messages import Chunk, Spread, StepTask
 from mlbench.core.records import Failure, Json, Metric, Reason, State
 from mlbench.runs.randomness import start_of
-from mlbench.runs.transcript import Transcript
 from mlbench.runs.wire import msgspec
 
 __all__ = ["run_chunk"]
@@ -42,10 +41,6 @@ _EXIT_SECONDS: Final = 3.0
 _MOST_DEATHS: Final = 2
 """So many processes may end one after the other without that an item was begun."""
 _MOST_IN_FIRST: Final = 5_000
-_KEPT_TEXT: Final = 64 << 10
-_KEPT_IN_ALL: Final = 16 << 20
-_KEPT_THEN: Final = 4 << 10
-"""Characters kept of an item's text, and of each further one's once there are many in the chunk."""
 
 _log = logging.getLogger(__name__)
 
@@ -95,6 +90,10 @@ class _Item:
     metrics: tuple[Metric, ...] = ()
     tags: dict[str, str] | None = None
 
+    def take(self, messages: Sequence[Json]) -> None:
+        """Take what the item has shown."""
+        self.messages = messages
+
 
 class _ChunkRun(Attendance):
     """One chunk, from its task to its end."""
@@ -121,9 +120,6 @@ class _ChunkRun(Attendance):
         self._changed: dict[str, None] = {}
         self._peak: int | None = None
         self._messages: list[Json] = []
-        self._kept = 0
-        self._quiet = True
-        self._transcript = self._new_transcript()
         self._told_begun: list[list[Any]] = []
         self._told_ended: list[list[Any]] = []
         self._deaths = 0
@@ -142,7 +138,7 @@ class _ChunkRun(Attendance):
         self._since = time.monotonic()
         self._held_before = self._held()
         self._count = 0
-        self._pending: list[tuple[int, int, Any]] = []
+        self._texts = Texts()
 
     def run(self) -> bytes:
         """Run the chunk."""
@@ -179,7 +175,7 @@ class _ChunkRun(Attendance):
             return False
         status = self._status or {}
         if self._current is not None:
-            self._lose(self._current, status).messages = self._take_messages()
+            self._lose(self._current, status).messages = self._texts.take()
             self._deaths = 0
             return self._send_rest(apart=False)
         self._deaths += 1
@@ -232,7 +228,7 @@ class _ChunkRun(Attendance):
             """Take what is there; return the number up to which all is known, text and messages."""
             for descriptor, reader in readers.items():
                 for number, text in reader.read_marked(descriptor):
-                    self._pending.append((number, 1, (reader.name, text)))
+                    self._texts.add_text(number, reader.name, text)
                 if reader.ended:
                     _unregister(poll, descriptor)
             known = min((reader.number for reader in readers.values() if not reader.ended), default=float("inf"))
@@ -249,14 +245,14 @@ class _ChunkRun(Attendance):
             busy = self._count - before > 2
             if pipes.status.fileno() in ready:
                 self._hear_status(pipes, told, process)
-            self._feed(known)
+            self._texts.settle(known)
             self._enforce(process)
             self._tell_items()
         read()
         for reader in readers.values():
             if text := reader.last():
-                self._pending.append((reader.number, 1, (reader.name, text)))
-        self._feed(float("inf"))
+                self._texts.add_text(reader.number, reader.name, text)
+        self._texts.settle(float("inf"))
         if self._child is not None:
             self._leave_child(poll)
         self._tell_items(everything=True)
@@ -297,7 +293,7 @@ class _ChunkRun(Attendance):
         elif kind == "news":
             self._hear_news(message)
         elif kind == "output":
-            self._pending.append((message["n"], 0, message["message"]))
+            self._texts.add_message(message["n"], message["message"])
         elif kind == "child":
             self._meet_child(message, poll)
         elif kind == "ended":
@@ -336,7 +332,7 @@ class _ChunkRun(Attendance):
         if end.failure is not None:
             item.state, item.failure = "failed", end.failure
             item.reason = "memory" if end.failure.ename == "MemoryError" else "error"
-        self._pending.append((message["n"], 0, item))
+        self._texts.add_end(message["n"], item.take)
         if self._child is not None:
             self._child.ended.append(end.number)
             item.process = self._child.process
@@ -394,14 +390,14 @@ class _ChunkRun(Attendance):
             self._meet_item(process)
         self._child = _Child(process, connection)
         self._timed_out = self._too_much = False
-        self._pending.append((message["n"], 0, None))
+        self._texts.add_end(message["n"], self._say_own)
         self._begin(message["first"])
 
     def _end_child(self, message: Json, poll: select.poll) -> None:
         number = message["begun"]
         if not message["over"] and number is not None and number not in self._items and not self._cancelled():
             item = self._lose(number, message)
-            self._pending.append((message["n"], 0, item))
+            self._texts.add_end(message["n"], item.take)
         self._peak = max(self._peak or 0, message["peak"])
         if self._child is not None and len(self._child.ended) == 1 and self._child.ended[0] in self._items:
             only = self._items[self._child.ended[0]]
@@ -476,45 +472,13 @@ class _ChunkRun(Attendance):
 
     # --- text --------------------------------------------------------------------------------------------------------
 
-    def _feed(self, known: float) -> None:
-        """Put in order what is known up to a number: text after the message that has the same number."""
-        if not self._pending:
-            return
-        self._pending.sort(key=_order)
-        count = len(self._pending) if known == float("inf") else bisect_right(self._pending, known, key=_number)
-        for _, _, what in self._pending[:count]:
-            if type(what) is tuple:
-                self._add_text(*what)
-            elif type(what) is dict:
-                self._quiet = False
-                self._transcript.add(what)
-            elif what is None:  # items begin: what was said before is nobody's
-                self._say_own()
-            else:
-                what.messages = self._take_messages()
-        del self._pending[:count]
-
     def _add_text(self, name: str, text: str) -> None:
-        self._quiet = False
-        self._transcript.add({"output_type": "stream", "name": name, "text": text})
+        self._texts.say(name, text)
 
-    def _take_messages(self) -> Sequence[Json]:
-        if self._quiet:
-            return ()
-        self._quiet = True
-        messages = self._transcript.outputs()
-        if messages:
-            self._kept += sum(len(one.get("text", "")) for one in messages)
-            self._transcript = self._new_transcript()
-        return messages
-
-    def _say_own(self) -> None:
-        messages = self._take_messages()
+    def _say_own(self, messages: Sequence[Json]) -> None:
+        """Show what is said before items begin, or behind the last: it is nobody's."""
         self._messages += messages
         self._say_outputs(list(messages))
-
-    def _new_transcript(self) -> Transcript:
-        return Transcript(limit=_KEPT_TEXT if self._kept < _KEPT_IN_ALL else _KEPT_THEN, log=False)
 
     # --- news --------------------------------------------------------------------------------------------------------
 
@@ -541,7 +505,7 @@ class _ChunkRun(Attendance):
     def _end(self) -> bytes:
         """Write what became of the items; return it as JSON."""
         self._cancel_item()
-        self._say_own()
+        self._say_own(self._texts.take())
         self._flush(time.monotonic(), everything=True)
         numbers = [number for number in self._chunk.numbers if number in self._items]
         records = [self._record(number, self._items[number]) for number in numbers]
@@ -565,6 +529,7 @@ class _ChunkRun(Attendance):
             )
             end["reason"] = "error"
             records = []
+        Mark(self._task).remove()
         ended = {record["item"] for record in records}
         end["executions"] = records
         end["left"] = [number for number in self._asked.numbers if number not in ended]
@@ -577,7 +542,7 @@ class _ChunkRun(Attendance):
             return
         item = self._items[number] = self._item(number)
         item.state, item.reason, item.ended = "cancelled", reason, time.time_ns()
-        item.messages = self._take_messages()
+        item.messages = self._texts.take()
 
     def _write(self, records: list[Json]) -> None:
         """Keep what the items bound, then their records; both are durable when this returns."""
@@ -663,14 +628,6 @@ def _first(chunk: Chunk, spread: Spread) -> Chunk:
         attempts=(1,) * count,
         spread=spread,
     )
-
-
-def _order(pending: tuple[int, int, Any]) -> tuple[int, int]:
-    return pending[0], pending[1]
-
-
-def _number(pending: tuple[int, int, Any]) -> int:
-    return pending[0]
 
 
 def _unregister(poll: select.poll, descriptor: int) -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from pathlib import Path
 from typing import Final
 
 from mlbench.core.ids import Digest
+from mlbench.core.messages import StepTask
 from mlbench.core.records import Binding, Failure, FileUse
 from mlbench.runs.wire import look_at, msgspec
 
-__all__ = ["ItemEnd", "read_end"]
+__all__ = ["ItemEnd", "Mark", "read_end"]
 
 
 class ItemEnd(msgspec.Struct, array_like=True, frozen=True):
     """An item that ran to its end.
 
     `following` is the item that is begun next in the same process, if one is. `parts` are those of small artifacts,
-    which the supervisor is to keep; larger ones are in the store by now. Times are UTC nanoseconds, `cpu` is in seconds.
+    which the supervisor is to keep; larger ones are in the store by now. Times are UTC nanoseconds, `cpu` in seconds.
     """
 
     number: int
@@ -29,6 +33,44 @@ class ItemEnd(msgspec.Struct, array_like=True, frozen=True):
     draws: tuple[str, ...]
     files: tuple[FileUse, ...]
     network: bool
+
+
+class Mark:
+    """Says which item of a chunk was begun last, to whoever asks when neither its process nor its worker is left.
+
+    It is a file beside what is being written in the store. Nothing depends on it while all goes well: where it cannot
+    be written, less is known after a loss.
+    """
+
+    def __init__(self, task: StepTask) -> None:
+        assert task.chunk is not None
+        self._path = Path(task.store, "tmp", f"begun-{task.execution}-{task.chunk.place}")
+        self._file: int | None = None
+
+    def open(self) -> None:
+        """Make it ready to be written, also by forks of this process."""
+        with contextlib.suppress(OSError):
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+
+    def begin(self, number: int) -> None:
+        """Note that an item is begun."""
+        if self._file is not None:
+            try:
+                os.pwrite(self._file, (number + 1).to_bytes(8, "little"), 0)
+            except OSError:
+                self._file = None
+
+    def last(self) -> int | None:
+        """Return the item that was begun last; None if none was, or nobody noted it."""
+        try:
+            return int.from_bytes(self._path.read_bytes()[:8], "little") - 1 if self._path.stat().st_size == 8 else None
+        except OSError:
+            return None
+
+    def remove(self) -> None:
+        """Forget it."""
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
 
 
 look_at(ItemEnd)

@@ -1,0 +1,84 @@
+"""What the processes of a fan-out's items print and show, put in order and given to the item that it is of.
+
+Text comes through two pipes and messages through sockets, each with a number (see `mlbench.backends.cluster_dask.
+channel`): what has the same number is in order if the message goes first. What comes before an item's end is its own.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from mlbench.core.records import Json
+from mlbench.runs.transcript import Transcript
+
+__all__ = ["Texts"]
+
+_KEPT: Final = 64 << 10
+_KEPT_IN_ALL: Final = 16 << 20
+_KEPT_THEN: Final = 4 << 10
+"""Characters kept of an item's text, and of each further one's once there are many in the chunk."""
+
+Close = Callable[[Sequence[Json]], None]
+
+
+class Texts:
+    """What was said and is not given to anybody yet."""
+
+    def __init__(self) -> None:
+        self._pending: list[tuple[int, int, Any]] = []
+        self._kept = 0
+        self._quiet = True
+        self._transcript = Transcript(limit=_KEPT, log=False)
+
+    def add_text(self, number: int, name: str, text: str) -> None:
+        """Take text of a stream, which came after the mark with a number."""
+        self._pending.append((number, 1, (name, text)))
+
+    def add_message(self, number: int, message: Json) -> None:
+        """Take an output."""
+        self._pending.append((number, 0, message))
+
+    def add_end(self, number: int, close: Close) -> None:
+        """Take the end of an item, or of what is nobody's: `close` is given the outputs before it."""
+        self._pending.append((number, 0, close))
+
+    def settle(self, known: float) -> None:
+        """Put in order what is known, which is all up to a number."""
+        if not self._pending:
+            return
+        self._pending.sort(key=_order)
+        count = len(self._pending) if known == float("inf") else bisect_right(self._pending, known, key=_number)
+        for _, _, what in self._pending[:count]:
+            if type(what) is tuple:
+                self.say(*what)
+            elif type(what) is dict:
+                self._quiet = False
+                self._transcript.add(what)
+            else:
+                what(self.take())
+        del self._pending[:count]
+
+    def say(self, name: str, text: str) -> None:
+        """Take text that is in order."""
+        self._quiet = False
+        self._transcript.add({"output_type": "stream", "name": name, "text": text})
+
+    def take(self) -> Sequence[Json]:
+        """Return the outputs since the last end."""
+        if self._quiet:
+            return ()
+        self._quiet = True
+        messages = self._transcript.outputs()
+        self._kept += sum(len(one.get("text", "")) for one in messages)
+        self._transcript = Transcript(limit=_KEPT if self._kept < _KEPT_IN_ALL else _KEPT_THEN, log=False)
+        return messages
+
+
+def _order(pending: tuple[int, int, Any]) -> tuple[int, int]:
+    return pending[0], pending[1]
+
+
+def _number(pending: tuple[int, int, Any]) -> int:
+    return pending[0]
