@@ -371,7 +371,9 @@ class Spreading:
         self._take_back(number for number in chunk.numbers if number not in here)
         return records
 
-    def lost(self, place: int, recorded: Iterable[Execution], now: float, at: int) -> list[Execution]:
+    def lost(
+        self, place: int, recorded: Iterable[Execution], now: float, at: int, *, begun: int | None = None
+    ) -> list[Execution]:
         """Take the loss of the worker that had a chunk; return the records of the items that have ended with it.
 
         Parameters
@@ -380,6 +382,8 @@ class Spreading:
             What the worker had recorded of items before it was lost.
         at
             UTC nanoseconds.
+        begun
+            The item that was begun last, if anybody knows; all before it in the chunk were, too.
         """
         chunk = self._sent.pop(place, None)
         if chunk is None:
@@ -387,7 +391,8 @@ class Spreading:
         recorded = tuple(recorded)
         here = {record.item for record in recorded}
         missing = [number for number in chunk.numbers if number not in here]
-        touched = [number for number in missing if self.states[number] != _QUEUED or number in self._begun]
+        sure = set(chunk.numbers[: chunk.numbers.index(begun) + 1]) if begun in chunk.numbers else set()
+        touched = [number for number in missing if number in sure or self.states[number] != _QUEUED]
         if recorded or touched:
             self._losses = 0
         elif place >= self._sent_by_last_loss:  # one worker that is lost takes several chunks with it

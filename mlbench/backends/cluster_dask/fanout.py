@@ -143,6 +143,7 @@ class FanOutDrive:
         self._pace: collections.deque[tuple[float, int]] = collections.deque()
         self._untold: list[Execution] = []
         self._told_at = float("-inf")
+        self._news = False
 
     async def run(self) -> Execution:
         """Run all items and return the step's record, which is in the folder of records by then."""
@@ -158,7 +159,7 @@ class FanOutDrive:
         match news["type"]:
             case "items":
                 self._spreading.heard(news)
-                self._changed = True
+                self._changed = self._news = True
                 self._stirred.set()
             case "started":
                 if self._started is None:
@@ -207,6 +208,7 @@ class FanOutDrive:
                 for running in list(self._running):
                     running.cancel()
             self._show()
+            self._let_know()
         return spreading.outcome()
 
     async def _send(self) -> None:
@@ -260,22 +262,27 @@ class FanOutDrive:
         self._tell(lost)
 
     def _tell(self, records: Sequence[Execution]) -> None:
-        self._changed = True
+        self._changed = self._news = True
         self._untold += records
-        if len(self._untold) >= _MANY or time.monotonic() - self._told_at > _TELL_SECONDS:
-            self._let_know()
+        self._let_know()
 
-    def _let_know(self) -> None:
-        """Hand over the records of items that have ended, many at once."""
+    def _let_know(self, *, last: bool = False) -> None:
+        """Hand over the records of items that have ended, many at once, and how far all are."""
+        now = time.monotonic()
+        if not self._news or not (last or len(self._untold) >= _MANY or now - self._told_at > _TELL_SECONDS):
+            return
         records, self._untold = self._untold, []
-        self._told_at = time.monotonic()
+        self._news, self._told_at = False, now
         self._on_event({"type": "items", "executions": records, "fanout": self._spreading.fanout})
 
     def _patience(self) -> float | None:
         now = time.monotonic()
-        times = [time for time in (self._spreading.wait(now),) if time is not None]
+        due = self._spreading.wait(now)
+        times = [due] if due is not None else []
         if self._changed:
             times.append(self._shown_at + _PICTURE_SECONDS - now)
+        if self._news:
+            times.append(self._told_at + _TELL_SECONDS - now)
         if self._stop_by is not None:
             times.append(self._stop_by - now + 0.01)
         elif self._running:
@@ -297,8 +304,6 @@ class FanOutDrive:
         if spreading.spread is None and last:
             return  # there is nothing to show: its failure is
         self._changed, self._shown_at = False, now
-        if last or now - self._told_at > _TELL_SECONDS:
-            self._let_know()
         fanout = spreading.fanout
         self._say(
             [
@@ -350,6 +355,7 @@ class FanOutDrive:
                 _log.exception("The results of step %s could not be stored", self._task.step)
                 outcome = Outcome(state="failed", reason="error", failure=_not_stored("results", error))
         self._show(last=True)
+        self._let_know(last=True)
         if outcome.failure is not None:
             self._say([_as_output(outcome.failure)])
         self._say(self._transcript.last_words())

@@ -262,6 +262,15 @@ def test_a_lost_worker_fails_what_was_under_way_and_the_rest_is_sent_again() -> 
     assert sorted(number for numbers in run_out(one) for number in numbers) == list(range(3, 10))
 
 
+def test_what_was_begun_unheard_on_a_lost_worker_is_not_begun_again() -> None:
+    one = a_spreading(10)
+    chunk = taken(one, slots=1)
+    one.heard({"begun": [[0, 5]]})
+    ends = one.lost(chunk.place, (), 0.0, at=9, begun=3)
+    assert [(record.item, record.started) for record in ends] == [(0, 5), (1, None), (2, None), (3, None)]
+    assert sorted(number for numbers in run_out(one) for number in numbers) == list(range(4, 10))
+
+
 def test_an_item_that_was_lost_is_tried_again_if_it_may() -> None:
     one = a_spreading(2, retries=1)
     chunk = taken(one, slots=1)
