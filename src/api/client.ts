@@ -8,6 +8,8 @@ import { request, sentence } from './request';
 import type {
   ICancelled,
   ICellText,
+  IDashboard,
+  IDashboards,
   IDocument,
   IExecution,
   IExecutionDetail,
@@ -55,6 +57,12 @@ export class Client {
 
   status(path: string | null = null): Promise<IStatus> {
     return request(this.serverSettings, 'GET', 'status', { notebook: path });
+  }
+
+  /** The dashboards of Dask clusters to which this server leads. */
+  async dashboards(): Promise<ReadonlyArray<IDashboard>> {
+    const answer = await request<IDashboards>(this.serverSettings, 'GET', 'dashboards');
+    return answer.dashboards;
   }
 
   runs(question: IRunsQuestion): Promise<IRunList> {

@@ -46,6 +46,15 @@ export interface ICheckLine {
   readonly parameter: string | null;
 }
 
+export interface IDashboard {
+  readonly name: string;
+  readonly url: string;
+}
+
+export interface IDashboards {
+  readonly dashboards: ReadonlyArray<IDashboard>;
+}
+
 export interface IDocument {
   readonly kernel: string;
   readonly notebook: PartialJSONObject;

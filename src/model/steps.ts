@@ -3,12 +3,12 @@
  */
 
 import { IDisposable } from '@lumino/disposable';
-import { Debouncer } from '@lumino/polling';
+import { Debouncer, Throttler } from '@lumino/polling';
 import { ISignal, Signal } from '@lumino/signaling';
 
 import { Client, sentence } from '../api/client';
 import type { NewsFeed } from '../api/news';
-import type { ICellText, IExecution, IGraph, INews } from '../api/schema';
+import type { ICellText, IDashboard, IExecution, IGraph, INews } from '../api/schema';
 import type { IPicture } from './fanout';
 import { cellsToRun, outOfDate, RanCells } from './freshness';
 import { Origins } from './origins';
@@ -16,6 +16,8 @@ import { Origins } from './origins';
 export type State = IExecution['state'];
 
 const TYPING = 400;
+/** Milliseconds between two questions for dashboards. */
+const DASHBOARDS = 15000;
 
 /** What a kernel says of itself when the page greets it. */
 export type KernelKind = 'unknown' | 'other' | 'lacks-mlbench' | 'not-loaded' | 'loaded';
@@ -93,6 +95,11 @@ export class StepsModel implements IDisposable {
       this._waitsFor = execution;
       this._changed.emit();
     }
+  }
+
+  /** The dashboards of the clusters that steps run on, as far as they can be reached from here. */
+  get dashboards(): ReadonlyArray<IDashboard> {
+    return this._dashboards;
   }
 
   /** The steps that go on though the kernel which ran them was restarted or shut down. */
@@ -271,6 +278,7 @@ export class StepsModel implements IDisposable {
     if (!this._isDisposed) {
       this._isDisposed = true;
       this._redraw.dispose();
+      this._askDashboards.dispose();
       Signal.clearData(this);
     }
   }
@@ -315,6 +323,9 @@ export class StepsModel implements IDisposable {
       return; // the next run of this kernel stands on what is shown already
     }
     this._executions.set(cell, execution);
+    if (execution.state === 'running') {
+      void this._askDashboards.invoke().catch(() => undefined);
+    }
     if (execution.source !== null) {
       this._ran.recall(cell, execution.source);
     }
@@ -351,6 +362,19 @@ export class StepsModel implements IDisposable {
     this._emit();
   }
 
+  /** A step that runs has opened its cluster: that may have a dashboard. */
+  private async _findDashboards(): Promise<void> {
+    try {
+      const found = await this._client.dashboards();
+      if (!this._isDisposed && JSON.stringify(found) !== JSON.stringify(this._dashboards)) {
+        this._dashboards = found;
+        this._changed.emit();
+      }
+    } catch (error) {
+      console.warn(sentence(error));
+    }
+  }
+
   /** Tell of a change of what is known of steps or cells: what is told from that is told anew. */
   private _emit(): void {
     this._stale = null;
@@ -360,9 +384,14 @@ export class StepsModel implements IDisposable {
 
   private _executionOf = (cell: string): IExecution | undefined => this._executions.get(cell);
 
+  private _askDashboards = new Throttler(() => this._findDashboards(), {
+    limit: DASHBOARDS,
+    edge: 'leading'
+  });
   private _activeCell: string | null = null;
   private _cells: ReadonlyArray<ICellText> = [];
   private _changed = new Signal<this, void>(this);
+  private _dashboards: ReadonlyArray<IDashboard> = [];
   private _error: string | null = null;
   private _executionChanged = new Signal<this, IExecution>(this);
   private _executions = new Map<string, IExecution>();

@@ -195,6 +195,13 @@ export class Sidebar extends SidePanel {
           onOpen={cell => current.goTo(cell)}
           onOpenRun={run => this._options.onOpenRun(run, current.path)}
         />
+        {steps.dashboards.map(({ name, url }) => (
+          <Line key={name}>
+            <a className="jp-mlb-Link" href={url} target="_blank" rel="noreferrer">
+              Dask dashboard of {name}
+            </a>
+          </Line>
+        ))}
       </>
     );
   };

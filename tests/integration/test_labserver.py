@@ -476,6 +476,39 @@ async def test_output_is_put_back_for_the_kernel_that_made_it(jp_fetch: Any, not
     assert other == {"outputs": {}, "copied": False}
 
 
+async def test_a_copy_does_not_own_the_id_that_it_carries(jp_fetch: Any, notebook: Path) -> None:
+    identifier = new_id()
+    copied_with_id(notebook, identifier)
+    put_run(notebook, notebook_id=identifier)
+    for path, own in (("flights.ipynb", True), ("copy.ipynb", False)):
+        assert await ask(jp_fetch, "identity", notebook=path, notebook_id=identifier) == {"own": own}
+    status, _ = await refused(jp_fetch(API, "identity", params={"notebook": "flights.ipynb", "notebook_id": "x"}))
+    assert status == 400
+
+
+async def test_what_a_kernels_next_run_took_over_is_told_as_it_ran(jp_fetch: Any, notebook: Path) -> None:
+    first = put_run(notebook, ago=60, kernel="k1")
+    catalog = Project.open(notebook=str(notebook)).catalog
+    load = next(one for one in catalog.executions(first.id) if one.step == "load")
+    second = put_run(notebook, kernel="k1")
+    at = time.time_ns() + SECOND
+    catalog.put_execution(
+        replace(load, id=new_id(), run=second.id, state="reused", reused_from=load.id, queued=at, started=at, ended=at)
+    )
+    answer = await ask(jp_fetch, "outputs", "POST", {"kernel": "k1", "cells": ["c1"], "path": "flights.ipynb"})
+    assert (answer["outputs"]["c1"]["id"], answer["outputs"]["c1"]["state"]) == (load.id, "succeeded")
+    hit = replace(load, id=new_id(), run=second.id, state="reused", reused_from=load.id, queued=at + 1, ended=at + 9)
+    catalog.put_execution(replace(hit, messages=()))
+    asked = {"kernel": "k1", "cells": ["c1"], "path": "flights.ipynb", "messages": True}
+    (found,) = (await ask(jp_fetch, "outputs", "POST", asked))["outputs"].values()
+    assert (found["id"], found["reused_from"]) == (hit.id, load.id)
+    assert [each["text"] for each in found["messages"]] == ["loaded\n"]
+
+
+async def test_there_is_no_dashboard_without_a_proxy_or_a_service(jp_fetch: Any) -> None:
+    assert await ask(jp_fetch, "dashboards") == {"dashboards": []}
+
+
 async def test_output_is_never_put_into_a_copy(jp_fetch: Any, notebook: Path) -> None:
     put_run(notebook, kernel="k1")
     shutil.copy(notebook, notebook.with_name("copy.ipynb"))
@@ -524,6 +557,20 @@ async def test_jobs_are_listed_with_what_they_did_last(jp_fetch: Any, notebook: 
     assert "mlbench service install" in answer["service"] or answer["service"]
     firings = await ask(jp_fetch, f"jobs/{job.id}/firings")
     assert [each["due"] for each in firings["firings"]] == [1_000_000_000]
+
+
+async def test_a_job_says_why_its_last_firing_failed(jp_fetch: Any, notebook: Path) -> None:
+    catalog = Project.open(notebook=str(notebook)).catalog
+    version = JobVersion(number=1, snapshot="blake3:" + "0" * 64)  # type: ignore[arg-type]
+    job = Job(id=new_id(), name="nightly", notebook=str(notebook), version=version)
+    catalog.put_job(job)
+    run = put_run(notebook)
+    catalog.add_firing(Firing(job=job.id, due=1_000_000_000, state="failed", run=run.id, reason="error"))
+    (view,) = (await ask(jp_fetch, "jobs"))["jobs"]
+    assert view["error"] == "train: ValueError: <img src=x onerror=act()>"
+    catalog.add_firing(Firing(job=job.id, due=1_000_000_060, state="failed", reason="the interpreter is gone"))
+    (view,) = (await ask(jp_fetch, "jobs"))["jobs"]
+    assert view["error"] == "the interpreter is gone"
 
 
 async def test_the_dialog_learns_the_form_and_what_was_checked(jp_fetch: Any, notebook: Path) -> None:

@@ -225,6 +225,21 @@ def test_a_step_that_goes_on_without_its_kernel_is_named_and_can_be_cancelled(la
     lab.page.locator(".jp-mlb-RunList-row .jp-mlb-StateIcon[data-state='cancelled']").wait_for()
 
 
+def test_that_a_step_goes_on_is_said_where_the_sidebar_is_closed(lab: Lab) -> None:
+    write_notebook(lab.root / "count.ipynb", ("load", "%load_ext mlbench"), ("count", COUNT.replace("200", "2000")))
+    lab.open()
+    lab.open_notebook("count.ipynb")
+    lab.run("load", "count")
+    lab.pill("count", "running")
+    lab.execute("application:toggle-left-area")
+    lab.page.evaluate("() => { void window.jupyterapp.shell.currentWidget.sessionContext.shutdown(); }")
+    said = lab.page.locator(".jp-toastContainer, .Toastify").get_by_text("count goes on")
+    said.wait_for()
+    lab.page.get_by_role("button", name="Cancel it").click()
+    lab.execute("mlbench:show-sidebar")
+    lab.page.locator(".jp-mlb-RunList-row .jp-mlb-StateIcon[data-state='cancelled']").wait_for()
+
+
 def test_a_copied_notebook_begins_without_runs_and_a_renamed_one_keeps_its_own(lab: Lab) -> None:
     write_notebook(lab.root / "first.ipynb", ("load", "%load_ext mlbench"), ("one", "%%step one\nvalue = 1"))
     lab.open()
@@ -242,6 +257,9 @@ def test_a_copied_notebook_begins_without_runs_and_a_renamed_one_keeps_its_own(l
     lab.page.get_by_text("Runs of this notebook appear here").wait_for()
     lab.run("load", "one")
     lab.page.get_by_text(f"{copy} · 1", exact=True).wait_for()
+    lab.execute("docmanager:save")
+    first, second = (json.loads((lab.root / name).read_text()) for name in ("first.ipynb", copy))
+    assert first["metadata"]["mlbench"]["id"] != second["metadata"]["mlbench"]["id"]
 
     lab.open_notebook("first.ipynb")
     lab.page.get_by_text("first.ipynb · 1", exact=True).wait_for()

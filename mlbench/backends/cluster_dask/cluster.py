@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -131,6 +132,19 @@ class DaskCluster:
         """
         connection = await self.start(choice)
         return await connection.meet(choice, again=True) if connection.foreign else ()
+
+    async def dashboards(self) -> dict[str, str]:
+        """Return the addresses of the dashboards of the clusters that are open, by name; this machine's has none."""
+        found: dict[str, str] = {}
+        for place in list(self._places.values()):
+            connection = place.connection
+            if connection is None or not connection.alive or not connection.foreign:
+                continue
+            with suppress(TimeoutError, OSError):
+                link = (await connection.describe())["dashboard"]
+                if link:
+                    found[place.choice.name] = link
+        return found
 
     async def describe(self, choice: ClusterChoice | None = None) -> Json:
         """Return what a cluster is and has: its kind, address, dashboard, workers and what is under way there.

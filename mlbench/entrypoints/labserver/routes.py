@@ -18,6 +18,7 @@ __all__ = ["HANDLERS", "routes"]
 
 HANDLERS: tuple[tuple[str, type[web.RequestHandler]], ...] = (
     ("status", status.StatusOfServer),
+    ("dashboards", status.DashboardsOfClusters),
     ("runs", runs.RunPage),
     (f"runs/{ID}", runs.OneRun),
     (f"runs/{ID}/notebook", runs.Notebook),

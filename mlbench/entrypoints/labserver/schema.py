@@ -167,6 +167,19 @@ class Outputs(Struct, frozen=True, kw_only=True):
     copied: bool = False
 
 
+class Dashboard(Struct, frozen=True, kw_only=True):
+    """The dashboard of a Dask cluster: `url` leads there through this server."""
+
+    name: str
+    url: str
+
+
+class Dashboards(Struct, frozen=True, kw_only=True):
+    """The dashboards that can be reached; none without jupyter-server-proxy, or where no cluster has one."""
+
+    dashboards: list[Dashboard]
+
+
 class Identity(Struct, frozen=True, kw_only=True):
     """Whether the id that a notebook carries is its own: that of a copy is another notebook's."""
 
@@ -308,8 +321,8 @@ class Watch(Struct, frozen=True, kw_only=True):
 
 SPOKEN: tuple[type, ...] = (
     Problem, Status, RunList, RunDetail, ExecutionDetail, ItemList, ItemMetric, NotebookView, Cancelled,
-    GraphQuestion, Graph, OutputsQuestion, Outputs, Identity, Document, Taken, JobList, JobQuestion, JobCheck, NewJob,
-    JobChange, JobView, Firings, FiringDetail, ScheduleQuestion, SchedulePreview, News, Watch,
+    GraphQuestion, Graph, OutputsQuestion, Outputs, Identity, Dashboards, Document, Taken, JobList, JobQuestion,
+    JobCheck, NewJob, JobChange, JobView, Firings, FiringDetail, ScheduleQuestion, SchedulePreview, News, Watch,
 )  # fmt: skip
 
 look_at(*SPOKEN)

@@ -17,6 +17,7 @@ class Clusters(Protocol):
 
     async def start(self, choice: ClusterChoice | None = None) -> Any: ...
     async def use(self, choice: ClusterChoice) -> tuple[str, ...]: ...
+    async def dashboards(self) -> dict[str, str]: ...
     async def describe(self, choice: ClusterChoice | None = None) -> Json: ...
     async def scale(self, choice: ClusterChoice | None, workers: int) -> None: ...
     async def stop(self, choice: ClusterChoice | None = None) -> list[str]: ...
@@ -51,7 +52,8 @@ async def answer(executor: Any, body: Json) -> Json:
     Parameters
     ----------
     body
-        `verb` (`show`, `start`, `scale`, `stop`, `use`), `choice`, `workers` for `scale`, `force` for `stop`.
+        `verb` (`show`, `start`, `scale`, `stop`, `use`, or `dashboards`, which answers those of all), `choice`,
+        `workers` for `scale`, `force` for `stop`.
 
     Raises
     ------
@@ -61,6 +63,8 @@ async def answer(executor: Any, body: Json) -> Json:
     if not hasattr(executor, "describe"):
         raise ServiceError("The steps of this service run on no cluster.")
     clusters: Clusters = executor
+    if body.get("verb") == "dashboards":
+        return {"dashboards": await clusters.dashboards()}
     try:
         choice = msgspec.convert(body.get("choice") or {}, ClusterChoice)
     except msgspec.ValidationError as error:
