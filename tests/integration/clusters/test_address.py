@@ -194,6 +194,8 @@ def test_what_cannot_work_is_said_in_a_sentence(place: Elsewhere, store: Path, t
             facts = await one.describe(choice_of(place))
             assert (facts["kind"], facts["address"], len(facts["workers"])) == ("address", place.address, 1)
             assert facts["workers"][0]["threads"] == 2
+            link = facts["dashboard"]
+            assert await one.dashboards() == ({facts["name"]: link} if link else {})
             with pytest.raises(ServiceError, match="run by somebody else"):
                 await one.scale(choice_of(place), 3)
 
