@@ -665,11 +665,12 @@ def test_names_of_an_item_that_share_an_object_still_do(store: Path) -> None:
 
 
 def test_long_items_have_a_process_each_and_short_ones_share(store: Path) -> None:
-    source = "import os, time\ntime.sleep(s)\npid = os.getpid()"
+    source = "import os, time\ntime.sleep(s)\npid = os.getpid()\nparent = os.getppid()"
     short = succeed(store, source, foreach={"s": "[0.0] * 5"}, defs=("pid",)).values("pid")
     assert len(set(short)) == 1
-    long = succeed(store, source, foreach={"s": "[0.25] * 4"}, defs=("pid",)).values("pid")
-    assert len(set(long)) == 4
+    long = succeed(store, source, foreach={"s": "[0.25] * 4"}, defs=("pid", "parent"))
+    assert len(set(long.values("pid"))) == 4
+    assert len(set(long.values("parent"))) == 1
 
 
 # --- randomness -------------------------------------------------------------------------------------------------------

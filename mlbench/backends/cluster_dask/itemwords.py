@@ -15,7 +15,7 @@ from mlbench.runs.wire import look_at, msgspec
 __all__ = ["ItemEnd", "Mark", "read_end"]
 
 
-class ItemEnd(msgspec.Struct, array_like=True, frozen=True):
+class ItemEnd(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """An item that ran to its end.
 
     `following` is the item that is begun next in the same process, if one is. `parts` are those of small artifacts,

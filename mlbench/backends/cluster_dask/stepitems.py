@@ -227,8 +227,19 @@ def _can_fork() -> bool:
     torch = sys.modules.get("torch")
     if torch is not None and getattr(torch, "cuda", None) is not None and torch.cuda.is_initialized():
         return False
-    names = []
+    if _threads() > 1:
+        # OpenBLAS ends its threads when a process is forked, and starts them again where they are needed.
+        process = os.fork()
+        if process == 0:
+            os._exit(0)
+        os.waitpid(process, 0)
+    return _threads() <= 1
+
+
+def _threads() -> int:
+    """Return how many threads this process has that a fork would not have (Linux)."""
+    count = 0
     for thread in os.listdir("/proc/self/task"):
         with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/comm", encoding="utf-8") as file:
-            names.append(file.read().strip())
-    return len([name for name in names if name != "jemalloc_bg_thd"]) <= 1
+            count += file.read().strip() != "jemalloc_bg_thd"  # it knows of forks
+    return count
