@@ -33,7 +33,11 @@ def mlbench(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess
 
 def tutorial(root: Path, *, failing: bool) -> Any:
     """Return the tutorial's blocks as a notebook, with or without the mistake that it makes on purpose."""
-    text = (root / "docs" / "tutorial" / "first-notebook.md").read_text("utf-8")
+    return notebook_of((root / "docs" / "tutorial" / "first-notebook.md").read_text("utf-8"), failing=failing)
+
+
+def notebook_of(text: str, *, failing: bool = False) -> Any:
+    """Return the blocks of Python in a page as a notebook."""
     notebook: Any = nbformat.v4.new_notebook(  # type: ignore[no-untyped-call]
         metadata={"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
     )
@@ -80,10 +84,38 @@ def test_the_example_runs_and_two_of_its_steps_overlap(root: Path, surroundings:
     assert steps["baseline"]["started"] < steps["train"]["ended"]
     assert steps["train"]["started"] < steps["baseline"]["ended"]
     assert {metric["name"] for metric in steps["evaluate"]["metrics"]} == {"skill", "gain"}
+    assert steps["train"]["fanout"]["succeeded"] == steps["train"]["fanout"]["total"] >= 6
 
 
-def test_the_example_is_committed_without_outputs(root: Path) -> None:
-    notebook = json.loads((root / "examples" / "flights.ipynb").read_text("utf-8"))
+def test_the_sweep_trains_a_model_for_each_pair(root: Path, surroundings: dict[str, str]) -> None:
+    pytest.importorskip("sklearn")
+    sweep = str(root / "examples" / "sweep.ipynb")
+    answer = mlbench("run", sweep, "-p", "groups=12", "-p", "settings=10", env=surroundings)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "×120 · 120 done" in answer.stdout
+    (run,) = json.loads(mlbench("runs", "--json", env=surroundings).stdout)
+    shown = json.loads(mlbench("show", run["id"], "--json", env=surroundings).stdout)
+    (swept,) = (execution for execution in shown["executions"] if execution["step"] == "sweep")
+    assert swept["fanout"]["shape"] == [12, 10]
+    assert swept["fanout"]["succeeded"] == 120
+    assert {bound["name"] for bound in swept["binds"]} == {"model", "off"}
+
+
+def test_the_first_notebook_of_the_readme_runs(root: Path, tmp_path: Path, surroundings: dict[str, str]) -> None:
+    pytest.importorskip("sklearn")
+    text = (root / "README.md").read_text("utf-8")
+    first = text[text.index("## A first notebook") : text.index("Afterwards, here or in another notebook")]
+    file = tmp_path / "first.ipynb"
+    nbformat.write(notebook_of(first), file)  # type: ignore[no-untyped-call]
+    answer = mlbench("run", str(file), "--output", str(tmp_path / "executed.ipynb"), env=surroundings)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    executed: Any = nbformat.read(tmp_path / "executed.ipynb", 4)  # type: ignore[no-untyped-call]
+    assert executed.cells[-1].outputs[-1].text == "explained at best: 48%\n"
+
+
+@pytest.mark.parametrize("name", ["flights", "sweep"])
+def test_the_examples_are_committed_without_outputs(root: Path, name: str) -> None:
+    notebook = json.loads((root / "examples" / f"{name}.ipynb").read_text("utf-8"))
     nbformat.validate(notebook)
     for cell in notebook["cells"]:
         assert not cell.get("outputs")
