@@ -277,7 +277,8 @@ class ZMQInteractiveShell(InteractiveShell):
             move_down(error, 1)
             raise
         name = self.compile.cache(transformed, 0, raw_code=source)
-        tree = self.transform_ast(self.compile.ast_parse(transformed, filename=name))
+        change: Callable[[ast.Module], ast.Module] = self.transform_ast
+        tree = change(self.compile.ast_parse(transformed, filename=name))
         whole: list[tuple[ast.Module | ast.Interactive, str]] = []
         statements = list(tree.body)
         shown = _shown_of(statements, self.ast_node_interactivity)
