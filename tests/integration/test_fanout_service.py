@@ -52,6 +52,7 @@ def test_a_fan_out_ends_as_a_list_with_a_record_of_each_item(service: House) -> 
     assert (record.fanout.succeeded, record.fanout.total, record.fanout.shape) == (3000, 3000, (3000,))
     store = catalog(service.store)
     assert store.count_items(record.id) == {"succeeded": 3000}
+    assert not list((service.store / "tmp").iterdir())
     found = items(service, record.id)
     assert found[17].label == {"x": "17"}
     assert (found[17].part_of, found[17].run, found[17].step) == (record.id, record.run, "train")
@@ -219,6 +220,7 @@ def test_a_killed_worker_loses_only_what_was_under_way_and_nothing_runs_twice(se
     assert counts["succeeded"] + counts["failed"] == 30
     assert 1 <= counts["failed"] <= 8
     assert {number: count for number, count in Counter(lines(ran)).items() if count > 1} == {}
+    assert not list((service.store / "tmp").glob("begun-*"))
 
 
 def test_a_fan_out_whose_service_is_killed_is_lost_and_says_so(service: House, tmp_path: Path) -> None:
