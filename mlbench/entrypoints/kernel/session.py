@@ -31,7 +31,7 @@ from mlbench.entrypoints.kernel.results import Results
 from mlbench.entrypoints.kernel.settings import MLBench
 from mlbench.entrypoints.kernel.sources import imports_of
 from mlbench.entrypoints.kernel.storage import Storage
-from mlbench.entrypoints.kernel.submission import Track, defs_of, find_inputs, without_modules
+from mlbench.entrypoints.kernel.submission import Track, defs_of, find_inputs, requirements_of, without_modules
 from mlbench.entrypoints.kernel.waiting import Waiting, listed, names_in
 from mlbench.runs.reach import reach
 
@@ -206,6 +206,7 @@ class Session:
         service = self.service()
         cell = self.front.cell_id()
         former = self.order.former(step, cell)
+        requirements = requirements_of(options, self.front.notebook)
         defs, quiet, unstored = defs_of(step, names, options)
         inputs = find_inputs(
             names,
@@ -226,7 +227,7 @@ class Session:
             step=step,
             source=self._python(body),
             options=options,
-            requirements=(),
+            requirements=requirements,
             names=names,
             values=inputs.held,
             edges=inputs.edges,
@@ -292,7 +293,7 @@ class Session:
             cells=tuple(self._sources.values()),
             cache_default=self.settings.cache,
             max_items=self.settings.max_items,
-            requirements=(),
+            requirements=requirements,
             **self.clusters.given(imports_of(self._python(body)), surroundings),
         )
         try:

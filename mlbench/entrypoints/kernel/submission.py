@@ -18,7 +18,7 @@ from mlbench.notebook.cell import CellNames
 from mlbench.runs import capture
 from mlbench.runs.reach import reach
 
-__all__ = ["Inputs", "Track", "defs_of", "find_inputs", "needs_of", "origin_of", "without_modules"]
+__all__ = ["Inputs", "Track", "defs_of", "find_inputs", "needs_of", "origin_of", "requirements_of", "without_modules"]
 
 _OF_THE_SHELL: Final = frozenset({"get_ipython", "display", "exit", "quit", "open", "__builtins__", "__builtin__"})
 _HISTORY: Final = frozenset({"_", "__", "___", "_i", "_ii", "_iii", "In", "Out", "_ih", "_oh", "_dh"})
@@ -104,6 +104,15 @@ def without_modules(names: CellNames, namespace: Mapping[str, Any]) -> CellNames
         name for name, value in held.items() if not is_placeholder(value) and isinstance(value, types.ModuleType)
     )
     return replace(names, reads=names.reads | modules, changes=names.changes - modules)
+
+
+def requirements_of(options: StepOptions, notebook: str | None) -> tuple[str, ...]:
+    """Return what is installed in the environment that a step asks for, nothing where it asks for none."""
+    if options.env is None:
+        return ()
+    from mlbench.project.environments import find_requirements
+
+    return find_requirements(options.env, notebook)
 
 
 def needs_of(names: CellNames, namespace: Mapping[str, Any]) -> set[str]:
