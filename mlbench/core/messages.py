@@ -199,8 +199,9 @@ class Spread:
     """The items of a fan-out, as the process that evaluated its `--foreach` found them.
 
     `items` is the digest under which the values lie (a list for each name, together one artifact), `digests` has the
-    digest of each value of each name, for keys; `labels` each value as a short text. `after` is the digest of the states
-    (`mlbench.runs.randomness.to_bytes`) that the generators of a seeded notebook have after the step, if items draw.
+    digest of each value of each name, for keys; `labels` each value as a short text. `after` is the digest of the
+    states (`mlbench.runs.randomness.to_bytes`) that the generators of a seeded notebook have after the step, if items
+    draw.
     """
 
     shape: tuple[int, ...]
@@ -239,8 +240,8 @@ class ChunkEnd:
     """What became of a chunk: durable by the time that this is told.
 
     `executions` are the records of the items that ended, as catalog and kernel get them; `left` those of the chunk's
-    numbers that were not begun. `failure` says why no item could be begun, if that is so, and `reason` of which kind that is;
-    `changed` names what items were given and changed in place, so that the rest must be run `apart`.
+    numbers that were not begun. `failure` says why no item could be begun, if that is so, and `reason` of which kind
+    that is; `changed` names what items were given and changed in place, so that the rest must be run `apart`.
     """
 
     executions: tuple[Execution, ...] = ()

@@ -103,7 +103,9 @@ def test_a_name_bound_again_is_a_change_unless_the_cell_shows_it(tmp_path: Path)
     assert before.changed(bound={"a", "c"}) == ()
 
 
-def test_files_of_the_user_are_seen_and_those_of_python_and_the_store_are_not(tmp_path: Path) -> None:
+def test_files_of_the_user_are_seen_and_those_of_python_and_the_store_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = tmp_path / "store"
     store.mkdir()
     (store / "object").write_text("x")
@@ -116,6 +118,9 @@ def test_files_of_the_user_are_seen_and_those_of_python_and_the_store_are_not(tm
     Path(os.__file__).read_text()
     with pytest.raises(FileNotFoundError):
         (tmp_path / "missing.txt").read_text()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        open("<step train>", encoding="utf-8")  # noqa: PTH123, SIM115  as who shows a traceback does
     os.close(os.open(tmp_path / "low.txt", os.O_CREAT | os.O_WRONLY))
     left, right = socket.socketpair()
     left.close()

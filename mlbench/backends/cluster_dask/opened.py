@@ -147,6 +147,8 @@ class Opened:
             path = os.fspath(path)
         if not isinstance(path, str) or not path or path == ":memory:" or len(self._files) >= MOST_FILES:
             return None
+        if path.startswith("<") and path.endswith(">"):  # code's name for itself, which a traceback looks for
+            return None
         where = os.path.abspath(path)
         if f"{where}{os.sep}".startswith(self._without) or os.path.realpath(where).startswith(self._without):
             return None
