@@ -389,7 +389,7 @@ class OpenStore:
             case plans.Look():
                 self._spawn(self._look(instruction))
             case plans.Say():
-                self._say(instruction.execution, f"mlbench: {instruction.text}\n", instruction.messages)
+                self._say(instruction)
             case plans.Cancel():
                 self._spawn(self._executor.cancel(instruction.execution, instruction.reason))
             case plans.Pause():
@@ -465,13 +465,14 @@ class OpenStore:
         states = states if start.task.seeded else None
         return await self._reuse.find_items(spread, start.look, states, start.item_key)
 
-    def _say(self, execution: ExecutionId, text: str, messages: Iterable[Json] = ()) -> None:
+    def _say(self, what: plans.Say) -> None:
         """Show a line under a step's cell, and what else there is to be shown."""
-        said = [{"output_type": "stream", "name": "stderr", "text": text}, *messages]
-        transcript = self._transcripts.setdefault(execution, Transcript())
+        line = {"output_type": "stream", "name": what.stream, "text": f"mlbench: {what.text}\n"}
+        said = [line, *what.messages]
+        transcript = self._transcripts.setdefault(what.execution, Transcript())
         for message in said:
             transcript.add(message)
-        node = self.plan.nodes[execution]
+        node = self.plan.nodes[what.execution]
         self._publish_messages(node.record, node.kernel, said)
 
     async def _end_states(self, record: Execution) -> RandomState | None:

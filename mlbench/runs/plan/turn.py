@@ -328,7 +328,7 @@ class _Turn:
     def _reuse(self, node: Node, found: Execution, said: str, at: int) -> None:
         """End a step with what an earlier execution, of which all is the same, has made."""
         node.record = replace(node.record, reads=self._reads(node))
-        self.todo.append(Say(execution=node.id, text=said, messages=found.messages))
+        self.todo.append(Say(execution=node.id, text=said, stream="stdout", messages=found.messages))
         self._end(node, reuse.take_over(node.record, found, at), own=True)
 
     def _with_key(self, node: Node) -> Execution:

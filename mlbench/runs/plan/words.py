@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from mlbench.core.ids import ExecutionId, RunId
 from mlbench.core.messages import Environment, RandomState, StepTask, Submission
@@ -211,10 +211,14 @@ class Start:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Say:
-    """Show a line under a step's cell, and the `messages` of an execution that stands for it."""
+    """Show a line under a step's cell, and the `messages` of an execution that stands for it.
+
+    `stream` is that of the line: `stderr` for what somebody should look at.
+    """
 
     execution: ExecutionId
     text: str
+    stream: Literal["stdout", "stderr"] = "stderr"
     messages: tuple[Json, ...] = ()
 
 
