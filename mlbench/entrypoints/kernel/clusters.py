@@ -96,10 +96,10 @@ class Clusters:
         words = line.split()
         verb = words[0] if words and words[0] in _VERBS else "use" if words else "show"
         if verb == "show":
-            return self._request("show", self.choice())
+            return self._verb("show", self.choice())
         if verb == "use":
             choice = self._read_choice(words)
-            found = self._request("use", choice)
+            found = self._verb("use", choice)
             self._chosen = choice
             return found
         body: Json = {}
@@ -112,7 +112,7 @@ class Clusters:
             body["workers"] = int(rest[0])
         elif rest:
             raise UsageError(f"%cluster {verb} takes {'--force or ' if verb == 'stop' else ''}nothing.")
-        return self._request(verb, self.choice(), **body)
+        return self._verb(verb, self.choice(), **body)
 
     def _read_choice(self, words: list[str]) -> ClusterChoice:
         from mlbench.project.clusters import choose
@@ -138,7 +138,7 @@ class Clusters:
 
         return replace(choice, versions=installed())
 
-    def _request(self, verb: str, choice: ClusterChoice, **more: Any) -> Json:
+    def _verb(self, verb: str, choice: ClusterChoice, **more: Any) -> Json:
         body = {"verb": verb, "choice": choice, **more}
         found: Json = self._service().request("cluster", body, timeout=_OPENING_SECONDS)
         return found
