@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask import chunks
+from mlbench.backends.cluster_dask.worker import chunks
 from mlbench.core.ids import ExecutionId, new_id
 from mlbench.core.messages import Chunk, ChunkEnd, Foreach, Spread, StepTask
 from mlbench.core.records import Execution

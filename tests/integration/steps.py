@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlbench.backends.cluster_dask import supervisor
+from mlbench.backends.cluster_dask.worker import supervisor
 from mlbench.core.ids import ExecutionId, RunId, new_id
 from mlbench.core.messages import Environment, StepTask
 from mlbench.core.records import Execution, Json

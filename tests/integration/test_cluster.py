@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask.cluster import DaskCluster
+from mlbench.backends.cluster_dask.client.cluster import DaskCluster
 from mlbench.core.messages import StepTask
 from mlbench.core.records import Execution, Json
 from tests.integration.steps import ROOT, alive, environment, task, text_of
@@ -281,7 +281,7 @@ def test_everything_ends_when_the_service_is_killed(store: Path, tmp_path: Path)
     script = textwrap.dedent(f"""
         import asyncio, sys
         from pathlib import Path
-        from mlbench.backends.cluster_dask.cluster import DaskCluster
+        from mlbench.backends.cluster_dask.client.cluster import DaskCluster
         from tests.integration.steps import task
         def hear(news):
             for one in news.get("messages", ()):

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask import environments, supervisor
+from mlbench.backends.cluster_dask.worker import environments, supervisor
 from mlbench.core.messages import Foreach, StepOptions, StepTask, Surroundings
 from mlbench.core.records import Execution
 from mlbench.runs.artifacts import Loader

@@ -13,7 +13,7 @@ import pytest
 
 import mlbench
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask.fanout import ChunkLost, FanOutDrive
+from mlbench.backends.cluster_dask.client.fanout import ChunkLost, FanOutDrive
 from mlbench.core.ids import ExecutionId, RunId, new_id
 from mlbench.core.messages import Chunk, ChunkEnd, Environment, Foreach, Spread, StepTask
 from mlbench.core.records import Binding, Execution, Failure, Json, Metric, Reason
@@ -314,7 +314,7 @@ def test_a_cancel_in_the_middle_keeps_what_is_done(store: Path) -> None:
 def test_a_worker_that_never_says_that_it_has_ended_is_not_waited_for(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlbench.backends.cluster_dask.fanout._CANCEL_SECONDS", 0.2)
+    monkeypatch.setattr("mlbench.backends.cluster_dask.client.fanout._CANCEL_SECONDS", 0.2)
 
     async def live() -> Execution:
         chunks, told = MemoryChunks((50,), hold=asyncio.Event()), Told()

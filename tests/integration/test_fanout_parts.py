@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.cluster_dask.channel import Frames, MarkedChannel, frame, mark_before
-from mlbench.backends.cluster_dask.foreach import Items, evaluate, keep
-from mlbench.backends.cluster_dask.pipes import MarkedReader
+from mlbench.backends.cluster_dask.process.foreach import Items, evaluate, keep
+from mlbench.backends.cluster_dask.worker.pipes import MarkedReader
 from mlbench.core.errors import UsageError
 from mlbench.core.messages import Foreach
 from mlbench.runs import values

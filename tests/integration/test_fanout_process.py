@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask import supervisor
+from mlbench.backends.cluster_dask.worker import supervisor
 from mlbench.core.messages import Chunk
 from mlbench.core.records import Execution, Json
 from mlbench.runs import artifacts, randomness

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask import supervisor
+from mlbench.backends.cluster_dask.worker import supervisor
 from mlbench.core.records import Execution
 from mlbench.runs import artifacts
 from tests.integration.steps import Shown, environment, run, task, text_of

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask import supervisor
+from mlbench.backends.cluster_dask.worker import supervisor
 from mlbench.core.messages import StepTask
 from mlbench.core.records import Execution
 from tests.integration.steps import Shown, alive, await_true, begin, end, environment, run, task, text_of

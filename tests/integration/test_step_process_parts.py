@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlbench.backends.cluster_dask.channel import ACK, Channel, Frames, frame
-from mlbench.backends.cluster_dask.fingerprints import Values
-from mlbench.backends.cluster_dask.opened import Opened
-from mlbench.backends.cluster_dask.rehearsal import use_libraries
+from mlbench.backends.cluster_dask.process.fingerprints import Values
+from mlbench.backends.cluster_dask.process.opened import Opened
+from mlbench.backends.cluster_dask.process.rehearsal import use_libraries
 
 
 @given(st.lists(st.dictionaries(st.text(max_size=5), st.integers(0, 9)), max_size=8), st.integers(1, 7))
@@ -120,7 +120,7 @@ def test_files_of_the_user_are_seen_and_those_of_python_and_the_store_are_not(
         (tmp_path / "missing.txt").read_text()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError):
-        open("<step train>", encoding="utf-8")  # noqa: PTH123, SIM115  as who shows a traceback does
+        open("<step train>", encoding="utf-8")
     os.close(os.open(tmp_path / "low.txt", os.O_CREAT | os.O_WRONLY))
     left, right = socket.socketpair()
     left.close()
@@ -162,7 +162,7 @@ def test_a_step_finds_loaded_what_its_libraries_load_when_they_are_first_used() 
         import sys
         import matplotlib.pyplot as plt, pandas as pd
         from sklearn.linear_model import LinearRegression
-        from mlbench.backends.cluster_dask.rehearsal import use_libraries
+        from mlbench.backends.cluster_dask.process.rehearsal import use_libraries
         use_libraries()
         before = set(sys.modules)
         table = pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": [1.0, 2.0, 3.5]})

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask import supervisor
+from mlbench.backends.cluster_dask.worker import supervisor
 from mlbench.core.records import Execution
 from mlbench.runs import artifacts, randomness, surroundings
 from tests.integration.steps import environment, run, task, text_of
@@ -248,7 +248,7 @@ def test_a_matrix_product_has_all_processors(store: Path) -> None:
     """,
         defs=("x",),
     )
-    from mlbench.backends.cluster_dask.processors import available
+    from mlbench.backends.cluster_dask.worker.processors import available
 
     found = values(store, record)["x"]
     assert found

@@ -76,7 +76,7 @@ def _project(path: str) -> Project:
 
 
 def _cluster() -> Executor:
-    from mlbench.backends.cluster_dask.cluster import DaskCluster
+    from mlbench.backends.cluster_dask.client.cluster import DaskCluster
 
     return DaskCluster()
 

@@ -13,7 +13,7 @@ __all__ = ["Clusters", "answer", "reach"]
 
 
 class Clusters(Protocol):
-    """What an executor that has clusters can do: `mlbench.backends.cluster_dask.cluster.DaskCluster`."""
+    """What an executor that has clusters can do: `mlbench.backends.cluster_dask.client.cluster.DaskCluster`."""
 
     async def start(self, choice: ClusterChoice | None = None) -> Any: ...
     async def use(self, choice: ClusterChoice) -> tuple[str, ...]: ...

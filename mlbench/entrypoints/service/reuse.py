@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
-from mlbench.backends.cluster_dask.opened import MOST_FILES, has_changed
+from mlbench.backends.cluster_dask.process.opened import MOST_FILES, has_changed
 from mlbench.core.errors import ArtifactCorrupt, MlbenchError, NotFound
 from mlbench.core.ids import Digest, ExecutionId, short
 from mlbench.core.messages import RandomState, Spread

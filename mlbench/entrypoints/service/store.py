@@ -54,7 +54,7 @@ Known = Callable[[Spread], Awaitable[tuple[Sequence[str], dict[int, Execution]]]
 
 
 class Executor(Protocol):
-    """Runs steps: `mlbench.backends.cluster_dask.cluster.DaskCluster`, or one in memory for tests."""
+    """Runs steps: `mlbench.backends.cluster_dask.client.cluster.DaskCluster`, or one in memory for tests."""
 
     async def submit(
         self, task: StepTask, on_event: Callable[[Json], None], known: Known | None = None

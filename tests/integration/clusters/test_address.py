@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask.versions import installed
+from mlbench.backends.cluster_dask.client.versions import installed
 from mlbench.core.errors import ServiceError
 from mlbench.core.messages import ClusterChoice, StepTask, Surroundings
 from tests.integration.clusters.places import Elsewhere, certificates, elsewhere
@@ -203,7 +203,7 @@ def test_what_cannot_work_is_said_in_a_sentence(place: Elsewhere, store: Path, t
 
 
 def test_a_store_that_a_worker_does_not_see_is_a_clear_error(place: Elsewhere, tmp_path: Path) -> None:
-    from mlbench.backends.cluster_dask import visiting
+    from mlbench.backends.cluster_dask.worker import visiting
 
     given = visit(place, tmp_path / "elsewhere", "x = 1")
     with pytest.raises(Exception, match=r"cannot use the store .*: there is no store under that path"):

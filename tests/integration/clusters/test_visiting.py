@@ -12,8 +12,9 @@ import distributed
 import pytest
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask import modules, versions, visiting
-from mlbench.backends.cluster_dask.worker import StepWorker
+from mlbench.backends.cluster_dask.client import versions
+from mlbench.backends.cluster_dask.worker import modules, visiting
+from mlbench.backends.cluster_dask.worker.plugin import StepWorker
 from mlbench.core.errors import ServiceError
 from mlbench.core.messages import ClusterChoice, StepTask
 from tests.integration.steps import environment, task
@@ -101,7 +102,7 @@ def test_the_plugin_is_nothing_where_mlbench_is_not_installed(monkeypatch: pytes
 
 
 def test_a_plugin_that_is_registered_again_ends_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlbench.backends.cluster_dask import supervisor
+    from mlbench.backends.cluster_dask.worker import supervisor
 
     ended: list[bool] = []
     monkeypatch.setattr(supervisor, "close", lambda: ended.append(True))

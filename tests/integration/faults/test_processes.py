@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask import cluster as cluster_module
-from mlbench.backends.cluster_dask.cluster import DaskCluster
-from mlbench.backends.cluster_dask.orphans import end_orphans
+from mlbench.backends.cluster_dask.client import cluster as cluster_module
+from mlbench.backends.cluster_dask.client.cluster import DaskCluster
+from mlbench.backends.cluster_dask.worker.orphans import end_orphans
 from mlbench.core.records import Execution
 from tests.integration.house import House, catalog, eventually
 from tests.integration.steps import ROOT, alive, await_true, begin, run, task
@@ -173,7 +173,7 @@ def test_the_late_end_of_a_worker_that_was_given_up_is_refused(store: Path, tmp_
     script = textwrap.dedent("""
         import sys
         from pathlib import Path
-        from mlbench.backends.cluster_dask import supervisor
+        from mlbench.backends.cluster_dask.worker import supervisor
         from tests.integration.steps import run, task
         supervisor._STALL_SECONDS = 0.5
         given = task(Path(sys.argv[1]), "print('begun', flush=True)\\nimport time\\ntime.sleep(1)\\nx = 1", defs=("x",))

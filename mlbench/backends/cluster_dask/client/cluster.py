@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask import resources
-from mlbench.backends.cluster_dask.companion import Companions
-from mlbench.backends.cluster_dask.connection import Connection
-from mlbench.backends.cluster_dask.fanout import DaskChunks, FanOutDrive, Known
-from mlbench.backends.cluster_dask.localcluster import kill_worker
-from mlbench.backends.cluster_dask.opening import open_cluster
-from mlbench.backends.cluster_dask.remote import scale
+from mlbench.backends.cluster_dask.client import resources
+from mlbench.backends.cluster_dask.client.companion import Companions
+from mlbench.backends.cluster_dask.client.connection import Connection
+from mlbench.backends.cluster_dask.client.fanout import DaskChunks, FanOutDrive, Known
+from mlbench.backends.cluster_dask.client.localcluster import kill_worker
+from mlbench.backends.cluster_dask.client.opening import open_cluster
+from mlbench.backends.cluster_dask.client.remote import scale
 from mlbench.core.errors import MlbenchError, ServiceError
 from mlbench.core.ids import ExecutionId
 from mlbench.core.messages import ClusterChoice, Environment, StepTask
@@ -217,7 +217,7 @@ class DaskCluster:
 
     async def prepare(self, environment: Environment) -> None:
         """Start the warm process of an environment on this machine ahead of its first step."""
-        from mlbench.backends.cluster_dask import supervisor
+        from mlbench.backends.cluster_dask.worker import supervisor
 
         connection = await self.start()
         await connection.ask(supervisor.prepare, supervisor.Sealed(msgspec.msgpack.encode(environment)))
@@ -242,7 +242,7 @@ class DaskCluster:
 
     async def cancel(self, execution: ExecutionId, reason: Reason = "user") -> bool:
         """End an execution's process now; say whether there was something to end."""
-        from mlbench.backends.cluster_dask import supervisor
+        from mlbench.backends.cluster_dask.worker import supervisor
 
         submitted = self._under_way.get(execution)
         if submitted is None:
@@ -261,7 +261,7 @@ class DaskCluster:
 
     async def pause(self, execution: ExecutionId) -> bool:
         """Stop an execution's process where it is (SIGSTOP); its timeout waits with it."""
-        from mlbench.backends.cluster_dask import supervisor
+        from mlbench.backends.cluster_dask.worker import supervisor
 
         submitted = self._under_way.get(execution)
         if submitted is not None and submitted.drive is not None:
@@ -270,7 +270,7 @@ class DaskCluster:
 
     async def resume(self, execution: ExecutionId) -> bool:
         """Let a paused execution go on."""
-        from mlbench.backends.cluster_dask import supervisor
+        from mlbench.backends.cluster_dask.worker import supervisor
 
         submitted = self._under_way.get(execution)
         if submitted is not None and submitted.drive is not None:
@@ -312,7 +312,7 @@ class DaskCluster:
 
     async def _end_steps(self, place: _Place, connection: Connection) -> None:
         """End the processes of this service's steps, also on workers that go on without it."""
-        from mlbench.backends.cluster_dask import supervisor
+        from mlbench.backends.cluster_dask.worker import supervisor
 
         if not connection.foreign:
             await connection.ask(supervisor.close, patience=5)  # a worker that hangs is killed with the cluster
@@ -466,8 +466,8 @@ def _failure_of(error: BaseException, task: StepTask) -> Failure | None:
 
 
 def _find_or_write(submitted: _Submitted, failure: Failure | None) -> Execution:
-    from mlbench.backends.cluster_dask import visiting
-    from mlbench.backends.cluster_dask.supervisor import ended_record
+    from mlbench.backends.cluster_dask.worker import visiting
+    from mlbench.backends.cluster_dask.worker.supervisor import ended_record
 
     task = submitted.task
     try:

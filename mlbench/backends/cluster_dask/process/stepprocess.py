@@ -20,13 +20,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask import processors
 from mlbench.backends.cluster_dask.channel import Channel
-from mlbench.backends.cluster_dask.fingerprints import Values
-from mlbench.backends.cluster_dask.opened import Opened
-from mlbench.backends.cluster_dask.rehearsal import use_libraries
-from mlbench.backends.cluster_dask.stepserver import INLINE_BACKEND, PRIVATE_VARIABLES
-from mlbench.backends.cluster_dask.stepshell import ZMQInteractiveShell, make_shell, open_stream
+from mlbench.backends.cluster_dask.process.fingerprints import Values
+from mlbench.backends.cluster_dask.process.opened import Opened
+from mlbench.backends.cluster_dask.process.rehearsal import use_libraries
+from mlbench.backends.cluster_dask.process.stepserver import INLINE_BACKEND, PRIVATE_VARIABLES
+from mlbench.backends.cluster_dask.process.stepshell import ZMQInteractiveShell, make_shell, open_stream
+from mlbench.backends.cluster_dask.worker import processors
 from mlbench.core.errors import MlbenchError, StoreError
 from mlbench.core.messages import RandomState, StepTask
 from mlbench.core.records import Binding, Failure, Json
@@ -41,7 +41,7 @@ _UNUSED: Final = 0.3
 
 def warm() -> None:
     """Do once, before processes are forked, what every one of them needs."""
-    importlib.import_module("mlbench.backends.cluster_dask.stepitems")
+    importlib.import_module("mlbench.backends.cluster_dask.process.stepitems")
     shell = make_shell()
     shell.rehearse("[1]", "%time 1\n1 / 0")
     values.pack([1])
@@ -111,7 +111,7 @@ def main(channel: Channel) -> None:
     channel.begin()
     _take_environment(task.environment.variables)
     if task.chunk is not None:
-        from mlbench.backends.cluster_dask import stepitems
+        from mlbench.backends.cluster_dask.process import stepitems
 
         stepitems.main(task, channel)
         return

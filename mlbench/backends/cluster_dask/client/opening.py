@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, assert_never
 
-from mlbench.backends.cluster_dask import remote
-from mlbench.backends.cluster_dask.connection import Connection
-from mlbench.backends.cluster_dask.localcluster import open_local
+from mlbench.backends.cluster_dask.client import remote
+from mlbench.backends.cluster_dask.client.connection import Connection
+from mlbench.backends.cluster_dask.client.localcluster import open_local
 from mlbench.core.messages import ClusterChoice
 
 __all__ = ["open_cluster"]

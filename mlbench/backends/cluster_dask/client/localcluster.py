@@ -14,7 +14,7 @@ import signal
 from collections.abc import Callable
 from typing import Any, Final
 
-from mlbench.backends.cluster_dask.connection import Connection, close_quietly
+from mlbench.backends.cluster_dask.client.connection import Connection, close_quietly
 from mlbench.core.messages import ClusterChoice
 
 __all__ = ["SETTINGS", "import_distributed", "kill_worker", "open_local"]
@@ -55,7 +55,8 @@ async def open_local(choice: ClusterChoice, threads: int, hear: Callable[[tuple[
         Takes the workers' news.
     """
     distributed = await import_distributed()
-    from mlbench.backends.cluster_dask import resources, worker
+    from mlbench.backends.cluster_dask.client import resources
+    from mlbench.backends.cluster_dask.worker import plugin as worker
 
     security = await asyncio.to_thread(distributed.Security.temporary)
     cluster = client = None

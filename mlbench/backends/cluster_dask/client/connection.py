@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask import versions
+from mlbench.backends.cluster_dask.client import versions
 from mlbench.core.ids import Digest
 from mlbench.core.messages import ClusterChoice, StepTask
 from mlbench.core.records import Json
@@ -22,7 +22,7 @@ __all__ = ["CONTROL_SECONDS", "Connection", "close_quietly"]
 CONTROL_SECONDS: Final = 10.0
 """Seconds that workers have to answer what they are asked, unless somebody says otherwise."""
 
-_CALL: Final = "__import__('mlbench.backends.cluster_dask.worker', fromlist=['_']).{name}(sealed)"
+_CALL: Final = "__import__('mlbench.backends.cluster_dask.worker.plugin', fromlist=['_']).{name}(sealed)"
 
 _WORKER_SECONDS: Final = 2.0
 
@@ -111,7 +111,8 @@ class Connection:
 
     async def call(self, name: str, task: StepTask) -> tuple[Any, ...]:
         """Return what to submit so that a worker's `run_step` or `run_chunk` gets a task: a function, its arguments."""
-        from mlbench.backends.cluster_dask import supervisor, visiting, worker
+        from mlbench.backends.cluster_dask.worker import plugin as worker
+        from mlbench.backends.cluster_dask.worker import supervisor, visiting
 
         if not self.foreign:
             return getattr(worker, name), supervisor.Sealed(msgspec.msgpack.encode(task))

@@ -22,7 +22,7 @@ import time
 from typing import Final, NoReturn
 
 from mlbench.backends.cluster_dask.channel import frame
-from mlbench.backends.cluster_dask.processors import SINGLE
+from mlbench.backends.cluster_dask.worker.processors import SINGLE
 
 __all__ = ["INLINE_BACKEND", "PRIVATE_VARIABLES", "be_spare", "main"]
 
@@ -48,7 +48,7 @@ _SPARE_AFTER_END: Final = 0.01
 _SPAWNED: Final = """
 import sys
 sys.path[:] = {path!r}
-from mlbench.backends.cluster_dask import stepserver
+from mlbench.backends.cluster_dask.process import stepserver
 stepserver.be_spare({descriptor}, {preload!r})
 """
 
@@ -87,7 +87,7 @@ def _load(preload: tuple[str, ...]) -> None:
     for name in preload:
         with contextlib.suppress(Exception):  # a module that can't be imported fails in the step that needs it
             importlib.import_module(name)
-    from mlbench.backends.cluster_dask import stepprocess
+    from mlbench.backends.cluster_dask.process import stepprocess
 
     stepprocess.warm()
     for name in SINGLE:
@@ -101,7 +101,7 @@ def be_spare(descriptor: int, preload: tuple[str, ...]) -> NoReturn:
     os.setsid()
     end_with_parent(signal.SIGKILL)
     _load(preload)
-    from mlbench.backends.cluster_dask import stepprocess
+    from mlbench.backends.cluster_dask.process import stepprocess
 
     stepprocess.serve(socket.socket(fileno=descriptor))
     os._exit(0)
@@ -179,7 +179,7 @@ class _Server:
                 one.close()
             os.close(self._woken)
             os.close(self._wake)
-            from mlbench.backends.cluster_dask import stepprocess
+            from mlbench.backends.cluster_dask.process import stepprocess
 
             stepprocess.serve(theirs)
         finally:

@@ -25,14 +25,14 @@ from typing import IO, Any, Final
 
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.cluster_dask.channel import ACK, Frames, frame
-from mlbench.backends.cluster_dask.client import leave_slot
-from mlbench.backends.cluster_dask.environments import fitted
-from mlbench.backends.cluster_dask.memory import MemoryWatch, kills_by_system, readable
-from mlbench.backends.cluster_dask.orphans import end_orphans
-from mlbench.backends.cluster_dask.pipes import Pipes, Reader, received
-from mlbench.backends.cluster_dask.processors import available
-from mlbench.backends.cluster_dask.resources import with_devices
-from mlbench.backends.cluster_dask.servers import StepServers, kill, send
+from mlbench.backends.cluster_dask.client.resources import with_devices
+from mlbench.backends.cluster_dask.process.client import leave_slot
+from mlbench.backends.cluster_dask.worker.environments import fitted
+from mlbench.backends.cluster_dask.worker.memory import MemoryWatch, kills_by_system, readable
+from mlbench.backends.cluster_dask.worker.orphans import end_orphans
+from mlbench.backends.cluster_dask.worker.pipes import Pipes, Reader, received
+from mlbench.backends.cluster_dask.worker.processors import available
+from mlbench.backends.cluster_dask.worker.servers import StepServers, kill, send
 from mlbench.core.errors import MlbenchError
 from mlbench.core.ids import Digest, ExecutionId
 from mlbench.core.messages import Environment, StepTask

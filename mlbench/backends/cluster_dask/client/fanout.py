@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask.connection import CONTROL_SECONDS, Connection
+from mlbench.backends.cluster_dask.client.connection import CONTROL_SECONDS, Connection
 from mlbench.backends.cluster_dask.itemwords import Mark
 from mlbench.core.errors import MlbenchError
 from mlbench.core.failed import Failed
@@ -359,7 +359,7 @@ class FanOutDrive:
         if outcome.failure is not None:
             self._say([_as_output(outcome.failure)])
         self._say(self._transcript.last_words())
-        from mlbench.backends.cluster_dask.supervisor import ended_record
+        from mlbench.backends.cluster_dask.worker.supervisor import ended_record
 
         spreading = self._spreading
         draws = tuple(sorted(spreading.draws))
@@ -457,7 +457,7 @@ class DaskChunks:
 
     async def cancel(self, reason: Reason) -> None:
         """End the processes of chunks that run; those that wait for a thread find out when they have it."""
-        from mlbench.backends.cluster_dask import supervisor
+        from mlbench.backends.cluster_dask.worker import supervisor
 
         await self._connection.ask(supervisor.cancel, self._execution, reason)
 
@@ -479,13 +479,13 @@ class DaskChunks:
 
     async def pause(self) -> bool:
         """Stop the processes on all workers."""
-        from mlbench.backends.cluster_dask import supervisor
+        from mlbench.backends.cluster_dask.worker import supervisor
 
         return any((await self._connection.ask(supervisor.pause, self._execution)).values())
 
     async def resume(self) -> bool:
         """Let them go on."""
-        from mlbench.backends.cluster_dask import supervisor
+        from mlbench.backends.cluster_dask.worker import supervisor
 
         return any((await self._connection.ask(supervisor.resume, self._execution)).values())
 

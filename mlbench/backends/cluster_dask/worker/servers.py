@@ -15,9 +15,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import IO, Any, Final
 
-from mlbench.backends.cluster_dask.orphans import SERVER_MARK, server_mark
-from mlbench.backends.cluster_dask.processors import SINGLE
-from mlbench.backends.cluster_dask.stepserver import INLINE_BACKEND, PRIVATE_VARIABLES
+from mlbench.backends.cluster_dask import PACKAGE
+from mlbench.backends.cluster_dask.process.stepserver import INLINE_BACKEND, PRIVATE_VARIABLES
+from mlbench.backends.cluster_dask.worker.orphans import SERVER_MARK, server_mark
+from mlbench.backends.cluster_dask.worker.processors import SINGLE
 from mlbench.core.errors import ServiceError
 from mlbench.core.messages import Environment
 from mlbench.runs.surroundings import preloadable
@@ -43,7 +44,7 @@ except ModuleNotFoundError:
     sys.path.append({root!r})
     import mlbench
     sys.path.remove({root!r})
-from mlbench.backends.cluster_dask import stepserver
+from mlbench.backends.cluster_dask.process import stepserver
 stepserver.main({descriptor}, {preload!r})
 """
 
@@ -88,7 +89,7 @@ class StepServer:
         environment = self._environment
         ours, theirs = socket.socketpair()
         variables = {name: value for name, value in environment.variables.items() if not PRIVATE_VARIABLES.match(name)}
-        root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+        root = str(PACKAGE.parent)
         code = _BOOT.format(root=root, descriptor=theirs.fileno(), preload=self.preload)
         start = {"MLBENCH_STEP_START": os.environ["MLBENCH_STEP_START"]} if "MLBENCH_STEP_START" in os.environ else {}
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  closed with the server

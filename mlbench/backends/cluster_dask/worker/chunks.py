@@ -18,14 +18,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from mlbench.backends.cluster_dask.channel import Frames
-from mlbench.backends.cluster_dask.client import leave_slot
-from mlbench.backends.cluster_dask.itemtexts import Texts
+from mlbench.backends.cluster_dask.client.resources import with_devices
 from mlbench.backends.cluster_dask.itemwords import ItemEnd, Mark, read_end
-from mlbench.backends.cluster_dask.memory import MemoryWatch
-from mlbench.backends.cluster_dask.pipes import PIECE, MarkedReader, Pipes, received
-from mlbench.backends.cluster_dask.resources import with_devices
-from mlbench.backends.cluster_dask.servers import kill
-from mlbench.backends.cluster_dask.supervisor import Attendance, Running, entered, refusal
+from mlbench.backends.cluster_dask.process.client import leave_slot
+from mlbench.backends.cluster_dask.worker.itemtexts import Texts
+from mlbench.backends.cluster_dask.worker.memory import MemoryWatch
+from mlbench.backends.cluster_dask.worker.pipes import PIECE, MarkedReader, Pipes, received
+from mlbench.backends.cluster_dask.worker.servers import kill
+from mlbench.backends.cluster_dask.worker.supervisor import Attendance, Running, entered, refusal
 from mlbench.core.errors import MlbenchError
 from mlbench.core.ids import ExecutionId, new_id
 from mlbench.core.messages import Chunk, Spread, StepTask

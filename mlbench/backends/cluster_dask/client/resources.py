@@ -15,8 +15,8 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from mlbench.backends.cluster_dask import memory
-from mlbench.backends.cluster_dask.processors import available
+from mlbench.backends.cluster_dask.worker import memory
+from mlbench.backends.cluster_dask.worker.processors import available
 from mlbench.core.messages import StepTask
 from mlbench.core.records import Failure
 

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Collection
 from typing import Any, Final
 
+from mlbench.backends.cluster_dask import PACKAGE
 from mlbench.core.records import FileUse
 
 __all__ = ["MOST_FILES", "Opened", "has_changed"]
@@ -193,12 +194,11 @@ def _is_passed_over(name: str) -> bool:
 def _system_folders() -> frozenset[str]:
     paths = sysconfig.get_paths()
     home = os.path.expanduser("~")
-    own = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     folders = {
         *(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib") if name in paths),
         *(os.path.join(sys.prefix, part) for part in ("bin", "etc", "lib", "share")),
         os.path.dirname(os.__file__),
-        os.path.join(own, "mlbench"),
+        os.fspath(PACKAGE),
         "/proc",
         "/dev",
         "/sys",

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 from distributed import Status, WorkerPlugin, get_worker
 
-from mlbench.backends.cluster_dask import chunks, modules, resources, supervisor, visiting
-from mlbench.backends.cluster_dask.orphans import end_orphans
+from mlbench.backends.cluster_dask.client import resources
+from mlbench.backends.cluster_dask.worker import chunks, modules, supervisor, visiting
+from mlbench.backends.cluster_dask.worker.orphans import end_orphans
 from mlbench.core.errors import MlbenchError, StoreError
 from mlbench.core.ids import Digest, ExecutionId
 from mlbench.core.messages import ChunkEnd, StepTask
@@ -58,7 +59,7 @@ class StepWorker(WorkerPlugin):
 _ENDING: Final = (Status.closing, Status.closing_gracefully, Status.closed, Status.failed)
 
 _PICKLED: Final = """
-__import__("mlbench.backends.cluster_dask.worker", fromlist=["_"]).StepWorker(own={own})
+__import__("mlbench.backends.cluster_dask.worker.plugin", fromlist=["_"]).StepWorker(own={own})
 if __import__("importlib.util", fromlist=["_"]).find_spec("mlbench")
 else __import__("distributed").WorkerPlugin()
 """.replace("\n", " ").strip()

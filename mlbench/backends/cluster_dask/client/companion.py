@@ -25,7 +25,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Final
 
-from mlbench.backends.cluster_dask.processors import SINGLE, available
+from mlbench.backends.cluster_dask import PACKAGE
+from mlbench.backends.cluster_dask.worker.processors import SINGLE, available
 from mlbench.core.errors import ServiceError
 from mlbench.core.messages import Environment
 from mlbench.core.records import Json
@@ -46,7 +47,7 @@ except ModuleNotFoundError:
     sys.path.append({root!r})
     import mlbench
     sys.path.remove({root!r})
-from mlbench.backends.cluster_dask import companion
+from mlbench.backends.cluster_dask.client import companion
 companion.main()
 """
 
@@ -129,7 +130,7 @@ class Companions:
 
 
 def _start(interpreter: str, variables: Mapping[str, str], config: Json) -> tuple[subprocess.Popen[bytes], Json]:
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    root = str(PACKAGE.parent)
     with tempfile.TemporaryFile() as said:
         try:
             process = subprocess.Popen(

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from mlbench.backends.cluster_dask.connection import Connection, close_quietly
-from mlbench.backends.cluster_dask.localcluster import import_distributed
+from mlbench.backends.cluster_dask.client.connection import Connection, close_quietly
+from mlbench.backends.cluster_dask.client.localcluster import import_distributed
 from mlbench.core.errors import MlbenchError, ServiceError
 from mlbench.core.messages import ClusterChoice
 
@@ -131,7 +131,7 @@ async def scale(cluster: Any, workers: int) -> None:
 
 
 async def _greet(choice: ClusterChoice, client: Any, cluster: Any, hear: Hear) -> Connection:
-    from mlbench.backends.cluster_dask import worker
+    from mlbench.backends.cluster_dask.worker import plugin as worker
 
     connection = Connection(choice, client, cluster)
     await connection.meet(choice, again=True)  # for its refusals: what differs is told to whoever asks next
