@@ -172,6 +172,30 @@ def test_a_worker_that_comes_later_runs_steps_and_a_lost_one_loses_its_step_once
         together(lambda: test(place))
 
 
+def test_a_scheduler_that_is_killed_loses_what_runs_and_nothing_that_has_ended(tmp_path: Path, store: Path) -> None:
+    async def test(place: Elsewhere) -> None:
+        from tests.integration.test_cluster import Heard
+
+        async with cluster() as one:
+            ended, _ = await submit(one, visit(place, store, "x = 1"))
+            assert ended.state == "succeeded"
+            given, heard = visit(place, store, "import time\nprint('begun')\ntime.sleep(60)"), Heard()
+            running = asyncio.create_task(one.submit(given, heard.take))
+            await heard.wait_for("begun")
+            os.killpg(place.processes[0].pid, signal.SIGKILL)
+            record = await asyncio.wait_for(running, 60)
+            assert (record.state, record.reason) == ("failed", "worker-lost")
+            kept = LocalBlobs(store).find_record("execution", ended.id)
+            assert kept is not None
+            assert kept["state"] == "succeeded"
+            later, _ = await submit(one, visit(place, store, "x = 2"))
+            assert later.failure is not None
+            assert place.address in later.failure.evalue
+
+    with elsewhere(tmp_path / "there") as place:
+        together(lambda: test(place))
+
+
 def test_what_cannot_work_is_said_in_a_sentence(place: Elsewhere, store: Path, tmp_path: Path) -> None:
     async def test() -> None:
         async with cluster() as one:
