@@ -195,9 +195,25 @@ const plugin: JupyterFrontEndPlugin<void> = {
       jobs.refresh();
     });
 
-    /** A failed run of a kernel whose notebook is open goes on there: the failing cell and those below it are run. */
+    /**
+     * A failed run of a kernel whose notebook is open goes on there: the failing cell and those below it are run. One
+     * of a job or a terminal goes on in a process of its own, and the page of the run that begins is opened.
+     */
     const resume = ({ run, path, executions }: IRunDetail): IResume | null => {
       const failed = executions.find(each => each.state === 'failed');
+      if (run.state === 'failed' && run.kind !== 'interactive' && failed && run.notebook !== null) {
+        return {
+          step: failed.step,
+          start: async () => {
+            try {
+              const begun = await client.resumeRun(run.id, path);
+              await commands.execute(Commands.openRun, { run: begun, path });
+            } catch (error) {
+              report(error);
+            }
+          }
+        };
+      }
       const panel = tracker.find(
         each => each.sessionContext.session?.kernel?.id === run.kernel && run.kernel !== null
       );
@@ -208,7 +224,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
       const { step, cell } = failed;
       return {
         step,
-        start: () => {
+        start: async () => {
           shell.activateById(panel.id);
           notebook.goTo(cell);
           notebook.runFrom(cell);

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from mlbench.core.errors import NotFound, UsageError
+from mlbench.backends import commands
+from mlbench.core.errors import NotFound, ServiceError, UsageError
 from mlbench.core.ids import short
 from mlbench.core.records import UNDER_WAY, Execution, Run
 from mlbench.runs.changes import Change, changes, not_asked
@@ -16,10 +18,15 @@ from mlbench.runs.series import last_of_each_step
 if TYPE_CHECKING:
     from mlbench.project import Project
 
-__all__ = ["Why", "notebook_of", "why", "why_execution"]
+__all__ = ["Why", "notebook_of", "resume_apart", "why", "why_execution"]
 
 RUNS_BACK: Final = 500
 """Earlier runs of a notebook that are searched for the step."""
+
+_PATIENCE: Final = 60
+"""Seconds in which a run that is resumed begins."""
+_LOOKS: Final = 5
+"""Looks for it a second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +79,36 @@ def why_execution(project: Project, execution: Execution) -> Why:
         reasons.append(Change(part="nothing", text=text))
     before_run = project.catalog.run(before.run)
     return Why(execution=execution, run=run, before=before, before_run=before_run, reasons=tuple(reasons))
+
+
+def resume_apart(project: Project, run: Run) -> Run:
+    """Resume a run in a process of its own, which outlives this one; return the run that has begun.
+
+    Raises
+    ------
+    UsageError
+        If there is nothing to resume, or its notebook cannot be found.
+    ServiceError
+        If no run has begun: it says why.
+    """
+    path = notebook_of(project, run)
+    if run.state == "succeeded":
+        raise UsageError(f"Run {short(run.id)} succeeded: there is nothing to resume.")
+    since = time.time_ns()
+    command = commands.start("resume", run.id, store=project.location.path)
+    for _ in range(_PATIENCE * _LOOKS):
+        ended = command.has_ended(1 / _LOOKS)
+        for begun in project.catalog.runs(notebook=path, limit=20):
+            if begun.resumed_from == run.id and begun.started >= since:
+                return begun
+        if ended:
+            raise ServiceError(
+                f"Run {short(run.id)} could not be resumed: {command.last_line() or 'its process ended.'}",
+                f"Try it in a terminal: mlbench resume {short(run.id)}",
+            )
+    raise ServiceError(
+        f"Run {short(run.id)} is being resumed, and has not begun after {_PATIENCE} s.", "Look for it among the runs."
+    )
 
 
 def notebook_of(project: Project, run: Run) -> str:

@@ -26,6 +26,7 @@ import type {
   INotebookView,
   IOutputs,
   IOutputsQuestion,
+  IResumed,
   IRunDetail,
   IRunList,
   ISchedulePreview,
@@ -87,6 +88,18 @@ export class Client {
 
   cancelRun(id: string): Promise<ICancelled> {
     return request(this.serverSettings, 'POST', `runs/${id}/cancel`, {}, {});
+  }
+
+  /** Run the notebook of a run again but for what succeeded; the id of the run that has begun. */
+  async resumeRun(id: string, path: string | null): Promise<string> {
+    const answer = await request<IResumed>(
+      this.serverSettings,
+      'POST',
+      `runs/${id}/resume`,
+      { notebook: path },
+      {}
+    );
+    return answer.run;
   }
 
   async execution(id: string, path: string | null = null): Promise<IExecution> {

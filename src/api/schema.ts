@@ -340,6 +340,10 @@ export interface IRead {
   readonly step: string | null;
 }
 
+export interface IResumed {
+  readonly run: string;
+}
+
 export interface IRun {
   readonly id: string;
   readonly kind: 'interactive' | 'job' | 'papermill';

@@ -24,6 +24,7 @@ export interface IRunHeadProps {
   readonly onCancel: () => void;
   /** The step that a resumed run would begin with, where it can be resumed. */
   readonly resumesFrom: string | null;
+  readonly isResuming: boolean;
   readonly onResume: () => void;
   readonly onOpenRun: (run: string) => void;
 }
@@ -55,9 +56,11 @@ export function RunHead(props: IRunHeadProps): JSX.Element {
             type="button"
             className="jp-mlb-Button jp-mod-main"
             title="Run it again from there; what succeeded is reused"
+            disabled={props.isResuming}
             onClick={props.onResume}
           >
-            Resume from {props.resumesFrom}
+            {props.isResuming ? 'Resuming' : 'Resume'} from {props.resumesFrom}
+            {props.isResuming && ' …'}
           </button>
         )}
       </div>

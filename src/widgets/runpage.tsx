@@ -28,7 +28,7 @@ export interface IRunPageOptions {
 /** The step that a resumed run begins with, and what resumes it. */
 export interface IResume {
   readonly step: string;
-  readonly start: () => void;
+  readonly start: () => Promise<void>;
 }
 
 export class RunPage extends MainAreaWidget<ReactWidget> {
@@ -61,6 +61,7 @@ export class RunPage extends MainAreaWidget<ReactWidget> {
 function RunPageBody(options: IRunPageOptions): JSX.Element {
   const { model, renderers } = options;
   const { detail, error, selected } = model;
+  const [isResuming, setResuming] = React.useState(false);
   if (!detail) {
     return error ? (
       <Problem sentence={error} onRetry={() => model.refresh()} />
@@ -78,7 +79,11 @@ function RunPageBody(options: IRunPageOptions): JSX.Element {
         detail={detail}
         onCancel={() => void model.cancel()}
         resumesFrom={resume?.step ?? null}
-        onResume={() => resume?.start()}
+        isResuming={isResuming}
+        onResume={() => {
+          setResuming(true);
+          void resume?.start().finally(() => setResuming(false));
+        }}
         onOpenRun={openRun}
       />
       <Tabs tab={model.tab} onTab={tab => (model.tab = tab)} />

@@ -22,6 +22,7 @@ from tornado.websocket import websocket_connect
 import mlbench.entrypoints.labserver as labserver
 from mlbench.core.ids import ExecutionId, new_id
 from mlbench.core.records import (
+    ENDED,
     Artifact,
     Binding,
     Execution,
@@ -649,6 +650,47 @@ async def test_nothing_can_be_cancelled_where_no_service_runs(jp_fetch: Any, not
     run = put_run(notebook, state="running", ended=None)
     status, problem = await refused(jp_fetch(API, f"runs/{run.id}/cancel", method="POST", body="{}"))
     assert (status, problem["type"]) == (503, "ServiceError")
+
+
+def write_plain(notebook: Path) -> None:
+    """Make a notebook with a parameter and a cell that is no step."""
+    pairs = (("origin: str = 'LGA'", ["parameters"]), ("print(origin)", []))
+    cells = [
+        {
+            "cell_type": "code",
+            "id": f"c{place}",
+            "source": source,
+            "metadata": {"tags": tags},
+            "outputs": [],
+            "execution_count": None,
+        }
+        for place, (source, tags) in enumerate(pairs)
+    ]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook.write_text(json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
+
+
+async def test_a_failed_run_is_resumed_in_a_process_of_its_own(jp_fetch: Any, notebook: Path) -> None:
+    write_plain(notebook)
+    failed = put_run(notebook)
+    begun = await ask(jp_fetch, f"runs/{failed.id}/resume", "POST", {})
+    catalog = Project.open(notebook=str(notebook)).catalog
+    until = time.monotonic() + 60
+    while (run := catalog.run(begun["run"])).state not in ENDED:
+        assert time.monotonic() < until
+        await asyncio.sleep(0.1)
+    assert (run.state, run.resumed_from, run.parameters) == ("succeeded", failed.id, {"origin": "JFK"})
+
+
+async def test_what_cannot_be_resumed_is_said(jp_fetch: Any, notebook: Path) -> None:
+    fine = put_run(notebook, state="succeeded")
+    status, problem = await refused(jp_fetch(API, f"runs/{fine.id}/resume", method="POST", body="{}"))
+    assert (status, problem["message"]) == (400, f"Run {fine.id[:4]} succeeded: there is nothing to resume.")
+    without_kernel = put_run(notebook)
+    status, problem = await refused(jp_fetch(API, f"runs/{without_kernel.id}/resume", method="POST", body="{}"))
+    assert status == 503
+    assert problem["message"].startswith(f"Run {without_kernel.id[:4]} could not be resumed: ")
+    assert "kernel" in problem["message"]
 
 
 # --- news -------------------------------------------------------------------------------------------------------------

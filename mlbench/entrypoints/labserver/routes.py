@@ -23,6 +23,7 @@ HANDLERS: tuple[tuple[str, type[web.RequestHandler]], ...] = (
     (f"runs/{ID}", runs.OneRun),
     (f"runs/{ID}/notebook", runs.Notebook),
     (f"runs/{ID}/cancel", runs.Cancel),
+    (f"runs/{ID}/resume", runs.Resume),
     (f"executions/{ID}", executions.OneExecution),
     (f"executions/{ID}/items", executions.Items),
     (f"executions/{ID}/metric", executions.MetricOfItems),

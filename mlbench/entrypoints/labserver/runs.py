@@ -18,9 +18,10 @@ from mlbench.entrypoints.labserver import schema
 from mlbench.entrypoints.labserver.door import Handler
 from mlbench.project import Project
 from mlbench.project.identity import is_own
+from mlbench.project.reuse import resume_apart
 from mlbench.runs.wire import msgspec
 
-__all__ = ["Cancel", "Notebook", "OneRun", "RunPage"]
+__all__ = ["Cancel", "Notebook", "OneRun", "Resume", "RunPage"]
 
 LARGEST_PAGE = 200
 
@@ -140,6 +141,21 @@ class Cancel(Handler):
             raise UsageError(f"The run has ended: it is {run.state}.")
         answer = await self.newsroom.ask("cancel", {"run": run.id})
         return schema.Cancelled(steps=cancelled_steps(answer))
+
+
+class Resume(Handler):
+    """`POST runs/{id}/resume`."""
+
+    @web.authenticated
+    @authorized("execute")
+    async def post(self, run: str) -> None:
+        """Run the notebook again, but for the steps that succeeded and are unchanged; answer the run that has begun."""
+        await self.reply(self._resume, run)
+
+    def _resume(self, identifier: str) -> schema.Resumed:
+        path = self.get_query_argument("notebook", None)
+        project, run = self.stores.find(lambda project: project.catalog.run(identifier), path)
+        return schema.Resumed(run=resume_apart(project, run).id)
 
 
 def cancelled_steps(answer: Any) -> list[str]:

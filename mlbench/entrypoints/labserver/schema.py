@@ -111,6 +111,12 @@ class Cancelled(Struct, frozen=True, kw_only=True):
     steps: list[str]
 
 
+class Resumed(Struct, frozen=True, kw_only=True):
+    """The run that goes on from another one."""
+
+    run: str
+
+
 class CellText(Struct, frozen=True, kw_only=True):
     """A code cell as the page holds it, and as it was run, where the page knows."""
 
@@ -320,7 +326,7 @@ class Watch(Struct, frozen=True, kw_only=True):
 
 
 SPOKEN: tuple[type, ...] = (
-    Problem, Status, RunList, RunDetail, ExecutionDetail, ItemList, ItemMetric, NotebookView, Cancelled,
+    Problem, Status, RunList, RunDetail, ExecutionDetail, ItemList, ItemMetric, NotebookView, Cancelled, Resumed,
     GraphQuestion, Graph, OutputsQuestion, Outputs, Identity, Dashboards, Document, Taken, JobList, JobQuestion,
     JobCheck, NewJob, JobChange, JobView, Firings, FiringDetail, ScheduleQuestion, SchedulePreview, News, Watch,
 )  # fmt: skip
