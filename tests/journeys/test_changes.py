@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from tests.journeys.lab import Lab, write_notebook
@@ -161,3 +164,28 @@ def test_a_failed_run_is_resumed_from_the_step_that_failed(lab: Lab) -> None:
     lab.wait_for_output("show", "whole 3")
     lab.pill("show", "succeeded")
     assert executions(lab)["load"] == before["load"]
+
+
+def test_a_failed_run_of_a_terminal_is_resumed_from_its_page(lab: Lab) -> None:
+    write_notebook(
+        lab.root / "nightly.ipynb",
+        ("setup", "%load_ext mlbench"),
+        ("load", "%%step load\nrows = [1, 2]"),
+        ("total", "%%step total\nwhole = sum(rows) / 0"),
+    )
+    command = [sys.executable, "-c", "from mlbench.entrypoints.cli import main; main()", "run", "nightly.ipynb"]
+    failed = subprocess.run(command, cwd=lab.root, env=lab.server.environment, check=False, timeout=120)
+    assert failed.returncode == 1
+    write_notebook(
+        lab.root / "nightly.ipynb",
+        ("setup", "%load_ext mlbench"),
+        ("load", "%%step load\nrows = [1, 2]"),
+        ("total", "%%step total\nwhole = sum(rows)"),
+    )
+    lab.open()
+    lab.open_notebook("nightly.ipynb")
+    lab.page.locator(".jp-mlb-RunList-row").first.click()
+    lab.page.get_by_role("button", name="Resume from total").click()
+    page = lab.page.locator(".jp-mlb-RunPage:visible", has_text="Resumes")
+    page.locator(".jp-mlb-RunHead .jp-mlb-StateIcon[data-state='succeeded']").wait_for(timeout=60_000)
+    assert "from" in page.locator(".jp-mlb-StepsTable tr", has_text="load").first.inner_text()
