@@ -40,9 +40,10 @@ def is_wrong(plan: Plan, node: Node) -> bool:
     if node.phase == "ended" and node.record.state not in {*SUCCEEDED, "failed"}:
         return False
     source, sure = source_of(plan, node)
-    if not sure or (source is not None and not _is_right(plan, source)):
-        return False  # it may be wrong, and will be looked at again when what it depends on is known
-    return (source.id if source is not None else None) != node.random_used
+    if not sure or (source.id if source is not None else None) == node.random_used:
+        return False
+    # while that one may be wrong itself, this is looked at again when what it depends on is known
+    return source is None or _is_right(plan, source)
 
 
 def _is_right(plan: Plan, node: Node) -> bool:

@@ -43,6 +43,11 @@ class Node:
     answer: Found | None = None
     delayed: bool = False
     """It waits for the delay before its next attempt."""
+    since: int = field(init=False)
+    """The order of the first of those whose place it has taken: what came after that may be run again because of it."""
+
+    def __post_init__(self) -> None:
+        self.since = self.order
 
     @property
     def id(self) -> ExecutionId:

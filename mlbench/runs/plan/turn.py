@@ -46,7 +46,7 @@ from mlbench.runs.plan.words import (
 
 def advance(plan: Plan, event: Event) -> tuple[Instruction, ...]:
     """Change the plan by one event and return what has to be done now, in order."""
-    turn = _Turn(plan)
+    turn = _Turn(plan, event.at)
     match event:
         case Submitted():
             turn.submit(event)
@@ -85,8 +85,9 @@ def advance(plan: Plan, event: Event) -> tuple[Instruction, ...]:
 class _Turn:
     """One event's changes, and the instructions that they add up to."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, at: int) -> None:
         self.plan = plan
+        self.at = at
         self.todo: list[Instruction] = []
 
     def nodes(self, executions: Iterable[ExecutionId]) -> Iterator[Node]:
@@ -279,7 +280,7 @@ class _Turn:
                 self._turn_to(other, edges, other.waits_for)
             else:
                 note = f"Step {record.step} changed {_listed(names)} in place after it was given."
-                self._again(other, record.ended or 0, note, edges=edges)
+                self._again(other, self.at, note, edges=edges)  # `ended` is by a worker's clock
 
     def _move(self, node: Node, at: int) -> bool:
         """Skip or start a waiting execution if it is time; say whether it was."""
@@ -461,6 +462,7 @@ class _Turn:
         """Let a new execution take the place of an old one, for its children too."""
         old.replaced_by = new.id
         new.gone.add(old.id)
+        new.since = min(new.since, old.since)
         children = [
             node
             for node in self.plan.nodes.values()
@@ -561,7 +563,7 @@ class _Turn:
         open_kernels: dict[str, int] = {}
         for node in self.plan.nodes.values():
             if node.phase != "ended":
-                open_kernels[node.kernel] = min(node.order, open_kernels.get(node.kernel, node.order))
+                open_kernels[node.kernel] = min(node.since, open_kernels.get(node.kernel, node.since))
         for node in self.plan.nodes.values():
             above_ended = node.order < open_kernels.get(node.kernel, node.order + 1)
             if above_ended and node.phase == "ended" and node.asked is not None and node.asked.submission.capture:

@@ -65,6 +65,9 @@ def given(node: Node, name: str) -> str | None:
 
 
 def _captured_as(submission: Submission, name: str) -> str | None:
-    """Return which value of the kernel a name stood for when a step was handed over, None if it was not captured."""
+    """Return which value of the kernel a name stood for when a step was handed over, None if it was not captured.
+
+    Which object it was counts: one that was made anew since is not changed, although it may have the same content.
+    """
     captured = (read for read in submission.captured if read.get("name") == name)
-    return next((read.get("digest") or read.get("version") or "captured" for read in captured), None)
+    return next((read.get("version") or read.get("digest") or "captured" for read in captured), None)

@@ -539,6 +539,25 @@ def test_a_change_of_a_value_that_is_another_one_by_now_says_nothing(desk: Desk)
     assert all(desk.plan.nodes[one].edges == {} for one in ("count", "elsewhere"))
 
 
+def test_a_change_of_large_data_says_nothing_of_the_same_data_made_anew(desk: Desk) -> None:
+    desk.submit("change", captured=({"name": "rows", "version": "1", "digest": "blake3:1"},))
+    desk.end("change", binds=["rows"])
+    desk.submit("count", captured=({"name": "rows", "version": "2", "digest": "blake3:1"},))
+    assert desk.plan.nodes["count"].edges == {}
+
+
+def test_what_runs_again_was_queued_then_whatever_the_clock_of_a_worker_says(desk: Desk) -> None:
+    desk.submit("rows")
+    desk.end("rows")
+    desk.submit("change", "rows")
+    desk.submit("count", "rows")
+    node = desk.plan.nodes["change"]
+    binds = tuple(Binding(name=name, artifact=_artifact(f"change.{name}")) for name in ("change", "rows"))
+    record = replace(node.record, state="succeeded", ended=1, binds=binds)
+    desk.tell(plans.Ended(at=100, record=record))
+    assert desk.plan.nodes["new1"].record.queued == 100
+
+
 def test_a_cell_that_is_run_again_starts_from_what_it_saw_and_not_from_its_own_change(desk: Desk) -> None:
     captured = ({"name": "rows", "version": "1"},)
     desk.submit("change", captured=captured)
@@ -687,6 +706,17 @@ def test_a_capture_is_kept_until_nothing_above_can_change_what_was_given(desk: D
     assert desk.plan.nodes["b"].asked.submission.capture == b"bbb"
     desk.end("a")
     assert desk.plan.nodes["b"].asked.submission.capture == b""
+
+
+def test_a_capture_is_kept_while_what_stands_in_for_one_above_is_under_way(desk: Desk) -> None:
+    desk.submit("a", seeded=True)
+    desk.submit("b", seeded=True, random_from="a", capture=b"bbb")
+    desk.end("b", draws=("numpy",))
+    desk.submit("a2", step="a", seeded=True, supersedes="a")
+    desk.end("a", "cancelled", reason="user")
+    desk.end("a2", draws=("numpy",))
+    (start,) = [one for one in desk.said if isinstance(one, plans.Start)]
+    assert matches(start.task, step="b", capture=b"bbb")
 
 
 def test_a_kernel_that_is_forgotten_leaves_what_is_under_way(desk: Desk) -> None:
