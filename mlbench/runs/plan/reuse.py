@@ -4,24 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 
 from mlbench.core.ids import ExecutionId
 from mlbench.core.messages import Submission
 from mlbench.core.records import Execution, Json
-from mlbench.runs.key import ASKED, CELL, ITEMS, key_of
+from mlbench.runs.key import ASKED, CELL, ITEMS, UNKNOWN, key_of
 from mlbench.runs.plan.state import Node
 from mlbench.runs.plan.words import Look, Submitted
 
 __all__ = ["item_key", "parts_of", "question", "take_over"]
 
+_IMPORTED: Final = ("module ", "package ")
+"""Parts that say what a step imported."""
 
-def parts_of(asked: Submitted, inputs: Mapping[str, Json], edges: Mapping[str, ExecutionId]) -> dict[str, str]:
-    """Return the parts of a step's key when its parents have ended: the kernel's, and what the parents made."""
+
+def parts_of(
+    asked: Submitted,
+    inputs: Mapping[str, Json],
+    edges: Mapping[str, ExecutionId],
+    made: Mapping[ExecutionId, Mapping[str, str]],
+) -> dict[str, str]:
+    """Return the parts of a step's key when its parents have ended: the kernel's, and what the parents made.
+
+    `made` are the parts of the parents' keys: of a module that one of them imported, these say which version it is.
+    """
     parts = dict(asked.submission.key_parts)
     if asked.submission.key is not None:
         parts[CELL] = asked.submission.key
     parts[ASKED] = _asked(asked)
-    return parts | {f"input {name}": _content(inputs.get(name)) for name in edges}
+    for name, parent in edges.items():
+        content, binding = _content(inputs.get(name)), inputs.get(name)
+        if binding is not None and binding.get("module"):
+            known = made.get(parent, {})
+            if "code" not in known:
+                parts[UNKNOWN] = f"{name} is a module, and nobody can tell in which version"
+            imported = {part: said for part, said in known.items() if part.startswith(_IMPORTED)}
+            content = f"{content} {key_of({'code': '', **imported})}"
+        parts[f"input {name}"] = content
+    return parts
 
 
 def question(node: Node) -> Look:

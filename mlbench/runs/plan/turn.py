@@ -335,7 +335,8 @@ class _Turn:
     def _with_key(self, node: Node) -> Execution:
         """Return a step's record with all that it depends on: its parents have ended."""
         assert node.asked is not None
-        parts = reuse.parts_of(node.asked, self._inputs(node)[0], node.edges)
+        made = {one: self.plan.nodes[one].record.key_parts for one in node.edges.values() if one in self.plan.nodes}
+        parts = reuse.parts_of(node.asked, self._inputs(node)[0], node.edges, made)
         return replace(node.record, key=key_of(parts), key_parts=parts)
 
     def _reads(self, node: Node) -> tuple[Read, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mlbench.core.messages import StepOptions
-from mlbench.core.records import Execution, Failure, Metric
+from mlbench.core.records import Binding, Execution, Failure, Metric
 from mlbench.runs import plan as plans
 from mlbench.runs.key import ASKED, CELL
 from tests.unit.runs.test_plan import Desk
@@ -87,6 +87,26 @@ def test_what_a_parent_made_is_part_of_the_key_and_not_how(desk: Desk) -> None:
         desk.end(name)
         keys.append(asked(desk).record.key_parts["input load"])
     assert keys == ["blake3:first.load", "blake3:second.load"]
+
+
+def test_a_module_that_a_parent_imported_is_known_by_what_is_in_it(desk: Desk) -> None:
+    keys = []
+    for name, version in (("first", "1"), ("second", "1"), ("third", "2")):
+        parts = {**PARTS, "module helpers": version}
+        desk.submit(name, step="load", kernel=name, notebook=name, key_parts=parts)
+        record = desk.plan.nodes[name].record
+        desk.submit(f"{name}c", f"helpers:{name}", step="train", kernel=name, notebook=name, **CACHED)
+        ended = replace(record, state="succeeded", ended=1, binds=(Binding(name="helpers", module="helpers"),))
+        desk.tell(plans.Ended(at=1, record=ended))
+        keys.append(asked(desk).record.key)
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_a_step_given_a_module_of_which_nobody_knows_the_version_just_starts(desk: Desk) -> None:
+    record = earlier("load", binds=(Binding(name="helpers", module="helpers"),))
+    desk.tell(plans.Recalled(at=1, record=record, kernel="k"))
+    desk.submit("train", "helpers:old", **CACHED)
+    assert desk.started == ["train"]
 
 
 def test_a_reused_parent_lets_its_children_go_on(desk: Desk) -> None:
