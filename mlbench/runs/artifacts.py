@@ -14,6 +14,7 @@ import importlib
 import re
 import sys
 import types
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -176,7 +177,7 @@ class Loader:
     def __init__(self, blobs: BlobStore, namespace: Mapping[str, Any] | None = None) -> None:
         self._blobs = blobs
         self._namespace = namespace
-        self._bundles: dict[Digest, dict[str, Any]] = {}
+        self._bundles: dict[_Place, dict[str, Any]] = {}
 
     def load(self, binding: Binding | Json, /) -> Any:
         """Return the value of a binding (or of its JSON).
@@ -201,38 +202,43 @@ class Loader:
             return self._list(binding.name, artifact)
         if binding.member is None:
             return self._unpack(artifact, self._blobs.get_parts(artifact.digest))
-        if self._lacks(artifact.digest, binding.member):
-            self._bundles[artifact.digest] = dict(self._unpack(artifact, self._blobs.get_parts(artifact.digest)))
-        return self._member(artifact.digest, binding.member)
+        place = (artifact.digest, 0)
+        if self._lacks(place, binding.member):
+            self._bundles[place] = dict(self._unpack(artifact, self._blobs.get_parts(artifact.digest)))
+        return self._member(place, binding.member)
 
     def _list(self, name: str, artifact: Artifact) -> list[Any]:
         entries, packs = read_items(self._blobs.get_parts(artifact.digest))
         alone = [Digest(entry) for entry in entries if isinstance(entry, str)]
         values = iter(self._blobs.get_many(alone, packs=packs))
-        bundled = {Digest(entry[0]): None for entry in entries if isinstance(entry, list) and self._lacks(*entry)}
-        for digest, parts in zip(bundled, self._blobs.get_many(list(bundled), packs=packs), strict=True):
-            self._bundles[digest] = dict(self._unpack(None, parts))
+        places = _places_of(entries)
+        bundled = [place for place, member in places if self._lacks(place, member)]
+        for place, parts in zip(
+            bundled, self._blobs.get_many([digest for digest, _ in bundled], packs=packs), strict=True
+        ):
+            self._bundles[place] = dict(self._unpack(None, parts))
+        members = iter(places)
         found: list[Any] = []
         for entry in entries:
             if isinstance(entry, str):
                 found.append(self._unpack(None, next(values)))
             elif isinstance(entry, list):
-                found.append(self._member(entry[0], entry[1]))
+                found.append(self._member(*next(members)))
             elif "module" in entry:
                 found.append(_import(name, entry["module"]))
             else:
                 found.append(Failed(**entry["failed"]))
         return found
 
-    def _lacks(self, digest: str, member: str) -> bool:
-        return member not in self._bundles.get(Digest(digest), ())
+    def _lacks(self, place: _Place, member: str) -> bool:
+        return member not in self._bundles.get(place, ())
 
-    def _member(self, digest: Digest, member: str) -> Any:
+    def _member(self, place: _Place, member: str) -> Any:
         # A member is handed out once: what is left here are the objects of names that were not asked for yet.
-        bundle = self._bundles[digest]
+        bundle = self._bundles[place]
         value = bundle.pop(member)
         if not bundle:
-            del self._bundles[digest]
+            del self._bundles[place]
         return value
 
     def _unpack(self, artifact: Artifact | None, parts: Sequence[memoryview]) -> Any:
@@ -244,6 +250,28 @@ class Loader:
                 f"A value of type {kind} needs the module {error.name or error}, which is not installed here.",
                 "Install it, or open the run in the environment that it was made in.",
             ) from error
+
+
+_Place = tuple[Digest, int]
+"""A bundle, and how many equal ones stand before it in its list: items that bind equal values do not share them."""
+
+
+def _places_of(entries: Iterable[Any]) -> list[tuple[_Place, str]]:
+    """Return, for each entry of a list that is one name out of a bundle, which bundle it is, and the name.
+
+    Examples
+    --------
+    >>> _places_of([["d", "best"], "e", ["d", "best"]])
+    [(('d', 0), 'best'), (('d', 1), 'best')]
+    """
+    seen: Counter[Digest] = Counter()
+    places: list[tuple[_Place, str]] = []
+    for entry in entries:
+        if isinstance(entry, list):
+            digest = Digest(entry[0])
+            places.append(((digest, seen[digest]), entry[1]))
+            seen[digest] += 1
+    return places
 
 
 def _import(name: str, module: str) -> types.ModuleType:

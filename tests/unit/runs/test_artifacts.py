@@ -308,6 +308,19 @@ def test_what_an_items_names_share_they_share_in_its_place(blobs: MemoryBlobs) -
     assert again[0] is not best[0]
 
 
+def test_items_whose_names_share_equal_objects_have_them_each_for_themselves(blobs: MemoryBlobs) -> None:
+    spaces = []
+    for _ in range(3):
+        rows = [1, 2]
+        spaces.append({"rows": rows, "best": rows})
+    bindings = save_lists({name: of_items(blobs, name, spaces) for name in ("rows", "best")}, blobs)
+    loader = Loader(blobs)
+    rows_of_all, best = loader.load(bindings[0]), loader.load(bindings[1])
+    assert rows_of_all == best == [[1, 2]] * 3
+    assert all(one is other for one, other in zip(best, rows_of_all, strict=True))
+    assert len({id(one) for one in best}) == 3
+
+
 def test_a_list_is_loaded_anew_each_time(blobs: MemoryBlobs) -> None:
     binding = a_list(blobs, np.zeros(3), np.zeros(3))
     loader = Loader(blobs)
