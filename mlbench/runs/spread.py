@@ -151,6 +151,7 @@ class Spreading:
         self._next = 0
         self._back: deque[int] = deque()
         self._later: list[tuple[float, int]] = []
+        self._asked_at = float("-inf")
         self._unsent = 0
         self._ids: dict[int, ExecutionId] = {}
         self._attempts: dict[int, tuple[Attempt, ...]] = {}
@@ -236,6 +237,7 @@ class Spreading:
         slots
             How many chunks the cluster can run at once.
         """
+        self._asked_at = now
         if self._stopped is not None or self._failure is not None:
             return None
         if self.spread is None:
@@ -274,10 +276,14 @@ class Spreading:
         )
 
     def wait(self, now: float) -> float | None:
-        """Return the seconds until an item that failed is due again, if that is what comes next."""
+        """Return the seconds until an item that failed is due again, if that is what comes next.
+
+        One that was due when `next` was asked last, and was not sent, waits for room, which no clock makes.
+        """
         if self._stopped is not None or self._failure is not None or not self._later:
             return None
-        return max(0.0, self._later[0][0] - now)
+        due = self._later[0][0]
+        return max(0.0, due - now) if due > self._asked_at else None
 
     def _send(self, chunk: Chunk) -> Chunk:
         chunk = replace(chunk, place=self._sent_so_far)

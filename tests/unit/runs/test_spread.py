@@ -215,6 +215,20 @@ def test_a_failed_item_is_tried_again_after_its_delay_and_its_attempts_are_kept(
     assert one.fanout.failed == 0
 
 
+def test_an_item_that_is_due_again_while_there_is_no_room_is_not_waited_for_by_the_clock() -> None:
+    one = a_spreading(3, retries=1, retry_delay=5.0, max_parallel=1)
+    chunk = taken(one, slots=1)
+    part = Chunk(numbers=chunk.numbers[:1], executions=chunk.executions[:1], attempts=chunk.attempts[:1])
+    one.ended(chunk.place, ChunkEnd(executions=records(part, cost=9.0, fails={0}), left=chunk.numbers[1:]), 0.0)
+    other = taken(one, slots=1, now=1.0)
+    assert one.next(1.0, 1) is None
+    assert one.wait(1.0) == pytest.approx(4.0)
+    assert one.next(6.0, 1) is None
+    assert one.wait(6.0) is None
+    end(one, other, now=7.0, cost=9.0)
+    assert [taken(one, slots=1, now=7.0).numbers, one.wait(7.0)] == [(2,), None]
+
+
 def test_an_item_fails_when_its_attempts_are_used_up() -> None:
     one = a_spreading(1, retries=2)
     ends = []

@@ -277,7 +277,7 @@ class FanOutDrive:
 
     def _patience(self) -> float | None:
         now = time.monotonic()
-        due = self._spreading.wait(now)
+        due = self._spreading.wait(now) if not self._paused else None
         times = [due] if due is not None else []
         if self._changed:
             times.append(self._shown_at + _PICTURE_SECONDS - now)
