@@ -34,6 +34,9 @@ MOST_LABELS: Final = 200
 _ORDER: Final = b"frqcsu"
 """Of the states in one cell the first of these is shown."""
 
+_LARGEST: Final = 1e290
+"""Numbers from which on sums of them may be no numbers any more: a cell that has one is left empty."""
+
 _ROWS: Final = 24
 _COLUMNS: Final = 80
 _BAR: Final = 40
@@ -94,8 +97,8 @@ class Grid:
         self._states[after][cell] += 1
 
     def set_value(self, number: int, value: float) -> None:
-        """Note an item's metric; what is no number leaves its cell empty."""
-        if value - value != 0.0:  # infinite, or none at all
+        """Note an item's metric; what is no number, or too large for a picture, leaves its cell empty."""
+        if not abs(value) < _LARGEST:
             return
         cell = self.cell(number)
         before = self._own.get(number)

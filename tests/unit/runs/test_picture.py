@@ -153,6 +153,14 @@ def test_a_cell_of_several_items_shows_the_mean_and_what_most_wants_to_be_seen()
     assert grid.values()[0] == 2.5
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1.7e308, -1.7e308])
+def test_a_metric_beyond_all_measure_leaves_its_cell_empty_and_the_picture_is_drawn(value: float) -> None:
+    message = draw((4,), "ssss", (1.0, value, 1.7e308, -1.7e308))
+    assert facts(message)["values"] == [1.0, None, None, None]
+    assert "rmse from 1 (▁) to 1 (█)" in message["data"]["text/html"]
+    assert facts(draw((1, 8192), values=(1e308,) * 4))["values"][0] is None
+
+
 def test_rows_and_columns_are_those_of_the_names() -> None:
     grid = Grid((200, 100))
     assert (grid.rows, grid.columns, grid.per_cell) == (200, 20, 5)
