@@ -174,6 +174,8 @@ class Transcript:
 
     def _update(self, message: Json) -> None:
         identifier = message.get("transient", {}).get("display_id")
+        if identifier is None:  # it names no display: those without an id are not meant
+            return
         for one in (*self._head, *self._tail):
             if one.message is not None and one.message.get("transient", {}).get("display_id") == identifier:
                 one.message = {**one.message, "data": message["data"], "metadata": message.get("metadata", {})}

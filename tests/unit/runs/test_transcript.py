@@ -39,6 +39,11 @@ def test_an_update_changes_each_display_with_its_id() -> None:
     assert shown == ["new", "b", "new"]
 
 
+def test_an_update_without_an_id_changes_nothing() -> None:
+    update = {**display("new"), "output_type": "update_display_data"}
+    assert [one["data"]["text/plain"] for one in kept(display("a"), display("b", "y"), update)] == ["a", "b"]
+
+
 def test_a_clear_takes_effect_at_once_or_with_the_next_output() -> None:
     assert kept(text("a"), {"output_type": "clear_output", "wait": False}) == []
     assert kept(text("a"), {"output_type": "clear_output", "wait": True}) == [text("a")]
