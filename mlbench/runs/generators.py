@@ -15,6 +15,7 @@ import struct
 import sys
 import sysconfig
 import types
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ AFTER: Final = -1
 _START: Final = -2
 _MOST_OBJECTS: Final = 20_000
 _MOST_ITEMS: Final = 1_000
+_CONTAINERS: Final[tuple[Any, ...]] = (dict, list, tuple, set, frozenset, deque)
 _ATOMS: Final = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray, range})
 
 
@@ -171,10 +173,12 @@ def is_generator(value: Any) -> bool:
 
 def _held_by(value: Any) -> list[Any]:
     kind = type(value)
-    if kind in (list, tuple, set, frozenset):
-        return list(value) if len(value) <= _MOST_ITEMS else []
-    if kind is dict:
-        return list(value.values()) if len(value) <= _MOST_ITEMS else []
+    for base in _CONTAINERS:
+        if issubclass(kind, base):
+            items: list[Any] = []
+            if base.__len__(value) <= _MOST_ITEMS:
+                items = list(base.values(value)) if base is dict else list(base.__iter__(value))
+            return items if kind is base else [*items, *_held_by_instance(value)]
     if kind is types.FunctionType:
         return _held_by_function(value)
     if kind is types.MethodType:
@@ -187,11 +191,33 @@ def _held_by(value: Any) -> list[Any]:
         return list(vars(value).values()) if value.__module__ == "__main__" or _is_local(value.__module__) else []
     if kind in (staticmethod, classmethod):
         return [value.__func__]
+    return _held_by_instance(value)
+
+
+def _held_by_instance(value: Any) -> list[Any]:
+    kind = type(value)
+    held: list[Any] = []
+    for slot in _slots(kind):
+        try:
+            held.append(slot.__get__(value, kind))
+        except AttributeError:  # not set
+            continue
     try:
         own = object.__getattribute__(value, "__dict__")
     except (AttributeError, TypeError):
-        return []
-    return [kind, *own.values()] if isinstance(own, dict) and len(own) <= _MOST_ITEMS else []
+        return [kind, *held] if held else []
+    return [kind, *held, *own.values()] if isinstance(own, dict) and len(own) <= _MOST_ITEMS else held
+
+
+def _slots(kind: type) -> list[Any]:
+    """Return what reads the `__slots__` of a class."""
+    return [
+        one
+        for base in kind.__mro__
+        if "__slots__" in vars(base)
+        for one in vars(base).values()
+        if type(one) is types.MemberDescriptorType
+    ]
 
 
 def _held_by_function(function: types.FunctionType) -> list[Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import functools
 import random
 import types
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -147,3 +149,40 @@ def test_nothing_is_found_in_installed_modules() -> None:
     endless: list[Any] = []
     endless.append(endless)
     assert find([endless]) == []
+
+
+@dataclasses.dataclass(slots=True)
+class _Slotted:
+    rng: Any
+    rest: int = 0
+
+
+class _Derived(_Slotted):
+    pass
+
+
+class _Named(NamedTuple):
+    data: int
+    rng: Any
+
+
+class _Listed(list[Any]):
+    pass
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        _Slotted,
+        _Derived,
+        lambda rng: _Named(1, rng),
+        lambda rng: _Listed([rng]),
+        lambda rng: collections.OrderedDict(a=rng),
+        lambda rng: collections.deque([rng]),
+        lambda rng: collections.defaultdict(list, a=[rng]),
+    ],
+)
+def test_a_generator_is_found_in_slots_and_in_kinds_of_containers(hold: Any) -> None:
+    rng = random.Random(1)
+    assert find([hold(rng)]) == [rng]
+    assert find([object.__new__(_Slotted)]) == []
