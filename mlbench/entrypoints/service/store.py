@@ -199,6 +199,7 @@ class OpenStore:
         await self._recall(session, submission)
         draws = await self._recollection.draws(session, submission.step) if submission.seeded else None
         session.note_cells(submission.cells)
+        submission = replace(submission, cells=())  # they would be kept with each execution
         if (place := session.place_of(submission.cell)) is not None:
             submission = replace(submission, position=place)
         session.parameters = dict(submission.parameters)
@@ -425,7 +426,7 @@ class OpenStore:
         try:
             if start.random_of is not None:
                 states = await self._end_states(self.plan.nodes[start.random_of].record)
-                task = replace(task, random=states if states is not None else task.random)
+                task = replace(task, random=_followed(task.random, states))
             node = self.plan.nodes[task.execution]
             if node.cancelled is None:
                 known = partial(self._known_items, start, task.random) if task.foreach else None
@@ -446,7 +447,7 @@ class OpenStore:
         found: tuple[Execution, str] | None = None
         try:
             found = await self._reuse.find(look, await self._start_states(look))
-        except (MlbenchError, OSError):
+        except Exception:
             logger.exception("Step %s could not be looked for", look.record.step)
         record, said = found if found is not None else (None, "")
         answer = plans.Found(at=time.time_ns(), execution=look.execution, look=look.look, record=record, said=said)
@@ -455,15 +456,18 @@ class OpenStore:
     async def _start_states(self, look: plans.Look) -> RandomState | None:
         if look.random_of is None:
             return look.random
-        states = await self._end_states(self.plan.nodes[look.random_of].record)
-        return states if states is not None else look.random
+        return _followed(look.random, await self._end_states(self.plan.nodes[look.random_of].record))
 
     async def _known_items(
         self, start: plans.Start, states: RandomState | None, spread: Spread
     ) -> tuple[Sequence[str], dict[int, Execution]]:
         """Return the keys of a fan-out's items, under which they are found again, and those that need not run."""
         states = states if start.task.seeded else None
-        return await self._reuse.find_items(spread, start.look, states, start.item_key)
+        try:
+            return await self._reuse.find_items(spread, start.look, states, start.item_key)
+        except Exception:
+            logger.exception("The items of step %s could not be looked for", start.task.step)
+            return [], {}
 
     def _say(self, what: plans.Say) -> None:
         """Show a line under a step's cell, and what else there is to be shown."""
@@ -564,7 +568,7 @@ class OpenStore:
         """Tell of an end together with where the generators ended: the kernel's go on from there."""
         try:
             states = await self._end_states(record)
-        except MlbenchError as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, the end is told
             logger.warning("Where the generators of step %s ended cannot be read: %s", record.step, error)
             states = None
         self._let_go(record, **({"random": states} if states else {}))
@@ -638,6 +642,11 @@ class OpenStore:
         changed = session.series.edit(run, snapshot=digest)
         if changed is not None:
             self.ledger.put(changed, then=partial(self._publish_run, changed))
+
+
+def _followed(own: RandomState | None, above: RandomState | None) -> RandomState | None:
+    """Return where generators start that go on from another step; those that it did not have are the kernel's."""
+    return own if above is None else {**(own or {}), **above}
 
 
 async def _first(waiting: Any, seconds: float) -> None:

@@ -1,0 +1,167 @@
+"""What an open store does of what its plan says, with an executor and a catalog in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlbench.backends.memory import MemoryCatalog
+from mlbench.core.ids import ExecutionId, new_id
+from mlbench.core.messages import (
+    Environment,
+    Foreach,
+    KernelHello,
+    RandomState,
+    Spread,
+    StepOptions,
+    StepTask,
+    Submission,
+)
+from mlbench.core.records import Execution
+from mlbench.entrypoints.service.events import News
+from mlbench.entrypoints.service.sessions import Session
+from mlbench.entrypoints.service.store import OpenStore
+from mlbench.project import Project, find_store
+from mlbench.runs import randomness
+from mlbench.runs.wire import msgspec
+
+
+class BrokenCatalog(MemoryCatalog):
+    """A catalog in which nothing can be looked up, for a reason that nobody has thought of."""
+
+    def candidates(self, key: str, /, *, limit: int = 10) -> list[Execution]:
+        raise ValueError("not a record")
+
+    def by_keys(self, keys: Any, /) -> dict[str, Execution]:
+        raise ValueError("not a record")
+
+
+class Executor:
+    """Ends each step at once; `draws` says in which state the generators of a step are then."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, StepTask] = {}
+        self.known: list[Any] = []
+        self.draws: dict[str, Any] = {}
+
+    async def submit(self, task: StepTask, on_event: Any, known: Any = None) -> Execution:
+        self.tasks[task.step] = task
+        on_event({"type": "started"})
+        if known is not None:
+            self.known.append(await known(Spread(shape=(2,), digests=(("one", "two"),))))
+        record = msgspec.convert(task.base, Execution)
+        end = self.draws.get(task.step)
+        more = {"draws": ("random",), "random": end} if end is not None else {}
+        return replace(record, state="succeeded", ended=1, **more)  # type: ignore[arg-type]
+
+    async def cancel(self, execution: ExecutionId, reason: Any) -> bool:
+        return False
+
+    async def pause(self, execution: ExecutionId) -> bool:
+        return False
+
+    resume = pause
+
+
+Live = Callable[[OpenStore, Executor, Session], Awaitable[None]]
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return what lives with an open store for a while."""
+    monkeypatch.setenv("MLBENCH_STORE", str(tmp_path / "store"))
+    environment = Environment(interpreter="/usr/bin/python", variables={}, stamp="1")
+    hello = KernelHello(kernel="k", store=str(tmp_path / "store"), environment=environment, notebook="/n.ipynb")
+
+    def run(live: Live, catalog: MemoryCatalog | None = None) -> None:
+        async def main() -> None:
+            executor = Executor()
+            project = Project(find_store(None), catalog=catalog or MemoryCatalog())
+            opened = OpenStore(project, executor, News("life"), "nobody", lambda: None)
+            session, _ = await opened.attach(hello, 1)
+            async with asyncio.timeout(5):
+                await live(opened, executor, session)
+            await opened.close(patience=5)
+
+        asyncio.run(main())
+
+    return run
+
+
+def handed(step: str, **more: Any) -> Submission:
+    return Submission(execution=ExecutionId(new_id()), step=step, source="", defs=(step,), **more)
+
+
+async def ended(opened: OpenStore, submission: Submission) -> Execution:
+    while (record := opened.plan.nodes[submission.execution].record).state in ("queued", "running"):
+        opened.changed.clear()
+        await opened.changed.wait()
+    return record
+
+
+def test_a_step_runs_when_it_cannot_be_told_whether_it_could_be_reused(house: Any) -> None:
+    async def live(opened: OpenStore, executor: Executor, session: Session) -> None:
+        one = handed("one", options=StepOptions(cache=True), key="cell", key_parts={"code": "1"})
+        await opened.submit(session, one)
+        assert (await ended(opened, one)).state == "succeeded"
+
+    house(live, BrokenCatalog())
+
+
+def test_items_run_when_it_cannot_be_told_whether_they_could_be_reused(house: Any) -> None:
+    async def live(opened: OpenStore, executor: Executor, session: Session) -> None:
+        options = StepOptions(cache=True, foreach=(Foreach(name="n", expression="[1, 2]"),))
+        one = handed("one", options=options, key="cell", key_parts={"code": "1"})
+        await opened.submit(session, one)
+        assert (await ended(opened, one)).state == "succeeded"
+        assert executor.known == [([], {})]
+
+    house(live, BrokenCatalog())
+
+
+def test_a_step_starts_where_the_one_above_ended_and_has_the_generators_that_are_new_since(house: Any) -> None:
+    def states(**said: bytes) -> RandomState:
+        return dict(said)
+
+    async def live(opened: OpenStore, executor: Executor, session: Session) -> None:
+        executor.draws["one"] = opened.project.blobs.put(randomness.to_bytes(states(random=b"end")))
+        one = handed("one", seeded=True, random=states(random=b"start"))
+        await opened.submit(session, one)
+        await ended(opened, one)
+        two = handed("two", seeded=True, random=states(random=b"start", torch=b"new"), random_from=one.execution)
+        await opened.submit(session, two)
+        await ended(opened, two)
+        assert executor.tasks["two"].random == states(random=b"end", torch=b"new")
+
+    house(live)
+
+
+def test_an_end_is_told_although_nobody_can_read_where_its_generators_ended(
+    house: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def live(opened: OpenStore, executor: Executor, session: Session) -> None:
+        executor.draws["one"] = opened.project.blobs.put(b"no states")
+        told = asyncio.Event()
+        monkeypatch.setattr(opened, "_let_go", lambda record: told.set())
+        await opened.submit(session, handed("one", seeded=True))
+        await told.wait()
+
+    house(live)
+
+
+def test_the_sources_of_all_cells_are_not_kept_with_each_execution(house: Any) -> None:
+    async def live(opened: OpenStore, executor: Executor, session: Session) -> None:
+        one = handed("one", cells=("%%step one", "1 + 1"))
+        await opened.submit(session, one)
+        assert session.cells == ("%%step one", "1 + 1")
+        asked = opened.plan.nodes[one.execution].asked
+        assert asked is not None
+        assert asked.submission.cells == ()
+        await ended(opened, one)
+
+    house(live)
