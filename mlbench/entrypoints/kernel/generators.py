@@ -34,6 +34,7 @@ class Generators:
         self._last: ExecutionId | None = None
         self._number = 0
         self._continued = -1
+        self._before: tuple[RandomState, ExecutionId | None, int] = ({}, None, -1)
 
     def note_source(self, source: str) -> None:
         """Notice that a cell seeds: by what it calls, or by a helper whose name says so."""
@@ -58,13 +59,20 @@ class Generators:
 
         states = read_states()
         own = bool(self._known) and self.moved(states)
+        self._before = self._known, self._last, self._continued
         if former is not None and former_is_last and not own:
             begin = Start(former.states, former.after, former.number)
         else:
             begin = Start(states, None if own else self._last, self._number)
+            if own:  # what the steps before this one drew is not gone on from any more
+                self._continued = self._number
             self._number += 1
         self._known, self._last = states, execution
         return begin
+
+    def take_back(self) -> None:
+        """Be as before the last `start`: its step was not handed over."""
+        self._known, self._last, self._continued = self._before
 
     def is_last(self, execution: ExecutionId) -> bool:
         """Say whether no seeded step was handed over after this one."""

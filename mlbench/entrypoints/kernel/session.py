@@ -300,6 +300,8 @@ class Session:
             answer = service.request("submit", submission)
         except BaseException as error:
             self.news.forget(track)
+            if track.start is not None:
+                self.generators.take_back()
             if isinstance(error, KeyboardInterrupt):  # the service may have taken it all the same
                 self._ask("cancel", {"execution": execution})
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 
 import pytest
@@ -11,7 +12,7 @@ from mlbench.core.records import Execution
 from mlbench.entrypoints.kernel.generators import Generators
 from mlbench.runs.randomness import read_states
 
-A, B = ExecutionId("a" * 26), ExecutionId("b" * 26)
+A, B, C = (ExecutionId(letter * 26) for letter in "abc")
 
 
 def record(step: str) -> Execution:
@@ -97,3 +98,40 @@ def test_a_cell_that_is_run_again_draws_the_same() -> None:
     generators.go_on(first, {**read_states()}, record("first"))
     again = generators.start(B, first, former_is_last=True)
     assert again == first
+
+
+def test_a_kernel_that_seeded_anew_before_the_next_step_does_not_go_back_to_the_step_above() -> None:
+    generators = Generators()
+    generators.seeded = True
+    random.seed(1)
+    first = generators.start(A, None, former_is_last=False)
+    random.seed(5)
+    own = read_states()
+    second = generators.start(B, None, former_is_last=False)
+    assert first is not None
+    assert second is not None
+    random.seed(2)
+    end = read_states()
+    random.setstate(pickle.loads(own["random"]))
+    assert generators.go_on(first, end, record("first")) is None
+    assert read_states()["random"] == own["random"]
+    assert generators.go_on(second, end, record("second")) is None
+    assert read_states()["random"] == end["random"]
+
+
+def test_a_step_that_was_not_handed_over_is_none_that_the_next_one_follows() -> None:
+    generators = Generators()
+    generators.seeded = True
+    random.seed(1)
+    generators.start(A, None, former_is_last=False)
+    generators.start(B, None, former_is_last=False)
+    generators.take_back()
+    third = generators.start(C, None, former_is_last=False)
+    assert third is not None
+    assert third.after == A
+    random.seed(5)
+    generators.start(B, None, former_is_last=False)
+    generators.take_back()
+    third = generators.start(C, None, former_is_last=False)
+    assert third is not None
+    assert third.after is None

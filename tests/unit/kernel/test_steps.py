@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from mlbench.core.errors import CaptureError, NotFound, ResultError, StepFailed, UsageError
+from mlbench.core.errors import CaptureError, NotFound, ResultError, ServiceError, StepFailed, UsageError
 from mlbench.core.records import Binding
 from mlbench.entrypoints.kernel.pending import is_placeholder
 from mlbench.runs.artifacts import save_names
@@ -306,6 +306,25 @@ def test_an_execution_replaced_before_the_answer_comes_is_followed(book: Any, mo
     monkeypatch.setattr(book.service, "do_submit", replaced_at_once)
     book.run("%%step load\nx = 1\n")
     assert book.run("x") == 2
+    gate.set()
+
+
+def test_a_seeded_step_does_not_follow_one_that_the_service_did_not_take(
+    book: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book.run("import random\nrandom.seed(1)")
+    gate = book.service.shut("first")
+    book.run("%%step first\nx = 1\n")
+
+    def refuse(_: Any) -> Any:
+        raise ServiceError("No.")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(book.service, "do_submit", refuse)
+        assert isinstance(book.fail("%%step second\ny = 1\n"), ServiceError)
+    book.run("%%step third\nz = 1\n")
+    first, third = book.service.submissions
+    assert third.random_from == first.execution
     gate.set()
 
 
