@@ -21,6 +21,10 @@ from mlbench.backends.cluster_dask.channel import ACK, Channel, Frames, frame
 from mlbench.backends.cluster_dask.process.fingerprints import Values
 from mlbench.backends.cluster_dask.process.opened import Opened
 from mlbench.backends.cluster_dask.process.rehearsal import use_libraries
+from mlbench.backends.cluster_dask.worker import orphans
+from mlbench.backends.cluster_dask.worker.servers import StepServer, StepServers
+from mlbench.core.errors import ServiceError
+from mlbench.core.messages import Environment
 
 
 @given(st.lists(st.dictionaries(st.text(max_size=5), st.integers(0, 9)), max_size=8), st.integers(1, 7))
@@ -181,3 +185,60 @@ def test_a_library_that_cannot_be_used_ahead_does_not_stop_the_others(monkeypatc
     monkeypatch.setattr(Figure, "subplots", lambda figure: drawn.append(figure))
     use_libraries()
     assert drawn
+
+
+def a_server() -> StepServer:
+    return StepServer(Environment(interpreter="/no/python", variables={}, stamp=""), ())
+
+
+def test_what_goes_wrong_with_one_step_server_does_not_end_the_thread_that_all_of_them_need() -> None:
+    def fail() -> None:
+        raise RuntimeError
+
+    servers, done = StepServers(), threading.Event()
+    servers._jobs.put(fail)
+    servers._jobs.put(done.set)
+    assert done.wait(5)
+
+
+def test_a_step_server_that_cannot_be_begun_says_so_whatever_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(socket, "socketpair", full)
+    server = a_server()
+    server.begin()
+    assert not server.alive
+    with pytest.raises(ServiceError, match="Too many open files"):
+        server.await_ready(lambda: False)
+    server.close()
+
+
+def test_a_step_server_that_is_closed_before_it_is_warm_is_not_waited_for() -> None:
+    server = a_server()
+    closing = threading.Timer(0.2, server.close)
+    closing.start()
+    server.await_ready(lambda: False)
+    closing.join()
+    assert not server.alive
+    server.begin()
+    assert server.process is None
+
+
+def test_a_step_server_that_is_waited_for_is_not_idle() -> None:
+    server, idle = a_server(), list[float]()
+
+    def stop() -> bool:
+        idle.append(server.idle)
+        return True
+
+    server.await_ready(stop)
+    assert idle == [0.0]
+    assert server.idle > 0.0
+
+
+def test_processes_of_a_container_whose_numbers_are_its_own_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = os.getpid()
+    assert own in orphans._own_processes()
+    monkeypatch.setattr(orphans, "_space", lambda process: "pid:[2]" if process == own else "pid:[1]")
+    assert own not in orphans._own_processes()

@@ -74,12 +74,20 @@ def _own_processes() -> list[int]:
         numbers = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
     except OSError:
         return []
-    own, found = os.getuid(), []
+    own, space, found = os.getuid(), _space("self"), []
     for process in numbers:
         with contextlib.suppress(OSError):
-            if os.stat(f"/proc/{process}").st_uid == own and _state(process):
+            if os.stat(f"/proc/{process}").st_uid == own and _state(process) and _space(process) == space:
                 found.append(process)
     return found
+
+
+def _space(process: int | str) -> str | None:
+    """Return in which numbering a process lives: the marks of a container's processes have numbers of its own."""
+    try:
+        return os.readlink(f"/proc/{process}/ns/pid")
+    except OSError:
+        return None
 
 
 def _marks(process: int) -> tuple[int | None, bytes | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 import re
@@ -24,6 +25,8 @@ from mlbench.core.messages import Environment
 from mlbench.runs.surroundings import preloadable
 
 __all__ = ["StepServer", "StepServers", "kill", "send"]
+
+_log = logging.getLogger(__name__)
 
 IDLE_SECONDS: Final = 600.0
 MOST_SERVERS: Final = 4
@@ -56,7 +59,8 @@ class StepServer:
         self.preload = preload
         self.used = time.monotonic()
         self._environment = environment
-        self._running = 0
+        self._running = self._awaited = 0
+        self._closed = False
         self._lock = threading.Lock()
         self._ready = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
@@ -67,7 +71,7 @@ class StepServer:
     @property
     def alive(self) -> bool:
         """Whether it runs, or is about to."""
-        return self._problem is None and (self._process is None or self._process.poll() is None)
+        return self._problem is None and not self._closed and (self._process is None or self._process.poll() is None)
 
     @property
     def ready(self) -> bool:
@@ -76,8 +80,8 @@ class StepServer:
 
     @property
     def idle(self) -> float:
-        """Seconds since its last step ended, 0 while one runs."""
-        return 0.0 if self._running else time.monotonic() - self.used
+        """Seconds since its last step ended, 0 while one runs or waits for it to be warm."""
+        return 0.0 if self._running or self._awaited else time.monotonic() - self.used
 
     @property
     def process(self) -> int | None:
@@ -86,13 +90,22 @@ class StepServer:
 
     def begin(self) -> None:
         """Start the process. Called in a thread that lives as long as it: the system ends it with its thread."""
+        try:
+            if not self._closed:
+                self._begin()
+        except (OSError, ValueError) as error:
+            said = getattr(error, "strerror", None) or error
+            self._problem = f"{self._environment.interpreter} can't be started: {said}."
+            self._ready.set()
+
+    def _begin(self) -> None:
         environment = self._environment
+        self._said = said = tempfile.TemporaryFile()  # noqa: SIM115  closed with the server
         ours, theirs = socket.socketpair()
         variables = {name: value for name, value in environment.variables.items() if not PRIVATE_VARIABLES.match(name)}
         root = str(PACKAGE.parent)
         code = _BOOT.format(root=root, descriptor=theirs.fileno(), preload=self.preload)
         start = {"MLBENCH_STEP_START": os.environ["MLBENCH_STEP_START"]} if "MLBENCH_STEP_START" in os.environ else {}
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115  closed with the server
         try:
             self._process = subprocess.Popen(
                 [environment.interpreter, "-c", code],
@@ -100,19 +113,20 @@ class StepServer:
                 env={"MPLBACKEND": INLINE_BACKEND, **variables, **SINGLE, **start, SERVER_MARK: server_mark()},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=self._said,
+                stderr=said,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
             )
-        except OSError as error:
-            self._problem = f"{environment.interpreter} can't be started: {error.strerror}."
-            self._ready.set()
         finally:
             theirs.close()
+            if self._process is None:
+                ours.close()
         self._socket = ours
+        if self._closed:  # while it was started
+            self.close()
 
     def await_ready(self, stop: Callable[[], bool]) -> None:
-        """Wait until it is warm, or `stop` says that nobody wants it to be any more.
+        """Wait until it is warm or closed, or `stop` says that nobody wants it to be any more.
 
         Raises
         ------
@@ -120,11 +134,17 @@ class StepServer:
             If it cannot be started.
         """
         until = time.monotonic() + _START_SECONDS
-        while not self._ready.is_set() and not stop():
-            if self._socket is None:  # the keeper has not come to it yet
-                self._ready.wait(0.01)
-            else:
-                self._hear(until)
+        with self._lock:
+            self._awaited += 1
+        try:
+            while not self._ready.is_set() and not self._closed and not stop():
+                if self._socket is None:  # the keeper has not come to it yet
+                    self._ready.wait(0.01)
+                else:
+                    self._hear(until)
+        finally:
+            with self._lock:
+                self._awaited -= 1
         if self._problem is not None:
             raise ServiceError(
                 self._problem, "Restart the kernel, and see that mlbench is installed in its environment."
@@ -132,20 +152,22 @@ class StepServer:
 
     def _hear(self, until: float) -> None:
         with self._lock:
-            if self._ready.is_set():
+            connection = self._socket
+            if self._ready.is_set() or connection is None:
                 return
-            assert self._socket is not None
-            self._socket.settimeout(0.1)
             try:
-                said = self._socket.recv(1)
+                connection.settimeout(0.1)
+                said = connection.recv(1)
             except TimeoutError:
                 if time.monotonic() < until:
                     return
                 said = b""
             except OSError:
                 said = b""
-            self._socket.settimeout(None)
-            if said != b"r":
+            if said == b"r":
+                with contextlib.suppress(OSError):  # closed meanwhile
+                    connection.settimeout(None)
+            elif not self._closed:
                 self._problem = f"No step's process can be started with {self._environment.interpreter}: {self._last()}"
                 self.close()
             self._ready.set()
@@ -163,9 +185,10 @@ class StepServer:
     def start(self, descriptors: tuple[int, int, int, int]) -> None:
         """Hand over a step's stdout, stderr, channel and status. Raise `OSError` if the server is gone."""
         with self._lock:
-            if self._socket is None:
+            connection = self._socket
+            if connection is None:
                 raise ConnectionError("The step server is gone.")
-            socket.send_fds(self._socket, [b"s"], list(descriptors))
+            socket.send_fds(connection, [b"s"], list(descriptors))
             self._running += 1
 
     def ended(self) -> None:
@@ -176,20 +199,21 @@ class StepServer:
 
     def close(self) -> None:
         """End it, and with it the processes that it has started."""
-        if self._socket is not None:
+        self._closed = True
+        connection, self._socket = self._socket, None  # threads of several steps may close it at once
+        if connection is not None:
             with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
-            self._socket.close()
-            self._socket = None
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
         if self._process is not None:
             try:
                 self._process.wait(3)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait(3)
-        if self._said is not None:
-            self._said.close()
-            self._said = None
+        said, self._said = self._said, None
+        if said is not None:
+            said.close()
 
 
 class StepServers:
@@ -258,13 +282,20 @@ class StepServers:
     def _keep(self) -> None:
         while True:
             try:
-                self._jobs.get(timeout=30.0)()
+                job = self._jobs.get(timeout=30.0)
             except queue.Empty:
-                with self._lock:
-                    old = [key for key, server in self._servers.items() if server.idle > IDLE_SECONDS]
-                    closing = [self._servers.pop(key) for key in old]
-                for server in closing:
-                    server.close()
+                job = self._close_idle
+            try:
+                job()
+            except Exception:  # noqa: BLE001  this thread's end would be that of all servers, and of the steps that run
+                _log.exception("A step server could not be started or ended")
+
+    def _close_idle(self) -> None:
+        with self._lock:
+            old = [key for key, server in self._servers.items() if server.idle > IDLE_SECONDS]
+            closing = [self._servers.pop(key) for key in old]
+        for server in closing:
+            server.close()
 
     def close(self) -> None:
         """End all servers."""
