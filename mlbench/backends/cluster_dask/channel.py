@@ -23,7 +23,7 @@ from typing import Any, Final, TypeVar
 from mlbench.core.records import Json
 from mlbench.runs.wire import msgspec
 
-__all__ = ["ACK", "Channel", "Frames", "MarkedChannel", "frame", "mark_before"]
+__all__ = ["ACK", "Channel", "Frames", "MarkedChannel", "encodable", "frame", "mark_before"]
 
 ACK: Final = b"\x06"
 _LENGTH: Final = struct.Struct(">I")
@@ -43,16 +43,23 @@ def frame(message: Any) -> bytes:
     try:
         body = msgspec.msgpack.encode(message)
     except UnicodeEncodeError:  # half of a surrogate pair in what a step shows
-        body = msgspec.msgpack.encode(_encodable(message))
+        body = msgspec.msgpack.encode(encodable(message))
     return _LENGTH.pack(len(body)) + body
 
 
-def _encodable(value: Any) -> Any:
+def encodable(value: Any) -> Any:
+    r"""Return plain data with a question mark for each half of a surrogate pair, which UTF-8 has no bytes for.
+
+    Examples
+    --------
+    >>> encodable({"text": ["a\ud800", 1, b"b"]})
+    {'text': ['a?', 1, b'b']}
+    """
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, dict):
-        return {_encodable(key): _encodable(item) for key, item in value.items()}
-    return [_encodable(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {encodable(key): encodable(item) for key, item in value.items()}
+    return [encodable(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 class Frames:

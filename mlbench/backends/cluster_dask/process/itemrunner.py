@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask.channel import MarkedChannel
+from mlbench.backends.cluster_dask.channel import MarkedChannel, encodable
 from mlbench.backends.cluster_dask.itemwords import ItemEnd, Mark
 from mlbench.backends.cluster_dask.process.fingerprints import Values
 from mlbench.backends.cluster_dask.process.foreach import Items
@@ -251,6 +251,7 @@ class Runner:
                 item=number,
                 attempt=chunk.attempts[place],
                 emit=self._emit,
+                reach=self._step.reach,
             )
         )
         shell.failure = None
@@ -286,7 +287,7 @@ class Runner:
             files,
             network,
         )
-        self._channel.send({"op": "item", "body": _encode(end)})
+        self._channel.send({"op": "item", "body": _packed(end)})
         return (ended - started) / 1e9
 
     def _execute(self) -> BaseException | None:
@@ -295,6 +296,7 @@ class Runner:
         events = shell.events
         loop = shell.loop
         if loop.is_closed() or loop._ready or loop._scheduled:  # an item has left tasks behind
+            _end_loop(loop)
             loop = shell.loop = asyncio.new_event_loop()
             asyncio.set_event_loop(loop)
         raised: BaseException | None = None
@@ -360,6 +362,13 @@ class Runner:
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
+
+
+def _packed(end: ItemEnd) -> bytes:
+    try:
+        return _encode(end)
+    except UnicodeEncodeError:  # half of a surrogate pair, in a preview or in the name of a file
+        return _encode(encodable(msgspec.to_builtins(end, builtin_types=(bytes,))))
 
 
 def _shown(value: Any) -> Json | None:
@@ -449,6 +458,17 @@ def _forget_warnings() -> None:
     change = getattr(warnings, "_filters_mutated", None) or getattr(warnings, "_filters_mutated_lock_held", None)
     if change is not None:
         change()
+
+
+def _end_loop(loop: Any) -> None:
+    """Close an event loop, which has descriptors; what its tasks leave undone is nothing for the next item to show."""
+    tasks = asyncio.all_tasks(loop)
+    while tasks:
+        with contextlib.suppress(AttributeError):  # a kind of task of the item's own
+            tasks.pop()._log_destroy_pending = False  # type: ignore[attr-defined]
+    with warnings.catch_warnings(), contextlib.suppress(RuntimeError):  # it runs, in a thread of the item's
+        warnings.simplefilter("ignore")
+        loop.close()
 
 
 def show(shell: ZMQInteractiveShell, error: BaseException, *, whole: bool) -> None:
