@@ -6,7 +6,8 @@ import os
 import random
 import sys
 import textwrap
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.cluster_dask.worker import supervisor
+from mlbench.backends.cluster_dask.worker.servers import StepServer
 from mlbench.core.messages import Chunk
 from mlbench.core.records import Execution, Json
 from mlbench.runs import artifacts, randomness
@@ -320,6 +322,57 @@ def test_a_step_that_binds_nothing_never_runs_a_body_twice(store: Path, tmp_path
     ended = succeed(store, source, captured=space, foreach={"x": "range(30)"})
     assert ended.end.changed == ("rows",)
     assert bodies(path) == sorted(str(number) for number in range(30))
+
+
+def test_the_time_that_a_server_takes_to_be_warm_is_not_the_items(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await_ready = StepServer.await_ready
+
+    def late(server: StepServer, stop: Callable[[], bool]) -> None:
+        threading.Event().wait(2.5)
+        await_ready(server, stop)
+
+    monkeypatch.setattr(StepServer, "await_ready", late)
+    assert succeed(store, "y = x", defs=("y",), timeout=2.0).values("y") == [0, 1, 2, 3, 4]
+
+
+def test_a_process_that_dies_before_it_has_begun_an_item_is_replaced_once(store: Path, tmp_path: Path) -> None:
+    class Fatal:
+        def __reduce__(self) -> Any:
+            path = str(tmp_path / "loaded")
+            grow = f"(lambda file: (file.write('x'), file.close()))(open({path!r}, 'a'))"
+            size = f"__import__('os').path.getsize({path!r})"
+            return eval, (f"{grow} and {size} == 2 and __import__('os')._exit(9)",)  # its second loading is the chunk's
+
+    path = tmp_path / "effects"
+    source = f"""
+    with open({str(path)!r}, "a") as file: file.write(f"{{x}}\\n")
+    """
+    ended = succeed(store, source, captured={"fatal": Fatal()})
+    assert (tmp_path / "loaded").read_text() == "xxx"
+    assert bodies(path) == [str(number) for number in range(5)]
+    assert ended.states == ["succeeded"] * 5
+
+
+def test_an_item_may_bind_half_of_a_surrogate_pair(store: Path) -> None:
+    assert succeed(store, "y = chr(0xD800) + str(x)", defs=("y",)).values("y") == [f"\ud800{x}" for x in range(5)]
+
+
+def test_an_item_can_ask_how_the_cluster_is_reached(store: Path) -> None:
+    source = "from mlbench.runs import context\ny = context.current().reach()"
+    ended = succeed(store, source, defs=("y",), client={"service": "/here"})
+    assert ended.values("y") == [{"service": "/here"}] * 5
+
+
+def test_loops_that_items_leave_tasks_in_are_closed(store: Path) -> None:
+    source = """
+    import asyncio, os
+    t = asyncio.ensure_future(asyncio.sleep(9))
+    n = len(os.listdir('/proc/self/fd'))
+    """
+    ended = succeed(store, source, defs=("n",), foreach={"x": "range(20)"})
+    counts = ended.values("n")
+    assert max(counts[2:]) <= max(counts[:2])
+    assert not any(ended.text(number) for number in range(20))
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------

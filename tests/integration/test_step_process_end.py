@@ -70,6 +70,19 @@ def test_nothing_that_a_step_started_outlives_it(store: Path, how: str) -> None:
         assert "longer than 1 s" in record.failure.evalue
 
 
+def test_a_subprocess_that_prints_without_end_does_not_keep_a_step_from_its_timeout(store: Path) -> None:
+    source = """
+import subprocess, time
+from IPython.display import display
+endless = subprocess.Popen(["yes"])
+for number in range(1000):
+    display(number)
+    time.sleep(0.05)
+"""
+    record = run(task(store, source, timeout=0.6))
+    assert (record.state, record.reason) == ("failed", "timeout")
+
+
 def test_a_cancel_takes_effect_within_a_second_at_every_moment(store: Path) -> None:
     run(task(store, "1"))
     for delay in (0.0, 0.001, 0.003, 0.006, 0.01, 0.02, 0.05, 0.3):

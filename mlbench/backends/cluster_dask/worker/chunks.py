@@ -186,7 +186,7 @@ class _ChunkRun(Attendance):
             self._deaths = 0
             return self._send_rest(apart=False)
         self._deaths += 1
-        if self._spread is None or self._timed_out or self._too_much or self._deaths >= _MOST_DEATHS:
+        if self._chunk.spread is None or self._timed_out or self._too_much or self._deaths >= _MOST_DEATHS:
             self._refuse(*self._why(status, f"step {self._task.step}"))
             return False
         return self._send_rest(apart=False)
@@ -229,6 +229,8 @@ class _ChunkRun(Attendance):
         self._watch = MemoryWatch(process, self._task.memory)
         pipes.channel.settimeout(0)
         pipes.status.settimeout(0)
+        # What was waited for before it is not the items' time: a server that warms up, an environment that is made.
+        self._since, self._held_before = time.monotonic(), self._held()
         busy = False
 
         def read() -> float:
@@ -410,6 +412,7 @@ class _ChunkRun(Attendance):
             only = self._items[self._child.ended[0]]
             only.cpu, only.peak = message["cpu"], message["peak"]
         self._leave_child(poll)
+        self._timed_out = self._too_much = False  # that was about this one
         if not self._cancelled():
             self._current = None
         self._since, self._held_before = time.monotonic(), self._held()
@@ -579,7 +582,7 @@ class _ChunkRun(Attendance):
             "attempt": chunk.attempts[place],
             "started": item.started,
             "ended": item.ended,
-            "worker": f"{self._host}/{item.process or self._running.process}",
+            "worker": f"{self._host}/{item.process or self._last}",
         }
         if chunk.keys:
             record["key"] = chunk.keys[place]

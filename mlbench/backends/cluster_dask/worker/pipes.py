@@ -11,9 +11,11 @@ from typing import Final
 
 from mlbench.backends.cluster_dask.channel import mark_before
 
-__all__ = ["MarkedReader", "Pipes", "Reader", "received"]
+__all__ = ["HELD", "PIECE", "MarkedReader", "Pipes", "Reader", "received"]
 
 PIECE: Final = 1 << 18
+HELD: Final = 1 << 20
+"""Bytes that a pipe holds at most."""
 
 
 class Pipes:
@@ -58,7 +60,7 @@ def _widen(pipe: int) -> None:
 
     if hasattr(fcntl, "F_SETPIPE_SZ"):
         with contextlib.suppress(OSError):  # over the user's limit
-            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 1 << 20)
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, HELD)
 
 
 class Reader:

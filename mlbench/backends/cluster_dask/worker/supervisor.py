@@ -30,7 +30,7 @@ from mlbench.backends.cluster_dask.process.client import leave_slot
 from mlbench.backends.cluster_dask.worker.environments import fitted
 from mlbench.backends.cluster_dask.worker.memory import MemoryWatch, kills_by_system, readable
 from mlbench.backends.cluster_dask.worker.orphans import end_orphans
-from mlbench.backends.cluster_dask.worker.pipes import Pipes, Reader, received
+from mlbench.backends.cluster_dask.worker.pipes import HELD, Pipes, Reader, received
 from mlbench.backends.cluster_dask.worker.processors import available
 from mlbench.backends.cluster_dask.worker.servers import StepServers, kill, send
 from mlbench.core.errors import MlbenchError
@@ -263,6 +263,7 @@ class Attendance:
         self._news: list[Json] = []
         self._published = 0.0
         self._begun = False
+        self._last: int | None = None
         self._status: Json | None = None
         self._timed_out = False
         self._too_much = False
@@ -341,6 +342,8 @@ class Attendance:
         finally:
             if self._status is None:
                 kill(process)
+            with _lock:  # another process may get its number
+                self._running.process = None
         return self._begun or self._timed_out or self._cancelled()
 
     def _meet(self, pipes: Pipes) -> int | None:
@@ -353,7 +356,7 @@ class Attendance:
                     return None
         except OSError:
             return None
-        process = int(told[0]["pid"])
+        process = self._last = int(told[0]["pid"])
         for more in told[1:]:
             self._status = more
         with _lock:
@@ -418,7 +421,7 @@ class Attendance:
                 _log.exception("News of execution %s could not be sent", self._task.execution)
 
     def _worker(self) -> str:
-        return f"{socket.gethostname()}/{self._running.process or os.getpid()}"
+        return f"{socket.gethostname()}/{self._last or os.getpid()}"
 
     # --- how it ended ------------------------------------------------------------------------------------------------
 
@@ -513,9 +516,12 @@ class _Supervision(Attendance):
         pipes.status.settimeout(0)
 
         def drain() -> None:
+            """Take what the pipes hold now: what a subprocess goes on to write while it is read is not waited for."""
             for descriptor, reader in readers.items():
-                while text := reader.read(descriptor):
+                taken = 0
+                while taken < HELD and (text := reader.read(descriptor)):
                     self._add_text(reader.name, text)
+                    taken += len(text)
 
         def hear(*, first: Callable[[], None] | None = None) -> None:
             """Take what the channel has; text that was read before a `sync` goes before what follows it."""
