@@ -425,7 +425,10 @@ class DaskCluster:
                         silences[address] = silences.get(address, 0) + 1
                     if silences.get(address, 0) >= _MOST_SILENCES:
                         del silences[address]
-                        await self._give_up(place, address)
+                        try:
+                            await self._give_up(place, address)
+                        except Exception:  # noqa: BLE001  the scheduler is silent too: it is looked at again
+                            _log.warning("The worker %s could not be given up", address, exc_info=True)
                 looked = time.monotonic()
 
     async def _give_up(self, place: _Place, address: str | None) -> None:
