@@ -93,7 +93,9 @@ class Results:
         """Let a name be what it was where it came from."""
         if isinstance(source, Provided):
             if source != self.names.source(name):
-                self.promise(name, self.known(source.execution))
+                track = self.known(source.execution)
+                track.values.pop(name, None)  # the object could have been changed in place since it was loaded
+                self.promise(name, track)
         elif isinstance(source, Held):
             namespace[name] = source.value
         elif name in namespace:

@@ -314,6 +314,9 @@ class Session:
 
     def _place(self, track: Track, reasons: Mapping[ExecutionId, str]) -> None:
         """Put placeholders for what the step binds."""
+        former = self.order.steps.get(track.step)
+        if former is not None and former is not track:
+            former.values.clear()  # whoever still asks for one has it from the store
         if self.order.add(track, reasons) is not None:
             self._say(f"Step {track.step} was another cell's; this cell takes its place.")
         for name in track.names.deletes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -467,6 +469,25 @@ def test_a_failed_step_run_again_in_the_kernel_has_what_it_was_given(book: Any) 
         assert book.run("c") == 11
     book.run("%%step add --here --continue\nc = c + 1\n")
     assert book.run("c") == 12
+
+
+def test_a_change_in_place_of_a_steps_value_is_not_applied_twice_in_the_kernel(book: Any) -> None:
+    book.run("%%step load\nrows = [1]\n")
+    assert book.run("rows") == [1]
+    for _ in range(2):
+        book.run("%%step grow --here\nrows.append(2)\n")
+        assert book.run("rows") == [1, 2]
+
+
+def test_values_of_an_execution_are_let_go_when_its_cell_has_been_run_again(book: Any) -> None:
+    book.run("class Thing: pass")
+    book.run("%%step make\nthing = Thing()\n")
+    book.run("type(thing)")
+    kept = weakref.ref(book.names["thing"])
+    book.run("%%step make\nthing = [Thing()]\n")
+    book.run("type(thing)")
+    gc.collect()
+    assert kept() is None
 
 
 def test_the_package_is_there_by_its_name_unless_the_name_is_taken(book: Any) -> None:
