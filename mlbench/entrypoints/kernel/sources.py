@@ -11,6 +11,7 @@ import os
 import re
 import site
 import sys
+import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -228,18 +229,29 @@ def _imported(tree: ast.AST, package: str) -> list[str]:
     return names
 
 
+_KEY: Final = 32
+"""Bytes of a store's secret."""
+
+
 def user_key(folder: Path) -> bytes:
     """Return this store's secret, made on first use: what is hashed with it cannot be guessed from the hash."""
     path = folder / "key"
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        pass
+    with contextlib.suppress(FileNotFoundError):
+        if len(secret := path.read_bytes()) == _KEY:
+            return secret
+        path.unlink(missing_ok=True)  # whoever made it was killed while at it, or had no space left
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle, written = tempfile.mkstemp(dir=folder, prefix="key-")  # for this user's eyes only
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_bytes()
-    with os.fdopen(handle, "wb") as file:
-        file.write(os.urandom(32))
+        with os.fdopen(handle, "wb") as file:
+            file.write(os.urandom(_KEY))
+        try:
+            os.link(written, path)  # whole or not at all, and the first one wins
+        except FileExistsError:
+            pass
+        except OSError:  # not every file system has hard links
+            os.replace(written, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(written)
     return path.read_bytes()

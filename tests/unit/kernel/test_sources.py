@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlbench.entrypoints.kernel.sources import environment, modules_of
+from mlbench.entrypoints.kernel.sources import environment, modules_of, user_key
 
 
 @pytest.fixture
@@ -41,3 +41,14 @@ def test_the_environment_is_whole_but_for_what_is_the_kernels_own(monkeypatch: p
     assert not any(name.startswith("JPY_") for name in found.variables)
     assert found.preload == ("pandas",)
     assert found.stamp == environment(()).stamp
+
+
+@pytest.mark.parametrize("torn", [None, b"", b"short"])
+def test_a_stores_secret_is_whole_and_stays_the_same(torn: bytes | None, tmp_path: Path) -> None:
+    if torn is not None:
+        (tmp_path / "key").write_bytes(torn)
+    secret = user_key(tmp_path)
+    assert len(secret) == 32
+    assert user_key(tmp_path) == secret
+    assert [one.name for one in tmp_path.iterdir()] == ["key"]
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
