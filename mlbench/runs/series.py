@@ -122,6 +122,9 @@ class Series:
             return member.run, False
         if member is not None:
             self._before = {**self._before, **member.steps}
+            ended = [one for one, old in self._runs.items() if old is not member and old.run.state != "running"]
+            for one in ended:  # of the last one the snapshot may still be being made
+                del self._runs[one]
         run = self.make_run(at)
         self._runs[run.id] = _Member(run)
         self._current, self.fresh = run.id, False

@@ -162,6 +162,18 @@ def test_a_step_that_ends_after_the_next_run_has_opened_is_taken_over_then(kerne
     assert kernel.runs["r1"].state == "succeeded"
 
 
+def test_of_runs_that_have_ended_only_the_last_one_is_kept_and_of_others_those_under_way(kernel: Kernel) -> None:
+    slow = kernel.submit("slow")
+    for number in range(5):
+        kernel.run(f"a{number}", "a")
+    runs = [f"r{number}" for number in range(1, 6)]
+    assert [run for run in runs if kernel.series.holds(RunId(run))] == ["r1", "r4", "r5"]
+    kernel.end(slow)
+    kernel.run("a5", "a")
+    assert [run for run in runs if kernel.series.holds(RunId(run))] == ["r5"]
+    assert kernel.runs["r1"].state == "succeeded"
+
+
 def test_what_the_run_before_a_service_was_lost_ended_with_is_taken_over(kernel: Kernel) -> None:
     kernel.series.resume([Execution(id=ExecutionId("a"), run=RunId("r0"), step="a", state="succeeded")])
     kernel.run("b")
