@@ -360,7 +360,7 @@ class Service:
         for store in self._stores.values():
             cancelled += store.cancel(_chosen(store, peer, body), reason)
         if (run := body.get("run")) is not None:
-            for scheduler in self._schedulers.values():
+            for scheduler in list(self._schedulers.values()):  # a store may be opened meanwhile
                 if await scheduler.cancel(run):
                     cancelled.append({"run": run, "step": None, "execution": None})
         return {"cancelled": cancelled}
@@ -434,7 +434,7 @@ class Service:
                 "schedules": await store.ledger.ask(partial(_count_schedules, store.project)),
                 "problem": store.ledger.problem,
             }
-            for path, store in self._stores.items()
+            for path, store in list(self._stores.items())  # another one may be opened meanwhile
         ]
         return {
             "version": self.info.version,
