@@ -14,6 +14,7 @@ import pytest
 import mlbench
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.cluster_dask.client.fanout import ChunkLost, FanOutDrive
+from mlbench.core.errors import StoreError
 from mlbench.core.ids import ExecutionId, RunId, new_id
 from mlbench.core.messages import Chunk, ChunkEnd, Environment, Foreach, Spread, StepTask
 from mlbench.core.records import Binding, Execution, Failure, Json, Metric, Reason
@@ -390,6 +391,31 @@ def test_a_chunk_that_breaks_is_the_steps_failure_and_not_a_hang(store: Path) ->
     assert record.state == "failed"
     assert record.failure is not None
     assert "the executor broke" in record.failure.evalue
+
+
+def test_a_store_that_cannot_be_written_is_the_steps_failure(store: Path) -> None:
+    async def known(spread: Spread) -> tuple[list[str], dict[int, Execution]]:
+        raise StoreError("No space is left on the disk.", "Free some.")
+
+    record, _ = drive(store, MemoryChunks((3,)), known)
+    assert record.state == "failed"
+    assert record.failure is not None
+    assert record.failure.remedy == "Free some."
+
+
+def test_what_breaks_the_drive_ends_its_processes_too(store: Path) -> None:
+    chunks = MemoryChunks((3,))
+
+    def hear(news: Json) -> None:
+        if news["type"] == "messages":
+            raise RuntimeError("a mistake of ours")
+
+    async def live() -> Execution:
+        return await asyncio.wait_for(FanOutDrive(a_task(store), chunks, hear).run(), 30)
+
+    with pytest.raises(RuntimeError):
+        asyncio.run(live())
+    assert chunks.cancelled == "error"
 
 
 def test_cost_per_item_does_not_grow_with_their_number(store: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -149,6 +150,10 @@ class FanOutDrive:
         """Run all items and return the step's record, which is in the folder of records by then."""
         try:
             outcome = await self._drive()
+        except BaseException:  # nobody would take what its processes still make
+            with contextlib.suppress(Exception):
+                await self.chunks.cancel("error")
+            raise
         finally:
             for running in self._running:
                 running.cancel()
@@ -223,11 +228,13 @@ class FanOutDrive:
 
     async def _take(self, ended: asyncio.Task[ChunkEnd]) -> None:
         chunk = self._running.pop(ended)
-        try:
-            end = ended.result()
-        except (ChunkLost, asyncio.CancelledError):
+        if ended.cancelled() or isinstance(ended.exception(), ChunkLost):
             await self._take_loss(chunk)
             return
+        try:
+            end = ended.result()
+            if end.spread is not None and self._spreading.spread is None:
+                await self._spread(end.spread)
         except MlbenchError as error:
             self._spreading.fail(Failure(ename=type(error).__name__, evalue=error.message, remedy=error.remedy))
             end = ChunkEnd()
@@ -238,8 +245,6 @@ class FanOutDrive:
             end = ChunkEnd()
         for message in end.messages:
             self._transcript.add(message)
-        if end.spread is not None and self._spreading.spread is None:
-            await self._spread(end.spread)
         self._tell(self._spreading.ended(chunk.place, end, time.monotonic()))
 
     async def _spread(self, spread: Spread) -> None:
@@ -258,7 +263,11 @@ class FanOutDrive:
         await asyncio.to_thread(mark.remove)
         own = [record for record in lost if record.reason == "worker-lost"]
         if own:
-            await asyncio.to_thread(self._record, f"lost-{chunk.place}", own)
+            try:
+                await asyncio.to_thread(self._record, f"lost-{chunk.place}", own)
+            except (MlbenchError, OSError) as error:
+                _log.exception("The items of step %s that were lost could not be recorded", self._task.step)
+                self._spreading.fail(_not_stored("items", error))
         self._tell(lost)
 
     def _tell(self, records: Sequence[Execution]) -> None:
