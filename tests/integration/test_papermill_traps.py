@@ -100,8 +100,10 @@ def test_a_run_that_is_interrupted_says_what_was_cancelled_with_it(tmp_path: Pat
         [sys.executable, "-u", "-c", code, str(source)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
+    awaited = {"first running", "second queued"}
     for line in process.stdout:
-        if line.startswith("first running"):
+        awaited -= {one for one in awaited if line.startswith(one)}
+        if not awaited:
             break
     os.kill(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
