@@ -63,6 +63,16 @@ print(catalog.count_runs())
 """
 
 
+def test_a_catalog_that_is_opened_again_in_its_process_goes_on_seeing_what_others_write(file: Path) -> None:
+    first = SqlCatalog(url(file))
+    assert first.count_runs() == 0
+    second = SqlCatalog(url(file))
+    assert second.count_runs() == 0
+    for number in range(1, 4):
+        outputs(processes(OPENER, 1, url(file)))  # nobody else has it open: it would take the log away with it
+        assert (first.count_runs(), second.count_runs()) == (number, number)
+
+
 def test_processes_that_make_a_catalog_at_once_all_find_it_whole(file: Path) -> None:
     outputs(processes(OPENER, 3, url(file)))
     catalog = SqlCatalog(url(file))

@@ -15,7 +15,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,7 +63,7 @@ def open_engine(url: str, *, migrate: bool = True) -> Engine:
         _prepare_sqlite(engine)
         with clear_errors(str(file)):
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            _create(file)
     where = str(file or make_url(url).render_as_string(hide_password=True))
     with clear_errors(where):
         if _revision(engine, where) != REVISIONS[-1]:
@@ -77,6 +77,16 @@ def open_engine(url: str, *, migrate: bool = True) -> Engine:
                         )
                     _upgrade(engine, file, found)
     return engine
+
+
+def _create(file: Path) -> None:
+    """Make the file of a catalog that is not there yet, for its owner alone; leave one that is there in peace.
+
+    Whoever closes a descriptor of a file gives up all locks that its process holds on it, those of SQLite's open
+    connections too: others would then take the log away under them, and what they read would stay as it was for ever.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def _prepare_sqlite(engine: Engine) -> None:
