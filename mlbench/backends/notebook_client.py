@@ -94,6 +94,7 @@ class NotebookRunner(PapermillNotebookClient):  # type: ignore[misc]
             self._run_cells()
         except KeyboardInterrupt:
             self.shutdown_kernel = "immediate"  # a busy kernel that is asked to end would only complain
+            _leave_tasks()
             raise
 
     def _run_cells(self) -> None:
@@ -286,3 +287,14 @@ def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
         else:
             joined.append(output)
     return joined
+
+
+def _leave_tasks() -> None:
+    """End what still waits for the kernel's answers: it would complain of the kernel's end, which is wanted."""
+    import asyncio
+
+    from jupyter_core.utils import ensure_event_loop
+
+    for task in asyncio.all_tasks(ensure_event_loop()):
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        task.cancel()
