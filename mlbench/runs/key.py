@@ -67,7 +67,6 @@ _UNSTABLE: Final = frozenset(
     }
 )
 _PLAIN: Final = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented))
-_ITEMS: Final = 100_000
 
 
 def digest_source(source: str) -> str:
