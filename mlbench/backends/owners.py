@@ -125,8 +125,8 @@ def end_processes_of(run: str) -> list[int]:
     mark = f"MLBENCH_RUN={run}".encode()
     ended: list[int] = []
     for _ in range(_PASSES):  # one that is being ended may start another
-        found = [pid for pid in _processes() if _ends(pid, mark)]
-        ended += found
+        found = [pid for pid in _processes() if _ends(pid, mark)]  # one that is still dying is found again
+        ended += [pid for pid in found if pid not in ended]
         if not found:
             break
     return ended
