@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import getpass
+import logging
 import os
 import platform
 import threading
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.core.errors import NotFound
+from mlbench.core.errors import NotFound, StoreError
 from mlbench.core.ids import Digest, JobId, NotebookId, RunId, new_id
 from mlbench.core.ports import Catalog
 from mlbench.core.records import (
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from mlbench.project.history import RunView
 
 __all__ = ["Project", "StoreLocation", "find_store"]
+
+_log = logging.getLogger(__name__)
 
 
 class Project:
@@ -321,7 +324,7 @@ class Project:
     def _settle(self, execution: Execution) -> None:
         from mlbench.runs.wire import msgspec
 
-        written = self.blobs.find_record("execution", execution.id)
+        written = self._find("execution", execution.id)
         whole = written is not None and written.get("attempt", 1) >= execution.attempt  # not that of an earlier attempt
         if written is not None and whole and written.get("state") in ENDED:
             ended = msgspec.convert(written, Execution)
@@ -336,6 +339,14 @@ class Project:
             replace(execution, state="failed", reason="service-lost", failure=failure, ended=time.time_ns())
         )
 
+    def _find(self, kind: str, identifier: str) -> Json | None:
+        """Return a record; None for one that is damaged, which must not keep its store from being opened."""
+        try:
+            return self.blobs.find_record(kind, identifier)
+        except StoreError as error:
+            _log.warning("What became of %s cannot be told: %s", identifier, error)
+            return None
+
     def settle_run(self, run: Run) -> Run:
         """Record what became of a run whose process has vanished, and return it: the end in its record, or a loss.
 
@@ -347,7 +358,7 @@ class Project:
         if run.kind != "interactive":
             end_processes_of(run.id)
 
-        written = self.blobs.find_record("run", run.id)
+        written = self._find("run", run.id)
         if written is not None and written.get("state") in ENDED:
             ended = msgspec.convert(written, Run)
             self.catalog.put_run(ended)

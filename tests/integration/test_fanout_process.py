@@ -246,6 +246,11 @@ LEAKS = {
         "import warnings\nseen = warnings.filters[0][0] == 'error'\nwarnings.simplefilter('error')",
         {},
     ),
+    "a library's settings": ("seen = np.geterr()['over'] == 'ignore'\nnp.seterr(over='ignore')", {"np": np}),
+    "a table's settings": (
+        "seen = pd.get_option('display.precision') == 9\npd.set_option('display.precision', 9)",
+        {"pd": pd},
+    ),
     "the last value": ("seen = _ if '_' in globals() and isinstance(_, int) else 0\nx + 1", {}),
 }
 
@@ -310,6 +315,19 @@ def test_what_was_begun_before_a_hidden_change_was_seen_is_run_again_apart(store
     space = {"rows": [], "poke": lambda rows: rows.append(1)}
     ended = succeed(store, source, captured=space, defs=("seen",), foreach={"x": "range(60)"})
     assert ended.values("seen") == [0] * 3 + [1] * 57
+
+
+def test_items_that_ended_before_one_that_died_are_looked_at_later(store: Path) -> None:
+    source = """
+    import os
+    seen = len(rows)
+    if x != 3: poke(rows)
+    if x == 3: os._exit(3)
+    """
+    space = {"rows": [], "poke": lambda rows: rows.append(1)}
+    ended = fan_out(store, source, captured=space, defs=("seen",), foreach={"x": "range(8)"})
+    assert ended.states == ["succeeded"] * 3 + ["failed"] + ["succeeded"] * 4
+    assert [one for one in ended.values("seen") if one is not None] == [0] * 7
 
 
 def test_a_step_that_binds_nothing_never_runs_a_body_twice(store: Path, tmp_path: Path) -> None:

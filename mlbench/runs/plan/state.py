@@ -33,6 +33,7 @@ class Node:
     replaced_by: ExecutionId | None = None
     cancelled: Reason | None = None
     interrupted: bool = False
+    interrupted_at: int = 0
     kept: int | None = None
     """When its next interrupt was taken back before it came."""
     unattended: bool = False

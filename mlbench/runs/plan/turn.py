@@ -138,7 +138,7 @@ class _Turn:
         targets = self._with_needless_parents(meant)
         for node in targets:
             if not node.interrupted:
-                node.interrupted = True
+                node.interrupted, node.interrupted_at = True, event.at
                 if node.phase in {"sent", "running"}:
                     self.todo.append(Pause(execution=node.id))
         if targets:
@@ -166,7 +166,8 @@ class _Turn:
 
     def end_grace(self, event: GraceOver) -> None:
         for node in list(self.nodes(event.executions)):
-            if node.interrupted and node.kernel == event.kernel:
+            since = event.at - node.interrupted_at  # that of an interrupt before may have been taken back
+            if node.interrupted and node.kernel == event.kernel and since >= GRACE * 1e9:
                 self.cancel(node, "user", event.at)
 
     def detach(self, event: Detached) -> None:

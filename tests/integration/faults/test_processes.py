@@ -175,7 +175,7 @@ def test_the_late_end_of_a_worker_that_was_given_up_is_refused(store: Path, tmp_
         from pathlib import Path
         from mlbench.backends.cluster_dask.worker import supervisor
         from tests.integration.steps import run, task
-        supervisor._STALL_SECONDS = 0.5
+        supervisor.STALL_SECONDS = 0.5
         given = task(Path(sys.argv[1]), "print('begun', flush=True)\\nimport time\\ntime.sleep(1)\\nx = 1", defs=("x",))
         print(given.execution, flush=True)
         hear = lambda execution, news: print("begun", flush=True)

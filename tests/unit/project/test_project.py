@@ -369,6 +369,19 @@ def test_a_dead_engines_run_has_failed_unless_its_end_was_recorded(project: Proj
     assert changed[done.id] == project.catalog.run(done.id) == end
 
 
+def test_a_record_that_is_damaged_keeps_no_store_from_being_opened(project: Project) -> None:
+    run = project.begin_run(kind="interactive", owner=DEAD)
+    execution = an_execution(run, state="running")
+    project.put_execution(execution)
+    project.blobs.append("execution", execution.id, msgspec.to_builtins(replace(execution, state="succeeded")))
+    (record,) = Path(project.location.path).glob(f"records/*/*/*-execution-{execution.id}.json")
+    record.chmod(0o600)
+    record.write_bytes(b"{")
+    (changed,) = project.reconcile(is_alive)
+    assert changed.state == "failed"
+    assert project.catalog.execution(execution.id).reason == "service-lost"
+
+
 def test_what_living_processes_carry_is_left_alone(project: Project) -> None:
     run = project.begin_run(kind="papermill")
     execution = an_execution(run, state="running")

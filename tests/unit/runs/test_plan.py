@@ -429,6 +429,17 @@ def test_an_interrupt_that_is_taken_back_lets_the_step_go_on(desk: Desk) -> None
     assert desk.tell(later.event) == ()
 
 
+def test_an_interrupt_after_one_that_was_taken_back_has_its_whole_while(desk: Desk) -> None:
+    desk.submit("a")
+    desk.start("a")
+    _, first = desk.tell(plans.Interrupted(at=10, kernel="k", executions=("a",)))
+    desk.tell(plans.Kept(at=11, executions=("a",)))
+    _, second = desk.tell(plans.Interrupted(at=2 * 10**9, kernel="k", executions=("a",)))
+    assert desk.tell(first.event) == ()
+    desk.tell(second.event)
+    assert desk.cancelled == ["a"]
+
+
 def test_what_is_taken_back_before_the_interrupt_comes_is_not_stopped_once(desk: Desk) -> None:
     desk.submit("a")
     desk.start("a")

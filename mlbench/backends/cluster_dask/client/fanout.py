@@ -262,12 +262,11 @@ class FanOutDrive:
         lost = self._spreading.lost(chunk.place, recorded, time.monotonic(), time.time_ns(), begun=begun)
         await asyncio.to_thread(mark.remove)
         own = [record for record in lost if record.reason == "worker-lost"]
-        if own:
-            try:
-                await asyncio.to_thread(self._record, f"lost-{chunk.place}", own)
-            except (MlbenchError, OSError) as error:
-                _log.exception("The items of step %s that were lost could not be recorded", self._task.step)
-                self._spreading.fail(_not_stored("items", error))
+        try:  # also where none was under way: a worker that was only slow sees by this that it has been given up
+            await asyncio.to_thread(self._record, f"lost-{chunk.place}", own)
+        except (MlbenchError, OSError) as error:
+            _log.exception("The items of step %s that were lost could not be recorded", self._task.step)
+            self._spreading.fail(_not_stored("items", error))
         self._tell(lost)
 
     def _tell(self, records: Sequence[Execution]) -> None:

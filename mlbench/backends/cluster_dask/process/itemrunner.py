@@ -30,7 +30,7 @@ from mlbench.core.errors import StoreError
 from mlbench.core.ids import Digest
 from mlbench.core.messages import Chunk, StepTask
 from mlbench.core.records import Artifact, Binding, Failure, Json
-from mlbench.runs import artifacts, context, faithful, randomness, values
+from mlbench.runs import artifacts, context, faithful, randomness, surroundings, values
 from mlbench.runs.generators import Generators, find
 from mlbench.runs.wire import msgspec
 
@@ -49,7 +49,7 @@ _PLAIN: Final = frozenset({int, float, bool, str, type(None)})
 class Progress:
     """What a process that is forked for items leaves behind, however it ends."""
 
-    _LAYOUT: Final = struct.Struct("qqqqd")
+    _LAYOUT: Final = struct.Struct("qqqqdq")
 
     def __init__(self) -> None:
         self._shared = mmap.mmap(-1, self._LAYOUT.size)
@@ -59,7 +59,7 @@ class Progress:
 
     def reset(self) -> None:
         """Forget all: another process begins."""
-        self._LAYOUT.pack_into(self._shared, 0, -1, 0, 0, 0, 0.0)
+        self._LAYOUT.pack_into(self._shared, 0, -1, 0, 0, 0, 0.0, 0)
 
     def begin(self, place: int) -> None:
         """Note which of its items the process begins."""
@@ -69,6 +69,10 @@ class Progress:
         """Note how many items have ended, and how long the last one took."""
         _WORD.pack_into(self._shared, 8, count)
         _TIME.pack_into(self._shared, 32, seconds)
+
+    def look(self, count: int) -> None:
+        """Note that up to here no item has changed what others have too."""
+        _WORD.pack_into(self._shared, 40, count)
 
     def change(self, kept: int) -> None:
         """Note that items have changed what they were given, and how many of them had not seen it."""
@@ -88,6 +92,11 @@ class Progress:
     def kept(self) -> int:
         """How many of the items, from the first on, need not run again."""
         return int(self._get(1))
+
+    @property
+    def clean(self) -> int:
+        """How many of the items had ended when it was last seen that none had changed what others have too."""
+        return int(self._get(5))
 
     @property
     def changed(self) -> bool:
@@ -113,7 +122,11 @@ _TIME: Final = struct.Struct("d")
 
 
 class Runner:
-    """Runs items one after the other, in one process."""
+    """Runs items one after the other, in one process.
+
+    `unsure` are the places of items that ended in a process which then died before it was seen whether they had
+    changed what others have too: where a later look finds a change, they run again as well.
+    """
 
     def __init__(
         self,
@@ -149,7 +162,9 @@ class Runner:
         self._number = 0
         self._compared: set[tuple[str, type]] = set()
         self._values: Values | None = None
+        self._around: dict[str, bytes] = {}
         self._cost = 0.0
+        self.unsure: list[int] = []
         self._until = None if self._chunk.seconds is None else time.monotonic() + self._chunk.seconds
         self.begun_any = False
         self._mark = Mark(task)
@@ -163,6 +178,7 @@ class Runner:
         self._generators.settle()
         begun = time.perf_counter()
         self._values = Values(self._namespace, store=self._task.store)
+        self._around = surroundings.read(self._shell).libraries
         self._cost = max(1e-5, time.perf_counter() - begun)
 
     def late(self) -> bool:
@@ -206,6 +222,7 @@ class Runner:
                 if self._has_changed(places, clean, count):
                     break
                 looked, clean = time.monotonic(), count
+                progress.look(count)
             if seconds > LONG:
                 break
         if count - clean > 1 and not progress.changed:
@@ -217,14 +234,21 @@ class Runner:
         if self._values is None:
             return False
         self._reset()
+        self._settings.restore()
         self._generators.settle()
-        names = self._values.changed()
+        names = [*self._values.changed(), *self._settings_changed()]
         if not names:
             return False
         self.progress.change(clean + 1)
-        again = [self._chunk.numbers[place] for place in places[clean + 1 : count]]
+        again = [self._chunk.numbers[place] for place in (*self.unsure, *places[clean + 1 : count])]
         self._channel.send({"op": "changed", "names": names, "again": again})
         return True
+
+    def _settings_changed(self) -> list[str]:
+        """Return what items have set in libraries, for all that comes after them in their process."""
+        now = surroundings.read(self._shell).libraries
+        changed = [name for name, settings in now.items() if self._around.get(name, settings) != settings]
+        return [f"the settings of {name}" for name in changed]
 
     def _reset(self) -> None:
         """Make the names what they were at the start, in the same dictionary: helpers have it as their globals."""

@@ -150,10 +150,14 @@ class _Process:
             over = self._fork(runner, places, strikes)
             if over:
                 left = left[progress.kept :]
-                apart = apart or progress.changed
+                if progress.changed:
+                    left = [*runner.unsure, *left]
+                    runner.unsure.clear()
+                    apart = True
                 long = progress.seconds > LONG or (long and progress.seconds > _SHORT)
                 strikes = 0
             elif progress.begun >= 0 or strikes:
+                runner.unsure += places[progress.clean + 1 : progress.kept]
                 left = left[max(progress.begun, 0) + 1 :]
                 strikes = 0
             else:

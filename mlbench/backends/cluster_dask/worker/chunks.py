@@ -25,10 +25,10 @@ from mlbench.backends.cluster_dask.worker.itemtexts import Texts
 from mlbench.backends.cluster_dask.worker.memory import MemoryWatch
 from mlbench.backends.cluster_dask.worker.pipes import PIECE, MarkedReader, Pipes, received
 from mlbench.backends.cluster_dask.worker.servers import kill
-from mlbench.backends.cluster_dask.worker.supervisor import Attendance, Running, entered, refusal
+from mlbench.backends.cluster_dask.worker.supervisor import STALL_SECONDS, Attendance, Running, entered, refusal
 from mlbench.core.errors import MlbenchError
 from mlbench.core.ids import ExecutionId, new_id
-from mlbench.core.messages import Chunk, Spread, StepTask
+from mlbench.core.messages import Chunk, ChunkEnd, Spread, StepTask
 from mlbench.core.records import Failure, Json, Metric, Reason, State
 from mlbench.runs.randomness import start_of
 from mlbench.runs.wire import msgspec
@@ -124,6 +124,7 @@ class _ChunkRun(Attendance):
         self._told_begun: list[list[Any]] = []
         self._told_ended: list[list[Any]] = []
         self._deaths = 0
+        self._given_up = False
         self._restart()
 
     def _restart(self) -> None:
@@ -148,7 +149,7 @@ class _ChunkRun(Attendance):
             while going:
                 self._restart()
                 self._process()
-                going = self._refused is None and not self._cancelled() and self._goes_on()
+                going = self._refused is None and not self._cancelled() and not self._given_up and self._goes_on()
         except MlbenchError as error:
             self._refuse(Failure(ename=type(error).__name__, evalue=error.message, remedy=error.remedy))
         except OSError as error:
@@ -245,10 +246,14 @@ class _ChunkRun(Attendance):
             self._hear_child(poll)
             return known
 
+        now = time.monotonic()
         while self._status is None:
             ready = {descriptor for descriptor, _ in poll.poll(1000 * self._patience())}
             if busy:
                 time.sleep(_GATHER)
+            before_that, now = now, time.monotonic()
+            if now - before_that > STALL_SECONDS and self._was_given_up():
+                kill(process)
             before = self._count
             known = read()
             busy = self._count - before > 2
@@ -265,6 +270,12 @@ class _ChunkRun(Attendance):
         if self._child is not None:
             self._leave_child(poll)
         self._tell_items(everything=True)
+
+    def _was_given_up(self) -> bool:
+        """Say whether somebody took this worker for lost while it stood still: others have its items by now."""
+        name = f"{self._task.execution}-lost-{self._asked.place}"
+        self._given_up = self._given_up or self._blobs.find_record("executions", name) is not None
+        return self._given_up
 
     def _hear_process(self, channel: socket.socket, frames: Frames, poll: select.poll) -> None:
         while True:
@@ -514,6 +525,9 @@ class _ChunkRun(Attendance):
 
     def _end(self) -> bytes:
         """Write what became of the items; return it as JSON."""
+        if self._given_up:
+            _log.warning("A chunk of execution %s ends too late: it was taken for lost", self._task.execution)
+            return msgspec.json.encode(ChunkEnd())
         self._cancel_item()
         self._say_own(self._texts.take())
         self._flush(time.monotonic(), everything=True)

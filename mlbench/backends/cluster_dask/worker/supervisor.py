@@ -41,6 +41,7 @@ from mlbench.runs.transcript import Transcript
 from mlbench.runs.wire import msgspec
 
 __all__ = [
+    "STALL_SECONDS",
     "Attendance",
     "Running",
     "Sealed",
@@ -61,7 +62,7 @@ _BATCH: Final = 0.05
 _STARTS: Final = 3
 """How often a process is asked for: one may be gone before the step's task has reached it."""
 _EXIT_SECONDS: Final = 3.0
-_STALL_SECONDS: Final = 10.0
+STALL_SECONDS: Final = 10.0
 """A supervisor that has stood still for so long (SIGSTOP, a machine that hung) may have been given up meanwhile."""
 
 _log = logging.getLogger(__name__)
@@ -560,7 +561,7 @@ class _Supervision(Attendance):
             if pipes.status.fileno() in ready:
                 self._hear_status(pipes, told, process)
             before, now = now, time.monotonic()
-            self._stalled = self._stalled or now - before > _STALL_SECONDS
+            self._stalled = self._stalled or now - before > STALL_SECONDS
             if task.timeout is not None and done_at == 0.0 and now > begun + task.timeout + self._held():
                 self._timed_out = True
                 kill(process)
