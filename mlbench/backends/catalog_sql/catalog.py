@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from importlib import import_module
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
@@ -25,7 +26,6 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from mlbench.backends.catalog_sql import tables as t
 from mlbench.backends.catalog_sql.opening import clear_errors, open_engine, sqlite_file
@@ -90,7 +90,8 @@ class SqlCatalog:
         self._writer = self._engine.execution_options(mlbench_writes=True, preserve_rowcount=True)
         self._quick_writer = self._writer.execution_options(mlbench_syncs=False)
         self._where = str(self._file or self._engine.url.render_as_string(hide_password=True))
-        self._insert: Any = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
+        # each dialect has one of its own, and PostgreSQL's is slow to import
+        self._insert: Any = import_module(f"sqlalchemy.dialects.{self._engine.dialect.name}").insert
         self._watch: sqlite3.Connection | None = None
         self._watching = threading.Lock()
         with self._reading() as connection:
