@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from mlbench.core.errors import ArtifactCorrupt, NotFound
 from mlbench.core.ids import Digest, ExecutionId, JobId, RunId, is_digest, is_prefix
+from mlbench.core.ports import WrittenItem
 from mlbench.core.records import (
     ENDED,
     SCHEMA,
@@ -222,6 +223,10 @@ class MemoryCatalog:
     def put_executions(self, executions: Sequence[Execution], /) -> None:
         for execution in executions:
             self.put_execution(execution)
+
+    def put_items(self, items: Sequence[WrittenItem], /) -> None:
+        for item in items:
+            self.put_execution(item.record())
 
     def execution(self, prefix: str, /) -> Execution:
         return self._executions[_one(prefix, self._executions, "execution")]

@@ -122,8 +122,10 @@ def item_keys(key: str, spread: Spread) -> list[str]:
 
     seen: Counter[tuple[str, ...]] = Counter()
     keys = []
-    for values in itertools.product(*spread.digests):
-        text = json.dumps([FORMAT, key, values, seen[values]], separators=(",", ":"))
+    before = json.dumps([FORMAT, key], separators=(",", ":"))[:-1]
+    # The JSON of [FORMAT, key, values, how often these were seen], put together: there may be a million.
+    for values in itertools.product(*([json.dumps(one) for one in some] for some in spread.digests)):
+        text = f"{before},[{','.join(values)}],{seen[values]}]"
         seen[values] += 1
         keys.append(blake3(text.encode()).hexdigest())
     return keys

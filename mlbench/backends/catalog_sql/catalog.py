@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import cached_property
 from importlib import import_module
 from typing import Any, Final, TypeVar
 
@@ -34,6 +35,7 @@ from mlbench.backends.catalog_sql.rows import (
     encode,
     execution_row,
     firing_row,
+    item_row,
     metric_rows,
     param_row,
     to_execution,
@@ -43,6 +45,7 @@ from mlbench.backends.catalog_sql.rows import (
 )
 from mlbench.core.errors import NotFound
 from mlbench.core.ids import Digest, ExecutionId, JobId, RunId, is_prefix
+from mlbench.core.ports import WrittenItem
 from mlbench.core.records import (
     ENDED,
     UNDER_WAY,
@@ -240,11 +243,6 @@ class SqlCatalog:
             them[execution.id] = execution, row
         if not them:
             return
-        query = self._insert(t.executions)
-        changes: Json = {one.name: query.excluded[one.name] for one in t.executions.c if one.name != "id"}
-        # Whoever writes an execution without messages did not have them.
-        changes["messages"] = func.coalesce(query.excluded.messages, t.executions.c.messages)
-        query = query.on_conflict_do_update(index_elements=["id"], set_=changes, where=text(_NO_END_IS_LOST))
         with self._writing(durable=any(one.state in ENDED for one, _ in them.values())) as connection:
             known: dict[str, str] = {}
             for some in _batches(list(them)):
@@ -253,9 +251,23 @@ class SqlCatalog:
             for identifier, state in known.items():
                 if state in ENDED and them[identifier][0].state in UNDER_WAY:
                     del them[identifier]
-            self._insert_all(connection, query, [row for _, row in them.values()])
+            self._insert_all(connection, self._put_executions, [row for _, row in them.values()])
             self._forget_metrics(connection, [them[identifier][0] for identifier in known if identifier in them])
             metrics = [row for one, _ in them.values() for row in metric_rows(one.run, one.metrics, one)]
+            self._insert_all(connection, insert(t.metrics), metrics)
+
+    def put_items(self, items: Sequence[WrittenItem], /) -> None:
+        them = {item.id: item for item in items}
+        if not them:
+            return
+        rows = [item_row(item) for item in them.values()]
+        c = t.metrics.c
+        with self._writing() as connection:
+            self._insert_all(connection, self._put_executions, rows)
+            for whole in {item.part_of for item in them.values()}:
+                if connection.execute(select(c.id).where(c.part_of == whole).limit(1)).first() is not None:
+                    self._forget_metrics(connection, [item for item in them.values() if item.part_of == whole])
+            metrics = [row for item in them.values() for row in metric_rows(item.run, item.metrics, item)]
             self._insert_all(connection, insert(t.metrics), metrics)
 
     def execution(self, prefix: str, /) -> Execution:
@@ -454,6 +466,14 @@ class SqlCatalog:
         query = query.on_conflict_do_update(index_elements=key, set_=changes, where=where)
         return bool(connection.execute(query).rowcount)
 
+    @cached_property
+    def _put_executions(self) -> Any:
+        query = self._insert(t.executions)
+        changes: Json = {one.name: query.excluded[one.name] for one in t.executions.c if one.name != "id"}
+        # Whoever writes an execution without messages did not have them.
+        changes["messages"] = func.coalesce(query.excluded.messages, t.executions.c.messages)
+        return query.on_conflict_do_update(index_elements=["id"], set_=changes, where=text(_NO_END_IS_LOST))
+
     def _insert_all(self, connection: Connection, query: Any, rows: Sequence[Json]) -> None:
         """Insert rows by a query. The driver gets them as they are: for thousands, looking at each costs the most."""
         if not rows:
@@ -463,7 +483,7 @@ class SqlCatalog:
         given = rows if order is None else [tuple(map(row.__getitem__, order)) for row in rows]
         connection.exec_driver_sql(str(compiled), given)
 
-    def _forget_metrics(self, connection: Connection, executions: Sequence[Execution]) -> None:
+    def _forget_metrics(self, connection: Connection, executions: Sequence[Execution | WrittenItem]) -> None:
         c = t.metrics.c
         whose: dict[tuple[str, str | None], list[str]] = {}
         for one in executions:

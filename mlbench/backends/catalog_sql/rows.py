@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
+from mlbench.core.ports import WrittenItem
 from mlbench.core.records import Execution, Firing, Job, JobVersion, Json, Metric, Run, Snapshot
-from mlbench.runs.wire import compact, msgspec
+from mlbench.runs.wire import compact, encoded, msgspec
 
 __all__ = [
     "decode",
     "encode",
     "execution_row",
     "firing_row",
+    "item_row",
     "metric_rows",
     "param_row",
     "to_execution",
@@ -29,14 +31,7 @@ R = TypeVar("R", Run, Execution, Job, JobVersion, Snapshot)
 
 def encode(record: Any) -> str:
     """Return a record as JSON; a metric that JSON has no number for (nan, inf) is a text."""
-    metrics: Sequence[Any] = record.get("metrics", ()) if isinstance(record, dict) else getattr(record, "metrics", ())
-    if any(not math.isfinite(metric.value) for metric in metrics):
-        plain = msgspec.to_builtins(record)
-        for metric in plain["metrics"]:
-            if not math.isfinite(metric["value"]):
-                metric["value"] = str(metric["value"])
-        record = plain
-    return msgspec.json.encode(record).decode()
+    return encoded(record).decode()
 
 
 def decode(record: str, kind: type[R]) -> R:
@@ -74,7 +69,26 @@ def execution_row(execution: Execution) -> Json:
     }
 
 
-def metric_rows(run: str, metrics: Sequence[Metric], execution: Execution | None = None) -> list[Json]:
+def item_row(item: WrittenItem) -> Json:
+    """Return an item that has ended as a row."""
+    record, messages = item.texts()
+    return {
+        "id": item.id,
+        "run": item.run,
+        "step": item.step,
+        "state": item.state,
+        "position": item.position,
+        "part_of": item.part_of,
+        "item": item.item,
+        "attempt": item.attempt,
+        "key": item.key,
+        "moment": item.started or item.queued or item.ended or 0,
+        "record": record,
+        "messages": messages,
+    }
+
+
+def metric_rows(run: str, metrics: Sequence[Metric], execution: Execution | WrittenItem | None = None) -> list[Json]:
     """Return metrics as rows: of a run, or of one of its executions."""
     return [
         {
