@@ -14,7 +14,7 @@ from mlbench.core.messages import Spread
 from mlbench.core.records import Attempt, Binding, Execution, Failure, FileUse, Json, Metric, Reason, State
 from mlbench.runs.wire import compact, encoded, look_at, msgspec
 
-__all__ = ["EndedChunk", "EndedItem", "FailedItem", "ItemRecord", "read_chunk", "whole"]
+__all__ = ["Bound", "EndedChunk", "EndedItem", "FailedItem", "ItemRecord", "bindings", "bound", "read_chunk", "whole"]
 
 _T = TypeVar("_T")
 
@@ -40,7 +40,7 @@ class EndedItem(msgspec.Struct, kw_only=True, gc=False):
     ended: int | None = None
     worker: str | None = None
     key: str | None = None
-    binds: tuple[Binding, ...] = ()
+    binds: msgspec.Raw = _NOTHING
     metrics: tuple[Metric, ...] = ()
     failure: Failure | None = None
     files: tuple[FileUse, ...] = ()
@@ -76,6 +76,22 @@ ItemRecord = Execution | EndedItem
 def whole(record: ItemRecord) -> Execution:
     """Return all of an item's record."""
     return record if isinstance(record, Execution) else record.record()
+
+
+Bound = bytes | tuple[Binding, ...]
+"""What an item bound, as JSON or read: until all have ended it need not be read."""
+
+
+def bound(record: ItemRecord) -> Bound:
+    """Return what an item bound."""
+    return record.binds if isinstance(record, Execution) else bytes(record.binds)
+
+
+def bindings(of: Bound) -> tuple[Binding, ...]:
+    """Read what an item bound."""
+    if isinstance(of, bytes):
+        return _bindings(of) if of else ()
+    return of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,5 +159,6 @@ def _loosely(decoder: msgspec.json.Decoder[_T], data: bytes | msgspec.Raw) -> _T
 
 _answer: Final = msgspec.json.Decoder(_Answer).decode
 _item: Final = msgspec.json.Decoder(EndedItem)
+_bindings: Final = msgspec.json.Decoder(tuple[Binding, ...]).decode
 _execution: Final = msgspec.json.Decoder(Execution)
 look_at(EndedChunk)

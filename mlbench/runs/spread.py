@@ -19,8 +19,8 @@ from typing import Final
 
 from mlbench.core.ids import ExecutionId, RunId, new_id
 from mlbench.core.messages import MAX_ITEMS, Chunk, ChunkEnd, Spread
-from mlbench.core.records import Attempt, Binding, Execution, Failure, FanOut, FileUse, Json, Reason, State
-from mlbench.runs.itemrecords import EndedChunk, FailedItem, ItemRecord, whole
+from mlbench.core.records import Attempt, Execution, Failure, FanOut, FileUse, Json, Reason, State
+from mlbench.runs.itemrecords import Bound, EndedChunk, FailedItem, ItemRecord, bound, whole
 from mlbench.runs.picture import Grid
 
 __all__ = ["LETTERS", "Outcome", "Spreading"]
@@ -39,7 +39,7 @@ PROBE: Final = 0.2
 
 MOST_IN_CHUNK: Final = 5_000
 
-OVERHEAD: Final = 1e-4
+OVERHEAD: Final = 5e-5
 """Seconds that an item costs around its own code."""
 
 MOST_LOSSES: Final = 4
@@ -133,7 +133,7 @@ class Spreading:
         self.total = 0
         self.states = bytearray()
         self.grid = Grid(())
-        self.made: list[tuple[Binding, ...]] = []
+        self.made: list[Bound] = []
         self.failed: dict[int, FailedItem] = {}
         self._named: list[int] = []
         self.cpu: float | None = None
@@ -516,7 +516,7 @@ class Spreading:
         if record.state == "failed":
             self._keep_failure(number, record)
         else:
-            self.made[number] = record.binds
+            self.made[number] = bound(record)
 
     def _keep_failure(self, number: int, record: ItemRecord) -> None:
         """Keep why an item failed; the traceback only of those that a picture names."""

@@ -23,7 +23,7 @@ from mlbench.core.failed import Failed
 from mlbench.core.messages import Chunk, ChunkEnd, Spread, StepTask
 from mlbench.core.records import Binding, Execution, Failure, Json, Reason
 from mlbench.runs.artifacts import save_lists
-from mlbench.runs.itemrecords import EndedChunk, FailedItem, ItemRecord, read_chunk, whole
+from mlbench.runs.itemrecords import EndedChunk, FailedItem, ItemRecord, bindings, read_chunk, whole
 from mlbench.runs.picture import picture
 from mlbench.runs.randomness import start_of
 from mlbench.runs.spread import Outcome, Spreading
@@ -53,8 +53,9 @@ _MOST_LABELS: Final = 5_000
 _TELL_SECONDS: Final = 1.0
 """After so long the records of items that have ended are handed over, however few they are."""
 
-_MANY: Final = 2_000
-"""Records of items that are handed over at once, whenever the last were."""
+_MANY: Final = 5_000
+"""Records of items that are handed over at once, whenever the last were: ids are random, so that each transaction of
+the catalog writes as many pages of a large index as it has items, however few."""
 
 _LARGE: Final = 1 << 16
 """Bytes of an answer that are not read in the event loop."""
@@ -404,7 +405,7 @@ class FanOutDrive:
 
     def _lists(self) -> tuple[Binding, ...]:
         """Store a list for each name, and return what the step binds."""
-        made, failed = self._spreading.made, self._spreading.failed
+        made, failed = list(map(bindings, self._spreading.made)), self._spreading.failed
         bound = dict.fromkeys(self._task.defs)
         bound.update(dict.fromkeys(binding.name for binds in made for binding in binds))
         stand_ins = {number: _stand_in(number, record) for number, record in failed.items()}
