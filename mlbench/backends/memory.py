@@ -103,11 +103,12 @@ class MemoryBlobs:
     def has(self, digest: Digest, /) -> bool:
         return digest in self._objects
 
-    def append(self, kind: str, identifier: str, record: Json, /, *, durable: bool = True) -> None:  # noqa: ARG002
+    def append(self, kind: str, identifier: str, record: Json | bytes, /, *, durable: bool = True) -> None:  # noqa: ARG002
         import msgspec
 
         head = {"schema": SCHEMA, "record": kind, "id": identifier, "time": time.time_ns()}
-        self._records.append(head | msgspec.to_builtins(record))
+        plain = msgspec.json.decode(record) if isinstance(record, bytes) else msgspec.to_builtins(record)
+        self._records.append(head | plain)
 
     def records(self, kind: str | None = None, /) -> Iterator[Json]:
         yield from (record for record in list(self._records) if kind is None or record["record"] == kind)
