@@ -126,8 +126,11 @@ class _Turn:
             return
         waits_for = {self.plan.current(parent): why for parent, why in submission.waits_for.items()}
         for former in self.plan.nodes.values():
-            if former.kernel == event.kernel and former.record.step == submission.step and former.phase == "ended":
+            left = former.unattended and former.notebook == event.notebook is not None
+            ours = former.kernel == event.kernel or left
+            if ours and former.record.step == submission.step and former.phase == "ended":
                 former.unattended = False  # its cell has been run again: nobody will ask for that result
+                self.seen(former)
         old = self._superseded(event, {*edges.values(), *waits_for})
         node = self._enter(event, edges, waits_for, replaces=event.takes_over, note=None)
         if old is not None:

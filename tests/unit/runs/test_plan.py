@@ -334,6 +334,17 @@ def test_another_notebooks_step_with_the_same_key_is_not_attached_to(desk: Desk)
     assert desk.started == ["a2"]
 
 
+def test_a_result_that_is_owed_is_forgotten_when_its_cell_is_edited_and_run(desk: Desk) -> None:
+    desk.submit("train", key="1")
+    desk.tell(plans.Detached(at=5, kernel="k"))
+    desk.end("train")
+    desk.submit("edited", step="train", key="2", kernel="next")
+    assert [one.execution for one in desk.said if isinstance(one, plans.Seen)] == ["train"]
+    desk.end("edited")
+    desk.submit("back", step="train", key="1", kernel="next")
+    assert desk.started == ["back"]
+
+
 def _restarted(desk: Desk) -> None:
     """Let a step's kernel be restarted while it runs, and its cells be run again from the top."""
     desk.submit("load", key="1")
