@@ -48,6 +48,7 @@ from mlbench.core.queries import (
 from mlbench.core.records import Run
 
 __all__ = [
+    "check_place",
     "comparable",
     "fits",
     "parse",
@@ -258,6 +259,15 @@ def _like(text: str, pattern: str, *, ignore_case: bool) -> bool:
     return all(one == ("%", True) for one in parts[part:])
 
 
+def check_place(place: Place | None, sort: Sort | None) -> None:
+    """Raise `UsageError` for a place that a list sorted so does not have: its value is of another kind."""
+    if place is None or place.value is None:
+        return
+    kind = _kind_of(sort.field) if sort is not None else None
+    if sort is None or (kind is not None and isinstance(place.value, str) is not (kind == "text")):
+        raise UsageError("This is no place in a list that is sorted so.", "Begin with the first page.")
+
+
 def write_place(place: Place) -> str:
     """Return a place in a list as a short text that can stand in an address."""
     kind = (
@@ -439,7 +449,7 @@ class _Reader:
         token = self.token
         value = self._value(field)
         assert token is not None
-        if operator in {"like", "ilike"} and (not isinstance(value, str) or self._kind(field) not in {None, "text"}):
+        if operator in {"like", "ilike"} and (not isinstance(value, str) or _kind_of(field) not in {None, "text"}):
             self._refuse_at(
                 token.place, f"`{operator}` compares a text with a pattern, in which % stands for anything."
             )
@@ -494,18 +504,12 @@ class _Reader:
         self._take()
         return token.text if token.kind == "word" else _unquoted(token.text)
 
-    def _kind(self, field: Column | Name) -> Kind | None:
-        """Return what a field is compared as; None if its value decides."""
-        if isinstance(field, Column):
-            return COLUMNS[field.name]
-        return {"metrics": _NUMBER, "tags": _TEXT, "params": None}[field.space]
-
     def _value(self, field: Column | Name) -> Value:
         token = self.token
         if token is None or token.kind in {"operator", "mark"}:
             self.refuse("Here a value is missing: a number, or a text in quotation marks.")
         self._take()
-        kind, value = self._kind(field), self._plain(token)
+        kind, value = _kind_of(field), self._plain(token)
         if value is None or kind is None:
             return value
         fitting = isinstance(value, str) and token.kind != "time"
@@ -540,8 +544,12 @@ class _Reader:
         return _WORDS[word]
 
 
-_NUMBER: Final[Kind] = "number"
-_TEXT: Final[Kind] = "text"
+def _kind_of(field: Column | Name) -> Kind | None:
+    """Return what a field is compared as; None if its value decides."""
+    return COLUMNS[field.name] if isinstance(field, Column) else _KINDS[field.space]
+
+
+_KINDS: Final[Mapping[Space, Kind | None]] = {"metrics": "number", "tags": "text", "params": None}
 _WORDS: Final[Mapping[str, bool | None]] = {"none": None, "null": None, "true": True, "false": False}
 _WANTED: Final[Mapping[Kind, str]] = {
     "text": "a text in quotation marks",

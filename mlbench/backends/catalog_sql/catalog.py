@@ -36,13 +36,17 @@ from mlbench.backends.catalog_sql.rows import (
     firing_row,
     metric_rows,
     param_row,
+    run_row,
+    tag_row,
     to_execution,
     to_firing,
     to_job,
     to_metric,
 )
+from mlbench.backends.catalog_sql.searching import condition_of, names_in_use, search
 from mlbench.core.errors import NotFound
 from mlbench.core.ids import Digest, ExecutionId, JobId, RunId, is_prefix
+from mlbench.core.queries import Page, Place, Query, Sort, Space
 from mlbench.core.records import (
     ENDED,
     UNDER_WAY,
@@ -137,30 +141,28 @@ class SqlCatalog:
     # --- runs ---------------------------------------------------------------------------------------------------------
 
     def put_run(self, run: Run, /) -> None:
-        row = {
-            "id": run.id,
-            "kind": run.kind,
-            "state": run.state,
-            "notebook": run.notebook,
-            "notebook_id": run.notebook_id,
-            "job": run.job,
-            "kernel": run.kernel,
-            "owner": run.owner,
-            "started": run.started,
-            "ended": run.ended,
-            "record": encode(run),
-        }
         # An interactive run goes on when its kernel runs a further step; every other end is final.
         final = and_(t.runs.c.state.in_(ENDED), t.runs.c.kind != "interactive")
         with self._writing(durable=run.state in ENDED) as connection:
-            if self._put(connection, t.runs, row, final=final):
-                c = t.metrics.c
-                connection.execute(delete(t.metrics).where(c.run == run.id, c.execution.is_(None), c.part_of.is_(None)))
-                self._insert_all(connection, insert(t.metrics), metric_rows(run.id, run.metrics))
-                connection.execute(delete(t.params).where(t.params.c.run == run.id))
-                self._insert_all(
-                    connection, insert(t.params), [param_row(run.id, *one) for one in run.parameters.items()]
-                )
+            if not self._put(connection, t.runs, run_row(run), final=final):
+                return
+            c = t.metrics.c
+            gone = connection.execute(
+                delete(t.metrics).where(c.run == run.id, c.execution.is_(None), c.part_of.is_(None))
+            )
+            self._insert_all(connection, insert(t.metrics), metric_rows(run.id, run.metrics))
+            if gone.rowcount or run.metrics:
+                self._keep_last_metrics(connection, [run.id])
+            else:
+                kept = t.run_metrics
+                query = update(kept).where(kept.c.run == run.id, kept.c.started != run.started)
+                connection.execute(query.values(started=run.started))
+            for table, rows in (
+                (t.params, [param_row(run.id, *one) for one in run.parameters.items()]),
+                (t.tags, [tag_row(run.id, *one) for one in run.tags.items()]),
+            ):
+                connection.execute(delete(table).where(table.c.run == run.id))
+                self._insert_all(connection, insert(table), rows)
 
     def run(self, prefix: str, /) -> Run:
         with self._reading() as connection:
@@ -193,13 +195,41 @@ class SqlCatalog:
                 found += (decode(record, Run) for record in connection.execute(query.where(*condition)).scalars())
         return sorted(found, key=lambda run: (run.started, run.id), reverse=True)[:limit]
 
-    def count_runs(self, *, notebook: str | None = None, notebook_id: str | None = None) -> int:
-        query = select(func.count()).select_from(t.runs)
+    def search(
+        self,
+        query: Query | None = None,
+        /,
+        *,
+        sort: Sort | None = None,
+        notebook: str | None = None,
+        notebook_id: str | None = None,
+        job: JobId | None = None,
+        under_way: bool = False,
+        limit: int = 50,
+        after: Place | None = None,
+    ) -> Page:
+        more = [t.runs.c.job == job] if job is not None else []
+        if under_way:
+            more.append(_is_under_way(t.runs))
+        scopes = [[*one, *more] for one in _of_notebook(notebook, notebook_id)]
+        with self._reading() as connection:
+            return search(connection, query, sort, scopes, limit=limit, after=after)
+
+    def count_runs(
+        self, query: Query | None = None, /, *, notebook: str | None = None, notebook_id: str | None = None
+    ) -> int:
+        counted = select(func.count()).select_from(t.runs)
+        if query is not None:
+            counted = counted.where(condition_of(query, self._engine.dialect.name))
         with self._reading() as connection:
             return sum(
-                int(connection.execute(query.where(*condition)).scalar_one())
+                int(connection.execute(counted.where(*condition)).scalar_one())
                 for condition in _of_notebook(notebook, notebook_id)
             )
+
+    def names_in_use(self, space: Space, prefix: str = "", /, *, limit: int = 50) -> list[str]:
+        with self._reading() as connection:
+            return list(names_in_use(connection, space, prefix, limit))
 
     def notebooks(self, notebook_id: str, /) -> dict[str, int]:
         c = t.runs.c
@@ -253,9 +283,12 @@ class SqlCatalog:
                 if state in ENDED and them[identifier][0].state in UNDER_WAY:
                     del them[identifier]
             self._insert_all(connection, query, [row for _, row in them.values()])
-            self._forget_metrics(connection, [them[identifier][0] for identifier in known if identifier in them])
+            again = [them[identifier][0] for identifier in known if identifier in them]
+            changed = self._forget_metrics(connection, again)
+            changed |= {one.run for one, _ in them.values() if one.metrics and one.part_of is None}
             metrics = [row for one, _ in them.values() for row in metric_rows(one.run, one.metrics, one)]
             self._insert_all(connection, insert(t.metrics), metrics)
+            self._keep_last_metrics(connection, sorted(changed))
 
     def execution(self, prefix: str, /) -> Execution:
         with self._reading() as connection:
@@ -462,15 +495,35 @@ class SqlCatalog:
         given = rows if order is None else [tuple(map(row.__getitem__, order)) for row in rows]
         connection.exec_driver_sql(str(compiled), given)
 
-    def _forget_metrics(self, connection: Connection, executions: Sequence[Execution]) -> None:
+    def _forget_metrics(self, connection: Connection, executions: Sequence[Execution]) -> set[str]:
+        """Delete the metrics of executions; return the runs that lost some, of items aside."""
         c = t.metrics.c
         whose: dict[tuple[str, str | None], list[str]] = {}
         for one in executions:
             whose.setdefault((one.run, one.part_of), []).append(one.id)
+        changed: set[str] = set()
         for (run, part_of), them in whose.items():
             which = (c.run == run, c.part_of.is_(None)) if part_of is None else (c.part_of == part_of,)
             for some in _batches(them):
-                connection.execute(delete(t.metrics).where(*which, c.execution.in_(some)))
+                gone = connection.execute(delete(t.metrics).where(*which, c.execution.in_(some)))
+                if gone.rowcount and part_of is None:
+                    changed.add(run)
+        return changed
+
+    def _keep_last_metrics(self, connection: Connection, runs: Sequence[str]) -> None:
+        """Write the last value of each metric of runs anew, from what their metrics are now."""
+        c, kept = t.metrics.c, t.run_metrics
+        order = func.row_number().over(partition_by=(c.run, c.name), order_by=(c.time.desc(), c.id.desc()))
+        for some in _batches(runs):
+            if self._engine.dialect.name == "postgresql":
+                for run in some:  # until the end of the transaction, since what another one adds cannot be seen yet
+                    connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(run, 3))))
+            connection.execute(delete(kept).where(kept.c.run.in_(some)))
+            numbered = select(c.run, c.name, c.value, order.label("place")).where(c.run.in_(some), c.part_of.is_(None))
+            found = numbered.subquery()
+            started = func.coalesce(select(t.runs.c.started).where(t.runs.c.id == found.c.run).scalar_subquery(), 0)
+            last = select(found.c.run, found.c.name, found.c.value, started).where(found.c.place == 1)
+            connection.execute(insert(kept).from_select(["run", "name", "value", "started"], last))
 
 
 def _batches(them: Sequence[T]) -> Iterator[Sequence[T]]:
