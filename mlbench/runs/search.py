@@ -50,6 +50,7 @@ from mlbench.core.records import Run
 __all__ = [
     "check_place",
     "comparable",
+    "completions",
     "fits",
     "parse",
     "parse_sort",
@@ -257,6 +258,32 @@ def _like(text: str, pattern: str, *, ignore_case: bool) -> bool:
         else:
             return False
     return all(one == ("%", True) for one in parts[part:])
+
+
+def completions(prefix: str, names_in_use: Callable[[Space, str], Iterable[str]]) -> list[str]:
+    """Return what a name in a query can be, of which the beginning is written.
+
+    Examples
+    --------
+    >>> completions("st", lambda *_: [])
+    ['state', 'started']
+    >>> completions("params.or", lambda space, prefix: ["origin", "or else"])
+    ['params.origin', 'params.`or else`']
+    """
+    first, dot, begun = prefix.partition(".")
+    if not dot:
+        return [name for name in (*COLUMNS, *(f"{space}." for space in _KINDS)) if name.startswith(first)]
+    space = _SPACES.get(first)
+    begun = begun[1:] if begun.startswith(("`", '"')) else begun
+    if space is None or len(begun) > _LONGEST or _UNWRITABLE.search(begun):
+        return []
+    return [f"{first}.{_written(name)}" for name in names_in_use(space, begun)]
+
+
+def _written(name: str) -> str:
+    if re.fullmatch(r"[^\W\d][\w-]*(?:\.[^\W\d][\w-]*)*", name):
+        return name
+    return '"' + name.replace("\\", r"\\").replace('"', r"\"") + '"' if "`" in name else f"`{name}`"
 
 
 def check_place(place: Place | None, sort: Sort | None) -> None:
@@ -549,7 +576,7 @@ def _kind_of(field: Column | Name) -> Kind | None:
     return COLUMNS[field.name] if isinstance(field, Column) else _KINDS[field.space]
 
 
-_KINDS: Final[Mapping[Space, Kind | None]] = {"metrics": "number", "tags": "text", "params": None}
+_KINDS: Final[Mapping[Space, Kind | None]] = {"params": None, "metrics": "number", "tags": "text"}
 _WORDS: Final[Mapping[str, bool | None]] = {"none": None, "null": None, "true": True, "false": False}
 _WANTED: Final[Mapping[Kind, str]] = {
     "text": "a text in quotation marks",

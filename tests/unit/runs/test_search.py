@@ -19,6 +19,7 @@ from mlbench.core.queries import And, Column, Comparison, Name, Not, Or, Place, 
 from mlbench.core.records import Run
 from mlbench.runs.search import (
     comparable,
+    completions,
     fits,
     parse,
     parse_sort,
@@ -236,6 +237,16 @@ def test_what_a_run_is_sorted_by_is_a_number_or_a_text() -> None:
     assert found == [200.0, "JFK", None, None, None, None]
     assert sort_value(parse_sort("metrics.lost"), RUN) is None
     assert comparable(10**400) == ()
+
+
+def test_what_is_completed_can_be_read() -> None:
+    strange = ["a b", "it`s", 'both ` and "', "back\\slash`", "learning-rate", "été", "a.b", "2x", "in"]
+    for name, completed in zip(strange, completions("params.", lambda *_: strange), strict=True):
+        assert parse(f"{completed} = 1") == Comparison(Name("params", name), "=", 1.0)
+    assert completions("", lambda *_: strange)[-3:] == ["params.", "metrics.", "tags."]
+    assert completions("params.`a", lambda _, prefix: [f"{prefix} b"]) == ["params.`a b`"]
+    for nothing in ("nowhere.x", "params.\0", "params.\ud800", "params." + "x" * 20_000):
+        assert completions(nothing, lambda *_: strange) == []
 
 
 def test_a_runs_columns_are_there_to_be_searched() -> None:
