@@ -162,6 +162,10 @@ class MemoryCatalog:
             self._version += 1
             self._runs[run.id] = run
 
+    def put_runs(self, runs: Sequence[Run], /) -> None:
+        for run in runs:
+            self.put_run(run)
+
     def run(self, prefix: str, /) -> Run:
         return self._runs[_one(prefix, self._runs, "run")]
 

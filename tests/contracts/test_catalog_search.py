@@ -41,8 +41,7 @@ def names(catalog: Catalog, query: str = "", sort: str | None = None, **more: An
 
 
 def put(catalog: Catalog, *runs: Run) -> None:
-    for run in runs:
-        catalog.put_run(run)
+    catalog.put_runs(runs)
 
 
 # --- what is found ----------------------------------------------------------------------------------------------------

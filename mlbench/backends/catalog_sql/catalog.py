@@ -141,28 +141,33 @@ class SqlCatalog:
     # --- runs ---------------------------------------------------------------------------------------------------------
 
     def put_run(self, run: Run, /) -> None:
+        self.put_runs([run])
+
+    def put_runs(self, runs: Sequence[Run], /) -> None:
+        with self._writing(durable=any(run.state in ENDED for run in runs)) as connection:
+            for run in runs:
+                self._write_run(connection, run)
+
+    def _write_run(self, connection: Connection, run: Run) -> None:
         # An interactive run goes on when its kernel runs a further step; every other end is final.
         final = and_(t.runs.c.state.in_(ENDED), t.runs.c.kind != "interactive")
-        with self._writing(durable=run.state in ENDED) as connection:
-            if not self._put(connection, t.runs, run_row(run), final=final):
-                return
-            c = t.metrics.c
-            gone = connection.execute(
-                delete(t.metrics).where(c.run == run.id, c.execution.is_(None), c.part_of.is_(None))
-            )
-            self._insert_all(connection, insert(t.metrics), metric_rows(run.id, run.metrics))
-            if gone.rowcount or run.metrics:
-                self._keep_last_metrics(connection, [run.id])
-            else:
-                kept = t.run_metrics
-                query = update(kept).where(kept.c.run == run.id, kept.c.started != run.started)
-                connection.execute(query.values(started=run.started))
-            for table, rows in (
-                (t.params, [param_row(run.id, *one) for one in run.parameters.items()]),
-                (t.tags, [tag_row(run.id, *one) for one in run.tags.items()]),
-            ):
-                connection.execute(delete(table).where(table.c.run == run.id))
-                self._insert_all(connection, insert(table), rows)
+        if not self._put(connection, t.runs, run_row(run), final=final):
+            return
+        c = t.metrics.c
+        gone = connection.execute(delete(t.metrics).where(c.run == run.id, c.execution.is_(None), c.part_of.is_(None)))
+        self._insert_all(connection, insert(t.metrics), metric_rows(run.id, run.metrics))
+        if gone.rowcount or run.metrics:
+            self._keep_last_metrics(connection, [run.id])
+        else:
+            kept = t.run_metrics
+            query = update(kept).where(kept.c.run == run.id, kept.c.started != run.started)
+            connection.execute(query.values(started=run.started))
+        for table, rows in (
+            (t.params, [param_row(run.id, *one) for one in run.parameters.items()]),
+            (t.tags, [tag_row(run.id, *one) for one in run.tags.items()]),
+        ):
+            connection.execute(delete(table).where(table.c.run == run.id))
+            self._insert_all(connection, insert(table), rows)
 
     def run(self, prefix: str, /) -> Run:
         with self._reading() as connection:
