@@ -363,6 +363,7 @@ SEARCHES = [
     ("", "-metrics.rmse", Place(0.5, 3, RunId("a" * 26)), "ix_run_metrics_falling (name=? AND value>? AND value<?)"),
     ("", "metrics.rmse", Place(0.5, 3, RunId("a" * 26)), "ix_run_metrics_rising (name=? AND value>?)"),
     ("metrics.auc > 0.5 and params.x = 'a'", "-metrics.rmse", None, "ix_run_metrics_falling"),
+    ("metrics.rmse < 9 and state = 'failed'", "-metrics.rmse", None, "falling (name=? AND value>? AND value<?)"),
     ("user = 'me' and name like 'a%'", "metrics.rmse", None, "ix_run_metrics_rising"),
     ("params.x = 'JFK' or tags.t = 'b'", None, None, "ix_runs_started_id"),
     ("params.x = 'JFK'", "-started", Place(5, 5, RunId("a" * 26)), "ix_runs_started_id (started<?)"),

@@ -195,7 +195,7 @@ def search(
     if sort is None or sort == _NEWEST:
         return _newest(connection, wanted, scopes, limit=limit, after=after, is_sorted=sort is not None)
     scope = or_(false(), *(and_(true(), *one) for one in scopes))
-    order = _order(sort, dialect)
+    order = _order(sort, dialect, [part for part in _conjuncts(query) if part.value is not None])
     found: list[tuple[Run, Place]] = []
     if after is None or after.value is not None:
         page = order.having.where(wanted, scope).order_by(*order.by).limit(limit + 1)
@@ -204,7 +204,7 @@ def search(
         for row in connection.execute(page):
             value = row.number if row.number is not None else row.text
             found.append((decode(row.record, Run), Place(value, row.started, RunId(row.id))))
-    if len(found) <= limit:
+    if len(found) <= limit and not order.all_have:
         c = t.runs.c
         rest = select(c.record, c.started, c.id).where(not_(order.has), wanted, scope)
         if after is not None and after.value is None:
@@ -253,7 +253,10 @@ def _older(started: ColumnElement[Any], identifier: ColumnElement[Any], place: P
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """How runs are sorted: the select of those that have what they are sorted by, its order, and who has it."""
+    """How runs are sorted: the select of those that have what they are sorted by, its order, and who has it.
+
+    `all_have` says that runs which do not have it are not looked for.
+    """
 
     having: Select[Any]
     by: list[ColumnElement[Any]]
@@ -262,10 +265,19 @@ class _Order:
     text: ColumnElement[Any] | None
     started: ColumnElement[Any]
     id: ColumnElement[Any]
+    all_have: bool
 
 
-def _order(sort: Sort, dialect: str) -> _Order:
+def _conjuncts(query: Query | None) -> list[Comparison]:
+    """Return the comparisons that all must hold for a query to be true."""
+    parts = query.parts if isinstance(query, And) else (query,)
+    return [part for part in parts if isinstance(part, Comparison)]
+
+
+def _order(sort: Sort, dialect: str, known: Sequence[Comparison]) -> _Order:
+    """Return an order; what is `known` of the very thing that is sorted by bounds what is read of its index."""
     runs = t.runs.c
+    all_have = any(part.field == sort.field for part in known)
     started: ColumnElement[Any] = runs.started
     identifier: ColumnElement[Any] = runs.id
     if isinstance(sort.field, Column):
@@ -282,6 +294,8 @@ def _order(sort: Sort, dialect: str) -> _Order:
             started, identifier = table.c.started, table.c.run  # in the index that this is read from
         source = table.join(t.runs, t.runs.c.id == table.c.run)
         has = exists().where(there, table.c.run == runs.id).correlate(t.runs)
+        bounds = [field.holds(part.operator, part.value, dialect) for part in known if part.field == sort.field]
+        there = and_(there, *bounds)
     text = None if field.text is None else _in_order(field.text, dialect)
     nothing = literal(None, Text())
     number_shown = field.number if field.number is not None else nothing
@@ -292,7 +306,9 @@ def _order(sort: Sort, dialect: str) -> _Order:
     if len(keys) > 1:
         keys.insert(0, field.text.is_not(None))  # type: ignore[union-attr]
     by = [key.desc() if sort.descending else key.asc() for key in keys]
-    return _Order(having, [*by, started.desc(), identifier.desc()], has, field.number, text, started, identifier)
+    return _Order(
+        having, [*by, started.desc(), identifier.desc()], has, field.number, text, started, identifier, all_have
+    )
 
 
 def _comes_after(order: _Order, place: Place, *, descending: bool) -> Condition:
@@ -315,9 +331,8 @@ def _narrowed(connection: Connection, query: Query | None, dialect: str) -> Cond
 
     Runs are else gone through in their order until a page is full, which takes long where hardly any fits.
     """
-    parts = query.parts if isinstance(query, And) else (query,)
-    for part in parts:
-        if isinstance(part, Comparison) and _is_in_an_index(part):
+    for part in _conjuncts(query):
+        if _is_in_an_index(part):
             table, condition = _rows_of(part, dialect)
             rows = select(table.c.run).where(condition)
             count = select(func.count()).select_from(rows.limit(_FEW + 1).subquery())
