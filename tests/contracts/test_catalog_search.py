@@ -289,7 +289,14 @@ def fresh(catalog: Catalog, request: pytest.FixtureRequest) -> Callable[[], Cata
         if isinstance(catalog, MemoryCatalog):
             return MemoryCatalog()
         with catalog._writing() as connection:  # type: ignore[attr-defined]
-            for table in (tables.runs, tables.params, tables.tags, tables.metrics, tables.run_metrics):
+            for table in (
+                tables.runs,
+                tables.params,
+                tables.tags,
+                tables.metrics,
+                tables.run_metrics,
+                tables.executions,
+            ):
                 connection.execute(delete(table))
         return catalog
 
@@ -323,3 +330,37 @@ def test_all_pages_together_are_what_fits_in_its_order(
         after = page.next
     assert [run.id for run in found] == [run.id for run in wanted]
     assert catalog.count_runs(query) == len(wanted)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    words=st.lists(
+        st.tuples(
+            st.sampled_from(["run", "train", "test", "item"]),
+            st.lists(st.tuples(NAMES, st.integers(0, 9)), max_size=2),
+            st.sampled_from(["running", "succeeded"]),
+        ),
+        max_size=8,
+    )
+)
+def test_the_last_value_of_each_metric_follows_whatever_is_put(
+    fresh: Callable[[], Catalog], words: list[tuple[str, list[tuple[str, int]], str]]
+) -> None:
+    catalog = fresh()
+    run = a_run(kind="interactive", started=0)
+    ids = {one: new_id() for one in ("train", "test", "item")}
+    for at, (who, logged, state) in enumerate(words):
+        metrics = tuple(
+            Metric(name=name, value=value, time=10 * at + place) for place, (name, value) in enumerate(logged)
+        )
+        if who == "run":
+            catalog.put_run(replace(run, state=state, started=at, metrics=metrics))  # type: ignore[arg-type]
+        else:
+            part_of = {"part_of": ids["train"], "item": 0} if who == "item" else {}
+            catalog.put_execution(a_step(run, *metrics, id=ids[who], state=state, **part_of))
+    catalog.put_run(replace(run, started=99))
+    last = {metric.name: metric.value for metric in catalog.metrics([run.id]).get(run.id, ())}
+    for name in ("x", "y"):
+        assert catalog.count_runs(Comparison(Name("metrics", name), "=", last.get(name))) == 1
+        assert catalog.search(sort=Sort(Name("metrics", name))).runs[0].started == 99
+    assert catalog.names_in_use("metrics") == sorted(last)
