@@ -251,7 +251,7 @@ def test_a_migration_that_is_killed_leaves_the_older_catalog_whole(file: Path) -
         "import os, signal, sys, sqlite3\n"
         "from mlbench.backends.catalog_sql import SqlCatalog\n"
         "from sqlalchemy import event, Engine\n"
-        "left = [int(sys.argv[2]) + 1]\n"
+        "left = [int(sys.argv[2]) * 4 + 1]\n"
         "@event.listens_for(Engine, 'before_cursor_execute')\n"
         "def before(connection, cursor, statement, *_):\n"
         "    if not statement.startswith(('SELECT', 'PRAGMA')):\n"
@@ -260,7 +260,7 @@ def test_a_migration_that_is_killed_leaves_the_older_catalog_whole(file: Path) -
         "            os.kill(os.getpid(), signal.SIGKILL)\n"
         "SqlCatalog(sys.argv[1])\n"
     )
-    for one in processes(source, 24, url(file)):
+    for one in processes(source, 12, url(file)):
         one.communicate(timeout=60)
     catalog = SqlCatalog(url(file))
     assert [run.name for run in catalog.runs()] == ["old"]

@@ -238,7 +238,7 @@ class SqlCatalog:
     ) -> int:
         counted = select(func.count()).select_from(t.runs)
         if query is not None:
-            counted = counted.where(condition_of(query, self._engine.dialect.name))
+            counted = counted.where(condition_of(query, self._engine.dialect.name, of_all=True))
         with self._reading() as connection:
             return sum(
                 int(connection.execute(counted.where(*condition)).scalar_one())

@@ -134,17 +134,21 @@ def _named(space: Space) -> tuple[FromClause, _Field]:
             return table, _Field(c.value != "null", number=c.number, text=c.text, json=c.value)
 
 
-def condition_of(query: Query | None, dialect: str) -> Condition:
-    """Return what must hold of a row of `runs`; it is never unknown, so that `not` means what it says."""
+def condition_of(query: Query | None, dialect: str, *, of_all: bool) -> Condition:
+    """Return what must hold of a row of `runs`; it is never unknown, so that `not` means what it says.
+
+    With `of_all` it is made to be asked of all runs: what it needs is gathered once. Without it is made for the first
+    few that it holds for, and looks for each run by itself.
+    """
     match query:
         case None:
             return true()
         case And():
-            return and_(true(), *(condition_of(part, dialect) for part in query.parts))
+            return and_(true(), *(condition_of(part, dialect, of_all=of_all) for part in query.parts))
         case Or():
-            return or_(false(), *(condition_of(part, dialect) for part in query.parts))
+            return or_(false(), *(condition_of(part, dialect, of_all=of_all) for part in query.parts))
         case Not():
-            return not_(condition_of(query.part, dialect))
+            return not_(condition_of(query.part, dialect, of_all=of_all))
         case Comparison(field=Column(name=name)):
             field = _column(name)
             if query.value is None:
@@ -152,7 +156,10 @@ def condition_of(query: Query | None, dialect: str) -> Condition:
             return field.holds(query.operator, query.value, dialect)
         case Comparison(field=Name()):
             table, rows = _rows_of(query, dialect)
-            there = exists().where(rows, table.c.run == t.runs.c.id).correlate(t.runs)
+            if of_all:
+                there: Condition = t.runs.c.id.in_(select(table.c.run).where(rows))
+            else:
+                there = exists().where(rows, table.c.run == t.runs.c.id).correlate(t.runs)
             return not_(there) if query.value is None and query.operator == "=" else there
     raise AssertionError(query)
 
@@ -188,7 +195,8 @@ def search(
     """
     check_place(after, sort)
     dialect = connection.dialect.name
-    wanted = condition_of(query, dialect)
+    from_an_index = sort is None or sort.field == Column("started") or getattr(sort.field, "space", None) == "metrics"
+    wanted = condition_of(query, dialect, of_all=not from_an_index)
     few = _narrowed(connection, query, dialect)
     if few is not None:
         wanted = and_(few, wanted)
