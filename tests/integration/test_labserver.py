@@ -93,10 +93,11 @@ def put_run(notebook: Path, *, ago: int = 0, kernel: str | None = None, **fields
     """Record a run with the steps `load` and `train`, of which the second failed unless `fields` say otherwise."""
     catalog = Project.open(notebook=str(notebook)).catalog
     started = time.time_ns() - ago * SECOND
-    given: dict[str, Any] = {"state": "failed", "ended": started + 9 * SECOND, "failed_step": "train", **fields}
+    given: dict[str, Any] = {"state": "failed", "ended": started + 9 * SECOND, "failed_step": "train"}
+    given |= {"parameters": {"origin": "JFK"}} | fields
     run = Run(
         id=new_id(), kind="interactive", name="flights", notebook=str(notebook), started=started, kernel=kernel,
-        parameters={"origin": "JFK"}, **given,
+        **given,
     )  # fmt: skip
     catalog.put_run(run)
     load, train = new_id(), new_id()
