@@ -20,7 +20,7 @@ The notebook is the graph. One line on top of a cell, `%%step train`, is all tha
 
 Each step's outputs, inputs, code, parameters and environment are recorded. Afterwards::
 
-    mlbench.runs()                          # a DataFrame, newest first
+    mlbench.runs("metrics.rmse < 12")       # a DataFrame, newest first
     mlbench.run("mq2a")["train"].model      # a value of a former run
 
 Importing this package is cheap: what is heavy is imported where it is used.
@@ -47,11 +47,31 @@ __all__ = [
 ]
 
 
-def runs(notebook: str | None = None, *, limit: int = 50) -> Any:
-    """Return runs as a DataFrame, newest first: of one notebook, or all of the store's."""
-    from mlbench.project import Project
+def runs(query: str | None = None, *, sort: str | None = None, notebook: str | None = None, limit: int = 50) -> Any:
+    """Return runs as a DataFrame, newest first: all of the store's, or those that a query is true of.
 
-    return Project.open().runs(notebook=notebook, limit=limit)
+    Parameters
+    ----------
+    query
+        As in `"metrics.rmse < 12 and params.origin = 'JFK'"`; the path of a notebook stands for its runs.
+    sort
+        What to sort by instead, as in `"-metrics.rmse"`: a minus is for the greatest first.
+    notebook
+        Only the runs of the notebook at this path.
+    limit
+        How many at most.
+
+    Raises
+    ------
+    QueryError
+        If the query cannot be read, with the place.
+    """
+    from mlbench.project import Project
+    from mlbench.project.identity import is_notebook
+
+    if query is not None and notebook is None and is_notebook(query):
+        query, notebook = None, query
+    return Project.open().runs(query, sort=sort, notebook=notebook, limit=limit)
 
 
 def run(prefix: str) -> Any:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from mlbench.core.errors import ArtifactCorrupt, NotFound
 from mlbench.core.ids import Digest, ExecutionId, JobId, RunId, is_digest, is_prefix
+from mlbench.core.queries import Page, Place, Query, Sort, Space
 from mlbench.core.records import (
     ENDED,
     SCHEMA,
@@ -24,6 +26,7 @@ from mlbench.core.records import (
     Snapshot,
 )
 from mlbench.runs import values
+from mlbench.runs.search import check_place, fits, searched, sort_value
 
 __all__ = ["FixedClock", "MemoryBlobs", "MemoryCatalog"]
 
@@ -159,6 +162,10 @@ class MemoryCatalog:
             self._version += 1
             self._runs[run.id] = run
 
+    def put_runs(self, runs: Sequence[Run], /) -> None:
+        for run in runs:
+            self.put_run(run)
+
     def run(self, prefix: str, /) -> Run:
         return self._runs[_one(prefix, self._runs, "run")]
 
@@ -185,8 +192,51 @@ class MemoryCatalog:
             ]
         return sorted(found, key=lambda run: (run.started, run.id), reverse=True)[:limit]
 
-    def count_runs(self, *, notebook: str | None = None, notebook_id: str | None = None) -> int:
-        return len(self.runs(notebook=notebook, notebook_id=notebook_id, limit=len(self._runs)))
+    def search(
+        self,
+        query: Query | None = None,
+        /,
+        *,
+        sort: Sort | None = None,
+        notebook: str | None = None,
+        notebook_id: str | None = None,
+        job: JobId | None = None,
+        under_way: bool = False,
+        limit: int = 50,
+        after: Place | None = None,
+    ) -> Page:
+        among = self.runs(
+            notebook=notebook, notebook_id=notebook_id, job=job, under_way=under_way, limit=len(self._runs)
+        )
+        found = [(run, self._searched(run)) for run in among]
+        listed = [
+            Place(sort_value(sort, about) if sort is not None else None, run.started, run.id)
+            for run, about in found
+            if fits(query, about)
+        ]
+        descending = sort is not None and sort.descending
+        without = [place for place in listed if place.value is None]
+        listed = [place for place in listed if place.value is not None]
+        listed.sort(key=_rank, reverse=descending)  # of equals the newest stays first, either way
+        listed += without
+        if after is not None:
+            check_place(after, sort)
+            listed = [place for place in listed if _is_after(place, after, descending=descending)]
+        runs = tuple(self._runs[place.id] for place in listed[:limit])
+        return Page(runs, listed[limit - 1] if len(listed) > limit else None)
+
+    def _searched(self, run: Run) -> Mapping[str, Any]:
+        return searched(run, {metric.name: metric.value for metric in self.metrics([run.id]).get(run.id, ())})
+
+    def count_runs(
+        self, query: Query | None = None, /, *, notebook: str | None = None, notebook_id: str | None = None
+    ) -> int:
+        found = self.runs(notebook=notebook, notebook_id=notebook_id, limit=len(self._runs))
+        return sum(query is None or fits(query, self._searched(run)) for run in found)
+
+    def names_in_use(self, space: Space, prefix: str = "", /, *, limit: int = 50) -> list[str]:
+        names = {name for run in list(self._runs.values()) for name in self._searched(run)[space]}
+        return sorted(name for name in names if name.startswith(prefix))[:limit]
 
     def notebooks(self, notebook_id: str, /) -> dict[str, int]:
         with self._lock:
@@ -373,6 +423,18 @@ def _is_of(run: Run, notebook: str | None, notebook_id: str | None) -> bool:
     if notebook is not None and notebook_id is not None:
         return run.notebook_id == notebook_id or (run.notebook == notebook and run.notebook_id is None)
     return notebook in {None, run.notebook} and notebook_id in {None, run.notebook_id}
+
+
+def _rank(place: Place) -> tuple[bool, Any]:
+    return isinstance(place.value, str), place.value
+
+
+def _is_after(place: Place, last: Place, *, descending: bool) -> bool:
+    if (place.value is None) is not (last.value is None):
+        return place.value is None
+    if place.value is None or _rank(place) == _rank(last):
+        return (place.started, place.id) < (last.started, last.id)
+    return (_rank(place) > _rank(last)) is not descending
 
 
 def _key(firing: Firing) -> tuple[str, int, bool]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from mlbench.core.ids import Digest, ExecutionId, JobId, RunId
+from mlbench.core.queries import Page, Place, Query, Sort, Space
 from mlbench.core.records import Execution, Firing, Job, JobVersion, Json, Metric, Run, Snapshot
 
 __all__ = ["BlobStore", "Catalog", "Clock"]
@@ -109,6 +110,10 @@ class Catalog(Protocol):
     def snapshot(self, digest: Digest, /) -> Snapshot: ...
 
     def put_run(self, run: Run, /) -> None: ...
+    def put_runs(self, runs: Sequence[Run], /) -> None:
+        """Keep runs, with their parameters, metrics and tags, one after the other: all of them or none."""
+        ...
+
     def run(self, prefix: str, /) -> Run:
         """Return the run with this id or unique prefix of one. Raise `NotFound`, naming the fitting ones if several."""
         ...
@@ -130,7 +135,40 @@ class Catalog(Protocol):
         """
         ...
 
-    def count_runs(self, *, notebook: str | None = None, notebook_id: str | None = None) -> int: ...
+    def search(
+        self,
+        query: Query | None = None,
+        /,
+        *,
+        sort: Sort | None = None,
+        notebook: str | None = None,
+        notebook_id: str | None = None,
+        job: JobId | None = None,
+        under_way: bool = False,
+        limit: int = 50,
+        after: Place | None = None,
+    ) -> Page:
+        """Return a page of the runs that a query is true of, newest first or as `sort` says.
+
+        `mlbench.runs.search.fits` says what a query means, with the last value of each metric that the run or one of
+        its steps has logged; the metrics of items are not among them. Numbers come before texts, which are in the order
+        of their characters; what a run does not have, or what has no order, comes last either way, and of equals the
+        newest comes first. `after` is the `next` of the page before: a run that is there all the time is on one page
+        as long as what it is sorted by stays. A page sorted by a metric takes milliseconds, however many runs there
+        are. Raise `UsageError` for a place that is none of this list.
+        """
+        ...
+
+    def count_runs(
+        self, query: Query | None = None, /, *, notebook: str | None = None, notebook_id: str | None = None
+    ) -> int: ...
+
+    def names_in_use(self, space: Space, prefix: str = "", /, *, limit: int = 50) -> list[str]:
+        """Return the names of parameters, metrics or tags of any run that begin so, in the order of their characters.
+
+        The metrics of items are not among them.
+        """
+        ...
 
     def notebooks(self, notebook_id: str, /) -> dict[str, int]:
         """Return the paths under which a notebook's id was seen by runs and jobs, with the first time of each."""

@@ -23,6 +23,7 @@ from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.core.errors import NotFound, StoreError
 from mlbench.core.ids import Digest, JobId, NotebookId, RunId, new_id
 from mlbench.core.ports import Catalog
+from mlbench.core.queries import Page, Place
 from mlbench.core.records import (
     ENDED,
     Execution,
@@ -254,15 +255,54 @@ class Project:
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
-    def runs(
-        self, *, notebook: str | None = None, limit: int = 50, before: tuple[int, str] | None = None, **which: Any
-    ) -> pd.DataFrame:
-        """Return runs as a table, newest first; `which` are further conditions of `Catalog.runs`."""
-        from mlbench.project.history import as_frame
-        from mlbench.project.identity import runs_of
+    def search(
+        self,
+        query: str | None = None,
+        *,
+        sort: str | None = None,
+        notebook: str | None = None,
+        job: str | None = None,
+        under_way: bool = False,
+        limit: int = 50,
+        after: Place | None = None,
+    ) -> Page:
+        """Return a page of runs, newest first or as `sort` says; see `Catalog.search`.
 
+        Parameters
+        ----------
+        query, sort
+            As they are written; see `mlbench.runs.search`.
+        notebook
+            The path of one, whose former names count too.
+        job
+            A job's name or id.
+
+        Raises
+        ------
+        QueryError
+            If the query, or what to sort by, cannot be read.
+        """
+        from mlbench.project.identity import runs_of
+        from mlbench.runs.search import parse, parse_sort
+
+        wanted, order = parse(query or ""), parse_sort(sort) if sort is not None else None
         of_notebook: dict[str, Any] = dict(runs_of(self.catalog, notebook)) if notebook is not None else {}
-        found = self.catalog.runs(limit=limit, before=before, **of_notebook, **which)
+        if job is not None:
+            of_notebook["job"] = self.catalog.job(job).id
+        return self.catalog.search(wanted, sort=order, under_way=under_way, limit=limit, after=after, **of_notebook)
+
+    def runs(
+        self,
+        query: str | None = None,
+        *,
+        sort: str | None = None,
+        notebook: str | None = None,
+        limit: int = 50,
+    ) -> pd.DataFrame:
+        """Return the runs that a query is true of as a table, newest first or as `sort` says."""
+        from mlbench.project.history import as_frame
+
+        found = self.search(query, sort=sort, notebook=notebook, limit=limit).runs
         return as_frame(found, self.catalog.metrics([run.id for run in found]))
 
     def run(self, prefix: str) -> RunView:

@@ -46,6 +46,10 @@ export interface ICheckLine {
   readonly parameter: string | null;
 }
 
+export interface ICompletions {
+  readonly names: ReadonlyArray<string>;
+}
+
 export interface IDashboard {
   readonly name: string;
   readonly url: string;
@@ -329,6 +333,7 @@ export interface IProblem {
   readonly message: string;
   readonly remedy: string | null;
   readonly type: string;
+  readonly place: number | null;
 }
 
 export interface IRead {

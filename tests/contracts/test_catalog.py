@@ -114,6 +114,14 @@ def test_an_interactive_run_goes_on_with_its_next_step(catalog: Catalog) -> None
     assert catalog.run(run.id).state == "running"
 
 
+def test_runs_that_are_put_at_once_are_taken_one_after_the_other(catalog: Catalog) -> None:
+    run, other = a_run(parameters={"n": 1}), a_run(started=9)
+    ended = replace(run, state="succeeded", ended=12, parameters={"n": 2})
+    catalog.put_runs([run, other, ended, replace(run, parameters={"n": 3})])
+    assert catalog.runs() == [ended, other]
+    catalog.put_runs([])
+
+
 def test_runs_are_listed_newest_first_page_by_page(catalog: Catalog) -> None:
     runs = [a_run(started=10 + number // 3) for number in range(10)]
     for run in runs:

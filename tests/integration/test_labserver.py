@@ -93,10 +93,11 @@ def put_run(notebook: Path, *, ago: int = 0, kernel: str | None = None, **fields
     """Record a run with the steps `load` and `train`, of which the second failed unless `fields` say otherwise."""
     catalog = Project.open(notebook=str(notebook)).catalog
     started = time.time_ns() - ago * SECOND
-    given: dict[str, Any] = {"state": "failed", "ended": started + 9 * SECOND, "failed_step": "train", **fields}
+    given: dict[str, Any] = {"state": "failed", "ended": started + 9 * SECOND, "failed_step": "train"}
+    given |= {"parameters": {"origin": "JFK"}} | fields
     run = Run(
         id=new_id(), kind="interactive", name="flights", notebook=str(notebook), started=started, kernel=kernel,
-        parameters={"origin": "JFK"}, **given,
+        **given,
     )  # fmt: skip
     catalog.put_run(run)
     load, train = new_id(), new_id()
@@ -285,6 +286,34 @@ async def test_runs_come_newest_first_a_page_at_a_time(jp_fetch: Any, notebook: 
     rest = await ask(jp_fetch, "runs", notebook="flights.ipynb", limit="2", before=page["next"])
     assert [each["run"]["id"] for each in rest["runs"]] == [made[0].id]
     assert rest["next"] is None
+
+
+async def test_runs_are_searched_and_sorted_a_page_at_a_time(jp_fetch: Any, notebook: Path) -> None:
+    made = [put_run(notebook, ago=ago, parameters={"n": ago, "a b": 1}) for ago in (40, 30, 20)]
+    question = {"query": "params.n > 25 or params.n = 20", "sort": "-params.n", "limit": "2"}
+    page = await ask(jp_fetch, "runs", **question)
+    assert [each["run"]["id"] for each in page["runs"]] == [made[0].id, made[1].id]
+    assert page["count"] == 3
+    rest = await ask(jp_fetch, "runs", **question, before=page["next"])
+    assert [each["run"]["id"] for each in rest["runs"]] == [made[2].id]
+    assert rest["next"] is None
+    assert (await ask(jp_fetch, "runs", query="params.n > 25"))["count"] == 2
+    assert (await ask(jp_fetch, "completions", prefix="params."))["names"] == ["params.`a b`", "params.n"]
+    assert (await ask(jp_fetch, "completions", prefix="metrics.rm"))["names"] == ["metrics.rmse"]
+    assert (await ask(jp_fetch, "completions", prefix="stat"))["names"] == ["state"]
+
+
+@pytest.mark.parametrize(
+    ("question", "place"),
+    [({"query": "state = 'failed' and metrics.rmse <"}, 35), ({"sort": "__class__"}, 0), ({"query": "'; drop"}, 0)],
+)
+async def test_a_query_that_cannot_be_read_is_refused_with_its_place(
+    jp_fetch: Any, question: dict[str, str], place: int
+) -> None:
+    status, problem = await refused(jp_fetch(API, "runs", params=question))
+    assert (status, problem["type"], problem["place"]) == (400, "QueryError", place)
+    assert problem["message"]
+    assert "\n" not in problem["message"]
 
 
 async def test_a_run_in_a_list_says_what_tells_it_apart(jp_fetch: Any, notebook: Path) -> None:

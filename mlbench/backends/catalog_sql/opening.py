@@ -26,7 +26,7 @@ from mlbench.core.errors import StoreError
 
 __all__ = ["REVISIONS", "clear_errors", "open_engine", "sqlite_file"]
 
-REVISIONS: Final = ("0001", "0002")
+REVISIONS: Final = ("0001", "0002", "0003")
 """The migrations of `migrations/versions`, oldest first."""
 
 _BUSY_SECONDS = 10
@@ -95,6 +95,7 @@ def _prepare_sqlite(engine: Engine) -> None:
         connection.isolation_level = None  # the driver's own BEGIN would be a deferred one
         for pragma in (f"busy_timeout={_BUSY_SECONDS * 1000}", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
+        connection.create_function("mlbench_lower", 1, _lower, deterministic=True)
 
     @event.listens_for(engine, "begin")
     def begun(connection: Connection) -> None:
@@ -104,6 +105,11 @@ def _prepare_sqlite(engine: Engine) -> None:
             return
         connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options.get('mlbench_syncs', True) else 'NORMAL'}")
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _lower(value: Any) -> Any:
+    """Return a text in lower case; SQLite's own function knows the letters of English alone."""
+    return value.lower() if isinstance(value, str) else value
 
 
 def _revision(engine: Engine, where: str) -> str | None:

@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from mlbench.core.records import Execution, Firing, Job, JobVersion, Json, Metric, Run, Snapshot
+from mlbench.runs.search import comparable
 from mlbench.runs.wire import compact, msgspec
 
 __all__ = [
@@ -18,6 +19,9 @@ __all__ = [
     "firing_row",
     "metric_rows",
     "param_row",
+    "run_row",
+    "searchable",
+    "tag_row",
     "to_execution",
     "to_firing",
     "to_job",
@@ -96,10 +100,32 @@ def to_metric(row: Any) -> Metric:
     return Metric(name=row.name, value=math.nan if row.value is None else row.value, step=row.step, time=row.time)
 
 
+def run_row(run: Run) -> Json:
+    """Return a run as a row."""
+    same = ("id", "kind", "state", "notebook", "notebook_id", "job", "kernel", "owner", "started", "ended")
+    return {
+        **{name: getattr(run, name) for name in (*same, "job_version")},
+        **{name: searchable(getattr(run, name)) for name in ("name", "reason", "user", "host", "failed_step")},
+        "record": encode(run),
+    }
+
+
 def param_row(run: str, name: str, value: Any) -> Json:
     """Return a parameter of a run as a row."""
-    number = float(value) if isinstance(value, int | float) and abs(value) < 1e308 else None
-    return {"run": run, "name": name, "value": msgspec.json.encode(value).decode(), "number": number}
+    found = comparable(value)
+    number = found if isinstance(found, float) and math.isfinite(found) else None
+    text = searchable(value) if isinstance(value, str) else None
+    return {"run": run, "name": name, "value": msgspec.json.encode(value).decode(), "number": number, "text": text}
+
+
+def tag_row(run: str, name: str, value: str) -> Json:
+    """Return a tag of a run as a row."""
+    return {"run": run, "name": searchable(name), "value": searchable(value)}
+
+
+def searchable(text: str | None) -> str | None:
+    """Return a text without the one character that PostgreSQL does not keep, and that no query holds."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}") if text else text
 
 
 def to_job(row: Any) -> Job:

@@ -75,7 +75,8 @@ class Handler(APIHandler):
             result = await answer
         except errors.MlbenchError as error:
             self.set_status(status_of(error))
-            result = schema.Problem(message=error.message, remedy=error.remedy, type=type(error).__name__)
+            place = error.place if isinstance(error, errors.QueryError) else None
+            result = schema.Problem(message=error.message, remedy=error.remedy, type=type(error).__name__, place=place)
         self.finish(msgspec.json.encode(result))
 
     def body(self, kind: type[T]) -> T:

@@ -20,6 +20,7 @@ HANDLERS: tuple[tuple[str, type[web.RequestHandler]], ...] = (
     ("status", status.StatusOfServer),
     ("dashboards", status.DashboardsOfClusters),
     ("runs", runs.RunPage),
+    ("completions", runs.NamesInUse),
     (f"runs/{ID}", runs.OneRun),
     (f"runs/{ID}/notebook", runs.Notebook),
     (f"runs/{ID}/cancel", runs.Cancel),
