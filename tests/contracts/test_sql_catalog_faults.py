@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -201,7 +202,18 @@ def an_older_catalog(file: Path) -> None:
         config.attributes["connection"] = connection
         command.upgrade(config, "0001")
         run = {"record": '{"id":"aaaa","kind":"job","state":"succeeded","name":"old"}'}
-        execution = {"record": '{"id":"bbbb","run":"aaaa","step":"train","state":"succeeded"}'}
+        record = {
+            "id": "bbbb",
+            "run": "aaaa",
+            "step": "train",
+            "state": "succeeded",
+            "binds": [
+                {"name": "model", "artifact": {"digest": "blake3:aa", "size": 1, "type": "int", "codec": "scalar"}},
+                {"name": "np", "module": "numpy"},
+            ],
+            "reads": [{"name": "flights", "digest": "blake3:bb"}, {"name": "trees"}],
+        }
+        execution = {"record": json.dumps(record)}
         values = "VALUES ('aaaa', 'job', 'succeeded', 1, :record)"
         connection.execute(text(f"INSERT INTO runs (id, kind, state, started, record) {values}"), run)
         columns = "id, run, step, state, attempt, key, moment, record"
@@ -220,6 +232,8 @@ def test_an_older_catalog_is_migrated_after_a_backup_and_only_by_who_may(file: P
     assert [run.name for run in catalog.runs()] == ["old"]
     assert [one.step for one in catalog.executions(RunId("aaaa"))] == ["train"]
     assert [one.id for one in catalog.candidates("k")] == ["bbbb"]
+    assert [one.id for one in catalog.makers([Digest("blake3:aa")])] == ["bbbb"]
+    assert [one.id for one in catalog.readers([Digest("blake3:bb")])] == ["bbbb"]
     assert [metric.value for metric in catalog.metrics([RunId("aaaa")])[RunId("aaaa")]] == [0.5]
     with catalog._engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []

@@ -1,0 +1,157 @@
+"""Where two values that were loaded first differ: frames by rows, columns and types, arrays by place.
+
+Nothing heavy is imported: a value's library is there already if the value is.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["CODECS", "value_changes"]
+
+CODECS = frozenset({"frame", "ndarray", "arrow", "scalar"})
+"""The codecs whose values are read without unpickling anything."""
+
+_SHOWN = 10
+_MOST = 60
+
+
+def value_changes(before: Any, after: Any) -> tuple[str, ...]:
+    """Say in which way two values differ; nothing, where this is not known of their kind.
+
+    Examples
+    --------
+    >>> value_changes(3, 4), value_changes(object(), object())
+    (('3 to 4',), ())
+    """
+    if type(before) is not type(after):
+        return (f"type {_kind(before)} to {_kind(after)}",)
+    if _is("pandas", "DataFrame", before):
+        return tuple(_frames(before, after))
+    if _is("pandas", "Series", before):
+        return tuple(_frames(before.to_frame("value"), after.to_frame("value")))
+    if _is("pyarrow", "Table", before):
+        return tuple(_frames(before.to_pandas(), after.to_pandas()))
+    if _is("numpy", "ndarray", before):
+        return tuple(_arrays(before, after))
+    if isinstance(before, int | float | complex | str | bytes):
+        return (f"{_shown(before)} to {_shown(after)}",)
+    return ()
+
+
+def _frames(before: Any, after: Any) -> Iterator[str]:
+    if len(before) != len(after):
+        yield f"rows {len(before):,} to {len(after):,}"
+    old, new = list(before.columns), list(after.columns)
+    if gone := [name for name in old if name not in new]:
+        yield f"columns gone: {_listed(gone)}"
+    if more := [name for name in new if name not in old]:
+        yield f"new columns: {_listed(more)}"
+    both = [name for name in old if name in new]
+    if not gone and not more and old != new:
+        yield f"order of columns: {_listed(old)} to {_listed(new)}"
+    for name in both if before.columns.is_unique and after.columns.is_unique else ():
+        kinds = before[name].dtype, after[name].dtype
+        if kinds[0] != kinds[1]:
+            texts = str(kinds[0]), str(kinds[1])
+            yield f"column {name}: " + (f"type {texts[0]} to {texts[1]}" if texts[0] != texts[1] else "other categories")
+    if not before.columns.is_unique or not after.columns.is_unique:
+        return
+    rows = min(len(before), len(after))
+    yield from _index(before.index[:rows], after.index[:rows])
+    yield from _rows(before, after, both, rows)
+
+
+def _index(before: Any, after: Any) -> Iterator[str]:
+    different = _unlike(before, after)
+    if different.any():
+        row = int(different.argmax())
+        yield f"index: first at row {row:,}: {_shown(before[row])} to {_shown(after[row])}"
+
+
+def _rows(before: Any, after: Any, columns: list[Any], rows: int) -> Iterator[str]:
+    """Say at which row and column frames first differ, and in how many rows and which columns they do."""
+    import numpy as np
+
+    anywhere = np.zeros(rows, dtype=bool)
+    first: tuple[int, Any] | None = None
+    touched = []
+    for name in columns:
+        different = _unlike(before[name].iloc[:rows], after[name].iloc[:rows])
+        if not different.any():
+            continue
+        touched.append(name)
+        anywhere |= different
+        row = int(different.argmax())
+        if first is None or row < first[0]:
+            first = row, name
+    if first is None:
+        return
+    row, name = first
+    was, is_ = _shown(before[name].iloc[row]), _shown(after[name].iloc[row])
+    yield f"first at row {row:,}, column {name}: {was} to {is_}"
+    yield f"{int(anywhere.sum()):,} of {rows:,} rows differ, in {_listed(touched)}"
+
+
+def _unlike(before: Any, after: Any) -> Any:
+    """Return where two series or indexes of one length differ; two that are missing are the same."""
+    import numpy as np
+
+    missing = np.asarray(before.isna()), np.asarray(after.isna())
+    different = missing[0] != missing[1]
+    both = ~(missing[0] | missing[1])
+    numbers = before.dtype == after.dtype and isinstance(before.dtype, np.dtype) and before.dtype.kind in "biufcmM"
+    one, other = (np.asarray(side, dtype=None if numbers else object)[both] for side in (before, after))
+    try:
+        different[both] = np.asarray(one != other, dtype=bool)
+    except (TypeError, ValueError):  # lists and arrays in a column say of each of their items whether it is another
+        different[both] = [repr(was) != repr(is_) for was, is_ in zip(one, other, strict=True)]
+    return different
+
+
+def _arrays(before: Any, after: Any) -> Iterator[str]:
+    if before.dtype != after.dtype:
+        yield f"type {before.dtype} to {after.dtype}"
+    if before.shape != after.shape:
+        yield f"shape {_times(before.shape)} to {_times(after.shape)}"
+        return
+    import numpy as np
+
+    if before.dtype.names or after.dtype.names:
+        return
+    with np.errstate(all="ignore"):
+        different = np.asarray(before != after)
+        if before.dtype.kind in "fc" and after.dtype.kind in "fc":
+            different &= ~(np.isnan(before) & np.isnan(after))
+    if different.any():
+        place = np.unravel_index(int(different.argmax()), different.shape)
+        where = ", ".join(str(int(one)) for one in place)
+        yield f"first at [{where}]: {_shown(before[place])} to {_shown(after[place])}"
+        yield f"{int(different.sum()):,} of {different.size:,} values differ"
+
+
+def _is(module: str, name: str, value: Any) -> bool:
+    kind = getattr(sys.modules.get(module), name, None)
+    return isinstance(kind, type) and type(value) is kind
+
+
+def _kind(value: Any) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " × ".join(f"{length:,}" for length in shape) or "one value"
+
+
+def _listed(names: list[Any]) -> str:
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(str, names[:_SHOWN])) + more
+
+
+def _shown(value: Any) -> str:
+    plain = value.item() if hasattr(value, "item") and hasattr(value, "dtype") else value
+    text = " ".join((f"{plain:.9g}" if isinstance(plain, float) else repr(plain)).split())
+    return text if len(text) <= _MOST else f"{text[: _MOST - 1]}…"
