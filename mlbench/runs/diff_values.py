@@ -152,6 +152,6 @@ def _listed(names: list[Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    plain = value.item() if hasattr(value, "item") and hasattr(value, "dtype") else value
+    plain = value.item() if getattr(value, "shape", None) == () else value
     text = " ".join((f"{plain:.9g}" if isinstance(plain, float) else repr(plain)).split())
     return text if len(text) <= _MOST else f"{text[: _MOST - 1]}…"

@@ -166,15 +166,20 @@ def trace(
     Parameters
     ----------
     values
-        As `values_of` returns them.
+        As `values_of` returns them; the execution of each may be one that was reused.
     up, down
         Which ways are followed.
     limit
         How many values and executions are looked at, each way's together.
     """
     walk = _Walk(catalog, limit)
+    origins = walk.origins([value.execution for value in values if value.execution is not None])
+    values = [
+        replace(value, execution=origins[value.execution].id) if value.execution in origins else value
+        for value in values
+        if value.execution is not None
+    ]
     makers = [value.execution for value in values if value.execution is not None]
-    walk.origins(makers)
     walk.enter(makers)
     above = walk.up(makers) if up else ()
     below = walk.down(values) if down else ()
