@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 MOST_NODES: Final = 10_000
-"""How many values and executions are followed; where there are more, it is said."""
+"""How many values and executions are followed each way; where there are more, it is said."""
 
 _LONGEST_CHAIN: Final = 100
 
@@ -96,7 +96,7 @@ class LineageExecution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lineage:
-    """What is known of values: `above` are the executions that led to them, `below` those that came of them.
+    """What is known of values: `above` are the executions that led to them, their makers first, `below` who used them.
 
     `values` are those that were asked for, `cut` says that there is more than was followed.
     """
@@ -140,7 +140,7 @@ def values_of(catalog: Catalog, digest: Digest) -> tuple[LineageValue, ...]:
     NotFound
         If none did.
     """
-    makers = catalog.makers([digest])
+    makers = catalog.makers([digest], limit=MOST_NODES)
     origins = _Walk(catalog, MOST_NODES).origins([one.id for one in makers], known=makers)
     found: dict[_Key, LineageValue] = {}
     for maker in makers:
@@ -170,7 +170,7 @@ def trace(
     up, down
         Which ways are followed.
     limit
-        How many values and executions are looked at, each way's together.
+        How many values and executions are followed each way.
     """
     walk = _Walk(catalog, limit)
     origins = walk.origins([value.execution for value in values if value.execution is not None])
@@ -181,14 +181,15 @@ def trace(
     ]
     makers = [value.execution for value in values if value.execution is not None]
     walk.enter(makers)
-    above = walk.up(makers) if up else ()
-    below = walk.down(values) if down else ()
+    above = walk.up(makers) if up else []
+    above_is_cut = walk.renew(limit)
+    below = walk.down(values) if down else []
     return Lineage(
         values=tuple(values),
         executions=walk.executions(),
         above=tuple(above),
         below=tuple(below),
-        cut=walk.cut,
+        cut=walk.cut or above_is_cut,
     )
 
 
@@ -245,6 +246,11 @@ class _Walk:
             self._met[one] = None
             entered.append(one)
         return entered
+
+    def renew(self, limit: int) -> bool:
+        """Make room for the other way; return whether there was too little for the one before."""
+        was, self.cut, self._left = self.cut, False, limit
+        return was
 
     def up(self, makers: Iterable[ExecutionId]) -> list[ExecutionId]:
         """Follow what executions were given; return all of them, nearest first."""
@@ -467,7 +473,7 @@ def lines(lineage: Lineage) -> list[str]:
         elif not lineage.above:
             found.append("  nothing was made from it")
     if lineage.cut:
-        found.append(f"… and more: no more than {MOST_NODES:,} values and executions are followed.")
+        found.append(f"… and more: no more than {MOST_NODES:,} values and executions are followed each way.")
     return found
 
 

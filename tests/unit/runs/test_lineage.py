@@ -184,9 +184,10 @@ def test_a_long_lineage_is_cut_and_says_so(catalog: MemoryCatalog) -> None:
     assert found.cut
     assert len(found.executions) == 10
     assert lines(found)[-1].startswith("… and more")
+    assert set(of(catalog, "v10", limit=30).below) == {f"s{number}" for number in range(11, 26)}
     down = of(catalog, "v0", limit=20)
     assert down.cut
-    assert len(down.executions) <= 10
+    assert len(down.executions) == 11
     assert not of(catalog, "v29").cut
     assert len(of(catalog, "v0").below) == 29
 
