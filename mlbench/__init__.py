@@ -91,13 +91,14 @@ def lineage(of: str, step: str | None = None, name: str | None = None, *, up: bo
     return comparison.LineageView(comparison.lineage(Project.open(), of, step, name, up=up, down=down))
 
 
-def diff(before: str, after: str, *, load: bool = True) -> Any:
+def diff(run: str, other: str | None = None, *, load: bool = True) -> Any:
     """Return what differs between two runs, in the order in which it matters: `mlbench.diff("mq2a", "x7fd")`.
 
     Parameters
     ----------
-    before, after
-        The runs' ids, or beginnings of these.
+    run, other
+        The runs' ids, or beginnings of these; the second one is the later. With one run only, it is compared with the
+        last run of its notebook before it that succeeded.
     load
         Whether frames and arrays that differ are loaded to see where they first do. Nothing is unpickled.
 
@@ -108,7 +109,10 @@ def diff(before: str, after: str, *, load: bool = True) -> Any:
     """
     from mlbench.project import Project, comparison
 
-    return comparison.DifferenceView(comparison.difference(Project.open(), before, after, load=load))
+    project = Project.open()
+    named = project.catalog.run(run)
+    pair = (comparison.last_success(project, named), named) if other is None else (named, other)
+    return comparison.DifferenceView(comparison.difference(project, *pair, load=load))
 
 
 def client() -> Any:

@@ -12,6 +12,7 @@ from mlbench.core.errors import NotFound, ResultError, StoreError, UsageError
 from mlbench.core.ids import Digest, ExecutionId, is_digest, short
 from mlbench.core.records import Binding, Execution, Run, Snapshot
 from mlbench.project.history import with_items
+from mlbench.project.reuse import RUNS_BACK
 from mlbench.runs import lineage as lineages
 from mlbench.runs.artifacts import Loader
 from mlbench.runs.diff import Difference, Side, compare, notebook_cells
@@ -22,7 +23,7 @@ from mlbench.runs.lineage import Lineage, LineageValue
 if TYPE_CHECKING:
     from mlbench.project import Project
 
-__all__ = ["DifferenceView", "LineageView", "difference", "lineage", "lineage_of"]
+__all__ = ["DifferenceView", "LineageView", "difference", "last_success", "lineage", "lineage_of"]
 
 LARGEST_LOADED: Final = 1 << 30
 """Bytes of a value that is loaded to see where it differs from another one."""
@@ -156,6 +157,31 @@ def difference(project: Project, before: str | Run, after: str | Run, *, load: b
                 cuts = side.cut | {step} if cut else side.cut
                 sides[place] = replace(side, items={**side.items, step: items}, cut=cuts)
     return compare(sides[0], sides[1], load=_Differences(project) if load else None)
+
+
+def last_success(project: Project, run: Run) -> Run:
+    """Return the last run of a notebook before this one that succeeded.
+
+    Raises
+    ------
+    NotFound
+        If there is none among the last 500.
+    """
+    before, left = (run.started, str(run.id)), RUNS_BACK
+    while left > 0 and (run.notebook is not None or run.notebook_id is not None):
+        page = project.catalog.runs(
+            notebook=run.notebook, notebook_id=run.notebook_id, limit=min(50, left), before=before
+        )
+        found = next((one for one in page if one.state == "succeeded"), None)
+        if found is not None:
+            return found
+        if not page:
+            break
+        left -= len(page)
+        before = (page[-1].started, str(page[-1].id))
+    raise NotFound(
+        f"No run of this notebook before run {short(run.id)} has succeeded.", "Name the run to compare it with."
+    )
 
 
 class DifferenceView:

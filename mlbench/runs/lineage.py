@@ -210,27 +210,18 @@ class _Walk:
         self._known.update((one.id, one) for one in known)
         wanted = list(dict.fromkeys(ids))
         self._learn(wanted)
+        last = {one: self._known[one] for one in wanted if one in self._known}
         for _ in range(_LONGEST_CHAIN):
-            lacking = [
-                one.reused_from
-                for one in list(self._known.values())
-                if one.reused_from is not None and one.reused_from not in self._known
-            ]
-            if not lacking or not self._learn(lacking):
+            before = {one: found.reused_from for one, found in last.items() if found.reused_from is not None}
+            self._learn(before.values())
+            further = {one: self._known[origin] for one, origin in before.items() if origin in self._known}
+            if not further:
                 break
-        found = {}
-        for one in wanted:
-            if (execution := self._known.get(one)) is None:
-                continue
-            last = execution
-            for _ in range(_LONGEST_CHAIN):
-                if last.reused_from is None or last.reused_from not in self._known:
-                    break
-                last = self._known[last.reused_from]
-            found[one] = last
-            if last.id != one:
-                self._reused.setdefault(last.id, {})[execution.run] = None
-        return found
+            last |= further
+        for one, origin in last.items():
+            if origin.id != one:
+                self._reused.setdefault(origin.id, {})[self._known[one].run] = None
+        return last
 
     def enter(self, ids: Iterable[ExecutionId]) -> list[ExecutionId]:
         """Take executions into the answer, as far as there is room; return those that were not in it yet."""
@@ -310,11 +301,10 @@ class _Walk:
 
     # --- the steps of it ----------------------------------------------------------------------------------------------
 
-    def _learn(self, ids: Iterable[ExecutionId]) -> int:
+    def _learn(self, ids: Iterable[ExecutionId]) -> None:
         lacking = [one for one in dict.fromkeys(ids) if one not in self._known]
-        found = self._catalog.executions_named(lacking) if lacking else {}
-        self._known.update(found)
-        return len(found)
+        if lacking:
+            self._known.update(self._catalog.executions_named(lacking))
 
     def _whole(self, execution: Execution) -> Execution:
         """Return who says what an execution was given: of an item, the fan-out."""

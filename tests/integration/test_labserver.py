@@ -454,6 +454,11 @@ async def test_two_runs_say_what_differs_and_in_which_order(jp_fetch: Any, noteb
     assert list(found)[2:] == ["code", "parameters", "data", "environment", "metrics", "outcome", "items"]
     assert found["outcome"] == [{"step": None, "before": "failed", "after": "succeeded"}]
     assert found["code"] == found["data"] == []
+    failed = put_run(notebook, ago=-100)
+    found = await ask(jp_fetch, f"runs/{failed.id}/diff", **{"with": "last-success"})
+    assert (found["before"], found["after"]) == (after.id, failed.id)
+    code, _ = await refused(ask(jp_fetch, f"runs/{before.id}/diff", **{"with": "last-success"}))
+    assert code == 404
     for query in ({}, {"with": "abcd"}, {"with": "../../etc/passwd"}):
         code, said = await refused(ask(jp_fetch, f"runs/{after.id}/diff", **query))
         assert (code, said["type"]) == (400, "UsageError")

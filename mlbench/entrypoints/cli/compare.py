@@ -39,22 +39,26 @@ def lineage(of: str, step: str | None, name: str | None, up: bool, down: bool, a
 
 
 @click.command(epilog="Example: mlbench diff mq2a x7fd")
-@click.argument("before", metavar="RUN")
-@click.argument("after", metavar="RUN")
+@click.argument("run", metavar="RUN")
+@click.argument("other", metavar="[RUN]", required=False)
 @click.option("--no-load", is_flag=True, help="Compare previews only: no value is loaded.")
 @json_option
-def diff(before: str, after: str, no_load: bool, as_json: bool) -> None:
+def diff(run: str, other: str | None, no_load: bool, as_json: bool) -> None:
     """Show what differs between two runs: cells, parameters, data, environment, metrics, outcome, items.
 
-    Frames and arrays that differ are loaded, to say where they first do.
+    The second one is the later. With one run only, it is compared with the last run of its notebook before it that
+    succeeded. Frames and arrays that differ are loaded, to say where they first do.
     """
     from rich.text import Text
 
     from mlbench.project import Project
-    from mlbench.project.comparison import difference
+    from mlbench.project.comparison import difference, last_success
     from mlbench.runs.diff_text import as_lines
 
-    found = difference(Project.open(), before, after, load=not no_load)
+    project = Project.open()
+    named = project.catalog.run(run)
+    pair = (last_success(project, named), named) if other is None else (named, project.catalog.run(other))
+    found = difference(project, *pair, load=not no_load)
     if as_json:
         print_json(found)
         return

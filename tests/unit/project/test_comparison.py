@@ -17,7 +17,7 @@ from mlbench.core.ids import new_id
 from mlbench.core.records import Execution, FanOut, Metric, Read, Run
 from mlbench.entrypoints.cli import main
 from mlbench.project import Project, comparison, find_store
-from mlbench.project.comparison import difference, lineage, lineage_of
+from mlbench.project.comparison import difference, last_success, lineage, lineage_of
 from mlbench.runs.artifacts import save_names
 
 
@@ -204,6 +204,18 @@ def test_runs_without_a_snapshot_are_compared_by_the_sources_of_their_steps(proj
     assert (found.name, found.diff[-2:]) == ("load", ("-x = 1", "+x = 2"))
 
 
+def test_a_run_is_compared_with_the_last_success_of_its_notebook_where_no_other_is_named(project: Project) -> None:
+    first, second = a_run(project, FRAME, trees=1)[0], a_run(project, FRAME, trees=2)[0]
+    failed = project.end_run(project.begin_run(kind="papermill", notebook="/n.ipynb"), "failed")
+    project.begin_run(kind="papermill", notebook="/other.ipynb")
+    last = project.begin_run(kind="papermill", notebook="/n.ipynb")
+    assert last_success(project, last) == last_success(project, failed) == second
+    assert last_success(project, second) == first
+    assert mlbench.diff(failed.id).record.before == second.id
+    with pytest.raises(NotFound, match="No run of this notebook before"):
+        last_success(project, first)
+
+
 # --- Python and the command line --------------------------------------------------------------------------------------
 
 
@@ -255,6 +267,7 @@ def test_the_command_line_shows_a_difference_without_colours_in_a_pipe_and_as_js
     assert "    -model = fit(flights, 3)\n    +model = fit(flights, 4)\n" in out
     assert "\x1b" not in out
     status, out, _ = call(capsys, "diff", before.id, after.id, "--json", "--no-load")
+    assert call(capsys, "diff", after.id, "--json", "--no-load")[1] == out
     found = json.loads(out)
     assert list(found)[2:] == ["code", "parameters", "data", "environment", "metrics", "outcome", "items"]
     assert found["data"][0]["details"] == ["rows 1,000 to 7"]
