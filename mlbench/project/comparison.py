@@ -15,7 +15,7 @@ from mlbench.project.history import with_items
 from mlbench.project.reuse import RUNS_BACK
 from mlbench.runs import lineage as lineages
 from mlbench.runs.artifacts import Loader
-from mlbench.runs.diff import Difference, Side, compare, notebook_cells
+from mlbench.runs.diff import Difference, Side, as_run, compare, notebook_cells
 from mlbench.runs.diff_text import as_html, as_lines
 from mlbench.runs.diff_values import CODECS, value_changes
 from mlbench.runs.lineage import Lineage, LineageValue
@@ -223,7 +223,7 @@ def _side(project: Project, run: Run) -> Side:
     if snapshot is not None:
         from mlbench.runs.wire import msgspec
 
-        cells = notebook_cells(msgspec.json.decode(project.blobs.get(snapshot.notebook)))
+        cells = as_run(notebook_cells(msgspec.json.decode(project.blobs.get(snapshot.notebook))), executions)
     else:
         steps = ({"id": one.cell, "source": f"%%step {one.step}\n{one.source or ''}"} for one in executions)
         cells = notebook_cells({"cells": list(steps)})

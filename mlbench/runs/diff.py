@@ -12,13 +12,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from mlbench.core.errors import UsageError
 from mlbench.core.ids import Digest, RunId
-from mlbench.core.records import Artifact, Binding, Execution, Json, Metric, Run, Snapshot
-from mlbench.notebook.step import parse
+from mlbench.core.records import Binding, Execution, Json, Metric, Run, Snapshot
+from mlbench.notebook.step import StepCell, parse
+from mlbench.runs.diff_values import preview_changes, short_text, text_of
 
 __all__ = [
     "MOST_ITEMS",
@@ -33,9 +34,9 @@ __all__ = [
     "OutcomeChange",
     "ParameterChange",
     "Side",
+    "as_run",
     "compare",
     "notebook_cells",
-    "preview_changes",
 ]
 
 MOST_ITEMS: Final = 1_000
@@ -224,6 +225,29 @@ def notebook_cells(notebook: Json) -> tuple[NotebookCell, ...]:
     return tuple(found)
 
 
+def as_run(cells: Iterable[NotebookCell], executions: Iterable[Execution]) -> tuple[NotebookCell, ...]:
+    r"""Return cells with the text that their steps ran: the notebook that was kept may be older than that.
+
+    Examples
+    --------
+    >>> from mlbench.core.ids import ExecutionId
+    >>> ran = Execution(id=ExecutionId("e"), run=RunId("r"), step="load", state="failed", cell="a", source="x = 2")
+    >>> as_run([NotebookCell(source="%%step load\nx = 1", id="a")], [ran])[0].source
+    '%%step load\nx = 2'
+    """
+    ran = {(one.cell, one.step): one.source for one in executions if one.state != "reused" and one.source is not None}
+
+    def one(cell: NotebookCell) -> NotebookCell:
+        step = _parsed(cell)
+        source = ran.get((cell.id, step.name)) if step is not None else None
+        if step is None or source is None or source.strip() == step.body.strip():
+            return cell
+        whole = cell.source.replace("\r\n", "\n")
+        return replace(cell, source=whole[: len(whole) - len(step.body)] + source)
+
+    return tuple(one(cell) for cell in cells)
+
+
 # --- code -------------------------------------------------------------------------------------------------------------
 
 
@@ -309,11 +333,15 @@ def _moved(pairs: Mapping[int, int]) -> set[int]:
     return set(order) - stays
 
 
-def _step(cell: NotebookCell) -> str | None:
+def _parsed(cell: NotebookCell) -> StepCell | None:
     try:
-        found = parse(cell.source) if cell.type == "code" else None
+        return parse(cell.source) if cell.type == "code" else None
     except UsageError:
         return None
+
+
+def _step(cell: NotebookCell) -> str | None:
+    found = _parsed(cell)
     return found.name if found is not None else None
 
 
@@ -422,7 +450,7 @@ def _changed(step: str, name: str, old: Binding | None, new: Binding | None, loa
             change="removed" if after is None else "added",
             before=before.digest if before else None,
             after=after.digest if after else None,
-            details=(_text(there),),
+            details=(text_of(there),),
         )
     if before.digest == after.digest:
         return None
@@ -437,91 +465,6 @@ def _changed(step: str, name: str, old: Binding | None, new: Binding | None, loa
         after=after.digest,
         details=details or preview_changes(before, after),
     )
-
-
-def preview_changes(before: Artifact, after: Artifact) -> tuple[str, ...]:
-    """Say in which way two values differ, as far as their previews tell: rows, columns, types first.
-
-    Examples
-    --------
-    >>> def one(shape, text):
-    ...     preview = {"kind": "array", "shape": shape, "type": "int64", "text": text}
-    ...     return Artifact(digest=Digest(text), size=1, type="numpy.ndarray", codec="ndarray", preview=preview)
-    >>> preview_changes(one([3], "a"), one([4], "b"))
-    ('shape 3 to 4',)
-    """
-    if before.type != after.type:
-        return (f"type {before.type} to {after.type}",)
-    then, now = before.preview, after.preview
-    kind = then.get("kind")
-    found: list[str] = []
-    if kind == now.get("kind") == "frame":
-        found += _frame(then, now)
-    elif kind == now.get("kind") == "array":
-        if then.get("shape") != now.get("shape"):
-            found.append(f"shape {_shape(then)} to {_shape(now)}")
-        found += _pairs(then, now, ("type", "min", "max", "missing", "first"))
-    elif kind == now.get("kind") == "estimator":
-        old, new = then.get("parameters") or {}, now.get("parameters") or {}
-        found += [f"{name} {old.get(name, 'unset')} to {new.get(name, 'unset')}" for name, _ in _keys(old, new)]
-    elif kind == now.get("kind") == "list":
-        found += _pairs(then, now, ("length", "failed", "min", "max"))
-    elif then.get("text") != now.get("text"):
-        found.append(f"{_short(_text(before))} to {_short(_text(after))}")
-    return tuple(found) or ("the content: what is shown of it is the same",)
-
-
-def _frame(then: Json, now: Json) -> Iterator[str]:
-    old, new = (list(side.get("shape") or ()) for side in (then, now))
-    if old[:1] != new[:1] and old and new:
-        yield f"rows {old[0]:,} to {new[0]:,}"
-    columns = [{str(one["name"]): one for one in side.get("columns") or ()} for side in (then, now)]
-    gone = [name for name in columns[0] if name not in columns[1]]
-    more = [name for name in columns[1] if name not in columns[0]]
-    if gone:
-        yield f"columns gone: {', '.join(gone)}"
-    if more:
-        yield f"new columns: {', '.join(more)}"
-    both = [name for name in columns[0] if name in columns[1]]
-    for name in both:
-        was, is_ = columns[0][name], columns[1][name]
-        if was.get("type") != is_.get("type"):
-            yield f"column {name}: type {was.get('type')} to {is_.get('type')}"
-        elif was.get("missing") != is_.get("missing") and None not in (was.get("missing"), is_.get("missing")):
-            yield f"column {name}: missing {was['missing']:,} to {is_['missing']:,}"
-    places = [{name: place for place, name in enumerate(side)} for side in columns]
-    for row, (one, other) in enumerate(zip(then.get("rows") or (), now.get("rows") or (), strict=False)):
-        for name in both:
-            cells = one[places[0][name]], other[places[1][name]]
-            if cells[0] != cells[1]:
-                yield f"first at row {row}, column {name}: {cells[0]} to {cells[1]}"
-                return
-
-
-def _pairs(then: Json, now: Json, names: Iterable[str]) -> Iterator[str]:
-    for name in names:
-        old, new = then.get(name), now.get(name)
-        if old == new:
-            continue
-        if isinstance(old, list) and isinstance(new, list):
-            place = next((at for at, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]), None)
-            if place is not None:
-                yield f"first at {place}: {old[place]} to {new[place]}"
-        else:
-            yield f"{name} {'none' if old is None else old} to {'none' if new is None else new}"
-
-
-def _shape(preview: Json) -> str:
-    return " × ".join(f"{length:,}" for length in preview.get("shape") or ()) or "one value"
-
-
-def _text(artifact: Artifact) -> str:
-    return str(artifact.preview.get("text") or artifact.type)
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 60 else f"{line[:59]}…"
 
 
 # --- what came out ----------------------------------------------------------------------------------------------------
@@ -559,7 +502,7 @@ def _ended(record: Run | Execution) -> str:
     if record.failure is None or state != "failed":
         return f"{state}{reason}"
     error = _ANSI.sub("", record.failure.evalue).strip().splitlines()
-    return f"{state}{reason}: {record.failure.ename}{f': {_short(error[0])}' if error else ''}"
+    return f"{state}{reason}: {record.failure.ename}{f': {short_text(error[0])}' if error else ''}"
 
 
 # --- fan-outs ---------------------------------------------------------------------------------------------------------

@@ -1,21 +1,119 @@
-"""Where two values that were loaded first differ: frames by rows, columns and types, arrays by place.
+"""Where two values first differ: frames by rows, columns and types, arrays by place.
 
-Nothing heavy is imported: a value's library is there already if the value is.
+By their previews, which are always there, or by the values themselves where somebody has loaded them. Nothing heavy is
+imported: a value's library is there already if the value is.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
 
-__all__ = ["CODECS", "value_changes"]
+from mlbench.core.records import Artifact, Json
 
-CODECS = frozenset({"frame", "ndarray", "arrow", "scalar"})
+__all__ = ["CODECS", "preview_changes", "short_text", "text_of", "value_changes"]
+
+CODECS: Final = frozenset({"frame", "ndarray", "arrow", "scalar"})
 """The codecs whose values are read without unpickling anything."""
 
-_SHOWN = 10
-_MOST = 60
+_SHOWN: Final = 10
+_MOST: Final = 60
+
+
+# --- by previews ------------------------------------------------------------------------------------------------------
+
+
+def preview_changes(before: Artifact, after: Artifact) -> tuple[str, ...]:
+    """Say in which way two values differ, as far as their previews tell: rows, columns, types first.
+
+    Examples
+    --------
+    >>> from mlbench.core.ids import Digest
+    >>> def one(shape, text):
+    ...     preview = {"kind": "array", "shape": shape, "type": "int64", "text": text}
+    ...     return Artifact(digest=Digest(text), size=1, type="numpy.ndarray", codec="ndarray", preview=preview)
+    >>> preview_changes(one([3], "a"), one([4], "b"))
+    ('shape 3 to 4',)
+    """
+    if before.type != after.type:
+        return (f"type {before.type} to {after.type}",)
+    then, now = before.preview, after.preview
+    kind = then.get("kind")
+    found: list[str] = []
+    if kind == now.get("kind") == "frame":
+        found += _frame_preview(then, now)
+    elif kind == now.get("kind") == "array":
+        if then.get("shape") != now.get("shape"):
+            found.append(f"shape {_shape(then)} to {_shape(now)}")
+        found += _pairs(then, now, ("type", "min", "max", "missing", "first"))
+    elif kind == now.get("kind") == "estimator":
+        old, new = then.get("parameters") or {}, now.get("parameters") or {}
+        names = [name for name in dict.fromkeys((*old, *new)) if old.get(name) != new.get(name)]
+        found += [f"{name} {old.get(name, 'unset')} to {new.get(name, 'unset')}" for name in names]
+    elif kind == now.get("kind") == "list":
+        found += _pairs(then, now, ("length", "failed", "min", "max"))
+    elif then.get("text") != now.get("text"):
+        found.append(f"{short_text(text_of(before))} to {short_text(text_of(after))}")
+    return tuple(found) or ("the content: what is shown of it is the same",)
+
+
+def _frame_preview(then: Json, now: Json) -> Iterator[str]:
+    old, new = (list(side.get("shape") or ()) for side in (then, now))
+    if old[:1] != new[:1] and old and new:
+        yield f"rows {old[0]:,} to {new[0]:,}"
+    columns = [{str(one["name"]): one for one in side.get("columns") or ()} for side in (then, now)]
+    gone = [name for name in columns[0] if name not in columns[1]]
+    more = [name for name in columns[1] if name not in columns[0]]
+    if gone:
+        yield f"columns gone: {', '.join(gone)}"
+    if more:
+        yield f"new columns: {', '.join(more)}"
+    both = [name for name in columns[0] if name in columns[1]]
+    for name in both:
+        was, is_ = columns[0][name], columns[1][name]
+        if was.get("type") != is_.get("type"):
+            yield f"column {name}: type {was.get('type')} to {is_.get('type')}"
+        elif was.get("missing") != is_.get("missing") and None not in (was.get("missing"), is_.get("missing")):
+            yield f"column {name}: missing {was['missing']:,} to {is_['missing']:,}"
+    places = [{name: place for place, name in enumerate(side)} for side in columns]
+    for row, (one, other) in enumerate(zip(then.get("rows") or (), now.get("rows") or (), strict=False)):
+        for name in both:
+            cells = one[places[0][name]], other[places[1][name]]
+            if cells[0] != cells[1]:
+                yield f"first at row {row}, column {name}: {cells[0]} to {cells[1]}"
+                return
+
+
+def _pairs(then: Json, now: Json, names: Iterable[str]) -> Iterator[str]:
+    for name in names:
+        old, new = then.get(name), now.get(name)
+        if old == new:
+            continue
+        if isinstance(old, list) and isinstance(new, list):
+            place = next((at for at, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]), None)
+            if place is not None:
+                yield f"first at {place}: {old[place]} to {new[place]}"
+        else:
+            yield f"{name} {'none' if old is None else old} to {'none' if new is None else new}"
+
+
+def _shape(preview: Json) -> str:
+    return " × ".join(f"{length:,}" for length in preview.get("shape") or ()) or "one value"
+
+
+def text_of(artifact: Artifact) -> str:
+    """Return what is shown of a value in a line."""
+    return str(artifact.preview.get("text") or artifact.type)
+
+
+def short_text(text: str) -> str:
+    """Return a text as the beginning of one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= _MOST else f"{line[: _MOST - 1]}…"
+
+
+# --- by the values themselves -----------------------------------------------------------------------------------------
 
 
 def value_changes(before: Any, after: Any) -> tuple[str, ...]:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from mlbench.core.ids import Digest, ExecutionId, RunId
 from mlbench.core.records import Artifact, Binding, Execution, Failure, GitState, Metric, Run, Snapshot
-from mlbench.runs.diff import MOST_ITEMS, Difference, NotebookCell, Side, compare, preview_changes
+from mlbench.runs.diff import MOST_ITEMS, Difference, NotebookCell, Side, as_run, compare
 from mlbench.runs.diff_text import as_html, as_lines
-from mlbench.runs.diff_values import value_changes
+from mlbench.runs.diff_values import preview_changes, value_changes
 from mlbench.runs.previews import preview
 from mlbench.runs.values import pack
 
@@ -107,6 +107,17 @@ def test_modules_beside_the_notebook_are_code_too() -> None:
         ("module", "removed", "old.py"),
     ]
     assert found[0].diff[1:] == ("-a = 1", "+a = 2")
+
+
+def test_a_cell_is_compared_as_its_step_ran_where_the_notebook_that_was_kept_is_older() -> None:
+    cells = [cell("%%step load --cpu 2\r\nx = 1", "a"), cell("%%step fit\ny = x", "b"), cell("x", "c")]
+    ran = [
+        execution("load", cell="a", source="x = 2"),
+        execution("fit", cell="b", source="y = x\n"),
+        execution("old", cell="c", source="nothing"),
+    ]
+    assert [one.source for one in as_run(cells, ran)] == ["%%step load --cpu 2\nx = 2", "%%step fit\ny = x", "x"]
+    assert list(as_run(cells, [execution("load", cell="a", source="z", state="reused")])) == cells
 
 
 _CELLS = st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from(["x", "y", ""])), unique_by=lambda one: one[0])
