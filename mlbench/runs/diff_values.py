@@ -153,8 +153,8 @@ def _frames(before: Any, after: Any) -> Iterator[str]:
     for name in both if before.columns.is_unique and after.columns.is_unique else ():
         kinds = before[name].dtype, after[name].dtype
         if kinds[0] != kinds[1]:
-            texts = str(kinds[0]), str(kinds[1])
-            yield f"column {name}: " + (f"type {texts[0]} to {texts[1]}" if texts[0] != texts[1] else "other categories")
+            then, now = map(str, kinds)
+            yield f"column {name}: {f'type {then} to {now}' if then != now else 'other categories'}"
     if not before.columns.is_unique or not after.columns.is_unique:
         return
     rows = min(len(before), len(after))

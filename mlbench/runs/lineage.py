@@ -37,6 +37,9 @@ MOST_NODES: Final = 10_000
 """How many values and executions are followed each way; where there are more, it is said."""
 
 _LONGEST_CHAIN: Final = 100
+_FILES: Final = 20
+_TEXT: Final = 80
+"""How many files of an execution are named in text, and how long what is said of a value is."""
 
 How = Literal["name", "captured", "item", "file"]
 _Key = tuple[ExecutionId, str]
@@ -525,8 +528,7 @@ def _tell_down(
 
 def _value_line(value: LineageValue) -> str:
     digest = f"  {short(value.digest)}" if value.digest is not None else ""
-    said = value.text if value.text is not None and len(value.text) <= 80 else value.type
-    what = " ".join(said.split()) if said else ""
+    what = _short(" ".join((value.text or value.type or "").split()))
     where = "  (a file)" if value.how == "file" else "  (from the kernel)" if value.how == "captured" else ""
     return f"{value.name}{digest}{f'  {what}' if what else ''}{where}"
 
@@ -547,8 +549,14 @@ def _facts(one: LineageExecution) -> Iterator[str]:
     commit = f"commit {one.commit[:8]}" if one.commit else ""
     yield "  ".join(filter(None, (code, notebook if one.path or one.notebook else "", commit)))
     if one.parameters:
-        yield f"parameters {'  '.join(f'{name}={value!r}' for name, value in one.parameters.items())}"
-    for use in one.files:
-        if use.mode != "l":
-            size = f"  {use.size:,} bytes" if use.size is not None else ""
-            yield f"{'wrote' if use.mode == 'w' else 'read'} file {use.path}{size}"
+        yield f"parameters {'  '.join(f'{name}={_short(repr(value))}' for name, value in one.parameters.items())}"
+    files = [use for use in one.files if use.mode != "l"]
+    for use in files[:_FILES]:
+        size = f"  {use.size:,} bytes" if use.size is not None else ""
+        yield f"{'wrote' if use.mode == 'w' else 'read'} file {use.path}{size}"
+    if len(files) > _FILES:
+        yield f"and {len(files) - _FILES:,} more files"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _TEXT else f"{text[: _TEXT - 1]}…"

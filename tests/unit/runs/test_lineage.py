@@ -163,7 +163,8 @@ def test_an_item_that_was_reused_goes_on_in_the_lists_of_both_runs(catalog: Memo
     for number, (whole, item) in enumerate((("fit1", "one"), ("fit2", "two")), 1):
         step(catalog, whole, bound("model", f"list{number}"), step="fit", fanout=fan, started=number)
         more: dict[str, Any] = {"state": "reused", "reused_from": ExecutionId("one")} if item == "two" else {}
-        step(catalog, item, bound("model", "AA"), step="fit", part_of=ExecutionId(whole), item=0, started=number, **more)
+        more |= {"step": "fit", "part_of": ExecutionId(whole), "item": 0, "started": number}
+        step(catalog, item, bound("model", "AA"), **more)
     assert of(catalog, "AA").below == ("fit1", "fit2")
 
 
