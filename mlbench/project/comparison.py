@@ -256,4 +256,3 @@ def _text(project: Project, digest: Digest) -> str:
         return project.blobs.get(digest).decode("utf-8", "replace")
     except (NotFound, StoreError):
         return f"(its text, {digest}, is not in the store)"
-

@@ -290,8 +290,9 @@ def _paired(before: Sequence[NotebookCell], after: Sequence[NotebookCell]) -> di
                 pairs[old] = free[known].pop(0)
                 taken.add(pairs[old])
 
-    for key in (lambda cell: cell.id, lambda cell: _step(cell), lambda cell: cell.source.strip() or None):
-        pair(key)
+    pair(lambda cell: cell.id)
+    pair(_step)
+    pair(lambda cell: cell.source.strip() or None)
     left = [old for old in range(len(before)) if old not in pairs]
     free = [new for new in range(len(after)) if new not in taken]
     if len(left) * len(free) <= _MOST_PAIRS:
@@ -512,9 +513,7 @@ def _fan_outs(before: Side, after: Side) -> Iterator[FanOutChange]:
     for step in dict.fromkeys((*after.items, *before.items)):
         then, now = (_by_label(side.items.get(step, ())) for side in (before, after))
         found = [
-            change
-            for key in dict.fromkeys((*now, *then))
-            if (change := _item(then.get(key), now.get(key))) is not None
+            change for key in dict.fromkeys((*now, *then)) if (change := _item(then.get(key), now.get(key))) is not None
         ]
         if found:
             yield FanOutChange(
