@@ -37,6 +37,8 @@ __all__ = [
     "__version__",
     "client",
     "context",
+    "diff",
+    "lineage",
     "load_ipython_extension",
     "log",
     "progress",
@@ -85,6 +87,52 @@ def run(prefix: str) -> Any:
     from mlbench.project import Project
 
     return Project.open().run(prefix)
+
+
+def lineage(of: str, step: str | None = None, name: str | None = None, *, up: bool = True, down: bool = True) -> Any:
+    """Return where a value comes from and what was made of it: `mlbench.lineage("mq2a", "train", "model")`.
+
+    Parameters
+    ----------
+    of
+        A run's id, or a beginning of it, or an artifact's digest, which then stands alone.
+    step, name
+        The step (`fit[3]` is an item of it) and the name that it bound.
+    up, down
+        Which ways are followed.
+
+    Raises
+    ------
+    NotFound
+        If there is no such value.
+    """
+    from mlbench.project import Project, comparison
+
+    return comparison.LineageView(comparison.lineage(Project.open(), of, step, name, up=up, down=down))
+
+
+def diff(run: str, other: str | None = None, *, load: bool = True) -> Any:
+    """Return what differs between two runs, in the order in which it matters: `mlbench.diff("mq2a", "x7fd")`.
+
+    Parameters
+    ----------
+    run, other
+        The runs' ids, or beginnings of these; the second one is the later. With one run only, it is compared with the
+        last run of its notebook before it that succeeded.
+    load
+        Whether frames and arrays that differ are loaded to see where they first do. Nothing is unpickled.
+
+    Raises
+    ------
+    NotFound
+        If there is no such run, or several begin so.
+    """
+    from mlbench.project import Project, comparison
+
+    project = Project.open()
+    named = project.catalog.run(run)
+    pair = (comparison.last_success(project, named), named) if other is None else (named, other)
+    return comparison.DifferenceView(comparison.difference(project, *pair, load=load))
 
 
 def client() -> Any:

@@ -25,7 +25,7 @@ from mlbench.core.records import (
     Run,
     Snapshot,
 )
-from mlbench.runs import values
+from mlbench.runs import lineage, values
 from mlbench.runs.search import check_place, fits, searched, sort_value
 
 __all__ = ["FixedClock", "MemoryBlobs", "MemoryCatalog"]
@@ -278,7 +278,7 @@ class MemoryCatalog:
 
     def executions(self, run: RunId, /) -> list[Execution]:
         found = [one for one in list(self._executions.values()) if one.run == run and one.part_of is None]
-        found.sort(key=lambda one: (one.position is None, one.position or 0, _moment(one), one.attempt))
+        found.sort(key=lambda one: (one.position is None, one.position or 0, lineage.moment(one), one.attempt))
         return [replace(one, messages=()) for one in found]
 
     def items(
@@ -305,11 +305,11 @@ class MemoryCatalog:
     def by_keys(self, keys: Iterable[str], /) -> dict[str, Execution]:
         wanted = set(keys)
         found = [one for one in list(self._executions.values()) if one.state in {"succeeded", "reused"}]
-        return {one.key: replace(one, messages=()) for one in sorted(found, key=_moment) if one.key in wanted}
+        return {one.key: replace(one, messages=()) for one in sorted(found, key=lineage.moment) if one.key in wanted}
 
     def candidates(self, key: str, /, *, limit: int = 10) -> list[Execution]:
         found = [one for one in list(self._executions.values()) if one.key == key and one.state == "succeeded"]
-        return [replace(one, messages=()) for one in sorted(found, key=_moment, reverse=True)[:limit]]
+        return [replace(one, messages=()) for one in sorted(found, key=lineage.moment, reverse=True)[:limit]]
 
     def _items(self, execution: ExecutionId) -> list[tuple[int, Execution]]:
         them = list(self._executions.values())
@@ -318,7 +318,20 @@ class MemoryCatalog:
 
     def under_way(self) -> list[Execution]:
         found = [replace(one, messages=()) for one in list(self._executions.values()) if one.state in UNDER_WAY]
-        return sorted(found, key=_moment, reverse=True)
+        return sorted(found, key=lineage.moment, reverse=True)
+
+    def executions_named(self, ids: Iterable[ExecutionId], /) -> dict[ExecutionId, Execution]:
+        found = (self._executions.get(one) for one in ids)
+        return {one.id: replace(one, messages=()) for one in found if one is not None}
+
+    def makers(self, digests: Iterable[Digest], /, *, limit: int = 1000) -> list[Execution]:
+        wanted = set(digests)
+        ended = [one for one in list(self._executions.values()) if one.state in ENDED]
+        return _oldest((one for one in ended if wanted & lineage.binds(one)), limit)
+
+    def readers(self, digests: Iterable[Digest], /, *, limit: int = 1000) -> list[Execution]:
+        wanted = set(digests)
+        return _oldest((one for one in list(self._executions.values()) if wanted & lineage.given(one)), limit)
 
     def put_job(self, job: Job, /) -> None:
         with self._lock:
@@ -441,9 +454,9 @@ def _key(firing: Firing) -> tuple[str, int, bool]:
     return firing.job, firing.due, firing.manual
 
 
-def _moment(execution: Execution) -> int:
-    moments = (execution.started, execution.queued, execution.ended)
-    return next((moment for moment in moments if moment is not None), 0)
+def _oldest(them: Iterable[Execution], limit: int) -> list[Execution]:
+    found = sorted(them, key=lambda one: (lineage.moment(one), one.id))[:limit]
+    return [replace(one, messages=()) for one in found]
 
 
 def _one(prefix: str, known: dict[str, Run] | dict[str, Execution] | dict[str, Job], word: str) -> str:

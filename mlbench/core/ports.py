@@ -227,6 +227,24 @@ class Catalog(Protocol):
         """Return all executions that are queued or running."""
         ...
 
+    def executions_named(self, ids: Iterable[ExecutionId], /) -> dict[ExecutionId, Execution]:
+        """Return the executions with these whole ids, without their messages; an id that is not known is left out."""
+        ...
+
+    def makers(self, digests: Iterable[Digest], /, *, limit: int = 1000) -> list[Execution]:
+        """Return the executions that ended and bound one of these artifacts, without their messages, oldest first.
+
+        Items and those that were reused are among them. No more than `limit` are returned.
+        """
+        ...
+
+    def readers(self, digests: Iterable[Digest], /, *, limit: int = 1000) -> list[Execution]:
+        """Return the executions that were given one of these artifacts, without their messages, oldest first.
+
+        They are steps: what a fan-out is given, each of its items is. No more than `limit` are returned.
+        """
+        ...
+
     def put_job(self, job: Job, /) -> None: ...
     def job(self, prefix: str, /) -> Job:
         """Return the job with this id, unique prefix or name."""

@@ -22,6 +22,7 @@ from mlbench.core.records import (
     Job,
     JobVersion,
     Metric,
+    Read,
     Run,
     Snapshot,
 )
@@ -316,6 +317,54 @@ def test_of_one_execution_named_twice_at_once_the_last_word_counts(catalog: Cata
     catalog.put_executions([running, ended, replace(running, messages=())])
     assert catalog.execution(running.id) == replace(ended, messages=said)
     assert len(catalog.metrics([run.id])[run.id]) == 1
+
+
+# --- lineage ----------------------------------------------------------------------------------------------------------
+
+
+def a_digest(letter: str) -> Digest:
+    return Digest("blake3:" + letter * 64)
+
+
+def a_binding(name: str, letter: str) -> Binding:
+    return Binding(name=name, artifact=Artifact(digest=a_digest(letter), size=1, type="int", codec="scalar"))
+
+
+def test_who_bound_an_artifact_and_who_was_given_it_is_found_oldest_first(catalog: Catalog) -> None:
+    run = a_run()
+    load = an_execution(run, step="load", binds=(a_binding("flights", "a"), a_binding("airports", "b")), started=5)
+    again = an_execution(run, step="load", binds=(a_binding("flights", "a"),), state="reused", started=3)
+    reads = (Read(name="flights", digest=a_digest("a"), execution=load.id), Read(name="trees"))
+    train = an_execution(run, reads=reads, messages=({"output_type": "stream"},), state="running")
+    catalog.put_executions([load, again, train])
+    assert catalog.makers([a_digest("a")]) == [again, load]
+    assert catalog.makers([a_digest("a"), a_digest("b"), a_digest("c")], limit=1) == [again]
+    assert catalog.makers([a_digest("b")]) == [load]
+    assert [(one.id, one.messages) for one in catalog.readers([a_digest("a")])] == [(train.id, ())]
+    assert catalog.readers([a_digest("b")]) == []
+    assert catalog.makers([]) == []
+    catalog.put_execution(replace(train, state="succeeded", reads=()))
+    assert catalog.readers([a_digest("a")]) == []
+
+
+def test_items_are_among_those_who_bound_an_artifact_and_only_what_has_ended_is(catalog: Catalog) -> None:
+    whole, items = a_fan_out(3, binds=(a_binding("model", "d"),))
+    catalog.put_executions([whole, *items])
+    under_way = an_execution(a_run(), state="running", binds=(a_binding("model", "d"),))
+    catalog.put_execution(under_way)
+    assert {one.id for one in catalog.makers([a_digest("d")])} == {
+        one.id for one in (whole, *items) if one.state not in ("queued", "running") and one.binds
+    }
+    catalog.put_execution(replace(under_way, state="succeeded"))
+    assert under_way.id in {one.id for one in catalog.makers([a_digest("d")])}
+
+
+def test_executions_are_found_by_their_ids_and_those_that_are_not_there_are_left_out(catalog: Catalog) -> None:
+    one, other = an_execution(a_run()), an_execution(a_run(), messages=({"output_type": "stream"},))
+    catalog.put_executions([one, other])
+    found = catalog.executions_named([other.id, ExecutionId(new_id()), one.id])
+    assert found == {one.id: one, other.id: replace(other, messages=())}
+    assert catalog.executions_named([]) == {}
 
 
 # --- snapshots, jobs --------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -61,7 +62,6 @@ OPENER = """
 import sys
 from mlbench.backends.catalog_sql import SqlCatalog
 from mlbench.core.ids import new_id
-from mlbench.core.queries import Place
 from mlbench.core.records import Run
 catalog = SqlCatalog(sys.argv[1])
 catalog.put_run(Run(id=new_id(), kind="job", state="running", name=sys.argv[2]))
@@ -91,7 +91,6 @@ import sys
 from dataclasses import replace
 from mlbench.backends.catalog_sql import SqlCatalog
 from mlbench.core.ids import new_id
-from mlbench.core.queries import Place
 from mlbench.core.records import Execution, Metric, Run
 catalog = SqlCatalog(sys.argv[1])
 for number in range(6):
@@ -214,7 +213,18 @@ def an_older_catalog(file: Path) -> None:
         config.attributes["connection"] = connection
         command.upgrade(config, "0001")
         run = {"record": '{"id":"aaaa","kind":"job","state":"succeeded","name":"old"}'}
-        execution = {"record": '{"id":"bbbb","run":"aaaa","step":"train","state":"succeeded"}'}
+        record = {
+            "id": "bbbb",
+            "run": "aaaa",
+            "step": "train",
+            "state": "succeeded",
+            "binds": [
+                {"name": "model", "artifact": {"digest": "blake3:aa", "size": 1, "type": "int", "codec": "scalar"}},
+                {"name": "np", "module": "numpy"},
+            ],
+            "reads": [{"name": "flights", "digest": "blake3:bb"}, {"name": "trees"}],
+        }
+        execution = {"record": json.dumps(record)}
         values = "VALUES ('aaaa', 'job', 'succeeded', 1, :record)"
         connection.execute(text(f"INSERT INTO runs (id, kind, state, started, record) {values}"), run)
         columns = "id, run, step, state, attempt, key, moment, record"
@@ -233,6 +243,8 @@ def test_an_older_catalog_is_migrated_after_a_backup_and_only_by_who_may(file: P
     assert [run.name for run in catalog.runs()] == ["old"]
     assert [one.step for one in catalog.executions(RunId("aaaa"))] == ["train"]
     assert [one.id for one in catalog.candidates("k")] == ["bbbb"]
+    assert [one.id for one in catalog.makers([Digest("blake3:aa")])] == ["bbbb"]
+    assert [one.id for one in catalog.readers([Digest("blake3:bb")])] == ["bbbb"]
     assert [metric.value for metric in catalog.metrics([RunId("aaaa")])[RunId("aaaa")]] == [0.5]
     with catalog._engine.connect() as connection:
         assert differences(connection) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, Final, TypeVar
@@ -30,12 +30,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 from mlbench.backends.catalog_sql import tables as t
 from mlbench.backends.catalog_sql.opening import clear_errors, open_engine, sqlite_file
 from mlbench.backends.catalog_sql.rows import (
+    bound_rows,
     decode,
     encode,
     execution_row,
     firing_row,
     metric_rows,
     param_row,
+    read_rows,
     run_row,
     tag_row,
     to_execution,
@@ -59,6 +61,7 @@ from mlbench.core.records import (
     Run,
     Snapshot,
 )
+from mlbench.runs import lineage
 
 __all__ = ["SqlCatalog"]
 
@@ -300,6 +303,9 @@ class SqlCatalog:
             changed = self._forget_metrics(connection, again)
             changed |= {one.run for one, _ in them.values() if one.metrics and one.part_of is None}
             metrics = [row for one, _ in them.values() for row in metric_rows(one.run, one.metrics, one)]
+            written = [one for one, _ in them.values()]
+            self._insert_all(connection, "artifacts_bound", bound_rows(written))
+            self._insert_all(connection, "artifacts_read", read_rows(written))
             self._insert_all(connection, "metrics", metrics)
             self._keep_last_metrics(connection, sorted(changed))
 
@@ -359,6 +365,30 @@ class SqlCatalog:
         """Return all executions that are queued or running, without their messages."""
         c = t.executions.c
         return self._executions(select(c.record).where(_is_under_way(t.executions)).order_by(c.moment.desc(), c.id))
+
+    def executions_named(self, ids: Iterable[ExecutionId], /) -> dict[ExecutionId, Execution]:
+        found: list[Execution] = []
+        for some in _batches(list(dict.fromkeys(ids))):
+            found += self._executions(select(t.executions.c.record).where(t.executions.c.id.in_(some)))
+        return {one.id: one for one in found}
+
+    def makers(self, digests: Iterable[Digest], /, *, limit: int = 1000) -> list[Execution]:
+        return self._users(t.artifacts_bound, digests, lineage.binds, limit)
+
+    def readers(self, digests: Iterable[Digest], /, *, limit: int = 1000) -> list[Execution]:
+        return self._users(t.artifacts_read, digests, lineage.given, limit)
+
+    def _users(
+        self, table: Table, digests: Iterable[Digest], which: Callable[[Execution], set[Digest]], limit: int
+    ) -> list[Execution]:
+        """Return the executions that a table of artifacts names, if their records say so too."""
+        c, wanted = t.executions.c, list(dict.fromkeys(digests))
+        found: dict[ExecutionId, Execution] = {}
+        for some in _batches(wanted):
+            using = select(table.c.execution).where(table.c.digest.in_(some))
+            query = select(c.record).where(c.id.in_(using)).order_by(c.moment, c.id).limit(limit)
+            found |= {one.id: one for one in self._executions(query) if not which(one).isdisjoint(some)}
+        return sorted(found.values(), key=lambda one: (lineage.moment(one), one.id))[:limit]
 
     def _executions(self, query: Select[Any]) -> list[Execution]:
         with self._reading() as connection:
@@ -510,7 +540,7 @@ class SqlCatalog:
         query = self._insert(table)
         if name == "metrics":
             return query
-        if name in {"params", "tags"}:
+        if name in {"params", "tags", "artifacts_bound", "artifacts_read"}:
             return query.on_conflict_do_nothing()
         changes: Json = {one.name: query.excluded[one.name] for one in table.c if one.name != "id"}
         if name == "executions":  # whoever writes an execution without messages did not have them

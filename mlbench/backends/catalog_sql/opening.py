@@ -26,7 +26,7 @@ from mlbench.core.errors import StoreError
 
 __all__ = ["REVISIONS", "clear_errors", "open_engine", "sqlite_file"]
 
-REVISIONS: Final = ("0001", "0002", "0003")
+REVISIONS: Final = ("0001", "0002", "0003", "0004")
 """The migrations of `migrations/versions`, oldest first."""
 
 _BUSY_SECONDS = 10

@@ -97,6 +97,26 @@ executions = Table(
     Index("ix_executions_under_way", "state", sqlite_where=_UNDER_WAY, postgresql_where=_UNDER_WAY),
 )
 
+# Which executions bound an artifact, and which were given one. Rows are added and never taken away: whoever reads one
+# looks into the execution's record, so that writing an execution again costs nothing here.
+artifacts_bound = Table(
+    "artifacts_bound",
+    metadata,
+    Column("digest", String(80), primary_key=True),
+    Column("execution", String(26), primary_key=True),
+    Column("name", Text, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+artifacts_read = Table(
+    "artifacts_read",
+    metadata,
+    Column("digest", String(80), primary_key=True),
+    Column("execution", String(26), primary_key=True),
+    Column("name", Text, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
 metrics = Table(
     "metrics",
     metadata,

@@ -29,6 +29,9 @@ LARGEST_BODY: Final = 50 * 1024 * 1024
 ID: Final = r"([a-z2-7]{26})"
 """The only form of an id that a route accepts; ids are looked up, never joined to a path."""
 
+DIGEST: Final = r"(blake3(?::|%3[Aa])[0-9a-f]{64})"
+"""The only form of a digest that a route accepts, whether or not the page has escaped its colon."""
+
 STATUS: Final[tuple[tuple[type[errors.MlbenchError], int], ...]] = (
     (errors.NotFound, 404),
     (errors.NotebookError, 422),

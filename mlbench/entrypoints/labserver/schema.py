@@ -11,6 +11,8 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from mlbench.core.records import Execution, Firing, Job, Json, Metric, Run, Snapshot
+from mlbench.runs.diff import Difference
+from mlbench.runs.lineage import Lineage
 from mlbench.runs.wire import look_at
 
 PREFIX = "mlbench/api/v1"
@@ -339,7 +341,7 @@ SPOKEN: tuple[type, ...] = (
     Problem, Status, RunList, Completions, RunDetail, ExecutionDetail, ItemList, ItemMetric, NotebookView, Cancelled,
     Resumed, GraphQuestion, Graph, OutputsQuestion, Outputs, Identity, Dashboards, Document, Taken, JobList,
     JobQuestion, JobCheck, NewJob, JobChange, JobView, Firings, FiringDetail, ScheduleQuestion, SchedulePreview, News,
-    Watch,
+    Watch, Lineage, Difference,
 )  # fmt: skip
 
 look_at(*SPOKEN)
