@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-__all__ = ["Buffer", "Pieces", "make_folders", "read_range", "sync_all", "write_files"]
+__all__ = ["Buffer", "Pieces", "make_folders", "read_range", "sync_all", "touch", "write_files"]
 
 Buffer = bytes | bytearray | memoryview
 Pieces = Sequence[tuple[int, Buffer]]
@@ -89,6 +89,17 @@ def make_folders(folder: str) -> set[str]:
     with suppress(FileExistsError):
         os.mkdir(folder, 0o700)
     return changed | {parent}
+
+
+def touch(path: str) -> bool:
+    """Set a file's time to now, so that nobody frees it; return False if it is not there."""
+    try:
+        os.utime(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    except PermissionError:  # another user's: whoever may not say that it is needed cannot rely on it
+        return False
+    return True
 
 
 def sync_all(paths: Sequence[str]) -> None:
