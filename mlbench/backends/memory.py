@@ -150,8 +150,6 @@ class MemoryBlobs:
         else:
             for name, one in sorted(self._records.items()):
                 yield Piece(kind, name, len(_json(one)), self._times[name])
-                Piece(kind, name, len(_json(one)), self._times[name]) for name, one in sorted(self._records.items())
-            )
             return
         yield from (Piece(kind, name, size, self._times[name]) for name, size in sorted(sizes.items()))
 

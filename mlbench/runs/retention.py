@@ -1,8 +1,8 @@
 """How long runs are kept.
 
-A rule says an age, of all runs or of those of a job or with a tag. Of the rules that name a run's job or tags the longest
-counts; only where there is none, the one for all runs; and where there is not that either, a run is kept for ever. What
-is under way, and what somebody said is to be kept, is kept whatever the rules say.
+A rule says an age, of all runs or of those of a job or with a tag. Of the rules that name a run's job or tags the
+longest counts; only where there is none, the one for all runs; and where there is not that either, a run is kept for
+ever. What is under way, and what somebody said is to be kept, is kept whatever the rules say.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _AGE: Final = re.compile(r"\s*(\d{1,6})\s*([a-z]+?)s?\s*")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How long runs are kept, in seconds (`None`: for ever): those of a job, with a tag (perhaps of one value), or all."""
+    """How long runs are kept, in seconds (`None`: for ever): those of a job, with a tag or one value of it, or all."""
 
     age: int | None
     job: str | None = None
