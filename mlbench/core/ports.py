@@ -20,8 +20,8 @@ __all__ = ["BlobStore", "Catalog", "Clock", "Piece"]
 class Piece:
     """One file of a store, as whoever takes care of it sees it.
 
-    `name` is the digest of an object or a pack, and of a record `<year>/<month>/<time>-<kind>-<id>`. `size` is in bytes,
-    `time` the UTC nanoseconds of when it was written or, later, met again by somebody who needed it.
+    `name` is the digest of an object or a pack, and of a record `<year>/<month>/<time>-<kind>-<id>`. `size` is in
+    bytes, `time` the UTC nanoseconds of when it was written or, later, met again by somebody who needed it.
     """
 
     kind: Literal["object", "pack", "record"]
@@ -127,7 +127,7 @@ class BlobStore(Protocol):
         ...
 
     def contents(self, pack: Digest, /) -> dict[Digest, int]:
-        """Return the sizes of the artifacts in a pack. Raise `NotFound`, or `ArtifactCorrupt` if its index is damaged."""
+        """Return the sizes of what lies in a pack. Raise `NotFound`, or `ArtifactCorrupt` if its index is damaged."""
         ...
 
     def damaged(self, piece: Piece, /) -> dict[str, str]:
@@ -147,7 +147,7 @@ class BlobStore(Protocol):
         ...
 
     def write_pieces(self, pieces: Sequence[tuple[Piece, bytes | memoryview]], /) -> None:
-        """Keep files as `read_piece` gave them, from another store, durably; damaged ones under their names are replaced.
+        """Keep files as `read_piece` of another store gave them, durably; damaged ones of their names are replaced.
 
         Raise `ArtifactCorrupt`, and keep nothing, if the bytes of one are not what its name says.
         """
@@ -169,7 +169,7 @@ class BlobStore(Protocol):
         ...
 
     def sweep(self, before: int, /, *, dry_run: bool = False) -> int:
-        """Remove what killed writers left half-written before a time (nanoseconds); return how many bytes that frees."""
+        """Remove what killed writers left before a time (nanoseconds) half-written; return how many bytes that frees."""
         ...
 
 

@@ -24,7 +24,7 @@ from sqlalchemy.exc import DBAPIError
 
 from mlbench.core.errors import StoreError
 
-__all__ = ["REVISIONS", "clear_errors", "open_engine", "sqlite_file"]
+__all__ = ["REVISIONS", "alone", "clear_errors", "open_engine", "sqlite_file"]
 
 REVISIONS: Final = ("0001", "0002")
 """The migrations of `migrations/versions`, oldest first."""
@@ -67,7 +67,7 @@ def open_engine(url: str, *, migrate: bool = True) -> Engine:
     where = str(file or make_url(url).render_as_string(hide_password=True))
     with clear_errors(where):
         if _revision(engine, where) != REVISIONS[-1]:
-            with _alone(file):  # whoever waited here may find that all is done
+            with alone(file):  # whoever waited here may find that all is done
                 found = _revision(engine, where)
                 if found != REVISIONS[-1]:
                     if found is not None and not migrate:
@@ -76,7 +76,21 @@ def open_engine(url: str, *, migrate: bool = True) -> Engine:
                             "Stop the service with `mlbench service stop`; the next one brings it up to date.",
                         )
                     _upgrade(engine, file, found)
+        if file is not None:
+            _keep_log(engine)
     return engine
+
+
+def _keep_log(engine: Engine) -> None:
+    """Go back to the write-ahead log if whoever was about to replace the file was killed after leaving it."""
+    raw = engine.raw_connection()
+    try:
+        cursor = raw.cursor()
+        if cursor.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+            with suppress(sqlite3.OperationalError):  # others are at work in it: the next one sees to it
+                cursor.execute("PRAGMA journal_mode=WAL")
+    finally:
+        raw.close()
 
 
 def _create(file: Path) -> None:
@@ -122,7 +136,7 @@ def _revision(engine: Engine, where: str) -> str | None:
 
 
 @contextmanager
-def _alone(file: Path | None) -> Iterator[None]:
+def alone(file: Path | None) -> Iterator[None]:
     """Hold the lock of a catalog's file: one process at a time makes or migrates it."""
     if file is None:
         yield
