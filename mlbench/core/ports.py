@@ -169,7 +169,7 @@ class BlobStore(Protocol):
         ...
 
     def sweep(self, before: int, /, *, dry_run: bool = False) -> int:
-        """Remove what killed writers left before a time (nanoseconds) half-written; return how many bytes that frees."""
+        """Remove what killed writers left before a time (nanoseconds) unfinished; return how many bytes that frees."""
         ...
 
 

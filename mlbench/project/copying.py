@@ -41,8 +41,8 @@ def copy(source: Project, target: Project, *, progress: Callable[[Copied], None]
     """Copy all of a store into another, which may hold other things or a part of these.
 
     Objects come before the packs, and both before the records that need them, so that a copy that breaks off is whole
-    as far as it goes; the next one goes on there. Every file is read whole and checked on the way. A job with a schedule
-    that is new there is paused: it would otherwise run in both.
+    as far as it goes; the next one goes on there. Every file is read whole and checked on the way. A job with a
+    schedule that is new there is paused: it would otherwise run in both.
     """
     done = Copied()
     known = {job.id for job in target.catalog.jobs(deleted=True)}
