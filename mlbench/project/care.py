@@ -103,6 +103,7 @@ class Damage:
     problem: str
     needed_by: tuple[Use, ...] = ()
     pack: str | None = None
+    missing: bool = False
     repaired: bool = False
 
 
@@ -155,7 +156,7 @@ def verify(project: Project, *, repair_from: Project | None = None) -> Verified:
         damage.needed_by = _in_order(needed.get(Digest(damage.name), ()))
     for digest, users in needed.items():
         if digest not in there:
-            found.damage.append(Damage("object", digest, "It is not in the store.", _in_order(users)))
+            found.damage.append(Damage("object", digest, "It is not in the store.", _in_order(users), missing=True))
     if repair_from is not None:
         _repair(blobs, repair_from.blobs, found.damage)
     return found
@@ -174,7 +175,8 @@ def _contents(blobs: BlobStore, pack: Piece) -> set[str]:
 
 def _repair(blobs: BlobStore, other: BlobStore, damage: Sequence[Damage]) -> None:
     for one in damage:
-        one.repaired = _fetch(blobs, other, Piece(one.kind, one.name, 0, 0))
+        came = one.missing and blobs.has(Digest(one.name))  # with the pack that it lies in
+        one.repaired = came or _fetch(blobs, other, Piece(one.kind, one.name, 0, 0))
     in_packs = {one.pack: Digest(one.pack) for one in damage if one.pack is not None}
     for pack in in_packs.values():
         inside = [one for one in damage if one.pack == pack]

@@ -55,14 +55,10 @@ class Care:
 
     def contents(self, pack: Digest, /) -> dict[Digest, int]:
         """Return the sizes of the artifacts in a pack."""
-        try:
-            with self._clear_errors():
-                index = self._packs.index(pack.partition(":")[2]) if is_digest(pack) else None
-        except ValueError as error:
-            raise corrupt(pack, f"a pack that is damaged: {error}") from error
-        if index is None:
-            raise NotFound(f"The store {self.root} has no pack {pack}.")
-        return {digest: place.size for digest, place in index}
+        if not is_digest(pack):
+            raise NotFound(f"{pack!r} is not a digest.")
+        places = self._index(pack, self._bytes(Piece("pack", pack, 0, 0)))
+        return {digest: place.size for digest, place in places.items()}
 
     def damaged(self, piece: Piece, /) -> dict[str, str]:
         """Read all of a file and return what is wrong in it."""

@@ -172,6 +172,8 @@ class Reuse:
                     if not self._can_be_read([Digest(one) for one in named if isinstance(one, str)], packs):
                         return False
             rest = () if found.random is None else (found.random,)
+            if found.log is not None:
+                blobs.touch([found.log])
             return blobs.touch([*artifacts, *rest])  # what they were made for may be about to be freed
         except (MlbenchError, OSError):
             return False
