@@ -174,9 +174,12 @@ def _contents(blobs: BlobStore, pack: Piece) -> set[str]:
 
 
 def _repair(blobs: BlobStore, other: BlobStore, damage: Sequence[Damage]) -> None:
+    come: set[str] = set()
     for one in damage:
-        came = one.missing and blobs.has(Digest(one.name))  # with the pack that it lies in
-        one.repaired = came or _fetch(blobs, other, Piece(one.kind, one.name, 0, 0))
+        piece = Piece(one.kind, one.name, 0, 0)
+        one.repaired = (one.missing and one.name in come) or _fetch(blobs, other, piece)
+        if one.kind == "pack" and one.repaired:
+            come |= _contents(blobs, piece)
     in_packs = {one.pack: Digest(one.pack) for one in damage if one.pack is not None}
     for pack in in_packs.values():
         inside = [one for one in damage if one.pack == pack]

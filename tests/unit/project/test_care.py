@@ -1,4 +1,4 @@
-"""What takes care of a store: it names what is damaged, frees what nobody needs and nothing else, copies and measures."""
+"""What takes care of a store: names what is damaged, frees what nobody needs and nothing else, copies, measures."""
 
 from __future__ import annotations
 
@@ -490,4 +490,4 @@ def test_what_several_use_counts_once_and_what_nobody_uses_is_said(project: Proj
     assert shares[first.id[:4]].own > 10_000
     assert by_run.total == found.total == sum(share.own for share in by_run.shares) + by_run.shared + by_run.unused
     for by in ("job", "step", "kind"):
-        assert care.use(project, by)[0].total == found.total  # type: ignore[arg-type]
+        assert care.use(project, by)[0].total == found.total
