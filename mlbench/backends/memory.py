@@ -146,7 +146,7 @@ class MemoryBlobs:
         if kind == "object":
             sizes = {name: len(data) for name, data in self._objects.items()}
         elif kind == "pack":
-            sizes = {name: sum(map(len, inside.values())) for name, inside in self._contents.items()}
+            sizes = {name: len(self._as_bytes(name)) for name in self._contents}
         else:
             for name, one in sorted(self._records.items()):
                 yield Piece(kind, name, len(_json(one)), self._times[name])
@@ -167,8 +167,10 @@ class MemoryBlobs:
         if piece.kind == "object":
             return memoryview(self._object(Digest(piece.name)))
         self.contents(Digest(piece.name))
-        inside = self._contents[Digest(piece.name)]
-        return memoryview(_json({digest: data.hex() for digest, data in inside.items()}))
+        return memoryview(self._as_bytes(Digest(piece.name)))
+
+    def _as_bytes(self, pack: Digest) -> bytes:
+        return _json({digest: data.hex() for digest, data in self._contents[pack].items()})
 
     def read_record(self, piece: Piece, /) -> Json:
         if piece.name not in self._records:
