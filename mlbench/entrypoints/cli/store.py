@@ -51,7 +51,7 @@ def verify(other: str | None, as_json: bool) -> int:
         return int(not found.whole)
     for damage in found.damage:
         _print_damage(damage)
-    read = f"{found.objects:,} objects, {found.packs:,} packs and {found.records:,} records, {sized(found.bytes)}"
+    read = _files(found.objects, found.packs, found.records, found.bytes)
     left = sum(not damage.repaired for damage in found.damage)
     repaired = len(found.damage) - left
     said = f"{left:,} damaged or missing" if left else "all whole"
@@ -102,7 +102,7 @@ def gc(dry_run: bool, rules: tuple[str, ...], yes: bool, as_json: bool) -> None:
     freed = 0
     if not dry_run and not decided.is_empty:
         if decided.runs and not yes and not as_json and sys.stdin.isatty():
-            click.confirm(f"Forget {len(decided.runs):,} runs?", abort=True)
+            click.confirm(f"Forget {_counted(len(decided.runs), 'run')}?", abort=True)
         freed = care.free(project, decided)
     if as_json:
         print_json({**decided.as_json(), "dry_run": dry_run, "freed": freed})
@@ -121,8 +121,8 @@ def _print_plan(decided: Plan) -> None:
     if decided.is_empty:
         click.echo("There is nothing to free.")
     else:
-        packs = f", {len(decided.packs) + len(decided.repacked):,} packs" if decided.packs or decided.repacked else ""
-        what = f"{len(decided.runs):,} runs, {len(decided.objects):,} objects{packs}"
+        counts = {"run": decided.runs, "object": decided.objects, "pack": [*decided.packs, *decided.repacked]}
+        what = ", ".join(_counted(len(them), word) for word, them in counts.items() if them or word != "pack")
         click.echo(f"To free: {what}; {sized(decided.bytes)}.")
     if decided.young:
         click.echo(f"Not needed but too young to be freed: {sized(decided.young)}.")
@@ -150,7 +150,7 @@ def reindex(as_json: bool) -> int:
     for name, problem in damaged.items():
         console().print(plain(f"damaged  record {name}"))
         console().print(plain(f"  {problem}"))
-    click.echo(f"The catalog was made anew: {runs:,} runs.")
+    click.echo(f"The catalog was made anew: {_counted(runs, 'run')}.")
     if not whole:
         click.echo("The old one was gone or damaged: what was queued, and the history of firings, is lost.")
     return int(bool(damaged))
@@ -179,8 +179,8 @@ def copy(source: str, target: str, as_json: bool) -> int:
     for name, problem in done.damaged.items():
         console().print(plain(f"damaged, and not copied  {name}"))
         console().print(plain(f"  {problem}"))
-    what = f"{done.objects:,} objects, {done.packs:,} packs and {done.records:,} records, {sized(done.bytes)}"
-    click.echo(f"Copied {what}; {done.there:,} files were there.")
+    what = _files(done.objects, done.packs, done.records, done.bytes)
+    click.echo(f"Copied {what}; {done.there:,} files were there already.")
     if done.paused:
         names = ", ".join(done.paused)
         click.echo(output.clean(f"Paused there, so that they do not run twice: {names}. See: mlbench jobs resume"))
@@ -231,6 +231,14 @@ def keep(run: str, no_longer: bool, as_json: bool) -> None:
     else:
         said = "is kept as long as the rules say" if no_longer else "is kept, whatever the rules say"
         click.echo(output.clean(f"Run {short(found.id)} ({found.name}) {said}."))
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
+
+
+def _files(objects: int, packs: int, records: int, size: int) -> str:
+    return f"{_counted(objects, 'object')}, {_counted(packs, 'pack')} and {_counted(records, 'record')}, {sized(size)}"
 
 
 def _here() -> Project:

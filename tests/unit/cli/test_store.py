@@ -88,7 +88,7 @@ def test_gc_says_what_it_frees_and_a_kept_run_stays(run: Run, store: Path, capsy
     assert "nothing to free" in call(capsys, "store", "gc", "--keep", "3 days")[1]
     call(capsys, "keep", run.id, "--no")
     status, out, _ = call(capsys, "store", "gc", "--keep", "3 days", "--dry-run")
-    assert (status, "To free: 1 runs, 1 objects" in out) == (0, True)
+    assert (status, "To free: 1 run, 1 object;" in out) == (0, True)
     assert the_object(store).exists()
     status, out, _ = call(capsys, "store", "gc", "--keep", "3 days", "--yes")
     assert (status, "Freed" in out) == (0, True)
@@ -112,7 +112,7 @@ def test_reindex_makes_the_catalog_anew(run: Run, store: Path, capsys: pytest.Ca
     (store / "catalog.sqlite").write_bytes(b"?" * 9000)
     status, out, _ = call(capsys, "store", "reindex")
     assert status == 0
-    assert "1 runs" in out
+    assert "made anew: 1 run." in out
     assert "history of firings, is lost" in out
     assert run.id[:4] in call(capsys, "runs")[1]
 
