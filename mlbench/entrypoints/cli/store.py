@@ -121,8 +121,10 @@ def _print_plan(decided: Plan) -> None:
     if decided.is_empty:
         click.echo("There is nothing to free.")
     else:
-        counts = {"run": decided.runs, "object": decided.objects, "pack": [*decided.packs, *decided.repacked]}
-        what = ", ".join(_counted(len(them), word) for word, them in counts.items() if them or word != "pack")
+        counts = {"run": len(decided.runs), "object": len(decided.objects)}
+        if packs := len(decided.packs) + len(decided.repacked):
+            counts["pack"] = packs
+        what = ", ".join(_counted(count, word) for word, count in counts.items())
         click.echo(f"To free: {what}; {sized(decided.bytes)}.")
     if decided.young:
         click.echo(f"Not needed but too young to be freed: {sized(decided.young)}.")
