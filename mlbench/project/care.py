@@ -36,7 +36,7 @@ class _Reading:
     def __init__(self, blobs: BlobStore, catalog: Catalog | None = None) -> None:
         self._blobs = blobs
         self._catalog = catalog
-        self.survey = Survey()
+        self.survey = Survey(with_uses=catalog is None)
         self.damaged: dict[str, str] = {}
         self.pieces: dict[str, Piece] = {}
         self._lists: dict[Digest, tuple[Digest, ...]] = {}

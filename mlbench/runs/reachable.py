@@ -119,9 +119,15 @@ class Survey:
     """What the records of a store say, gathered record by record; all is decided from it.
 
     Records come in any order; of a run's the last one added decides.
+
+    Parameters
+    ----------
+    with_uses
+        Whether `uses` will be asked.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, with_uses: bool = True) -> None:
+        self._with_uses = with_uses
         self.runs: dict[RunId, RunFacts] = {}
         self.records: dict[RunId, list[str]] = {}
         self.snapshots: dict[Digest, Json] = {}
@@ -131,12 +137,14 @@ class Survey:
         self._keeps: dict[RunId, bool] = {}
         self._of_runs: dict[RunId, set[Digest]] = {}
         self._of_others: set[Digest] = set()
-        self._uses: list[tuple[Digest, Use]] = []
+        self._uses: dict[Digest, set[Use]] = {}
 
     def add(self, record: Json, name: str | None = None) -> None:
         """Take in a record that lies in the file `name`; without one it is known from the catalog alone."""
         kind = record.get("record")
-        self._uses.extend(uses(record))
+        if self._with_uses:
+            for digest, use in uses(record):
+                self._uses.setdefault(digest, set()).add(use)
         if kind == "run":
             self._add_run(RunId(record["id"]), record, name)
         elif kind == "execution":
@@ -214,9 +222,7 @@ class Survey:
 
     def uses(self, inside: Callable[[Digest], Iterable[Digest]]) -> dict[Digest, set[Use]]:
         """Return who needs what: also the items of lists, and what snapshots are made of."""
-        found: dict[Digest, set[Use]] = {}
-        for digest, use in self._uses:
-            found.setdefault(digest, set()).add(use)
+        found = {digest: set(users) for digest, users in self._uses.items()}
         for digest in [one for one in self.lists if one in found]:
             for item in inside(digest):
                 found.setdefault(item, set()).update(found[digest])

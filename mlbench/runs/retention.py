@@ -17,10 +17,13 @@ from mlbench.core.ids import RunId
 from mlbench.core.records import ENDED, Json
 from mlbench.runs.reachable import RunFacts
 
-__all__ = ["DAY", "Rule", "dropped", "horizon", "parse_age", "parse_rule", "read_rules"]
+__all__ = ["DAY", "GRACE", "Rule", "dropped", "horizon", "parse_age", "parse_rule", "read_rules"]
 
 DAY: Final = 24 * 3600 * 10**9
-"""What is younger than this (nanoseconds) is never freed: somebody may be about to say that it is needed."""
+"""What was met within this time (nanoseconds) is never freed: somebody may be about to say that it is needed."""
+
+GRACE: Final = DAY + 3600 * 10**9
+"""How old a file must look to be freed: its time is that of a meeting, or of up to an hour before the last one."""
 
 _UNITS: Final = {"h": 3600, "hour": 3600, "d": 86_400, "day": 86_400, "w": 604_800, "week": 604_800, "year": 31_557_600}
 _AGE: Final = re.compile(r"\s*(\d{1,6})\s*([a-z]+?)s?\s*")
@@ -168,4 +171,4 @@ def horizon(now: int, under_way: Iterable[RunFacts]) -> int:
     That is a day ago; and while a run is under way, a day before it began: its kernel and its steps hold what they have
     stored, or met, since, and say so only when a step ends.
     """
-    return min([now, *(run.started for run in under_way)]) - DAY
+    return min([now, *(run.started for run in under_way)]) - GRACE

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import pytest
 
+from mlbench.backends.blobs_local import files
 from mlbench.core.errors import ArtifactCorrupt, NotFound
 from mlbench.core.ids import Digest, ExecutionId, RunId, is_digest, new_id
 from mlbench.core.ports import BlobStore, Piece
@@ -293,7 +294,8 @@ def tick() -> None:
     threading.Event().wait(0.02)
 
 
-def test_what_is_met_again_is_not_freed_and_what_is_old_is(blobs: BlobStore) -> None:
+def test_what_is_met_again_is_not_freed_and_what_is_old_is(blobs: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "FRESH", 0.0)
     plain, alone, inside = some_of_each(blobs)
     artifact = packed_together("packed" * 9)
     for meet in (

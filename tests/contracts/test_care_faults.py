@@ -17,7 +17,7 @@ from mlbench.core.errors import StoreError
 from mlbench.core.ids import RunId
 from mlbench.project import Project, care, find_store
 from mlbench.project.indexing import reindex
-from mlbench.runs.retention import DAY, Rule
+from mlbench.runs.retention import GRACE, Rule
 
 CALLS = ("open", "pwrite", "ftruncate", "fsync", "rename", "unlink", "link", "mkdir", "utime", "close")
 
@@ -200,6 +200,8 @@ def test_an_error_of_the_disk_at_any_system_call_of_a_gc_is_one_sentence_and_cos
 
 WRITER = """
 import random
+from mlbench.backends.blobs_local import files
+files.FRESH = 0.0
 number, until = int(sys.argv[2]), time.monotonic() + float(sys.argv[3])
 project = open_project(sys.argv[1])
 chance = random.Random(number)
@@ -237,7 +239,7 @@ def test_a_gc_beside_four_writers_frees_nothing_that_they_need(tmp_path: Path) -
     writers = [python(STORE + WRITER, str(store), str(number), "12") for number in range(4)]
     freed = rounds = 0
     while any(one.poll() is None for one in writers):
-        soon = time.time_ns() + DAY - MARGIN
+        soon = time.time_ns() + GRACE - MARGIN
         decided = care.plan(project, [Rule(age=3 * 86_400)], alive=lambda _: False, now=soon)
         freed += care.free(project, decided)
         rounds += 1

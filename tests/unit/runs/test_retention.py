@@ -9,7 +9,7 @@ import pytest
 from mlbench.core.errors import UsageError
 from mlbench.core.ids import Digest, RunId
 from mlbench.runs.reachable import RunFacts, Survey, Use, mentions, usage
-from mlbench.runs.retention import DAY, Rule, dropped, horizon, parse_age, parse_rule, read_rules
+from mlbench.runs.retention import DAY, GRACE, Rule, dropped, horizon, parse_age, parse_rule, read_rules
 
 NOW = 1000 * DAY
 
@@ -96,8 +96,10 @@ def test_settings_say_rules() -> None:
 
 
 def test_nothing_is_freed_that_is_younger_than_a_day_or_than_the_day_before_a_run_under_way() -> None:
-    assert horizon(NOW, []) == NOW - DAY
-    assert horizon(NOW, [a_run("a", 0, started=NOW - 5 * DAY), a_run("b", 0, started=NOW - DAY)]) == NOW - 6 * DAY
+    assert horizon(NOW, []) == NOW - GRACE
+    assert (
+        horizon(NOW, [a_run("a", 0, started=NOW - 5 * DAY), a_run("b", 0, started=NOW - DAY)]) == NOW - 5 * DAY - GRACE
+    )
 
 
 # --- what is needed ---------------------------------------------------------------------------------------------------
