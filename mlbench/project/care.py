@@ -40,6 +40,7 @@ class _Reading:
         self.damaged: dict[str, str] = {}
         self.pieces: dict[str, Piece] = {}
         self._lists: dict[Digest, tuple[Digest, ...]] = {}
+        self.objects: list[Piece] = []
         self.go_on()
 
     def go_on(self) -> None:
@@ -58,10 +59,16 @@ class _Reading:
                 self.damaged[piece.name] = str(error) if isinstance(error, StoreError) else f"It has no {error}."
         if self._catalog is None:
             return
+        self.objects = list(self._blobs.pieces("object"))
         for run in _all_under_way(self._catalog):
             self.survey.add({"record": "run", **msgspec.to_builtins(run)})
         for execution in self._catalog.under_way():
             self.survey.add({"record": "execution", **msgspec.to_builtins(execution)})
+
+    def met_since(self, moment: int) -> set[Digest]:
+        """Return the snapshots and lists that were met since a time: what they name may not go before they do."""
+        named = self.survey.lists | self.survey.snapshots.keys()
+        return {Digest(one.name) for one in self.objects if one.time >= moment and one.name in named}
 
     def inside(self, digest: Digest) -> tuple[Digest, ...]:
         """Return the artifacts that a list names; none if it is gone. Raise `ArtifactCorrupt` if it is damaged."""
@@ -71,7 +78,7 @@ class _Reading:
             try:
                 entries, _ = read_items(self._blobs.get_parts(digest))
             except NotFound:
-                entries = []
+                return ()
             named = (entry[0] if isinstance(entry, list) else entry for entry in entries)
             self._lists[digest] = tuple(Digest(one) for one in named if isinstance(one, str))
         return self._lists[digest]
@@ -299,7 +306,7 @@ def plan(
     names = [name for run in gone for name in reading.survey.records.get(run, ())]
     names += [name for one in snapshots for name in reading.survey.snapshot_records[one]]
     found.bytes = found.leftovers + sum(reading.pieces[name].size for name in names)
-    for piece in blobs.pieces("object"):
+    for piece in reading.objects:
         if piece.name in needed:
             continue
         if piece.time < until:
@@ -320,7 +327,7 @@ def _mark(
     survey = reading.survey
     gone = dropped(survey.runs.values(), rules, survey.kept, now, survey.jobs)
     try:
-        needed = survey.needed(gone, reading.inside)
+        needed = survey.needed(gone, reading.inside, reading.met_since(until))
     except ArtifactCorrupt as error:
         raise StoreError(
             f"Nothing is freed while a list of artifacts is damaged, since what it names is not known. {error.message}",
@@ -382,7 +389,7 @@ def free(project: Project, decided: Plan) -> int:
     # The second pass: whoever has reused something has said so since, or has met it and refreshed its time.
     reading.go_on()
     _refuse_damaged(reading)
-    needed = survey.needed(gone, reading.inside)
+    needed = survey.needed(gone, reading.inside, reading.met_since(decided.horizon))
     for piece in (*decided.objects, *decided.packs):
         inside = _contents(blobs, piece) if piece.kind == "pack" else {piece.name}
         if inside.isdisjoint(needed) and blobs.free(piece, before=decided.horizon):

@@ -194,7 +194,12 @@ class Survey:
         if name is not None and (not names or names[-1] != name):
             names.append(name)
 
-    def needed(self, dropped: Collection[RunId], inside: Callable[[Digest], Iterable[Digest]]) -> set[Digest]:
+    def needed(
+        self,
+        dropped: Collection[RunId],
+        inside: Callable[[Digest], Iterable[Digest]],
+        also: Iterable[Digest] = (),
+    ) -> set[Digest]:
         """Return what may not be freed once some runs are dropped.
 
         Parameters
@@ -203,9 +208,11 @@ class Survey:
             The runs whose records go.
         inside
             What a list of artifacts names; asked for each that is needed.
+        also
+            What is needed though no record says so yet.
         """
         needed: set[Digest] = set()
-        todo = set(self._of_others)
+        todo = self._of_others.union(also)
         for run, digests in self._of_runs.items():
             if run not in dropped:
                 todo |= digests

@@ -203,6 +203,18 @@ def test_a_job_needs_the_snapshots_of_all_its_versions(project: Project) -> None
     assert care.verify(project).whole
 
 
+def test_a_snapshot_that_was_met_again_keeps_what_it_is_made_of(project: Project) -> None:
+    run = a_run(project)
+    assert run.snapshot is not None
+    notebook = project.catalog.snapshot(run.snapshot).notebook
+    age(project)
+    project.blobs.touch([run.snapshot])  # as by a kernel that goes on, and has said no more yet
+    gc(project)
+    project.put_run(run)
+    assert care.verify(project).whole
+    assert project.catalog.snapshot(run.snapshot).notebook == notebook
+
+
 def a_fan_out(project: Project, ended: int, values: list[Any]) -> Run:
     run = project.begin_run(kind="papermill", notebook="/n/fan.ipynb", started=ended - 1)
     packed = [pack(value) for value in values]
