@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from mlbench.backends.catalog_sql.catalog import SqlCatalog
-from mlbench.backends.catalog_sql.opening import REVISIONS, alone, clear_errors, sqlite_file
+from mlbench.backends.catalog_sql.opening import REPLACED, REVISIONS, alone, clear_errors, sqlite_file
 from mlbench.core.errors import StoreError, UsageError
 
 __all__ = ["replace_catalog"]
@@ -136,7 +136,7 @@ def _exchange(beside: Path, file: Path, old: sqlite3.Connection | None) -> None:
         old.execute("PRAGMA journal_mode=MEMORY")
         old.execute("BEGIN EXCLUSIVE")
         if old.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone() is not None:
-            old.execute("UPDATE alembic_version SET version_num = 'replaced'")
+            old.execute("UPDATE alembic_version SET version_num = ?", (REPLACED,))
         os.rename(beside, file)
         old.execute("COMMIT")  # whoever has opened the old file meanwhile is told that it is none of this version
     _sync(file.parent)
