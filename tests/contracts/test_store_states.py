@@ -97,7 +97,6 @@ class StoreStates(RuleBasedStateMachine):
         assert unpack("scalar", parts) == f"value {value} " * 20
         return True
 
-    @rule()
     def let_days_pass(self) -> None:
         """Have everything been stored five days ago."""
         moment = time.time() - 5 * 86_400
@@ -115,9 +114,11 @@ class StoreStates(RuleBasedStateMachine):
             care.keep(self.project, run, kept=kept)
             self.runs[run].kept = kept
 
-    @rule()
-    def gc(self) -> None:
-        """Free what nobody needs."""
+    @rule(later=st.booleans())
+    def gc(self, later: bool) -> None:
+        """Free what nobody needs, perhaps days after it was stored."""
+        if later:
+            self.let_days_pass()
         care.free(self.project, care.plan(self.project, [Rule(age=3 * 86_400)], alive=lambda _: False))
         self.runs = {run: known for run, known in self.runs.items() if not known.old or known.kept}
         assert {run.id for run in self.project.catalog.runs(limit=1000)} == set(self.runs)
