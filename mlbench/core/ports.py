@@ -6,14 +6,29 @@ A port states its promises in prose; each has a contract suite under `tests/cont
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from mlbench.core.ids import Digest, ExecutionId, JobId, RunId
 from mlbench.core.queries import Page, Place, Query, Sort, Space
 from mlbench.core.records import Execution, Firing, Job, JobVersion, Json, Metric, Run, Snapshot
 
-__all__ = ["BlobStore", "Catalog", "Clock"]
+__all__ = ["BlobStore", "Catalog", "Clock", "Piece"]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One file of a store, as whoever takes care of it sees it.
+
+    `name` is the digest of an object or a pack, and of a record `<year>/<month>/<time>-<kind>-<id>`. `size` is in
+    bytes, `time` the UTC nanoseconds of when it was written or, later, met again by somebody who needed it.
+    """
+
+    kind: Literal["object", "pack", "record"]
+    name: str
+    size: int
+    time: int
 
 
 class Clock(Protocol):
@@ -95,6 +110,67 @@ class BlobStore(Protocol):
 
     def find_record(self, kind: str, identifier: str, /) -> Json | None:
         """Return the latest record of a kind and id written in this month or the one before, if there is one."""
+        ...
+
+    def touch(self, digests: Iterable[Digest], /) -> bool:
+        """Note that these are needed from now on, as keeping them again would; return False if one is not kept.
+
+        Whoever is about to record that something kept long ago is needed calls it first: what was touched within a day
+        is never freed (see `free`).
+        """
+        ...
+
+    def pieces(self, kind: Literal["object", "pack", "record"], /) -> Iterator[Piece]:
+        """Yield the files of a kind, records the oldest first; what comes or goes meanwhile may be among them or not.
+
+        What is no file of ours is passed over.
+        """
+        ...
+
+    def contents(self, pack: Digest, /) -> dict[Digest, int]:
+        """Return the sizes of what lies in a pack. Raise `NotFound`, or `ArtifactCorrupt` if its index is damaged."""
+        ...
+
+    def damaged(self, piece: Piece, /) -> dict[str, str]:
+        """Read all of a file and return what is wrong in it: by digest or name a sentence; nothing if it is whole.
+
+        Of a pack each damaged artifact is named, or the pack itself if its index is. One that is gone meanwhile is
+        not damaged.
+        """
+        ...
+
+    def read_piece(self, piece: Piece, /) -> memoryview:
+        """Return a file's bytes. Raise `NotFound`, or `ArtifactCorrupt` if they are not what its name says."""
+        ...
+
+    def read_record(self, piece: Piece, /) -> Json:
+        """Return the record in a file. Raise `NotFound`, or `StoreError` if it cannot be read."""
+        ...
+
+    def write_pieces(self, pieces: Sequence[tuple[Piece, bytes | memoryview]], /) -> None:
+        """Keep files as `read_piece` of another store gave them, durably; damaged ones of their names are replaced.
+
+        Raise `ArtifactCorrupt`, and keep nothing, if the bytes of one are not what its name says.
+        """
+        ...
+
+    def repack(self, pack: Digest, keep: Collection[Digest], /) -> Digest | None:
+        """Keep some artifacts of a pack in a pack of their own, durably, and return it; `None` if there are none.
+
+        The pack itself stays. Raise `ArtifactCorrupt`, and keep nothing, if one of them is damaged.
+        """
+        ...
+
+    def free(self, piece: Piece, /, *, before: int | None = None) -> bool:
+        """Remove a file; return False, and leave it, if it is gone or its time is not before `before` (nanoseconds).
+
+        With `before` this is safe beside writers: one that meets the file and needs it either refreshes its time
+        before that is looked at for the last time, or finds it gone and writes it anew.
+        """
+        ...
+
+    def sweep(self, before: int, /, *, dry_run: bool = False) -> int:
+        """Remove what killed writers left before a time (nanoseconds) unfinished; return how many bytes that frees."""
         ...
 
 
@@ -221,6 +297,14 @@ class Catalog(Protocol):
 
     def candidates(self, key: str, /, *, limit: int = 10) -> list[Execution]:
         """Return the executions with a key that succeeded, newest first, without their messages."""
+        ...
+
+    def delete_runs(self, runs: Sequence[RunId], /) -> None:
+        """Forget runs that have ended, with their executions and metrics; firings stay, and one under way too."""
+        ...
+
+    def delete_snapshots(self, digests: Sequence[Digest], /) -> None:
+        """Forget snapshots."""
         ...
 
     def under_way(self) -> list[Execution]:

@@ -21,15 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.core.errors import NotFound, StoreError
-from mlbench.core.ids import Digest, JobId, NotebookId, RunId, new_id
+from mlbench.core.ids import Digest, NotebookId, RunId, new_id
 from mlbench.core.ports import Catalog
 from mlbench.core.queries import Page, Place
 from mlbench.core.records import (
     ENDED,
     Execution,
     Failure,
-    Job,
-    JobVersion,
     Json,
     Metric,
     Reason,
@@ -90,7 +88,9 @@ class Project:
 
                 catalog = SqlCatalog(self.location.catalog_url)
                 if catalog.is_new:
-                    self._index(catalog)
+                    from mlbench.project.indexing import fill_catalog
+
+                    fill_catalog(catalog, self.blobs)  # it was lost or moved, and the records are there already
                 self._catalog = catalog
             return self._catalog
 
@@ -417,32 +417,6 @@ class Project:
         return self.end_run(
             run, "failed", reason="worker-lost", failure=failure, failed_step=failed.step if failed else None
         )
-
-    def _index(self, catalog: Catalog) -> None:
-        """Fill a new catalog from the store's records: they are there already if the catalog was lost or moved."""
-        from mlbench.runs.wire import msgspec
-
-        jobs: dict[str, Job] = {}
-        versions: list[tuple[JobId, JobVersion]] = []
-        for record in self.blobs.records():
-            match record["record"]:
-                case "run":
-                    catalog.put_run(msgspec.convert(record, Run))
-                case "execution":
-                    catalog.put_execution(msgspec.convert(record, Execution))
-                case "executions":
-                    catalog.put_executions([msgspec.convert(one, Execution) for one in record["executions"]])
-                case "snapshot":
-                    catalog.put_snapshot(Digest(record["id"]), msgspec.convert(record, Snapshot))
-                case "job":
-                    jobs[record["id"]] = msgspec.convert(record, Job)
-                case "job-version":
-                    versions.append((JobId(record["job"]), msgspec.convert(record, JobVersion)))
-        for job in jobs.values():
-            catalog.put_job(job)
-        for job_id, version in versions:
-            if job_id in jobs:
-                catalog.put_job_version(job_id, version)
 
 
 def _pages(catalog: Catalog) -> Iterator[Run]:

@@ -46,6 +46,37 @@ def a_job(**more: Any) -> Job:
     return Job(**(given | {"next_due": 100} | more))
 
 
+# --- what is forgotten ------------------------------------------------------------------------------------------------
+
+
+def test_runs_that_have_ended_are_forgotten_with_all_that_they_did(catalog: Catalog) -> None:
+    gone, kept, open_run = a_run(state="succeeded", parameters={"a": 1}), a_run(state="succeeded"), a_run()
+    metric = Metric(name="rmse", value=0.5)
+    for run in (gone, kept, open_run):
+        catalog.put_run(run)
+        catalog.put_execution(an_execution(run, metrics=(metric,), key="k"))
+    step = an_execution(gone)
+    catalog.put_executions([step, an_execution(gone, part_of=step.id, item=0)])
+    before = catalog.version()
+    catalog.delete_runs([gone.id, open_run.id, RunId(new_id())])
+    catalog.delete_runs([])
+    assert catalog.version() != before
+    assert {run.id for run in catalog.runs()} == {kept.id, open_run.id}
+    assert catalog.executions(gone.id) == []
+    assert catalog.count_items(step.id) == {}
+    assert len(catalog.candidates("k")) == 2
+    assert list(catalog.metrics([gone.id, kept.id])) == [kept.id]
+    with pytest.raises(NotFound):
+        catalog.run(gone.id)
+
+
+def test_snapshots_are_forgotten(catalog: Catalog) -> None:
+    catalog.put_snapshot(SOME, Snapshot(notebook=SOME))
+    catalog.delete_snapshots([SOME])
+    with pytest.raises(NotFound):
+        catalog.snapshot(SOME)
+
+
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 

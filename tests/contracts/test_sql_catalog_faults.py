@@ -20,7 +20,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, event, text
 
-from mlbench.backends.catalog_sql import SqlCatalog, opening, searching
+from mlbench.backends.catalog_sql import SqlCatalog, opening, replace_catalog, searching
 from mlbench.backends.catalog_sql.tables import metadata
 from mlbench.core.errors import StoreError
 from mlbench.core.ids import Digest, ExecutionId, JobId, RunId, new_id
@@ -201,6 +201,72 @@ def test_a_catalog_of_a_newer_version_is_refused_in_one_sentence(file: Path) -> 
     connection.close()
     with pytest.raises(StoreError, match=r"newer version of mlbench \(its revision is 0999, this version knows"):
         SqlCatalog(url(file))
+
+
+def test_a_catalog_is_put_into_the_place_of_one_that_nobody_has_open(file: Path) -> None:
+    old = SqlCatalog(url(file))
+    job = JobId(new_id())
+    version = JobVersion(number=1, snapshot=Digest(f"blake3:{'0' * 64}"))
+    old.put_job(Job(id=job, name="nightly", notebook="/n.ipynb", version=version, next_due=7))
+    old.add_firing(Firing(job=job, due=5, state="queued"))
+    old.add_firing(Firing(job=JobId(job), due=6, state="queued", manual=True))
+    run = Run(id=RunId(new_id()), kind="job", state="succeeded", name="new")
+
+    def fill(new: SqlCatalog) -> None:
+        new.put_job(Job(id=job, name="nightly", notebook="/n.ipynb", version=version, next_due=1))
+        new.put_run(run)
+
+    with pytest.raises(StoreError, match="is in use"):
+        replace_catalog(url(file), fill)
+    opened = SqlCatalog(url(file))
+    old.close()
+    assert opened.count_runs() == 0
+    opened.close()
+    late = sqlite3.connect(file)  # opened before, and used after
+    assert replace_catalog(url(file), fill)
+    assert late.execute("SELECT version_num FROM alembic_version").fetchone() == ("replaced",)
+    late.close()
+    new = SqlCatalog(url(file))
+    assert [one.name for one in new.runs()] == ["new"]
+    assert new.job(job).next_due == 7
+    assert sorted(firing.due for firing in new.firings()) == [5, 6]
+    with new._engine.connect() as connection:
+        assert differences(connection) == []
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    new.close()
+    assert sorted(path.name for path in file.parent.iterdir()) == ["catalog.sqlite", "catalog.sqlite.lock"]
+
+
+def test_a_file_that_was_replaced_is_refused_and_a_log_that_was_left_is_used_again(file: Path) -> None:
+    SqlCatalog(url(file)).close()
+    with sqlite3.connect(file) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'replaced'")
+    with pytest.raises(StoreError, match="made anew just now"):
+        SqlCatalog(url(file))
+    with connection:
+        connection.execute("UPDATE alembic_version SET version_num = ?", (opening.REVISIONS[-1],))
+    connection.execute("PRAGMA journal_mode=DELETE")
+    connection.close()
+    catalog = SqlCatalog(url(file))
+    with catalog._engine.connect() as engine:
+        assert engine.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    catalog.close()
+
+
+def test_what_cannot_be_filled_leaves_the_old_catalog_as_it_was(file: Path) -> None:
+    catalog = SqlCatalog(url(file))
+    catalog.put_run(Run(id=RunId(new_id()), kind="job", state="succeeded", name="old"))
+    catalog.close()
+
+    def fill(_: SqlCatalog) -> None:
+        raise StoreError("There is no space left.")
+
+    with pytest.raises(StoreError, match="no space"):
+        replace_catalog(url(file), fill)
+    catalog = SqlCatalog(url(file))
+    assert [one.name for one in catalog.runs()] == ["old"]
+    catalog.close()
+    assert not list(file.parent.glob("*.new*"))
 
 
 def an_older_catalog(file: Path) -> None:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    not_,
     or_,
     select,
     text,
@@ -88,6 +89,8 @@ class SqlCatalog:
         SQLAlchemy's, as `sqlite:////home/me/.local/share/mlbench/catalog.sqlite`. A missing SQLite file is made.
     migrate
         Whether an older catalog may be brought up to date.
+    durable
+        Whether what is acknowledged must survive a power cut; not so while a catalog is made that nobody uses yet.
 
     Attributes
     ----------
@@ -95,11 +98,13 @@ class SqlCatalog:
         Whether it held nothing when it was opened, so that a store's records may have to be indexed.
     """
 
-    def __init__(self, url: str, *, migrate: bool = True) -> None:
+    def __init__(self, url: str, *, migrate: bool = True, durable: bool = True) -> None:
         self._file = sqlite_file(url)
         self._engine = open_engine(url, migrate=migrate)
         self._writer = self._engine.execution_options(mlbench_writes=True, preserve_rowcount=True)
         self._quick_writer = self._writer.execution_options(mlbench_syncs=False)
+        if not durable:
+            self._writer = self._quick_writer
         self._where = str(self._file or self._engine.url.render_as_string(hide_password=True))
         self._insert: Any = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
         self._inserts: dict[str, tuple[str, Sequence[str] | None]] = {}
@@ -360,6 +365,25 @@ class SqlCatalog:
         c = t.executions.c
         query = select(c.record).where(c.key == key, c.state == "succeeded").order_by(c.moment.desc(), c.id)
         return self._executions(query.limit(limit))
+
+    def delete_runs(self, runs: Sequence[RunId], /) -> None:
+        for some in _batches(runs):
+            with self._writing() as connection:
+                ended = select(t.runs.c.id).where(t.runs.c.id.in_(some), not_(_is_under_way(t.runs)))
+                gone = list(connection.execute(ended).scalars())
+                if not gone:
+                    continue
+                theirs = select(t.executions.c.id).where(t.executions.c.run.in_(gone))
+                for table in (t.artifacts_bound, t.artifacts_read):
+                    connection.execute(delete(table).where(table.c.execution.in_(theirs)))
+                for table in (t.metrics, t.run_metrics, t.params, t.tags, t.executions):
+                    connection.execute(delete(table).where(table.c.run.in_(gone)))
+                connection.execute(delete(t.runs).where(t.runs.c.id.in_(gone)))
+
+    def delete_snapshots(self, digests: Sequence[Digest], /) -> None:
+        for some in _batches(digests):
+            with self._writing() as connection:
+                connection.execute(delete(t.snapshots).where(t.snapshots.c.digest.in_(some)))
 
     def under_way(self) -> list[Execution]:
         """Return all executions that are queued or running, without their messages."""

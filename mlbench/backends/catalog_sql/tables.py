@@ -97,8 +97,8 @@ executions = Table(
     Index("ix_executions_under_way", "state", sqlite_where=_UNDER_WAY, postgresql_where=_UNDER_WAY),
 )
 
-# Which executions bound an artifact, and which were given one. Rows are added and never taken away: whoever reads one
-# looks into the execution's record, so that writing an execution again costs nothing here.
+# Which executions bound an artifact, and which were given one. Rows are added, and taken away only with their run:
+# whoever reads one looks into the execution's record, so that writing an execution again costs nothing here.
 artifacts_bound = Table(
     "artifacts_bound",
     metadata,

@@ -148,9 +148,9 @@ class Reuse:
     def _can_be_read(self, digests: Sequence[Digest], packs: Sequence[Digest] = ()) -> bool:
         try:
             self._project.blobs.get_many(digests, packs=packs)
+            return self._project.blobs.touch(digests)  # what they were made for may be about to be freed
         except (MlbenchError, OSError):
             return False
-        return True
 
     def _kept(self, found: Execution) -> bool:
         """Say whether all that an execution made can still be read; what is damaged may be made again."""
@@ -171,7 +171,10 @@ class Reuse:
                     named = [entry[0] if isinstance(entry, list) else entry for entry in entries]
                     if not self._can_be_read([Digest(one) for one in named if isinstance(one, str)], packs):
                         return False
-            return found.random is None or blobs.has(found.random)
+            rest = () if found.random is None else (found.random,)
+            if found.log is not None:
+                blobs.touch([found.log])
+            return blobs.touch([*artifacts, *rest])  # what they were made for may be about to be freed
         except (MlbenchError, OSError):
             return False
 
