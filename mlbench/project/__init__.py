@@ -8,13 +8,12 @@ loaded when it is first used.
 from __future__ import annotations
 
 import functools
-import getpass
 import logging
 import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,11 +124,17 @@ class Project:
         more
             Further fields of `Run`.
         """
-        if owner is None:
-            from mlbench.backends.owners import owner_of_this_process
+        from mlbench.backends.owners import owner_of_this_process, user_name
 
+        if owner is None:
             owner = owner_of_this_process()
-        given: Json = {"state": "running", "started": time.time_ns(), "user": _user(), "host": platform.node(), **more}
+        given: Json = {
+            "state": "running",
+            "started": time.time_ns(),
+            "user": user_name(),
+            "host": platform.node(),
+            **more,
+        }
         run = Run(
             id=id or RunId(new_id()),
             kind=kind,
@@ -341,8 +346,10 @@ class Project:
         list of Run
             The runs that are ended now.
         """
+        from mlbench.project.history import runs_under_way
+
         owners = functools.cache(alive)
-        open_runs = {run.id: run for run in _pages(self.catalog)}
+        open_runs = {run.id: run for run in runs_under_way(self.catalog)}
         lost: dict[RunId, list[Execution]] = {run.id: [] for run in open_runs.values() if not owners(run.owner)}
         for execution in self.catalog.under_way():
             run = open_runs.get(execution.run)
@@ -419,23 +426,8 @@ class Project:
         )
 
 
-def _pages(catalog: Catalog) -> Iterator[Run]:
-    """Yield all runs that are under way."""
-    before: tuple[int, str] | None = None
-    while page := catalog.runs(under_way=True, limit=200, before=before):
-        yield from page
-        before = (page[-1].started, page[-1].id)
-
-
 def _plain(record: Any) -> Json:
     from mlbench.runs.wire import msgspec
 
     plain: Json = msgspec.to_builtins(record)
     return plain
-
-
-def _user() -> str | None:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return None

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+from mlbench.backends.owners import user_name
 from mlbench.core.errors import ArtifactCorrupt, NotFound, StoreError
 from mlbench.core.ids import Digest, RunId, is_digest, short
 from mlbench.core.ports import BlobStore, Catalog, Piece
 from mlbench.core.records import Json, Run
+from mlbench.project.history import runs_under_way
 from mlbench.runs.reachable import By, RunFacts, Survey, Usage, Use, fate_of_pack, usage
 from mlbench.runs.retention import Rule, dropped, horizon
 
@@ -60,7 +62,7 @@ class _Reading:
         if self._catalog is None:
             return
         self.objects = list(self._blobs.pieces("object"))
-        for run in _all_under_way(self._catalog):
+        for run in runs_under_way(self._catalog):
             self.survey.add({"record": "run", **msgspec.to_builtins(run)})
         for execution in self._catalog.under_way():
             self.survey.add({"record": "execution", **msgspec.to_builtins(execution)})
@@ -72,15 +74,13 @@ class _Reading:
 
     def inside(self, digest: Digest) -> tuple[Digest, ...]:
         """Return the artifacts that a list names; none if it is gone. Raise `ArtifactCorrupt` if it is damaged."""
-        from mlbench.runs.values import read_items
+        from mlbench.runs.values import named_by
 
         if digest not in self._lists:
             try:
-                entries, _ = read_items(self._blobs.get_parts(digest))
+                self._lists[digest], _ = named_by(self._blobs.get_parts(digest))
             except NotFound:
                 return ()
-            named = (entry[0] if isinstance(entry, list) else entry for entry in entries)
-            self._lists[digest] = tuple(Digest(one) for one in named if isinstance(one, str))
         return self._lists[digest]
 
     def inside_or_nothing(self, digest: Digest) -> tuple[Digest, ...]:
@@ -89,13 +89,6 @@ class _Reading:
             return self.inside(digest)
         except StoreError:
             return ()
-
-
-def _all_under_way(catalog: Catalog) -> Iterator[Run]:
-    before: tuple[int, str] | None = None
-    while page := catalog.runs(under_way=True, limit=200, before=before):
-        yield from page
-        before = (page[-1].started, page[-1].id)
 
 
 # --- verify -----------------------------------------------------------------------------------------------------------
@@ -421,10 +414,10 @@ def _repack(blobs: BlobStore, piece: Piece, needed: set[Digest], until: int) -> 
     return piece.size - sum(size for digest, size in contents.items() if digest in needed)
 
 
-def keep(project: Project, prefix: str, *, kept: bool = True, user: str | None = None) -> Run:
+def keep(project: Project, prefix: str, *, kept: bool = True) -> Run:
     """Say that a run is to be kept whatever the rules say, or that they hold for it again; return the run."""
     run = project.catalog.run(prefix)
-    project.blobs.append("keep", run.id, {"run": run.id, "keep": kept, "user": user}, durable=True)
+    project.blobs.append("keep", run.id, {"run": run.id, "keep": kept, "user": user_name()}, durable=True)
     return run
 
 

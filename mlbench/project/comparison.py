@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Final
 
 from mlbench.core.errors import NotFound, ResultError, StoreError, UsageError
 from mlbench.core.ids import Digest, ExecutionId, is_digest, short
+from mlbench.core.queries import Column, Comparison, Place
 from mlbench.core.records import Binding, Execution, Run, Snapshot
 from mlbench.project.history import with_items
-from mlbench.project.reuse import RUNS_BACK
 from mlbench.runs import lineage as lineages
 from mlbench.runs.artifacts import Loader
 from mlbench.runs.diff import Difference, Side, as_run, compare, notebook_cells
 from mlbench.runs.diff_text import as_html, as_lines
 from mlbench.runs.diff_values import CODECS, value_changes
-from mlbench.runs.lineage import Lineage, LineageValue
+from mlbench.runs.lineage import Lineage
 
 if TYPE_CHECKING:
     from mlbench.project import Project
@@ -73,19 +73,10 @@ def lineage_of(project: Project, execution: Execution, name: str, *, up: bool = 
     """Follow what an execution bound to a name, as `lineage` does."""
     origin = lineages.origin_of(project.catalog, execution)
     bound = {one.name: one for one in (*origin.binds, *execution.binds)}
-    artifact = bound[name].artifact if name in bound else None
-    if artifact is None:
+    if name not in bound or bound[name].artifact is None:
         there = ", ".join(each for each, one in bound.items() if one.artifact is not None)
         raise NotFound(f"Step {execution.step} has no stored value {name!r}.", f"It has: {there or 'none'}.")
-    text = artifact.preview.get("text")
-    value = LineageValue(
-        name=name,
-        digest=artifact.digest,
-        execution=execution.id,
-        type=artifact.type,
-        size=artifact.size,
-        text=str(text) if text is not None else None,
-    )
+    value = lineages.value_of(execution, bound[name])
     return lineages.trace(project.catalog, [value], up=up, down=down)
 
 
@@ -165,20 +156,18 @@ def last_success(project: Project, run: Run) -> Run:
     Raises
     ------
     NotFound
-        If there is none among the last 500.
+        If there is none.
     """
-    before, left = (run.started, str(run.id)), RUNS_BACK
-    while left > 0 and (run.notebook is not None or run.notebook_id is not None):
-        page = project.catalog.runs(
-            notebook=run.notebook, notebook_id=run.notebook_id, limit=min(50, left), before=before
+    if run.notebook is not None or run.notebook_id is not None:
+        found = project.catalog.search(
+            Comparison(Column("state"), "=", "succeeded"),
+            notebook=run.notebook,
+            notebook_id=run.notebook_id,
+            limit=1,
+            after=Place(None, run.started, run.id),
         )
-        found = next((one for one in page if one.state == "succeeded"), None)
-        if found is not None:
-            return found
-        if not page:
-            break
-        left -= len(page)
-        before = (page[-1].started, str(page[-1].id))
+        if found.runs:
+            return found.runs[0]
     raise NotFound(
         f"No run of this notebook before run {short(run.id)} has succeeded.", "Name the run to compare it with."
     )

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from mlbench.core.records import Artifact, Json
+from mlbench.runs.wording import shortened
 
 __all__ = ["CODECS", "preview_changes", "short_text", "text_of", "value_changes"]
 
@@ -109,8 +110,7 @@ def text_of(artifact: Artifact) -> str:
 
 def short_text(text: str) -> str:
     """Return a text as the beginning of one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= _MOST else f"{line[: _MOST - 1]}…"
+    return shortened(text, _MOST)
 
 
 # --- by the values themselves -----------------------------------------------------------------------------------------
@@ -251,5 +251,4 @@ def _listed(names: list[Any]) -> str:
 
 def _shown(value: Any) -> str:
     plain = value.item() if getattr(value, "shape", None) == () else value
-    text = " ".join((f"{plain:.9g}" if isinstance(plain, float) else repr(plain)).split())
-    return text if len(text) <= _MOST else f"{text[: _MOST - 1]}…"
+    return short_text(f"{plain:.9g}" if isinstance(plain, float) else repr(plain))

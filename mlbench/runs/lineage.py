@@ -17,7 +17,7 @@ from mlbench.core.ids import Digest, ExecutionId, RunId, short
 from mlbench.core.ports import Catalog
 from mlbench.core.records import Binding, Execution, FanOut, FileUse, Json, Read, Run, Snapshot, State
 from mlbench.runs.key import digest_source
-from mlbench.runs.wording import fanned
+from mlbench.runs.wording import fanned, shortened, sized
 
 __all__ = [
     "MOST_NODES",
@@ -30,6 +30,7 @@ __all__ = [
     "moment",
     "origin_of",
     "trace",
+    "value_of",
     "values_of",
 ]
 
@@ -130,6 +131,21 @@ def moment(execution: Execution) -> int:
     return next((one for one in moments if one is not None), 0)
 
 
+def value_of(execution: Execution, binding: Binding) -> LineageValue:
+    """Return what an execution bound to a name, which must be stored, as a value."""
+    artifact = binding.artifact
+    assert artifact is not None
+    text = artifact.preview.get("text")
+    return LineageValue(
+        name=binding.name,
+        digest=artifact.digest,
+        execution=execution.id,
+        type=artifact.type,
+        size=artifact.size,
+        text=str(text) if text is not None else None,
+    )
+
+
 def origin_of(catalog: Catalog, execution: Execution) -> Execution:
     """Return the execution that ran: itself, or the one that it was reused from, as far as the catalog has it."""
     return _Walk(catalog, MOST_NODES).origins([execution.id], known=[execution])[execution.id]
@@ -150,7 +166,7 @@ def values_of(catalog: Catalog, digest: Digest) -> tuple[LineageValue, ...]:
         origin = origins[maker.id]
         for binding in maker.binds:
             if binding.artifact is not None and binding.artifact.digest == digest:
-                found.setdefault((origin.id, binding.name), _value(origin, binding))
+                found.setdefault((origin.id, binding.name), value_of(origin, binding))
     if not found:
         raise NotFound(
             f"No step has made the artifact {digest}.", "Name a value by its run: mlbench lineage RUN STEP NAME"
@@ -332,7 +348,7 @@ class _Walk:
     def _read(self, read: Read, origin: Execution | None) -> LineageValue:
         binding = _binding(origin, read.name) if origin is not None else None
         if origin is not None and binding is not None and binding.artifact is not None:
-            return _value(origin, binding)
+            return value_of(origin, binding)
         return LineageValue(
             name=read.name,
             digest=read.digest,
@@ -386,7 +402,7 @@ class _Walk:
         execution = self._known[reader]
         for binding in execution.binds:
             if binding.artifact is not None and (value.how != "item" or binding.name == value.name):
-                yield _value(execution, binding)
+                yield value_of(execution, binding)
 
     def _note(self, reader: ExecutionId, value: LineageValue) -> None:
         self._reads.setdefault(reader, {}).setdefault((value.how, value.name, value.execution), value)
@@ -423,7 +439,7 @@ class _Walk:
             parameters=dict(run.parameters) if run is not None else {},
             files=execution.files,
             reads=tuple(self._reads.get(execution.id, {}).values()),
-            binds=tuple(_value(execution, one) for one in execution.binds if one.artifact is not None),
+            binds=tuple(value_of(execution, one) for one in execution.binds if one.artifact is not None),
             reused_in=tuple(self._reused.get(execution.id, ())),
         )
 
@@ -434,20 +450,6 @@ def _providers(reads: Iterable[Read], digests: set[Digest] | None = None) -> lis
 
 def _binding(execution: Execution, name: str) -> Binding | None:
     return next((one for one in execution.binds if one.name == name), None)
-
-
-def _value(execution: Execution, binding: Binding) -> LineageValue:
-    artifact = binding.artifact
-    assert artifact is not None
-    text = artifact.preview.get("text")
-    return LineageValue(
-        name=binding.name,
-        digest=artifact.digest,
-        execution=execution.id,
-        type=artifact.type,
-        size=artifact.size,
-        text=str(text) if text is not None else None,
-    )
 
 
 # --- as text ----------------------------------------------------------------------------------------------------------
@@ -528,7 +530,7 @@ def _tell_down(
 
 def _value_line(value: LineageValue) -> str:
     digest = f"  {short(value.digest)}" if value.digest is not None else ""
-    what = _short(" ".join((value.text or value.type or "").split()))
+    what = shortened(value.text or value.type or "", _TEXT)
     where = "  (a file)" if value.how == "file" else "  (from the kernel)" if value.how == "captured" else ""
     return f"{value.name}{digest}{f'  {what}' if what else ''}{where}"
 
@@ -549,14 +551,11 @@ def _facts(one: LineageExecution) -> Iterator[str]:
     commit = f"commit {one.commit[:8]}" if one.commit else ""
     yield "  ".join(filter(None, (code, notebook if one.path or one.notebook else "", commit)))
     if one.parameters:
-        yield f"parameters {'  '.join(f'{name}={_short(repr(value))}' for name, value in one.parameters.items())}"
+        given = (f"{name}={shortened(repr(value), _TEXT)}" for name, value in one.parameters.items())
+        yield f"parameters {'  '.join(given)}"
     files = [use for use in one.files if use.mode != "l"]
     for use in files[:_FILES]:
-        size = f"  {use.size:,} bytes" if use.size is not None else ""
+        size = f"  {sized(use.size)}" if use.size is not None else ""
         yield f"{'wrote' if use.mode == 'w' else 'read'} file {use.path}{size}"
     if len(files) > _FILES:
         yield f"and {len(files) - _FILES:,} more files"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _TEXT else f"{text[: _TEXT - 1]}…"

@@ -46,6 +46,7 @@ from mlbench.core.queries import (
     Value,
 )
 from mlbench.core.records import Run
+from mlbench.notebook.step import seconds_of
 
 __all__ = [
     "check_place",
@@ -81,8 +82,6 @@ _TOKEN: Final = re.compile(
     )""",
     re.VERBOSE,
 )
-_DURATION: Final = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|[smhd]))+")
-_UNITS: Final = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _UNWRITABLE: Final = re.compile("[\0\ud800-\udfff]")
 _LONGEST: Final = 10_000
 _DEEPEST: Final = 50
@@ -545,9 +544,8 @@ class _Reader:
                 value = _moment(value)
                 fitting = value is not None
             case "duration":
-                if fitting and _DURATION.fullmatch(str(value)):
-                    value, fitting = _seconds(str(value)), False
-                fitting = isinstance(value, float) and not fitting
+                value = seconds_of(str(value)) if fitting else value
+                fitting = isinstance(value, float)
             case "number":
                 fitting = isinstance(value, float) and token.kind == "number"
         if not fitting:
@@ -561,8 +559,8 @@ class _Reader:
         if token.kind == "time":
             return token.text
         if token.kind in {"number", "duration"}:
-            number = float(token.text) if token.kind == "number" else _seconds(token.text)
-            if not math.isfinite(number):
+            number = float(token.text) if token.kind == "number" else seconds_of(token.text)
+            if number is None or not math.isfinite(number):
                 self._refuse_at(token.place, "This number is too large.")
             return number
         word = token.text.lower()
@@ -591,10 +589,6 @@ def _unquoted(text: str) -> str:
     if text[0] == "'":
         inside = inside.replace("''", "'")
     return inside if text[0] == "`" else re.sub(r"\\(['\"\\])", r"\1", inside)
-
-
-def _seconds(text: str) -> float:
-    return sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([\d.]+)(ms|[smhd])", text))
 
 
 def _moment(value: Value) -> int | None:

@@ -7,7 +7,7 @@ from typing import Final
 
 from mlbench.core.records import FanOut
 
-__all__ = ["MARKS", "fanned", "sized", "took"]
+__all__ = ["MARKS", "fanned", "shortened", "sized", "took"]
 
 MARKS: Final[Mapping[str, str]] = {
     "succeeded": "✓",
@@ -51,6 +51,18 @@ def sized(count: int) -> str:
     while amount >= 999.5 and units:
         amount, unit = amount / 1000, units.pop(0)
     return f"{amount:.1f} {unit}" if amount < 9.95 else f"{amount:,.0f} {unit}"
+
+
+def shortened(text: str, most: int) -> str:
+    r"""Return a text as one line of so many characters at most.
+
+    Examples
+    --------
+    >>> shortened("a long\n  story", 20), shortened("a long\n  story", 8)
+    ('a long story', 'a long …')
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def fanned(fanout: FanOut) -> str:

@@ -40,7 +40,7 @@ SUMMARIES: Final = {
     "resume": "Run again what a run left: what succeeded and is unchanged is reused.",
     "check": "Say what would fail in a notebook, before anything is run.",
     "graph": "Show a notebook's steps, and who waits for whom and why.",
-    "runs": "List runs, newest first.",
+    "runs": "List runs, or those that a query is true of.",
     "show": "Show a run: its steps, metrics and what went wrong.",
     "logs": "Print what a run, or one of its steps, has printed.",
     "why": "Say why a step was not reused: what had changed.",

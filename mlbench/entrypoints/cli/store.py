@@ -223,11 +223,9 @@ def du(by: By, limit: int, as_json: bool) -> None:
 @json_option
 def keep(run: str, no_longer: bool, as_json: bool) -> None:
     """Keep the run with the id RUN, and all that it needs, whatever the rules of retention say."""
-    import getpass
-
     from mlbench.project.care import keep as kept
 
-    found = kept(_here(), run, kept=not no_longer, user=getpass.getuser())
+    found = kept(_here(), run, kept=not no_longer)
     if as_json:
         print_json({"run": found.id, "keep": not no_longer})
     else:

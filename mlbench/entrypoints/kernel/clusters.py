@@ -23,9 +23,9 @@ __all__ = ["ClusterMagics", "Clusters", "describe"]
 
 _VERBS: Final = ("start", "scale", "stop")
 _OPENING_SECONDS: Final = 600.0
+"""How long a cluster's class may take to make it."""
 _AGAIN: Final = 6 * 3600
 """Seconds after which a module's file is kept anew."""
-"""How long a cluster's class may take to make it."""
 
 
 class Service(Protocol):

@@ -227,7 +227,7 @@ def test_the_text_is_indented_and_tells_nothing_twice(catalog: MemoryCatalog) ->
         "          made by load  run rrrr",
         f"            {facts}",
         "            parameters origin='JFK'",
-        "            read file /f.csv  9,000 bytes",
+        "            read file /f.csv  9.0 kB",
         f"    from flights  {digest('flights')[7:15]}  the flights",
         "      made by load  run rrrr (told above)",
         "  read by score  run rrrr",
