@@ -69,24 +69,28 @@ def index(catalog: Catalog, records: Iterable[Json]) -> None:
     jobs: dict[str, Job] = {}
     fired: dict[str, int] = {}
     versions: list[tuple[JobId, JobVersion]] = []
-    waiting: list[Execution] = []
+    runs: list[Run] = []
+    executions: list[Execution] = []
 
     def flush(least: int = 1) -> None:
-        if len(waiting) >= least:
-            catalog.put_executions(waiting)
-            waiting.clear()
+        if len(runs) >= least:
+            catalog.put_runs(runs)
+            runs.clear()
+        if len(executions) >= least:
+            catalog.put_executions(executions)
+            executions.clear()
 
     for record in records:
         match record["record"]:
             case "run":
                 run = msgspec.convert(record, Run)
-                catalog.put_run(run)
+                runs.append(run)
                 if run.job is not None and run.due is not None:
                     fired[run.job] = max(run.due, fired.get(run.job, 0))
             case "execution":
-                waiting.append(msgspec.convert(record, Execution))
+                executions.append(msgspec.convert(record, Execution))
             case "executions":
-                waiting.extend(msgspec.convert(one, Execution) for one in record["executions"])
+                executions.extend(msgspec.convert(one, Execution) for one in record["executions"])
             case "snapshot":
                 catalog.put_snapshot(Digest(record["id"]), msgspec.convert(record, Snapshot))
             case "job":
