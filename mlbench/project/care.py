@@ -225,6 +225,7 @@ class Plan:
 
     `bytes` counts all files that go, `leftovers` (bytes) what killed writers left half-written. `young` (bytes) is not
     needed either, and stays for now: it is younger than `horizon` (UTC nanoseconds), which `under_way` pushes back.
+    `reused` are runs that no rule keeps, and that stay since runs that are kept have taken over what their steps made.
     """
 
     now: int
@@ -238,6 +239,7 @@ class Plan:
     leftovers: int
     young: int
     under_way: list[RunFacts]
+    reused: list[RunFacts]
     rules: tuple[Rule, ...]
     reading: _Reading
 
@@ -250,7 +252,7 @@ class Plan:
         """Return it as plain JSON."""
         plain = {name: getattr(self, name) for name in ("horizon", "bytes", "leftovers", "young")}
         counts = {name: len(getattr(self, name)) for name in ("snapshots", "objects", "packs", "repacked")}
-        runs = {name: [asdict(run) for run in getattr(self, name)] for name in ("runs", "under_way")}
+        runs = {name: [asdict(run) for run in getattr(self, name)] for name in ("runs", "under_way", "reused")}
         return {**plain, **counts, **runs}
 
 
@@ -280,7 +282,7 @@ def plan(
     reading = _Reading(blobs, project.catalog)
     under_way = [run for run in reading.survey.under_way() if alive(run.owner)]
     until = horizon(now, under_way)
-    gone, needed, snapshots = _mark(reading, rules, now, until)
+    gone, reused, needed, snapshots = _mark(reading, rules, now, until)
     found = Plan(
         now=now,
         horizon=until,
@@ -293,6 +295,7 @@ def plan(
         leftovers=blobs.sweep(until, dry_run=True),
         young=0,
         under_way=under_way,
+        reused=sorted((reading.survey.runs[run] for run in reused), key=lambda run: run.time),
         rules=tuple(rules),
         reading=reading,
     )
@@ -314,11 +317,12 @@ def plan(
 
 def _mark(
     reading: _Reading, rules: Sequence[Rule], now: int, until: int
-) -> tuple[frozenset[RunId], set[Digest], list[Digest]]:
-    """Return the runs that go, what is still needed then, and the snapshots that go."""
+) -> tuple[frozenset[RunId], frozenset[RunId], set[Digest], list[Digest]]:
+    """Return the runs that go, those kept since others reused them, what is needed then, and the snapshots that go."""
     _refuse_damaged(reading)
     survey = reading.survey
-    gone = dropped(survey.runs.values(), rules, survey.kept, now, survey.jobs)
+    unkept = dropped(survey.runs.values(), rules, survey.kept, now, survey.jobs)
+    gone = survey.without_origins(unkept)
     try:
         needed = survey.needed(gone, reading.inside, reading.met_since(until))
     except ArtifactCorrupt as error:
@@ -331,7 +335,7 @@ def _mark(
         for digest, names in survey.snapshot_records.items()
         if digest not in needed and all(reading.pieces[name].time < until for name in names)
     ]
-    return gone, needed, snapshots
+    return gone, unkept - gone, needed, snapshots
 
 
 def _refuse_damaged(reading: _Reading) -> None:
@@ -369,7 +373,7 @@ def free(project: Project, decided: Plan) -> int:
     blobs.sweep(decided.horizon)
     freed = decided.leftovers
     reading.go_on()
-    gone, _, snapshots = _mark(reading, decided.rules, decided.now, decided.horizon)
+    gone, _, _, snapshots = _mark(reading, decided.rules, decided.now, decided.horizon)
     gone &= {run.id for run in decided.runs}
     project.catalog.delete_runs(sorted(gone))
     spared = [digest for digest in snapshots if digest in set(decided.snapshots)]

@@ -135,6 +135,8 @@ class Survey:
         self.jobs: dict[str, str] = {}
         self.lists: set[Digest] = set()
         self._keeps: dict[RunId, bool] = {}
+        self._ran_in: dict[str, RunId] = {}
+        self._reused: dict[RunId, set[str]] = {}
         self._of_runs: dict[RunId, set[Digest]] = {}
         self._of_others: set[Digest] = set()
         self._uses: dict[Digest, set[Use]] = {}
@@ -186,13 +188,29 @@ class Survey:
     def _add_execution(self, record: Json, name: str | None) -> None:
         artifacts = [binding.get("artifact") or {} for binding in record.get("binds") or ()]
         self.lists.update(Digest(one["digest"]) for one in artifacts if one.get("codec") == "items")
-        self._note(RunId(record["run"]), record, name)
+        run, origin = RunId(record["run"]), record.get("reused_from")
+        self._ran_in[str(record.get("id"))] = run
+        if origin is not None:
+            self._reused.setdefault(run, set()).add(origin)
+        self._note(run, record, name)
 
     def _note(self, run: RunId, record: Json, name: str | None) -> None:
         self._of_runs.setdefault(run, set()).update(mentions(record))
         names = self.records.setdefault(run, [])
         if name is not None and (not names or names[-1] != name):
             names.append(name)
+
+    def without_origins(self, runs: Collection[RunId]) -> frozenset[RunId]:
+        """Return runs but for those whose steps others have reused: there it says how they ran, and what they said."""
+        gone = set(runs)
+        todo = [run for run in self._reused if run not in gone]
+        while todo:
+            for execution in self._reused.get(todo.pop(), ()):
+                origin = self._ran_in.get(execution)
+                if origin in gone:
+                    gone.remove(origin)
+                    todo.append(origin)
+        return frozenset(gone)
 
     def needed(
         self,

@@ -126,6 +126,8 @@ def _print_plan(decided: Plan) -> None:
             counts["pack"] = packs
         what = ", ".join(_counted(count, word) for word, count in counts.items())
         click.echo(f"To free: {what}; {sized(decided.bytes)}.")
+    if decided.reused:
+        click.echo(f"Kept because runs that stay have reused their steps: {_counted(len(decided.reused), 'run')}.")
     if decided.young:
         click.echo(f"Not needed but too young to be freed: {sized(decided.young)}.")
     for run in sorted(decided.under_way, key=lambda run: run.started)[:1]:

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import pytest
 
 from mlbench.backends.memory import MemoryCatalog
 from mlbench.core.errors import NotFound, StoreError
-from mlbench.core.ids import Digest, JobId, RunId, new_id
+from mlbench.core.ids import Digest, ExecutionId, JobId, RunId, new_id
 from mlbench.core.records import Execution, Job, JobVersion, Run
 from mlbench.project import Project, care, find_store
+from mlbench.project.comparison import lineage
 from mlbench.project.copying import copy
 from mlbench.project.indexing import fill_catalog, reindex
 from mlbench.runs.artifacts import Loader, save_lists, save_names
@@ -153,6 +155,21 @@ def test_what_is_touched_or_recorded_between_the_passes_stays(project: Project) 
     care.free(project, decided)
     assert project.blobs.has(model)
     assert project.blobs.has(other)
+
+
+def test_a_run_of_which_a_kept_one_has_reused_a_step_stays_and_its_lineage_is_whole(project: Project) -> None:
+    old, other = a_run(project, model="m" * 100), a_run(project, model="o" * 100)
+    (made,) = project.catalog.executions(old.id)
+    new = project.begin_run(kind="papermill", notebook="/n/again.ipynb")
+    project.put_execution(replace(made, id=ExecutionId(new_id()), run=new.id, state="reused", reused_from=made.id))
+    project.end_run(new, "succeeded")
+    age(project)
+    decided, _ = gc(project)
+    assert [run.id for run in decided.runs] == [other.id]
+    assert [run.id for run in decided.reused] == [old.id]
+    assert [one.id for one in lineage(project, new.id, made.step, "model").executions] == [made.id]
+    with pytest.raises(NotFound):
+        lineage(project, other.id, made.step, "model")
 
 
 def test_a_run_that_is_kept_stays_until_it_is_no_longer(project: Project) -> None:

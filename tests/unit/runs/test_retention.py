@@ -130,6 +130,23 @@ def test_what_a_kept_run_names_is_needed_however_far_down_and_what_is_unknown_to
     assert survey.records == {"a": ["1", "2"], "b": ["3"]}
 
 
+def test_a_run_stays_as_long_as_a_kept_one_has_reused_a_step_of_it_however_far_back() -> None:
+    survey = Survey()
+    for run, execution, origin in (
+        ("a", "1", None),
+        ("b", "2", "1"),
+        ("b", "3", None),
+        ("c", "4", "3"),
+        ("d", "5", "9"),
+    ):
+        record = {"record": "execution", "id": execution, "run": run, "step": "s", "reused_from": origin}
+        survey.add(record, execution)
+    runs = {name: RunId(name) for name in "abcd"}
+    assert survey.without_origins(runs.values()) == set(runs.values())
+    assert survey.without_origins([runs["a"], runs["b"]]) == set()
+    assert survey.without_origins([runs["a"], runs["c"], runs["d"]]) == {"c", "d"}
+
+
 def test_uses_are_told_by_run_step_and_name() -> None:
     found = a_survey().uses(inside)
     assert {digest: sorted(map(str, users)) for digest, users in found.items()} == {
