@@ -12,6 +12,7 @@ import pytest
 from mlbench.core.errors import NotFound
 from mlbench.core.ids import Digest, ExecutionId, JobId, NotebookId, RunId, new_id
 from mlbench.core.ports import Catalog
+from mlbench.core.queries import Name, Sort
 from mlbench.core.records import (
     Artifact,
     Binding,
@@ -50,12 +51,13 @@ def a_job(**more: Any) -> Job:
 
 
 def test_runs_that_have_ended_are_forgotten_with_all_that_they_did(catalog: Catalog) -> None:
-    gone, kept, open_run = a_run(state="succeeded", parameters={"a": 1}), a_run(state="succeeded"), a_run()
+    gone = a_run(state="succeeded", parameters={"a": 1}, tags={"team": "ops"})
+    kept, open_run = a_run(state="succeeded"), a_run()
     metric = Metric(name="rmse", value=0.5)
     for run in (gone, kept, open_run):
         catalog.put_run(run)
         catalog.put_execution(an_execution(run, metrics=(metric,), key="k"))
-    step = an_execution(gone)
+    step = an_execution(gone, binds=(a_binding("flights", "a"),))
     catalog.put_executions([step, an_execution(gone, part_of=step.id, item=0)])
     before = catalog.version()
     catalog.delete_runs([gone.id, open_run.id, RunId(new_id())])
@@ -66,6 +68,9 @@ def test_runs_that_have_ended_are_forgotten_with_all_that_they_did(catalog: Cata
     assert catalog.count_items(step.id) == {}
     assert len(catalog.candidates("k")) == 2
     assert list(catalog.metrics([gone.id, kept.id])) == [kept.id]
+    assert {run.id for run in catalog.search(sort=Sort(Name("metrics", "rmse"))).runs} == {kept.id, open_run.id}
+    assert catalog.names_in_use("params") == catalog.names_in_use("tags") == []
+    assert catalog.makers([a_digest("a")]) == []
     with pytest.raises(NotFound):
         catalog.run(gone.id)
 

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,14 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy import Connection, create_engine, event, select, text
 
 from mlbench.backends.catalog_sql import SqlCatalog, opening, replace_catalog, searching
 from mlbench.backends.catalog_sql.tables import metadata
 from mlbench.core.errors import StoreError
 from mlbench.core.ids import Digest, ExecutionId, JobId, RunId, new_id
 from mlbench.core.queries import Place
-from mlbench.core.records import Execution, Firing, Job, JobVersion, Run
+from mlbench.core.records import Artifact, Binding, Execution, Firing, Job, JobVersion, Metric, Read, Run
 from mlbench.runs.search import parse, parse_sort
 
 
@@ -201,6 +202,47 @@ def test_a_catalog_of_a_newer_version_is_refused_in_one_sentence(file: Path) -> 
     connection.close()
     with pytest.raises(StoreError, match=r"newer version of mlbench \(its revision is 0999, this version knows"):
         SqlCatalog(url(file))
+
+
+def test_what_is_forgotten_leaves_no_row_behind(file: Path) -> None:
+    catalog = SqlCatalog(url(file))
+    run = Run(id=RunId(new_id()), kind="job", state="succeeded", name="x", parameters={"a": 1}, tags={"team": "ops"})
+    artifact = Artifact(digest=Digest(f"blake3:{'0' * 64}"), size=1, type="int", codec="scalar")
+    step = Execution(
+        id=ExecutionId(new_id()),
+        run=run.id,
+        step="train",
+        state="succeeded",
+        binds=(Binding(name="model", artifact=artifact),),
+        reads=(Read(name="flights", digest=artifact.digest),),
+        metrics=(Metric(name="rmse", value=0.5),),
+    )
+    catalog.put_run(run)
+    catalog.put_executions([step, replace(step, id=ExecutionId(new_id()), part_of=step.id, item=0)])
+
+    def filled() -> set[str]:
+        with catalog._engine.connect() as connection:
+            return {one.name for one in metadata.sorted_tables if connection.execute(select(one)).first() is not None}
+
+    of_runs = {"runs", "params", "tags", "metrics", "run_metrics", "executions", "artifacts_bound", "artifacts_read"}
+    assert filled() == of_runs
+    catalog.delete_runs([run.id])
+    assert filled() == set()
+    catalog.close()
+
+
+def test_firings_are_taken_over_from_an_older_catalog_too(file: Path) -> None:
+    an_older_catalog(file)
+    with sqlite3.connect(file) as connection:
+        connection.execute("INSERT INTO jobs VALUES ('j', 'n', NULL, NULL, 0, 0, 9, 8, 1, '{}')")
+        connection.execute("INSERT INTO firings (job, due, manual, state, created) VALUES ('j', 8, 0, 'queued', 1)")
+    connection.close()
+    version = JobVersion(number=1, snapshot=Digest(f"blake3:{'0' * 64}"))
+    job = Job(id=JobId("j"), name="n", notebook="/n.ipynb", version=version)
+    assert replace_catalog(url(file), lambda new: new.put_job(job))
+    catalog = SqlCatalog(url(file))
+    assert [(firing.due, firing.state) for firing in catalog.firings()] == [(8, "queued")]
+    catalog.close()
 
 
 def test_a_catalog_is_put_into_the_place_of_one_that_nobody_has_open(file: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from mlbench.backends.catalog_sql.catalog import SqlCatalog
 from mlbench.backends.catalog_sql.opening import REPLACED, REVISIONS, alone, clear_errors, sqlite_file
+from mlbench.backends.catalog_sql.tables import firings
 from mlbench.core.errors import StoreError, UsageError
 
 __all__ = ["replace_catalog"]
@@ -89,21 +90,21 @@ def _held(file: Path) -> Iterator[sqlite3.Connection | None]:
 
 
 def _take_over(old: sqlite3.Connection, beside: Path) -> bool:
-    """Copy what only a catalog knows, if the old one has the same tables; say whether it had."""
+    """Copy what only a catalog knows, if the old one has the tables for it; say whether it had."""
+    names = ", ".join(column.name for column in firings.c)
     try:
-        if old.execute("SELECT version_num FROM alembic_version").fetchone() != (REVISIONS[-1],):
+        if old.execute("SELECT version_num FROM alembic_version").fetchone() not in {(one,) for one in REVISIONS}:
             return False
         due = old.execute("SELECT next_due, last_due, id FROM jobs").fetchall()
-        firings = old.execute("SELECT * FROM firings").fetchall()
+        fired = old.execute(f"SELECT {names} FROM firings").fetchall()  # noqa: S608  (the names of our columns)
     except sqlite3.DatabaseError:
         return False
     with closing(sqlite3.connect(beside)) as new, new:
         known = {row[0] for row in new.execute("SELECT id FROM jobs")}
         new.executemany("UPDATE jobs SET next_due = ?, last_due = ? WHERE id = ?", due)
-        if firings:
-            marks = ", ".join("?" * len(firings[0]))
-            there = [row for row in firings if row[0] in known]
-            new.executemany(f"INSERT INTO firings VALUES ({marks})", there)  # noqa: S608  (question marks alone)
+        marks = ", ".join("?" * len(firings.c))
+        there = [row for row in fired if row[0] in known]
+        new.executemany(f"INSERT INTO firings ({names}) VALUES ({marks})", there)  # noqa: S608  (as above)
     return True
 
 
