@@ -51,6 +51,8 @@ class NotebookRunner(PapermillNotebookClient):  # type: ignore[misc]
         Code that is run before the first cell, and is no cell.
     has_steps
         Whether outputs may come late; if not, everything is as papermill does it.
+    started
+        Called when the kernel's process has started, before it is waited for.
     ready
         Called when the kernel has started, before anything runs in it.
     watch
@@ -64,6 +66,7 @@ class NotebookRunner(PapermillNotebookClient):  # type: ignore[misc]
         environment: Mapping[str, str],
         set_up: str = "",
         has_steps: bool = False,
+        started: Callable[[], None] | None = None,
         ready: Callable[[], None] | None = None,
         watch: Watch | None = None,
         **traits: Any,
@@ -72,6 +75,7 @@ class NotebookRunner(PapermillNotebookClient):  # type: ignore[misc]
         self._environment = dict(environment)
         self._set_up = set_up
         self._has_steps = has_steps
+        self._started = started
         self._ready = ready
         self._watch = watch
         self._requests: dict[str, int] = {}
@@ -87,6 +91,12 @@ class NotebookRunner(PapermillNotebookClient):  # type: ignore[misc]
 
         kwargs.setdefault("env", {**os.environ, **self._environment})
         return super().execute(**kwargs)
+
+    def start_new_kernel_client(self) -> Any:
+        """Wait for the kernel, whose process has started; see nbclient's own."""
+        if self._started is not None:
+            self._started()
+        return super().start_new_kernel_client()
 
     def papermill_execute_cells(self) -> None:
         """Run each cell, then wait for the steps, then put each failure where it belongs."""

@@ -150,6 +150,7 @@ def _run(
             environment=recording.environment(),
             set_up=_path_code(request.path),
             has_steps=has_steps,
+            started=recording.begin,
             ready=recording.ready,
             watch=recording.take,
             **traits,
@@ -174,13 +175,12 @@ class _Recording:
         self._project: Project | None = None
         self._client: ServiceClient | None = None
         self._run: Run | None = None
-        # The stores' libraries are imported and the begin is written while the kernel starts: that costs no time.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlbench-record")
         self._begun: Future[None] | None = None
+        self._waited = False
 
     def __enter__(self) -> _Recording:
         self._source = _plain(self.nb)
-        self._begun = self._thread.submit(self._begin)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
@@ -212,11 +212,21 @@ class _Recording:
             told["MLBENCH_STORE"] = store
         return told
 
+    def begin(self) -> None:
+        """Record the begin, unless that is done or under way.
+
+        Called when the kernel's process has started: while it gets ready, another core may import the stores'
+        libraries and write, which then costs no time. Earlier, that would be in the way of the start itself.
+        """
+        if self._begun is None:
+            self._begun = self._thread.submit(self._begin)
+
     def ready(self) -> None:
-        """Wait until the begin is recorded, and raise what stood in its way."""
-        if self._begun is not None:
-            begun, self._begun = self._begun, None
-            begun.result()
+        """Wait until the begin is recorded, and raise what stood in its way, once."""
+        self.begin()
+        if self._begun is not None and not self._waited:
+            self._waited = True
+            self._begun.result()
 
     def take(self, news: Json) -> None:
         """Keep what the kernel told of the run, and hand the rest on."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mlbench.backends.cluster_dask.client import resources
+from mlbench.backends.cluster_dask import resources
 from mlbench.backends.cluster_dask.client.cluster import DaskCluster
 from mlbench.backends.cluster_dask.worker.memory import MemoryWatch
 from mlbench.core.messages import Foreach, StepOptions, StepTask

@@ -248,7 +248,7 @@ def test_a_matrix_product_has_all_processors(store: Path) -> None:
     """,
         defs=("x",),
     )
-    from mlbench.backends.cluster_dask.worker.processors import available
+    from mlbench.backends.cluster_dask.processors import available
 
     found = values(store, record)["x"]
     assert found

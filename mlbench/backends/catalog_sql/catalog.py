@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from importlib import import_module
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
@@ -26,7 +27,6 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from mlbench.backends.catalog_sql import tables as t
 from mlbench.backends.catalog_sql.opening import clear_errors, open_engine, sqlite_file
@@ -106,7 +106,8 @@ class SqlCatalog:
         if not durable:
             self._writer = self._quick_writer
         self._where = str(self._file or self._engine.url.render_as_string(hide_password=True))
-        self._insert: Any = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
+        # each dialect has one of its own, and PostgreSQL's is slow to import
+        self._insert: Any = import_module(f"sqlalchemy.dialects.{self._engine.dialect.name}").insert
         self._inserts: dict[str, tuple[str, Sequence[str] | None]] = {}
         self._watch: sqlite3.Connection | None = None
         self._watching = threading.Lock()

@@ -9,6 +9,7 @@ the lock. The file is open to its owner only.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 import sqlite3
@@ -193,6 +194,9 @@ def _upgrade(engine: Engine, file: Path | None, found: str | None) -> None:
             _back_up(file, found)
         with closing(sqlite3.connect(file, timeout=_BUSY_SECONDS)) as raw:
             raw.execute("PRAGMA journal_mode=WAL")
+    told = logging.getLogger("alembic")
+    if told.level == logging.NOTSET:  # a program that shows what others tell, as papermill does, is not to show this
+        told.setLevel(logging.WARNING)
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     with engine.connect().execution_options(mlbench_writes=True) as connection, connection.begin():

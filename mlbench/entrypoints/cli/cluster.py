@@ -66,7 +66,7 @@ def stop(cluster: str | None, force: bool, as_json: bool) -> None:
 def _ask(verb: str, name: str | None, *, tls: Any = None, **more: Any) -> dict[str, Any]:
     from dataclasses import replace
 
-    from mlbench.backends.cluster_dask.client.versions import installed
+    from mlbench.backends.cluster_dask.versions import installed
     from mlbench.backends.service_socket import Door, connect
     from mlbench.project.clusters import choose, default_cluster
 

@@ -137,7 +137,7 @@ class Clusters:
     def _with_versions(self, choice: ClusterChoice) -> ClusterChoice:
         if choice.kind == "local":
             return choice
-        from mlbench.backends.cluster_dask.client.versions import installed
+        from mlbench.backends.cluster_dask.versions import installed
 
         return replace(choice, versions=installed())
 

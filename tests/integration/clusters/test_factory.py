@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask.client.versions import installed
+from mlbench.backends.cluster_dask.versions import installed
 from mlbench.core.errors import ServiceError
 from mlbench.core.messages import ClusterChoice
 from tests.integration.steps import task

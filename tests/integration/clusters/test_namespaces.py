@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask.client.versions import installed
+from mlbench.backends.cluster_dask.versions import installed
 from mlbench.core.messages import ClusterChoice, Foreach
 from tests.integration.clusters.places import Elsewhere, certificates
 from tests.integration.steps import task

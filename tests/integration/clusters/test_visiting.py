@@ -12,7 +12,7 @@ import distributed
 import pytest
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask.client import versions
+from mlbench.backends.cluster_dask import versions
 from mlbench.backends.cluster_dask.worker import modules, visiting
 from mlbench.backends.cluster_dask.worker.plugin import StepWorker
 from mlbench.core.errors import ServiceError

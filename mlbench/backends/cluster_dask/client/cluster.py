@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask.client import resources
+from mlbench.backends.cluster_dask import resources
 from mlbench.backends.cluster_dask.client.companion import Companions
 from mlbench.backends.cluster_dask.client.connection import Connection
 from mlbench.backends.cluster_dask.client.fanout import DaskChunks, FanOutDrive, Known

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import IO, Any, Final
 
 from mlbench.backends.cluster_dask import PACKAGE
-from mlbench.backends.cluster_dask.worker.processors import SINGLE, available
+from mlbench.backends.cluster_dask.processors import SINGLE, available
 from mlbench.core.errors import ServiceError
 from mlbench.core.messages import Environment
 from mlbench.core.records import Json

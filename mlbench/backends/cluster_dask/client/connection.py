@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask.client import versions
+from mlbench.backends.cluster_dask import versions
 from mlbench.core.ids import Digest
 from mlbench.core.messages import ClusterChoice, StepTask
 from mlbench.core.records import Json

@@ -55,7 +55,7 @@ async def open_local(choice: ClusterChoice, threads: int, hear: Callable[[tuple[
         Takes the workers' news.
     """
     distributed = await import_distributed()
-    from mlbench.backends.cluster_dask.client import resources
+    from mlbench.backends.cluster_dask import resources
     from mlbench.backends.cluster_dask.worker import plugin as worker
 
     security = await asyncio.to_thread(distributed.Security.temporary)

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.backends.cluster_dask import processors
 from mlbench.backends.cluster_dask.channel import MarkedChannel, encodable
 from mlbench.backends.cluster_dask.itemwords import ItemEnd, Mark
 from mlbench.backends.cluster_dask.process.fingerprints import Values
@@ -25,7 +26,6 @@ from mlbench.backends.cluster_dask.process.foreach import Items
 from mlbench.backends.cluster_dask.process.opened import Opened
 from mlbench.backends.cluster_dask.process.stepprocess import Step
 from mlbench.backends.cluster_dask.process.stepshell import ZMQInteractiveShell
-from mlbench.backends.cluster_dask.worker import processors
 from mlbench.core.errors import StoreError
 from mlbench.core.ids import Digest
 from mlbench.core.messages import Chunk, StepTask

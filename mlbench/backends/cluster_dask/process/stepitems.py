@@ -21,13 +21,13 @@ import traceback
 from typing import Any, Final, NoReturn
 
 from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.backends.cluster_dask import processors
 from mlbench.backends.cluster_dask.channel import Channel, MarkedChannel
 from mlbench.backends.cluster_dask.process.foreach import Items, evaluate, keep
 from mlbench.backends.cluster_dask.process.itemrunner import LONG, Runner, flush_c, show
 from mlbench.backends.cluster_dask.process.stepprocess import Step
 from mlbench.backends.cluster_dask.process.stepserver import end_with_parent
 from mlbench.backends.cluster_dask.process.stepshell import ZMQInteractiveShell, open_stream
-from mlbench.backends.cluster_dask.worker import processors
 from mlbench.core.errors import StoreError, UsageError
 from mlbench.core.messages import Chunk, StepTask
 from mlbench.core.records import Failure

@@ -20,13 +20,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.backends.cluster_dask import processors
 from mlbench.backends.cluster_dask.channel import Channel
 from mlbench.backends.cluster_dask.process.fingerprints import Values
 from mlbench.backends.cluster_dask.process.opened import Opened
 from mlbench.backends.cluster_dask.process.rehearsal import use_libraries
 from mlbench.backends.cluster_dask.process.stepserver import INLINE_BACKEND, PRIVATE_VARIABLES
 from mlbench.backends.cluster_dask.process.stepshell import ZMQInteractiveShell, make_shell, open_stream
-from mlbench.backends.cluster_dask.worker import processors
 from mlbench.core.errors import MlbenchError, StoreError
 from mlbench.core.messages import RandomState, StepTask
 from mlbench.core.records import Binding, Failure, Json

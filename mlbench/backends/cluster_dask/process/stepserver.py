@@ -22,7 +22,7 @@ import time
 from typing import Final, NoReturn
 
 from mlbench.backends.cluster_dask.channel import frame
-from mlbench.backends.cluster_dask.worker.processors import SINGLE
+from mlbench.backends.cluster_dask.processors import SINGLE
 
 __all__ = ["INLINE_BACKEND", "PRIVATE_VARIABLES", "be_spare", "main"]
 

@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from mlbench.backends.cluster_dask.channel import Frames
-from mlbench.backends.cluster_dask.client.resources import with_devices
 from mlbench.backends.cluster_dask.itemwords import ItemEnd, Mark, read_end
 from mlbench.backends.cluster_dask.process.client import leave_slot
+from mlbench.backends.cluster_dask.resources import with_devices
 from mlbench.backends.cluster_dask.worker.itemtexts import Texts
 from mlbench.backends.cluster_dask.worker.memory import MemoryWatch
 from mlbench.backends.cluster_dask.worker.pipes import PIECE, MarkedReader, Pipes, received

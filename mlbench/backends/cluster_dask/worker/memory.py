@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Final
 
-__all__ = ["LOOK_SECONDS", "MemoryWatch", "kills_by_system", "readable", "total"]
+__all__ = ["LOOK_SECONDS", "MemoryWatch", "kills_by_system"]
 
 LOOK_SECONDS: Final = 0.05
 _IDLE_LOOK_SECONDS: Final = 1.0
@@ -89,15 +89,6 @@ def family(process: int) -> list[int]:
     return found
 
 
-def total() -> int:
-    """Return the bytes of memory that this machine, or this container, has."""
-    size = os.sysconf("SC_PHYS_PAGES") * _PAGE
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:
-            size = min(size, int(file.read()))
-    return size
-
-
 def kills_by_system() -> int:
     """Return how many processes this machine's system has ended for want of memory since it was started (Linux)."""
     count = 0
@@ -108,19 +99,6 @@ def kills_by_system() -> int:
                 if name == "oom_kill":
                     count += int(number)
     return count
-
-
-def readable(size: float) -> str:
-    """Return a number of bytes for people.
-
-    Examples
-    --------
-    >>> readable(612_000_000), readable(2_000_000_000), readable(1_500_000_000)
-    ('612 MB', '2 GB', '1.5 GB')
-    """
-    if size >= 1e12:
-        return f"{round(size / 1e12, 1):g} TB"
-    return f"{round(size / 1e9, 1):g} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def _children(process: int) -> list[int]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from distributed import Status, WorkerPlugin, get_worker
 
-from mlbench.backends.cluster_dask.client import resources
+from mlbench.backends.cluster_dask import resources
 from mlbench.backends.cluster_dask.worker import chunks, modules, supervisor, visiting
 from mlbench.backends.cluster_dask.worker.orphans import end_orphans
 from mlbench.core.errors import MlbenchError, StoreError

@@ -18,8 +18,8 @@ from typing import IO, Any, Final
 
 from mlbench.backends.cluster_dask import PACKAGE
 from mlbench.backends.cluster_dask.process.stepserver import INLINE_BACKEND, PRIVATE_VARIABLES
+from mlbench.backends.cluster_dask.processors import SINGLE
 from mlbench.backends.cluster_dask.worker.orphans import SERVER_MARK, server_mark
-from mlbench.backends.cluster_dask.worker.processors import SINGLE
 from mlbench.core.errors import ServiceError
 from mlbench.core.messages import Environment
 from mlbench.runs.surroundings import preloadable

@@ -25,13 +25,13 @@ from typing import IO, Any, Final
 
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.cluster_dask.channel import ACK, Frames, frame
-from mlbench.backends.cluster_dask.client.resources import with_devices
 from mlbench.backends.cluster_dask.process.client import leave_slot
+from mlbench.backends.cluster_dask.processors import available
+from mlbench.backends.cluster_dask.resources import readable, with_devices
 from mlbench.backends.cluster_dask.worker.environments import fitted
-from mlbench.backends.cluster_dask.worker.memory import MemoryWatch, kills_by_system, readable
+from mlbench.backends.cluster_dask.worker.memory import MemoryWatch, kills_by_system
 from mlbench.backends.cluster_dask.worker.orphans import end_orphans
 from mlbench.backends.cluster_dask.worker.pipes import HELD, Pipes, Reader, received
-from mlbench.backends.cluster_dask.worker.processors import available
 from mlbench.backends.cluster_dask.worker.servers import StepServers, kill, send
 from mlbench.core.errors import MlbenchError
 from mlbench.core.ids import Digest, ExecutionId

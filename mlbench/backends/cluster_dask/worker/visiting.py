@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask.client import versions
+from mlbench.backends.cluster_dask import versions
 from mlbench.backends.cluster_dask.worker import modules
 from mlbench.core.errors import MlbenchError, ServiceError, StoreError
 from mlbench.core.ids import Digest

@@ -15,12 +15,11 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from mlbench.backends.cluster_dask.worker import memory
-from mlbench.backends.cluster_dask.worker.processors import available
+from mlbench.backends.cluster_dask.processors import available
 from mlbench.core.messages import StepTask
 from mlbench.core.records import Failure
 
-__all__ = ["Devices", "devices", "machine", "refusal", "with_devices"]
+__all__ = ["Devices", "devices", "machine", "readable", "refusal", "total_memory", "with_devices"]
 
 _VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 _OPTIONS: Final = ("cpu", "gpu", "memory")
@@ -29,7 +28,16 @@ _SHOWN: Final = 5
 
 def machine() -> dict[str, float]:
     """Return what this machine, or this container, has."""
-    return {"cpu": available(), "memory": memory.total(), "gpu": len(devices())}
+    return {"cpu": available(), "memory": total_memory(), "gpu": len(devices())}
+
+
+def total_memory() -> int:
+    """Return the bytes of memory that this machine, or this container, has."""
+    size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:
+            size = min(size, int(file.read()))
+    return size
 
 
 def devices(variables: Mapping[str, str] | None = None) -> tuple[str, ...]:
@@ -159,7 +167,7 @@ def _asked(asked: Mapping[str, float]) -> str:
 
 
 def _amount(name: str, amount: float) -> str:
-    return memory.readable(amount) if name == "memory" else f"{amount:g}"
+    return readable(amount) if name == "memory" else f"{amount:g}"
 
 
 def _has(has: Mapping[str, float]) -> str:
@@ -167,8 +175,21 @@ def _has(has: Mapping[str, float]) -> str:
     if "cpu" in has:
         words.append("1 CPU" if has["cpu"] == 1 else f"{has['cpu']:g} CPUs")
     if "memory" in has:
-        words.append(f"{memory.readable(has['memory'])} memory")
+        words.append(f"{readable(has['memory'])} memory")
     if "gpu" in has:
         words.append(f"{has['gpu']:g} GPU{'s' if has['gpu'] > 1 else ''}" if has["gpu"] else "no GPU")
     words += [f"{name}={amount:g}" for name, amount in sorted(has.items()) if name not in _OPTIONS]
     return ", ".join(words) or "nothing declared"
+
+
+def readable(size: float) -> str:
+    """Return a number of bytes for people.
+
+    Examples
+    --------
+    >>> readable(612_000_000), readable(2_000_000_000), readable(1_500_000_000)
+    ('612 MB', '2 GB', '1.5 GB')
+    """
+    if size >= 1e12:
+        return f"{round(size / 1e12, 1):g} TB"
+    return f"{round(size / 1e9, 1):g} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
