@@ -201,9 +201,13 @@ class _Differences:
             if artifact is None or artifact.codec not in CODECS or artifact.size > LARGEST_LOADED:
                 return ()
         try:
-            return value_changes(Loader(self._blobs).load(before), Loader(self._blobs).load(after))
+            values = Loader(self._blobs).load(before), Loader(self._blobs).load(after)
         except (NotFound, ResultError, StoreError):  # freed, damaged, or its library is not here
             return ()
+        try:
+            return value_changes(*values)
+        except Exception as error:  # noqa: BLE001  how values compare is their libraries' affair
+            return (f"can't be compared: {type(error).__name__}: {error}",)
 
 
 def _side(project: Project, run: Run) -> Side:

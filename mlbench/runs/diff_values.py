@@ -6,6 +6,8 @@ imported: a value's library is there already if the value is.
 
 from __future__ import annotations
 
+import functools
+import operator
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
@@ -163,7 +165,15 @@ def _frames(before: Any, after: Any) -> Iterator[str]:
 
 
 def _index(before: Any, after: Any) -> Iterator[str]:
-    different = _unlike(before, after)
+    if before.nlevels != after.nlevels:
+        yield f"index: {before.nlevels} to {after.nlevels} levels"
+        return
+    if before.nlevels == 1:
+        different = _unlike(before, after)
+    else:
+        levels = range(before.nlevels)
+        pairs = [(before.get_level_values(level), after.get_level_values(level)) for level in levels]
+        different = functools.reduce(operator.or_, (_unlike(*pair) for pair in pairs))
     if different.any():
         row = int(different.argmax())
         yield f"index: first at row {row:,}: {_shown(before[row])} to {_shown(after[row])}"

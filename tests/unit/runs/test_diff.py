@@ -260,6 +260,16 @@ def test_loaded_values_are_asked_before_previews_and_only_where_digests_differ()
             ),
         ),
         (
+            pd.Series([1, 2], index=pd.MultiIndex.from_tuples([("x", 1), ("y", 2)])),
+            pd.Series([1, 2], index=pd.MultiIndex.from_tuples([("x", 1), ("y", 3)])),
+            ("index: first at row 1: ('y', 2) to ('y', 3)",),
+        ),
+        (
+            pd.Series([1, 2], index=pd.MultiIndex.from_tuples([("x", 1), ("y", 2)])),
+            pd.Series([1, 2], index=["x", "y"]),
+            ("index: 2 to 1 levels",),
+        ),
+        (
             pd.DataFrame({"a": [1], "b": [2]}),
             pd.DataFrame({"b": [2.0], "a": [1]}),
             ("order of columns: a, b to b, a", "column b: type int64 to float64"),
