@@ -260,5 +260,10 @@ def _listed(names: list[Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    plain = value.item() if getattr(value, "shape", None) == () else value
+    plain = tuple(map(_plain, value)) if type(value) is tuple else _plain(value)
     return short_text(f"{plain:.9g}" if isinstance(plain, float) else repr(plain))
+
+
+def _plain(value: Any) -> Any:
+    """Return Python's own number for one of NumPy's."""
+    return value.item() if getattr(value, "shape", None) == () else value
