@@ -16,7 +16,7 @@ from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.cluster_dask.versions import installed
 from mlbench.core.errors import ServiceError
 from mlbench.core.messages import ClusterChoice, StepTask, Surroundings
-from tests.integration.clusters.places import Elsewhere, certificates, elsewhere
+from tests.integration.clusters.places import PATIENCE, Elsewhere, certificates, elsewhere
 from tests.integration.steps import ROOT, environment, task
 from tests.integration.test_cluster import cluster, gone, submit, together
 
@@ -151,7 +151,8 @@ def test_a_worker_that_comes_later_runs_steps_and_a_lost_one_loses_its_step_once
             assert record.state == "succeeded"
             first = place.processes[1]
             os.killpg(first.pid, signal.SIGTERM)
-            await asyncio.to_thread(first.wait, 20)
+            # Dask lets a worker wait 30 s that is told to end in the middle of a message to its scheduler.
+            await asyncio.to_thread(first.wait, PATIENCE)
             place.worker("--name", "later")
             place.worker("--name", "last")
             source = f"import os, time\nopen({str(marks)!r}, 'a').write('x')\nprint('begun')\ntime.sleep(60)"
