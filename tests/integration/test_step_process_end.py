@@ -64,7 +64,7 @@ def test_nothing_that_a_step_started_outlives_it(store: Path, how: str) -> None:
     record = ended(shown, thread)
     expected = {"timeout": ("failed", "timeout"), "cancel": ("cancelled", "user"), "success": ("succeeded", None)}
     assert (record.state, record.reason) == expected[how]
-    await_true(lambda: not any(alive(process) for process in processes), 5)
+    await_true(lambda: not any(alive(process) for process in processes))
     if how == "timeout":
         assert record.failure is not None
         assert "longer than 1 s" in record.failure.evalue
@@ -121,6 +121,19 @@ def test_a_cancel_while_the_server_warms_up_does_not_wait_for_it(store: Path) ->
     assert not supervisor._the_servers().get(given.environment).ready
 
 
+@pytest.mark.parametrize(("lost", "end"), [(True, ("failed", "worker-lost")), (False, ("cancelled", "service-lost"))])
+def test_a_step_ends_with_its_worker_or_its_service_and_says_which(
+    store: Path, lost: bool, end: tuple[str, str]
+) -> None:
+    given = task(store, "import time\nprint('begun')\ntime.sleep(60)")
+    shown, thread = begin(given)
+    shown.wait_for("begun")
+    supervisor.close(lost=lost)
+    record = ended(shown, thread)
+    assert (record.state, record.reason) == end
+    assert lost == (record.failure is not None and record.failure.ename == "WorkerLost")
+
+
 def test_a_cancel_while_a_step_saves_records_nothing_as_done(store: Path) -> None:
     source = """
 class Slow:
@@ -144,14 +157,14 @@ x = Slow()
 
 def test_a_paused_step_stands_still_and_goes_on_and_its_timeout_waits(store: Path) -> None:
     given = task(
-        store, "import time\nprint('begun')\nfor n in range(20):\n    time.sleep(0.05)\n    print(n)", timeout=2.0
+        store, "import time\nprint('begun')\nfor n in range(10):\n    time.sleep(0.05)\n    print(n)", timeout=2.5
     )
     shown, thread = begin(given)
     shown.wait_for("begun")
     assert supervisor.pause(given.execution)
     threading.Event().wait(0.2)
     text = shown.text
-    threading.Event().wait(2.0)
+    threading.Event().wait(2.5)
     assert shown.text == text
     assert supervisor.resume(given.execution)
     assert ended(shown, thread).state == "succeeded"
@@ -199,7 +212,7 @@ def test_steps_whose_server_dies_fail_and_leave_nothing(store: Path) -> None:
     end(_server(given).process)
     record = ended(shown, thread)
     assert (record.state, record.reason) == ("failed", "error")
-    await_true(lambda: not any(alive(process) for process in processes[:2]), 5)
+    await_true(lambda: not any(alive(process) for process in processes[:2]))
     for process in processes[2:]:  # a session of its own, and nobody left who knows of it
         if alive(process):
             os.kill(process, signal.SIGKILL)
