@@ -116,7 +116,7 @@ def test_items_that_die_take_no_other_with_them(service: House) -> None:
         "if x == 11: time.sleep(60)\n"
         "y = x"
     )
-    record = kernel.state(submit(kernel, source, "x in range(30)", catch=True, timeout=2.0))
+    record = kernel.state(submit(kernel, source, "x in range(30)", catch=True, timeout=4.0))
     assert record.state == "succeeded", record.failure
     values = value(service, record)
     gone = {number for number, one in enumerate(values) if isinstance(one, Failed)}

@@ -132,7 +132,7 @@ def test_processes_of_steps_that_live_are_no_orphans(store: Path, mark: Path) ->
     _, processes = processes_of(mark)
     assert end_orphans(0.5) == []
     assert all(alive(one) for one in processes)
-    thread.join(20)
+    thread.join(60)
     assert shown.record is not None
     assert shown.record.state == "succeeded"
 
