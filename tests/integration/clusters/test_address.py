@@ -95,7 +95,7 @@ def test_cancel_pause_and_the_end_of_the_service_reach_a_worker_there(place: Els
             given, heard = visit(place, store, source), Heard()
             running = asyncio.create_task(one.submit(given, heard.take))
             await heard.wait_for("begun")
-            process = int(heard.text.split()[0])
+            process = int(heard.text.partition(" begun")[0].split()[-1])
             assert await one.pause(given.execution)
             async with asyncio.timeout(30):
                 while stat_of(process) != "T":  # noqa: ASYNC110  a process of others sends no event
@@ -108,7 +108,7 @@ def test_cancel_pause_and_the_end_of_the_service_reach_a_worker_there(place: Els
             given, heard = visit(place, store, source), Heard()
             running = asyncio.create_task(one.submit(given, heard.take))
             await heard.wait_for("begun")
-            process = int(heard.text.split()[0])
+            process = int(heard.text.partition(" begun")[0].split()[-1])
         record = await asyncio.wait_for(running, 60)
         assert record.reason in ("service-lost", "worker-lost")
         await gone(process)
