@@ -48,7 +48,7 @@ def test_a_channel_waits_until_the_text_before_a_message_was_read() -> None:
     ours.send(ACK)
     seen += frames.feed(ours.recv(4096))
     assert [one["op"] for one in seen] == ["sync", "output"]
-    sender.join(5)
+    sender.join(30)
     process = os.fork()
     if process == 0:
         os._exit(0 if not channel.open else 1)
@@ -198,7 +198,7 @@ def test_what_goes_wrong_with_one_step_server_does_not_end_the_thread_that_all_o
     servers, done = StepServers(), threading.Event()
     servers._jobs.put(fail)
     servers._jobs.put(done.set)
-    assert done.wait(5)
+    assert done.wait(30)
 
 
 def test_a_step_server_that_cannot_be_begun_says_so_whatever_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
