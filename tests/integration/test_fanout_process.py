@@ -282,7 +282,7 @@ def test_no_item_sees_what_another_left_behind(store: Path, leak: str, apart: bo
         space,
     )
     source, values = LEAKS[leak]
-    space.update({name: value.copy() if hasattr(value, "copy") else value for name, value in values.items()})
+    space.update({name: value.copy() if hasattr(type(value), "copy") else value for name, value in values.items()})
     changes = ("rows",) if leak == "a visible append" else ()
     ended = succeed(
         store, source, captured=space, defs=("seen",), changes=changes, apart=apart, foreach={"x": "range(6)"}
