@@ -297,6 +297,14 @@ def test_no_item_sees_what_another_left_behind(store: Path, leak: str, apart: bo
         assert ended.end.changed == (hidden[leak],)
 
 
+def test_items_that_only_read_a_frame_are_not_said_to_change_it(store: Path) -> None:
+    frame = pd.DataFrame({"day": pd.date_range("2020", periods=90, tz="UTC"), "a": range(90), "b": [0.5] * 90})
+    source = "own = table[(table['day'].dt.month == x + 1) & (table['a'] >= 0)]\nn = (len(own), table.values.shape)"
+    ended = succeed(store, source, inputs=bound(store, table=frame), defs=("n",))
+    assert ended.end.changed == ()
+    assert [n for n, _ in ended.values("n")] == [31, 29, 30, 0, 0]
+
+
 def test_an_upstream_value_that_items_change_is_as_it_was_for_each(store: Path) -> None:
     given = bound(store, table=pd.DataFrame({"a": np.arange(100_000)}), rows=[1, 2])
     source = "def poke(one): one['b'] = x\npoke(table)\nseen = (list(table.columns), rows.copy())\nf(rows)"

@@ -93,6 +93,22 @@ def test_a_pickle_that_settles_is_no_change(tmp_path: Path) -> None:
     assert before.changed() == ()
 
 
+class Restless:
+    """Never pickles twice the same."""
+
+    def __init__(self) -> None:
+        self.looked = 0
+
+    def __getstate__(self) -> dict[str, int]:
+        self.looked += 1
+        return {"looked": self.looked}
+
+
+def test_a_pickle_that_never_settles_is_not_watched(tmp_path: Path) -> None:
+    space = {"value": Restless()}
+    assert Values(space, store=str(tmp_path)).changed() == ()
+
+
 def test_what_cannot_be_pickled_is_not_watched(tmp_path: Path) -> None:
     space: dict[str, Any] = {"lock": threading.Lock(), "generator": (one for one in [])}
     assert Values(space, store=str(tmp_path)).changed() == ()
