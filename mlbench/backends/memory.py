@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from mlbench.core.errors import ArtifactCorrupt, NotFound
 from mlbench.core.ids import Digest, ExecutionId, JobId, RunId, is_digest, is_prefix
-from mlbench.core.ports import Piece
+from mlbench.core.ports import Piece, WrittenItem
 from mlbench.core.queries import Page, Place, Query, Sort, Space
 from mlbench.core.records import (
     ENDED,
@@ -388,6 +388,10 @@ class MemoryCatalog:
     def put_executions(self, executions: Sequence[Execution], /) -> None:
         for execution in executions:
             self.put_execution(execution)
+
+    def put_items(self, items: Sequence[WrittenItem], /) -> None:
+        for item in items:
+            self.put_execution(item.record())
 
     def execution(self, prefix: str, /) -> Execution:
         return self._executions[_one(prefix, self._executions, "execution")]

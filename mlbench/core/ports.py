@@ -12,9 +12,9 @@ from typing import Literal, Protocol
 
 from mlbench.core.ids import Digest, ExecutionId, JobId, RunId
 from mlbench.core.queries import Page, Place, Query, Sort, Space
-from mlbench.core.records import Execution, Firing, Job, JobVersion, Json, Metric, Run, Snapshot
+from mlbench.core.records import Execution, Firing, Job, JobVersion, Json, Metric, Run, Snapshot, State
 
-__all__ = ["BlobStore", "Catalog", "Clock", "Piece"]
+__all__ = ["BlobStore", "Catalog", "Clock", "Piece", "WrittenItem"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +174,49 @@ class BlobStore(Protocol):
         ...
 
 
+class WrittenItem(Protocol):
+    """An item of a fan-out that has ended, whose record is JSON already (see `mlbench.runs.itemrecords`)."""
+
+    @property
+    def id(self) -> ExecutionId: ...
+    @property
+    def run(self) -> RunId: ...
+    @property
+    def step(self) -> str: ...
+    @property
+    def state(self) -> State: ...
+    @property
+    def part_of(self) -> ExecutionId: ...
+    @property
+    def item(self) -> int: ...
+    @property
+    def position(self) -> int | None: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def key(self) -> str | None: ...
+    @property
+    def queued(self) -> int | None: ...
+    @property
+    def started(self) -> int | None: ...
+    @property
+    def ended(self) -> int | None: ...
+    @property
+    def metrics(self) -> tuple[Metric, ...]: ...
+
+    def record(self) -> Execution:
+        """Return all of the record."""
+        ...
+
+    def texts(self) -> tuple[str, str | None]:
+        """Return the record as JSON without its messages, and these as JSON, if there are any."""
+        ...
+
+    def made(self) -> Iterator[tuple[Digest, str]]:
+        """Yield the digest and the name of each value that it bound and that is stored."""
+        ...
+
+
 class Catalog(Protocol):
     """The index of all records, and the only home of leases and firings.
 
@@ -260,6 +303,10 @@ class Catalog(Protocol):
     def put_execution(self, execution: Execution, /) -> None: ...
     def put_executions(self, executions: Sequence[Execution], /) -> None:
         """Keep executions, with their metrics; thousands in a fraction of a second."""
+        ...
+
+    def put_items(self, items: Sequence[WrittenItem], /) -> None:
+        """Keep items of fan-outs that have ended, as their records say: many more in the same time."""
         ...
 
     def execution(self, prefix: str, /) -> Execution: ...

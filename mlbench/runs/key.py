@@ -110,7 +110,8 @@ def key_of(parts: Mapping[str, str]) -> str | None:
 def item_keys(key: str, spread: Spread) -> list[str]:
     """Return the key of each item of a fan-out, from what the items have in common and the values of each.
 
-    Of items with the same values each has another key: the first, the second … of them.
+    Of items with the same values each has another key: the first, the second … of them. All begin alike, so that they
+    lie together in an index.
 
     Examples
     --------
@@ -122,10 +123,13 @@ def item_keys(key: str, spread: Spread) -> list[str]:
 
     seen: Counter[tuple[str, ...]] = Counter()
     keys = []
-    for values in itertools.product(*spread.digests):
-        text = json.dumps([FORMAT, key, values, seen[values]], separators=(",", ":"))
+    common = blake3(key.encode()).hexdigest()[:24]
+    before = json.dumps([FORMAT, key], separators=(",", ":"))[:-1]
+    # The JSON of [FORMAT, key, values, how often these were seen], put together: there may be a million.
+    for values in itertools.product(*([json.dumps(one) for one in some] for some in spread.digests)):
+        text = f"{before},[{','.join(values)}],{seen[values]}]"
         seen[values] += 1
-        keys.append(blake3(text.encode()).hexdigest())
+        keys.append(common + blake3(text.encode()).hexdigest()[:40])
     return keys
 
 

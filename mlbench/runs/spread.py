@@ -19,7 +19,8 @@ from typing import Final
 
 from mlbench.core.ids import ExecutionId, RunId, new_id
 from mlbench.core.messages import MAX_ITEMS, Chunk, ChunkEnd, Spread
-from mlbench.core.records import Attempt, Binding, Execution, Failure, FanOut, FileUse, Json, Reason, State
+from mlbench.core.records import Attempt, Execution, Failure, FanOut, FileUse, Json, Reason, State
+from mlbench.runs.itemrecords import Bound, EndedChunk, FailedItem, ItemRecord, bound, whole
 from mlbench.runs.picture import Grid
 
 __all__ = ["LETTERS", "Outcome", "Spreading"]
@@ -38,7 +39,7 @@ PROBE: Final = 0.2
 
 MOST_IN_CHUNK: Final = 5_000
 
-OVERHEAD: Final = 1e-4
+OVERHEAD: Final = 5e-5
 """Seconds that an item costs around its own code."""
 
 MOST_LOSSES: Final = 4
@@ -106,7 +107,7 @@ class Spreading:
     made
         What each item that succeeded bound.
     failed
-        The records of items that failed, without what they printed.
+        Why each item that failed did.
     """
 
     def __init__(
@@ -132,8 +133,8 @@ class Spreading:
         self.total = 0
         self.states = bytearray()
         self.grid = Grid(())
-        self.made: list[tuple[Binding, ...]] = []
-        self.failed: dict[int, Execution] = {}
+        self.made: list[Bound] = []
+        self.failed: dict[int, FailedItem] = {}
         self._named: list[int] = []
         self.cpu: float | None = None
         self.peak_memory: int | None = None
@@ -359,7 +360,7 @@ class Spreading:
                 if len(rest) > 1 and rest[1] is not None:
                     self.grid.set_value(number, rest[1])
 
-    def ended(self, place: int, end: ChunkEnd, now: float) -> list[Execution]:
+    def ended(self, place: int, end: ChunkEnd | EndedChunk, now: float) -> list[ItemRecord]:
         """Take the end of a chunk; return the records of the items that have ended with it."""
         chunk = self._sent.pop(place, None)
         if chunk is None:
@@ -378,8 +379,8 @@ class Spreading:
         return records
 
     def lost(
-        self, place: int, recorded: Iterable[Execution], now: float, at: int, *, begun: int | None = None
-    ) -> list[Execution]:
+        self, place: int, recorded: Iterable[ItemRecord], now: float, at: int, *, begun: int | None = None
+    ) -> list[ItemRecord]:
         """Take the loss of the worker that had a chunk; return the records of the items that have ended with it.
 
         Parameters
@@ -451,16 +452,16 @@ class Spreading:
 
     # --- one item ----------------------------------------------------------------------------------------------------
 
-    def _take_in(self, executions: Iterable[Execution], now: float) -> list[Execution]:
-        records = []
+    def _take_in(self, executions: Iterable[ItemRecord], now: float) -> list[ItemRecord]:
+        records: list[ItemRecord] = []
         for record in executions:
             number = record.item
             if number is None or number >= self.total:
                 continue
             if not record.label:  # too many to travel with each chunk
-                record = replace(record, label=self.label(number))  # noqa: PLW2901
+                record = replace(whole(record), label=self.label(number))  # noqa: PLW2901
             if earlier := self._attempts.get(number):
-                record = replace(record, attempts=earlier)  # noqa: PLW2901
+                record = replace(whole(record), attempts=earlier)  # noqa: PLW2901
             self._note_memory(record.peak_memory)
             if record.cpu is not None:
                 self.cpu = (self.cpu or 0.0) + record.cpu
@@ -482,7 +483,7 @@ class Spreading:
             self._work, self._worked = self._work / 2, self._worked / 2
         return records
 
-    def _try_again(self, number: int, record: Execution, now: float) -> None:
+    def _try_again(self, number: int, record: ItemRecord, now: float) -> None:
         attempt = Attempt(
             number=record.attempt,
             state=record.state,
@@ -498,7 +499,7 @@ class Spreading:
         self._unsent += 1
         heapq.heappush(self._later, (now + self._retry_delay, number))
 
-    def _end(self, number: int, record: Execution, took: float) -> None:
+    def _end(self, number: int, record: ItemRecord, took: float) -> None:
         self._set(number, _CODE[record.state])
         self._ids.pop(number, None)
         self._attempts.pop(number, None)
@@ -515,9 +516,9 @@ class Spreading:
         if record.state == "failed":
             self._keep_failure(number, record)
         else:
-            self.made[number] = record.binds
+            self.made[number] = bound(record)
 
-    def _keep_failure(self, number: int, record: Execution) -> None:
+    def _keep_failure(self, number: int, record: ItemRecord) -> None:
         """Keep why an item failed; the traceback only of those that a picture names."""
         named = len(self._named) < KEPT_FAILURES or number < self._named[-1]
         failure = record.failure
@@ -526,7 +527,7 @@ class Spreading:
             del self._named[KEPT_FAILURES:]
         elif failure is not None:
             failure = replace(failure, traceback=())
-        self.failed[number] = replace(record, messages=(), failure=failure)
+        self.failed[number] = FailedItem(label=record.label, reason=record.reason, failure=failure)
 
     def _set(self, number: int, code: int) -> None:
         before = self.states[number]
@@ -568,7 +569,7 @@ class Spreading:
         if peak is not None:
             self.peak_memory = max(peak, self.peak_memory or 0)
 
-    def _note_metric(self, record: Execution) -> None:
+    def _note_metric(self, record: ItemRecord) -> None:
         if not record.metrics:
             return
         if self.metric is None:

@@ -7,6 +7,8 @@ at once, here: Python lets one thread import a module, and the others wait.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from operator import attrgetter
@@ -16,7 +18,7 @@ import msgspec
 
 from mlbench.core import messages, records
 
-__all__ = ["compact", "look_at", "msgspec"]
+__all__ = ["compact", "encoded", "look_at", "msgspec"]
 
 
 def compact(record: Any) -> records.Json:
@@ -33,6 +35,23 @@ def compact(record: Any) -> records.Json:
     names, defaults, values = _fields(kind)
     pairs = zip(names, values(record), defaults, strict=True)
     return {name: value for name, value, default in pairs if value is not default and value != default}
+
+
+def encoded(record: Any) -> bytes:
+    """Return a record, or what is left of it (`compact`), as JSON; a metric that JSON has no number for is a text.
+
+    Examples
+    --------
+    >>> encoded({"metrics": (records.Metric(name="loss", value=float("inf")),)})
+    b'{"metrics":[{"name":"loss","value":"inf","step":null,"time":0}]}'
+    """
+    metrics: Sequence[Any] = record.get("metrics", ()) if isinstance(record, dict) else getattr(record, "metrics", ())
+    if any(not math.isfinite(metric.value) for metric in metrics):
+        record = msgspec.to_builtins(record)
+        for metric in record["metrics"]:
+            if not math.isfinite(metric["value"]):
+                metric["value"] = str(metric["value"])
+    return msgspec.json.encode(record)
 
 
 @cache

@@ -27,6 +27,7 @@ from mlbench.core.records import (
     Run,
     Snapshot,
 )
+from mlbench.runs.itemrecords import EndedItem
 
 SOME = Digest("blake3:" + "a" * 64)
 
@@ -342,6 +343,35 @@ def test_items_put_again_replace_themselves_and_their_metrics_and_an_end_stays(c
     catalog.put_executions([replace(one, state="running", metrics=()) for one in items])
     assert catalog.items(whole.id) == again
     assert catalog.item_metrics(whole.id, "rmse") == [(0, 2.0), (1, 2.0), (2, 2.0)]
+    assert catalog.under_way() == []
+
+
+def test_items_whose_records_are_json_already_come_back_like_others(catalog: Catalog) -> None:
+    said = ({"output_type": "stream", "name": "stdout", "text": "é"},)
+    artifact = Artifact(digest=SOME, size=9, type="int", codec="scalar", preview={"kind": "text", "text": "7"})
+    whole, items = a_fan_out(3, cell="c1", key="k" * 64, binds=(Binding(name="y", artifact=artifact),))
+    items[1] = replace(items[1], messages=said, metrics=(Metric(name="rmse", value=0.5, time=1),))
+    items[2] = replace(items[2], state="failed", failure=Failure(ename="ValueError", evalue="no"), reason="error")
+    catalog.put_items([EndedItem.of(one) for one in items])
+    catalog.put_items([])
+    assert catalog.items(whole.id) == [items[0], replace(items[1], messages=()), items[2]]
+    assert [catalog.execution(one.id) for one in items] == items
+    assert catalog.count_items(whole.id) == {"succeeded": 2, "failed": 1}
+    assert catalog.item_metrics(whole.id, "rmse") == [(1, 0.5)]
+    assert catalog.by_keys(["k" * 64])["k" * 64].id in {one.id for one in items}
+
+
+def test_items_put_as_json_replace_what_was_known_and_their_metrics(catalog: Catalog) -> None:
+    whole, items = a_fan_out(3, metrics=(Metric(name="rmse", value=1.0), Metric(name="loss", value=math.inf)))
+    said = ({"output_type": "stream", "name": "stdout", "text": "x"},)
+    catalog.put_executions([replace(items[0], state="running", messages=said), *items[1:]])
+    again = [replace(one, attempt=2, state="succeeded", metrics=(Metric(name="rmse", value=2.0),)) for one in items]
+    catalog.put_items([EndedItem.of(one) for one in again])
+    catalog.put_executions([replace(one, state="running", metrics=()) for one in items])
+    assert catalog.items(whole.id) == again
+    assert catalog.execution(items[0].id).messages == said
+    assert catalog.item_metrics(whole.id, "rmse") == [(0, 2.0), (1, 2.0), (2, 2.0)]
+    assert catalog.item_metrics(whole.id, "loss") == []
     assert catalog.under_way() == []
 
 

@@ -223,18 +223,22 @@ class LocalBlobs(Care):
 
     # --- records ------------------------------------------------------------------------------------------------------
 
-    def append(self, kind: str, identifier: str, record: Json, /, *, durable: bool = True) -> None:
+    def append(self, kind: str, identifier: str, record: Json | bytes, /, *, durable: bool = True) -> None:
         """Add one immutable record to `records/<year>/<month>/`.
 
-        `schema`, `record` (its kind), `id` and `time` are added, where it has no field of that name.
+        `schema`, `record` (its kind), `id` and `time` are added, where it has no field of that name. One that is JSON
+        already has some other field, and none of these.
         """
         import msgspec
 
         if not _KIND.fullmatch(kind) or not _NAME.fullmatch(identifier):
             raise ValueError(f"not a record's kind and id: {kind!r}, {identifier!r}")
         now = time.time_ns()
-        plain = _numbers_as_text(msgspec.to_builtins(record))
-        data = msgspec.json.encode({"schema": SCHEMA, "record": kind, "id": identifier, "time": now} | plain)
+        head = {"schema": SCHEMA, "record": kind, "id": identifier, "time": now}
+        if isinstance(record, bytes):
+            data = msgspec.json.encode(head)[:-1] + b"," + record[1:]
+        else:
+            data = msgspec.json.encode(head | _numbers_as_text(msgspec.to_builtins(record)))
         moment = time.gmtime(now // 1_000_000_000)
         folder = os.path.join(self.root, "records", f"{moment.tm_year:04}", f"{moment.tm_mon:02}")
         name = identifier.translate(_NOT_IN_FILE_NAMES)

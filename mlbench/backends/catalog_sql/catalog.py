@@ -36,6 +36,7 @@ from mlbench.backends.catalog_sql.rows import (
     encode,
     execution_row,
     firing_row,
+    item_row,
     metric_rows,
     param_row,
     read_rows,
@@ -45,10 +46,12 @@ from mlbench.backends.catalog_sql.rows import (
     to_firing,
     to_job,
     to_metric,
+    use_rows,
 )
 from mlbench.backends.catalog_sql.searching import condition_of, names_in_use, search
 from mlbench.core.errors import NotFound
 from mlbench.core.ids import Digest, ExecutionId, JobId, RunId, is_prefix
+from mlbench.core.ports import WrittenItem
 from mlbench.core.queries import Page, Place, Query, Sort, Space
 from mlbench.core.records import (
     ENDED,
@@ -315,6 +318,22 @@ class SqlCatalog:
             self._insert_all(connection, "metrics", metrics)
             self._keep_last_metrics(connection, sorted(changed))
 
+    def put_items(self, items: Sequence[WrittenItem], /) -> None:
+        them = {item.id: item for item in items}
+        if not them:
+            return
+        rows = [item_row(item) for item in them.values()]
+        c = t.metrics.c
+        with self._writing() as connection:
+            self._insert_all(connection, "executions", rows)
+            for whole in {item.part_of for item in them.values()}:
+                if connection.execute(select(c.id).where(c.part_of == whole).limit(1)).first() is not None:
+                    self._forget_metrics(connection, [item for item in them.values() if item.part_of == whole])
+            made = ((digest, item.id, name) for item in them.values() for digest, name in item.made())
+            self._insert_all(connection, "artifacts_bound", use_rows(made))
+            metrics = [row for item in them.values() for row in metric_rows(item.run, item.metrics, item)]
+            self._insert_all(connection, "metrics", metrics)
+
     def execution(self, prefix: str, /) -> Execution:
         with self._reading() as connection:
             found = _find(connection, t.executions, prefix, "execution", t.executions.c.messages)
@@ -573,7 +592,7 @@ class SqlCatalog:
         lost = _NO_RUNS_END_IS_LOST if name == "runs" else _NO_END_IS_LOST
         return query.on_conflict_do_update(index_elements=["id"], set_=changes, where=text(lost))
 
-    def _forget_metrics(self, connection: Connection, executions: Sequence[Execution]) -> set[str]:
+    def _forget_metrics(self, connection: Connection, executions: Sequence[Execution | WrittenItem]) -> set[str]:
         """Delete the metrics of executions; return the runs that lost some, of items aside."""
         c = t.metrics.c
         whose: dict[tuple[str, str | None], list[str]] = {}

@@ -116,11 +116,21 @@ def _create(file: Path) -> None:
         os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
+_CACHE_KIB: Final = 32 << 10
+"""How much of the catalog a connection holds: with SQLite's own 2 MiB a transaction of thousands of items writes the
+pages of a large index again and again."""
+
+
 def _prepare_sqlite(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def connected(connection: sqlite3.Connection, _record: Any) -> None:
         connection.isolation_level = None  # the driver's own BEGIN would be a deferred one
-        for pragma in (f"busy_timeout={_BUSY_SECONDS * 1000}", "synchronous=FULL", "foreign_keys=ON"):
+        for pragma in (
+            f"busy_timeout={_BUSY_SECONDS * 1000}",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            f"cache_size=-{_CACHE_KIB}",
+        ):
             connection.execute(f"PRAGMA {pragma}")
         connection.create_function("mlbench_lower", 1, _lower, deterministic=True)
 

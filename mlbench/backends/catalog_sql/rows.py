@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
+from mlbench.core.ports import WrittenItem
 from mlbench.core.records import ENDED, Execution, Firing, Job, JobVersion, Json, Metric, Run, Snapshot
 from mlbench.runs.lineage import moment
 from mlbench.runs.search import comparable
-from mlbench.runs.wire import compact, msgspec
+from mlbench.runs.wire import compact, encoded, msgspec
 
 __all__ = [
     "bound_rows",
@@ -19,6 +20,7 @@ __all__ = [
     "encode",
     "execution_row",
     "firing_row",
+    "item_row",
     "metric_rows",
     "param_row",
     "read_rows",
@@ -29,6 +31,7 @@ __all__ = [
     "to_firing",
     "to_job",
     "to_metric",
+    "use_rows",
 ]
 
 R = TypeVar("R", Run, Execution, Job, JobVersion, Snapshot)
@@ -36,14 +39,7 @@ R = TypeVar("R", Run, Execution, Job, JobVersion, Snapshot)
 
 def encode(record: Any) -> str:
     """Return a record as JSON; a metric that JSON has no number for (nan, inf) is a text."""
-    metrics: Sequence[Any] = record.get("metrics", ()) if isinstance(record, dict) else getattr(record, "metrics", ())
-    if any(not math.isfinite(metric.value) for metric in metrics):
-        plain = msgspec.to_builtins(record)
-        for metric in plain["metrics"]:
-            if not math.isfinite(metric["value"]):
-                metric["value"] = str(metric["value"])
-        record = plain
-    return msgspec.json.encode(record).decode()
+    return encoded(record).decode()
 
 
 def decode(record: str, kind: type[R]) -> R:
@@ -82,7 +78,7 @@ def execution_row(execution: Execution) -> Json:
 
 def bound_rows(executions: Iterable[Execution]) -> list[Json]:
     """Return a row for each artifact that executions which have ended bound, in one order whoever writes them."""
-    return _used(
+    return use_rows(
         (binding.artifact.digest, one.id, binding.name)
         for one in executions
         if one.state in ENDED
@@ -93,16 +89,36 @@ def bound_rows(executions: Iterable[Execution]) -> list[Json]:
 
 def read_rows(executions: Iterable[Execution]) -> list[Json]:
     """Return a row for each artifact that executions were given, in one order whoever writes them."""
-    return _used(
+    return use_rows(
         (read.digest, one.id, read.name) for one in executions for read in one.reads if read.digest is not None
     )
 
 
-def _used(found: Iterable[tuple[str, str, str]]) -> list[Json]:
+def use_rows(found: Iterable[tuple[str, str, str]]) -> list[Json]:
+    """Return rows of digests, executions and names, in one order whoever writes them."""
     return [{"digest": digest, "execution": execution, "name": name} for digest, execution, name in sorted(set(found))]
 
 
-def metric_rows(run: str, metrics: Sequence[Metric], execution: Execution | None = None) -> list[Json]:
+def item_row(item: WrittenItem) -> Json:
+    """Return an item that has ended as a row."""
+    record, messages = item.texts()
+    return {
+        "id": item.id,
+        "run": item.run,
+        "step": item.step,
+        "state": item.state,
+        "position": item.position,
+        "part_of": item.part_of,
+        "item": item.item,
+        "attempt": item.attempt,
+        "key": item.key,
+        "moment": item.started or item.queued or item.ended or 0,
+        "record": record,
+        "messages": messages,
+    }
+
+
+def metric_rows(run: str, metrics: Sequence[Metric], execution: Execution | WrittenItem | None = None) -> list[Json]:
     """Return metrics as rows: of a run, or of one of its executions."""
     return [
         {

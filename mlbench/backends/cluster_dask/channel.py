@@ -18,14 +18,28 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from mlbench.core.records import Json
 from mlbench.runs.wire import msgspec
 
-__all__ = ["ACK", "Channel", "Frames", "MarkedChannel", "encodable", "frame", "mark_before"]
+__all__ = [
+    "ACK",
+    "HELD",
+    "Channel",
+    "Frames",
+    "MarkedChannel",
+    "PipeEnd",
+    "encodable",
+    "frame",
+    "mark_before",
+    "widen",
+]
 
 ACK: Final = b"\x06"
+HELD: Final = 1 << 20
+"""Bytes that a pipe holds at most."""
 _LENGTH: Final = struct.Struct(">I")
 _T = TypeVar("_T")
 _SYNCS_AT_ONCE: Final = 5_000
@@ -62,8 +76,39 @@ def encodable(value: Any) -> Any:
     return [encodable(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
+def widen(pipe: int) -> None:
+    """Let a pipe hold more, so that whoever writes a lot waits less (Linux)."""
+    import fcntl
+
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        with contextlib.suppress(OSError):  # over the user's limit
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, HELD)
+
+
+class PipeEnd:
+    """A pipe to write to, as far as it has to be like a socket: it holds more small messages, each for less."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def sendall(self, data: bytes) -> None:
+        """Write bytes."""
+        written = os.write(self._descriptor, data)
+        while written < len(data):
+            written += os.write(self._descriptor, memoryview(data)[written:])
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self._descriptor)
+
+
 class Frames:
     """Messages out of bytes that come in pieces.
+
+    Parameters
+    ----------
+    read
+        Returns the message that a frame's bytes are.
 
     Examples
     --------
@@ -72,20 +117,24 @@ class Frames:
     ([], [{'op': 'sync'}])
     """
 
-    def __init__(self) -> None:
+    def __init__(self, read: Callable[[memoryview], Any] | None = None) -> None:
         self._left = bytearray()
+        self._read = read or _as_json
 
-    def feed(self, data: bytes) -> list[Json]:
+    def feed(self, data: bytes) -> list[Any]:
         """Take bytes and return the messages that are complete."""
         self._left += data
-        messages: list[Json] = []
+        read, head, size = self._read, _LENGTH.size, len(self._left)
+        messages: list[Any] = []
         begin = 0
-        while len(self._left) >= begin + _LENGTH.size:
-            end = begin + _LENGTH.size + _LENGTH.unpack_from(self._left, begin)[0]
-            if len(self._left) < end:
-                break
-            messages.append(_as_json(bytes(self._left[begin + _LENGTH.size : end])))
-            begin = end
+        with memoryview(self._left) as view:
+            while size >= begin + head:
+                end = begin + head + _LENGTH.unpack_from(view, begin)[0]
+                if size < end:
+                    break
+                with view[begin + head : end] as body:
+                    messages.append(read(body))
+                begin = end
         del self._left[:begin]
         return messages
 
@@ -94,7 +143,7 @@ class Channel:
     """The process's end. Safe for its threads; processes that it forks have none (`open` is False there)."""
 
     def __init__(self, connection: socket.socket) -> None:
-        self._connection: socket.socket | None = connection
+        self._connection: socket.socket | PipeEnd | None = connection
         self._lock = threading.RLock()
         self._writing_to: int | None = None
         self._syncs = 0
@@ -121,7 +170,7 @@ class Channel:
         """Give the connection away; nothing more is said over this channel."""
         assert self._connection is not None
         connection, self._connection = self._connection, None
-        return connection
+        return _answered(connection)
 
     def begin(self) -> None:
         """Say that the task has come: from now on the step has begun, and is not to begin again."""
@@ -145,7 +194,7 @@ class Channel:
         self._syncs += 1
         try:
             self._connection.sendall(_SYNC)
-            self._connection.recv(1)
+            _answered(self._connection).recv(1)
         except OSError:
             self._connection = None
         self._synced = time.monotonic()
@@ -154,7 +203,7 @@ class Channel:
         assert self._connection is not None
         data = bytearray()
         while len(data) < size:
-            piece = self._connection.recv(size - len(data))
+            piece = _answered(self._connection).recv(size - len(data))
             if not piece:
                 raise ConnectionError("The supervisor of this step is gone.")
             data += piece
@@ -177,6 +226,11 @@ def mark_before(execution: str) -> bytes:
     return b"\0mlbench:" + execution.encode() + b":"
 
 
+def _answered(connection: socket.socket | PipeEnd) -> socket.socket:
+    assert isinstance(connection, socket.socket), "nothing is said through a pipe's end that is written to"
+    return connection
+
+
 class MarkedChannel(Channel):
     """A channel of a process, and of those that it forks for items, whose order with text is kept by marks.
 
@@ -195,7 +249,7 @@ class MarkedChannel(Channel):
         self._count = mmap.mmap(-1, _NUMBER.size)  # one for all processes that fork from this one
         self._pipes = (os.dup(1), os.dup(2))  # a user may put something else in the place of 1 and 2
 
-    def move(self, connection: socket.socket, message: Json, descriptors: tuple[int, ...]) -> None:
+    def move(self, connection: PipeEnd, message: Json, descriptors: tuple[int, ...]) -> None:
         """Speak over a connection of this process's own, which has just been forked, after a last word over the other.
 
         The process that it was forked from is silent until this one has ended: they count their messages together.
@@ -203,7 +257,7 @@ class MarkedChannel(Channel):
         self._connection = self._first
         self.send(message, descriptors)
         self._first.close()
-        self._first = self._connection = connection
+        self._connection = connection
 
     def send(self, message: Json, descriptors: tuple[int, ...] = ()) -> None:
         """Send a message, in order with the text before it and after it; descriptors may go along."""
@@ -213,9 +267,19 @@ class MarkedChannel(Channel):
             number = self._next()
             whole = frame({**message, "n": number})
             if descriptors:
-                sent = socket.send_fds(self._connection, [whole], descriptors)
+                sent = socket.send_fds(_answered(self._connection), [whole], descriptors)
                 whole = whole[sent:]
             self._connection.sendall(whole)
+            self._mark(number)
+
+    def send_packed(self, pack: Callable[[int], bytes]) -> None:
+        """Send a message that is packed with its own number, in order with the text before it and after it."""
+        with self._lock:
+            if self._connection is None:
+                return
+            number = self._next()
+            body = pack(number)
+            self._connection.sendall(_LENGTH.pack(len(body)) + body)
             self._mark(number)
 
     def tell(self, message: Json) -> None:

@@ -9,25 +9,27 @@ from typing import Final
 
 from mlbench.core.ids import Digest
 from mlbench.core.messages import StepTask
-from mlbench.core.records import Binding, Failure, FileUse
+from mlbench.core.records import Failure, FileUse, Json
 from mlbench.runs.wire import look_at, msgspec
 
-__all__ = ["ItemEnd", "Mark", "read_end"]
+__all__ = ["ItemEnd", "Mark", "read_word"]
 
 
 class ItemEnd(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """An item that ran to its end.
+    """An item that ran to its end: the message with the number `n`. Other messages are maps.
 
-    `following` is the item that is begun next in the same process, if one is. `parts` are those of small artifacts,
-    which the supervisor is to keep; larger ones are in the store by now. Times are UTC nanoseconds, `cpu` in seconds.
+    `binds` are its bindings as JSON, which goes into its record as it is. `following` is the item that is begun next in
+    the same process, if one is. `parts` are those of small artifacts, which the supervisor is to keep; larger ones are
+    in the store by now. Times are UTC nanoseconds, `cpu` in seconds.
     """
 
+    n: int
     number: int
     started: int
     ended: int
     cpu: float
     following: int | None
-    binds: list[Binding]
+    binds: bytes
     parts: list[tuple[Digest, list[bytes]]]
     failure: Failure | None
     draws: tuple[str, ...]
@@ -74,4 +76,14 @@ class Mark:
 
 
 look_at(ItemEnd)
-read_end: Final = msgspec.msgpack.Decoder(ItemEnd).decode
+
+
+def read_word(data: memoryview) -> Json | ItemEnd:
+    """Return a message of a process that runs items."""
+    return _as_end(data) if data[0] & 0xF0 == _ARRAY else _as_json(data)
+
+
+_ARRAY: Final = 0x90
+"""What a short array begins with in MessagePack, in the upper half of its first byte."""
+_as_end: Final = msgspec.msgpack.Decoder(ItemEnd).decode
+_as_json: Final = msgspec.msgpack.Decoder(Json).decode

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from mlbench.core.errors import StoreError
 from mlbench.core.records import ENDED, Execution, Run
+from mlbench.runs.itemrecords import EndedItem
 
 if TYPE_CHECKING:
     from mlbench.project import Project
@@ -30,14 +31,22 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
+class _Items:
+    """Items of a fan-out that have ended together; `id` is that of the first."""
+
+    id: str
+    items: Sequence[EndedItem]
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
 class _Entry:
-    """What is to be written of one record, and whom to tell.
+    """What is to be written of one record, or of many items, and whom to tell.
 
     `recorded` says that the store has its object, from which the catalog can be made again; `written` that the
     catalog has it too.
     """
 
-    record: Execution | Run
+    record: Execution | Run | _Items
     recorded: bool
     then: list[Callable[[], None]]
     written: bool = False
@@ -78,7 +87,15 @@ class Ledger:
             Whether the store has the object of an execution that has ended; that of a run is always written here.
         """
         needs_object = isinstance(record, Run) or (record.state in ENDED and not recorded)
-        entry = _Entry(record=record, recorded=not needs_object, then=[then] if then is not None else [])
+        self._add(_Entry(record=record, recorded=not needs_object, then=[then] if then is not None else []))
+
+    def put_items(self, items: Sequence[EndedItem], *, then: Callable[[], None] | None = None) -> None:
+        """Write items of a fan-out, whose objects the store has, then call back in the loop."""
+        record = _Items(id=items[0].id, items=items)
+        self._add(_Entry(record=record, recorded=True, then=[then] if then is not None else []))
+
+    def _add(self, entry: _Entry) -> None:
+        record = entry.record
         former = self._waiting.pop(record.id, None)
         if former is not None:
             entry.recorded = entry.recorded and former.recorded
@@ -89,8 +106,17 @@ class Ledger:
 
     def unwritten(self, identifier: str) -> Execution | Run | None:
         """Return a record that the catalog does not have yet."""
-        entry = self._waiting.get(identifier) or self._busy.get(identifier)
-        return entry.record if entry is not None and not entry.written else None
+        for entry in (*self._waiting.values(), *self._busy.values()):
+            record = entry.record
+            if entry.written:
+                continue
+            if isinstance(record, _Items):
+                for item in record.items:
+                    if item.id == identifier:
+                        return item.record()
+            elif record.id == identifier:
+                return record
+        return None
 
     async def ask(self, question: Callable[[], T]) -> T:
         """Return what a function says, called on the thread after all that was put has been written."""
@@ -173,21 +199,26 @@ class Ledger:
         """Write what can be written; return why the rest cannot. The catalog is not tried again after its first no."""
         problems: list[str] = []
         for entry in entries:
-            if not entry.recorded:
-                entry.recorded = self._try(partial(self._project.record, entry.record), [entry], problems)
+            if not entry.recorded and not isinstance(entry.record, _Items):
+                entry.recorded = self._try(partial(self._project.record, entry.record), [entry.record.id], problems)
         ready = [entry for entry in entries if entry.recorded]
         for entry in ready:
             if isinstance(entry.record, Run) and not problems:
-                entry.written = self._try(partial(self._project.catalog.put_run, entry.record), [entry], problems)
+                put = partial(self._project.catalog.put_run, entry.record)
+                entry.written = self._try(put, [entry.record.id], problems)
         executions = [entry for entry in ready if isinstance(entry.record, Execution)]
         if executions and not problems:
             self._put_executions(executions, problems)
+        items = [entry for entry in ready if isinstance(entry.record, _Items)]
+        if items and not problems:
+            self._put_items(items, problems)
         return problems[0] if problems else None
 
     def _put_executions(self, entries: Sequence[_Entry], problems: list[str]) -> None:
         records = [entry.record for entry in entries if isinstance(entry.record, Execution)]
         try:
-            written = self._try(partial(self._project.catalog.put_executions, records), entries, problems)
+            names = [record.id for record in records]
+            written = self._try(partial(self._project.catalog.put_executions, records), names, problems)
         except _Unwritable:
             for entry in entries:  # one of them is to blame
                 self._put_executions([entry], problems)
@@ -195,7 +226,17 @@ class Ledger:
             for entry in entries:
                 entry.written = written
 
-    def _try(self, write: Callable[[], object], entries: Sequence[_Entry], problems: list[str]) -> bool:
+    def _put_items(self, entries: Sequence[_Entry], problems: list[str]) -> None:
+        items = [item for entry in entries if isinstance(entry.record, _Items) for item in entry.record.items]
+        put = self._project.catalog.put_items
+        try:
+            written = self._try(partial(put, items), [item.id for item in items], problems)
+        except _Unwritable:  # one of them is to blame
+            written = all(self._try(partial(put, [item]), [item.id], problems) for item in items)
+        for entry in entries:
+            entry.written = written
+
+    def _try(self, write: Callable[[], object], names: Sequence[str], problems: list[str]) -> bool:
         """Say whether it was written. A record that no store can take, by a mistake of ours, is logged and let go."""
         try:
             write()
@@ -203,9 +244,9 @@ class Ledger:
             problems.append(str(error))
             return False
         except Exception as error:
-            if len(entries) > 1:
+            if len(names) > 1:
                 raise _Unwritable from error
-            logger.exception("The record of %s cannot be written", entries[0].record.id)
+            logger.exception("The record of %s cannot be written", names[0])
         return True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import os
 import socket
 import sys
@@ -91,6 +92,7 @@ def serve(
             await service.run(listening, ready)
 
         sys.setswitchinterval(0.0005)  # the thread that writes the catalog is not to hold the loop up for 5 ms a turn
+        gc.set_threshold(20_000, 20, 20)  # items of a fan-out come by thousands, and are no garbage
         asyncio.run(life())
     finally:
         os.close(lock)

@@ -15,6 +15,7 @@ from mlbench.core.ids import Digest, NotebookId, RunId, new_id
 from mlbench.core.messages import KernelHello
 from mlbench.core.records import Execution, Json, Metric, Run
 from mlbench.notebook.document import notebook_id
+from mlbench.runs.itemrecords import ItemRecord
 from mlbench.runs.series import Series
 
 __all__ = ["Session", "ago", "describe", "describe_item", "metrics_of", "notebook_of", "read_notebook"]
@@ -133,7 +134,7 @@ def describe(execution: Execution) -> Json:
     return {"execution": execution.id, "step": execution.step, "state": execution.state}
 
 
-def describe_item(execution: Execution) -> Json:
+def describe_item(execution: ItemRecord) -> Json:
     """Return what is said at once of an item of a fan-out that has failed."""
     failure = execution.failure
     why = f"{failure.ename}: {failure.evalue}" if failure is not None else None

@@ -28,6 +28,7 @@ from mlbench.entrypoints.service.sessions import (
     read_notebook,
 )
 from mlbench.runs import plan as plans
+from mlbench.runs.itemrecords import EndedItem, ItemRecord
 from mlbench.runs.plan import Plan, advance
 from mlbench.runs.plan.state import Node
 from mlbench.runs.transcript import Transcript
@@ -514,7 +515,7 @@ class OpenStore:
             case other:
                 logger.warning("News of an unknown type %s of step %s", other, node.record.step)
 
-    def _take_items(self, node: Node, records: Sequence[Execution], fanout: FanOut) -> None:
+    def _take_items(self, node: Node, records: Sequence[ItemRecord], fanout: FanOut) -> None:
         """Write items that have ended, which a worker has recorded, and tell of them in one piece of news."""
         if not records and fanout == node.record.fanout:
             return
@@ -523,11 +524,12 @@ class OpenStore:
         if not records:
             self._publish(node.record)
             return
-        for record in records[:-1]:
-            self.ledger.put(record)
         failed = [record for record in records if record.state == "failed"]
         ended = {"ended": len(records), "failed": [describe_item(record) for record in failed[:FAILED_TOLD]]}
-        self.ledger.put(records[-1], then=partial(self._publish, node.record, items=ended))
+        self.ledger.put_items(
+            [record if isinstance(record, EndedItem) else EndedItem.of(record) for record in records],
+            then=partial(self._publish, node.record, items=ended),
+        )
 
     # --- telling -----------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from mlbench.core.failed import Failed
 from mlbench.core.messages import Chunk, ChunkEnd, Spread, StepTask
 from mlbench.core.records import Binding, Execution, Failure, Json, Reason
 from mlbench.runs.artifacts import save_lists
+from mlbench.runs.itemrecords import EndedChunk, FailedItem, ItemRecord, bindings, read_chunk, whole
 from mlbench.runs.picture import picture
 from mlbench.runs.randomness import start_of
 from mlbench.runs.spread import Outcome, Spreading
@@ -52,8 +53,9 @@ _MOST_LABELS: Final = 5_000
 _TELL_SECONDS: Final = 1.0
 """After so long the records of items that have ended are handed over, however few they are."""
 
-_MANY: Final = 2_000
-"""Records of items that are handed over at once, whenever the last were."""
+_MANY: Final = 5_000
+"""Records of items that are handed over at once, whenever the last were: ids are random, so that each transaction of
+the catalog writes as many pages of a large index as it has items, however few."""
 
 _LARGE: Final = 1 << 16
 """Bytes of an answer that are not read in the event loop."""
@@ -72,7 +74,7 @@ class Chunks(Protocol):
         """Return how many chunks can run at once."""
         ...
 
-    async def run(self, task: StepTask) -> ChunkEnd:
+    async def run(self, task: StepTask) -> ChunkEnd | EndedChunk:
         """Run a task's chunk. Raise `ChunkLost` if nobody can say what became of it."""
         ...
 
@@ -106,7 +108,7 @@ class FanOutDrive:
         The step's, with its `foreach`.
     on_event
         Takes what a step says (see `OnEvent` of the cluster), and `{"type": "items", "executions": [...], "fanout":
-        ...}` when items have ended: their records, and the counts.
+        ...}` when items have ended: their records (`ItemRecord`), and the counts.
     known
         Asked once, when the items are known and before any is run, for their keys and for those that need not run.
     """
@@ -131,7 +133,7 @@ class FanOutDrive:
             most_items=task.max_items,
         )
         self._transcript = Transcript()
-        self._running: dict[asyncio.Task[ChunkEnd], Chunk] = {}
+        self._running: dict[asyncio.Task[ChunkEnd | EndedChunk], Chunk] = {}
         self._slots = 1
         self._slots_at = float("-inf")
         self._stirred = asyncio.Event()
@@ -142,7 +144,7 @@ class FanOutDrive:
         self._changed = False
         self._shown_at = float("-inf")
         self._pace: collections.deque[tuple[float, int]] = collections.deque()
-        self._untold: list[Execution] = []
+        self._untold: list[ItemRecord] = []
         self._told_at = float("-inf")
         self._news = False
 
@@ -226,7 +228,7 @@ class FanOutDrive:
             running = asyncio.create_task(self.chunks.run(task), name=f"mlbench-chunk-{chunk.place}")
             self._running[running] = chunk
 
-    async def _take(self, ended: asyncio.Task[ChunkEnd]) -> None:
+    async def _take(self, ended: asyncio.Task[ChunkEnd | EndedChunk]) -> None:
         chunk = self._running.pop(ended)
         if ended.cancelled() or isinstance(ended.exception(), ChunkLost):
             await self._take_loss(chunk)
@@ -261,7 +263,7 @@ class FanOutDrive:
         recorded, begun = await asyncio.to_thread(self._recorded, chunk), await asyncio.to_thread(mark.last)
         lost = self._spreading.lost(chunk.place, recorded, time.monotonic(), time.time_ns(), begun=begun)
         await asyncio.to_thread(mark.remove)
-        own = [record for record in lost if record.reason == "worker-lost"]
+        own = [whole(record) for record in lost if record.reason == "worker-lost"]
         try:  # also where none was under way: a worker that was only slow sees by this that it has been given up
             await asyncio.to_thread(self._record, f"lost-{chunk.place}", own)
         except (MlbenchError, OSError) as error:
@@ -269,7 +271,7 @@ class FanOutDrive:
             self._spreading.fail(_not_stored("items", error))
         self._tell(lost)
 
-    def _tell(self, records: Sequence[Execution]) -> None:
+    def _tell(self, records: Sequence[ItemRecord]) -> None:
         self._changed = self._news = True
         self._untold += records
         self._let_know()
@@ -403,7 +405,7 @@ class FanOutDrive:
 
     def _lists(self) -> tuple[Binding, ...]:
         """Store a list for each name, and return what the step binds."""
-        made, failed = self._spreading.made, self._spreading.failed
+        made, failed = list(map(bindings, self._spreading.made)), self._spreading.failed
         bound = dict.fromkeys(self._task.defs)
         bound.update(dict.fromkeys(binding.name for binds in made for binding in binds))
         stand_ins = {number: _stand_in(number, record) for number, record in failed.items()}
@@ -435,7 +437,7 @@ class DaskChunks:
             return 1
         return sum(_fitting(worker, self._asked) for worker in known["workers"].values())
 
-    async def run(self, task: StepTask) -> ChunkEnd:
+    async def run(self, task: StepTask) -> EndedChunk:
         """Run a chunk where there is room."""
         assert task.chunk is not None
         place = task.chunk.place
@@ -460,8 +462,8 @@ class DaskChunks:
             future.release()
             self._futures.pop(future.key, None)
         if len(answer) > _LARGE:
-            return await asyncio.to_thread(msgspec.json.decode, answer, type=ChunkEnd)
-        return msgspec.json.decode(answer, type=ChunkEnd)
+            return await asyncio.to_thread(read_chunk, answer)
+        return read_chunk(answer)
 
     async def cancel(self, reason: Reason) -> None:
         """End the processes of chunks that run; those that wait for a thread find out when they have it."""
@@ -521,7 +523,7 @@ def _light(spread: Spread | None) -> Spread | None:
     return replace(spread, labels=labels, digests=())
 
 
-def _stand_in(number: int, record: Execution) -> Failed:
+def _stand_in(number: int, record: FailedItem) -> Failed:
     failure = record.failure
     return Failed(
         item=number,

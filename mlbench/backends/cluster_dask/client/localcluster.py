@@ -77,7 +77,12 @@ async def open_local(choice: ClusterChoice, threads: int, hear: Callable[[tuple[
             scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
         )
         cluster.scheduler.http_server.stop()  # Dask starts it also without a dashboard
-        client = await distributed.Client(cluster, asynchronous=True, set_as_default=False)
+        client = await distributed.Client(
+            cluster,
+            asynchronous=True,
+            set_as_default=False,
+            direct_to_workers=True,  # what they answer does not go through the scheduler, which is in this process too
+        )
         await client.wait_for_workers(1, timeout=60)
         await client.register_plugin(worker.StepWorker())
         client.subscribe_topic(worker.TOPIC, hear)

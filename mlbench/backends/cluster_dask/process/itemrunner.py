@@ -41,7 +41,7 @@ LONG: Final = 0.2
 _LARGE: Final = 64 << 10
 _SHOWN: Final = 20
 """So many failures of a chunk get IPython's traceback, which takes longer than most items; the others a plain one."""
-_SHARE: Final = 10
+_SHARE: Final = 25
 """It is looked at most every so many times as long as a look takes whether items have changed what they were given."""
 _PLAIN: Final = frozenset({int, float, bool, str, type(None)})
 
@@ -298,20 +298,14 @@ class Runner:
         files, network = self._opened.take()
         flush_c()
         ended = time.time_ns()
-        end = ItemEnd(
-            number,
-            started,
-            ended,
-            time.process_time() - cpu,
-            None if following is None else chunk.numbers[following],
-            binds,
-            parts,
-            failure,
-            draws,
-            files,
-            network,
+        took = time.process_time() - cpu
+        then = None if following is None else chunk.numbers[following]
+        listed = _listed(binds)
+        self._channel.send_packed(
+            lambda n: _packed(
+                ItemEnd(n, number, started, ended, took, then, listed, parts, failure, draws, files, network)
+            )
         )
-        self._channel.send({"op": "item", "body": _packed(end)})
         return (ended - started) / 1e9
 
     def _execute(self) -> BaseException | None:
@@ -386,12 +380,20 @@ class Runner:
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
+_encode_json: Final = msgspec.json.Encoder().encode
+
+
+def _listed(binds: list[Binding]) -> bytes:
+    try:
+        return _encode_json(binds)
+    except UnicodeEncodeError:  # half of a surrogate pair, in a preview
+        return _encode_json(encodable(msgspec.to_builtins(binds)))
 
 
 def _packed(end: ItemEnd) -> bytes:
     try:
         return _encode(end)
-    except UnicodeEncodeError:  # half of a surrogate pair, in a preview or in the name of a file
+    except UnicodeEncodeError:  # half of a surrogate pair, in the name of a file
         return _encode(encodable(msgspec.to_builtins(end, builtin_types=(bytes,))))
 
 

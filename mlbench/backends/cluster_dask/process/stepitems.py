@@ -15,14 +15,13 @@ import faulthandler
 import gc
 import os
 import signal
-import socket
 import sys
 import traceback
 from typing import Any, Final, NoReturn
 
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.cluster_dask import processors
-from mlbench.backends.cluster_dask.channel import Channel, MarkedChannel
+from mlbench.backends.cluster_dask.channel import Channel, MarkedChannel, PipeEnd, widen
 from mlbench.backends.cluster_dask.process.foreach import Items, evaluate, keep
 from mlbench.backends.cluster_dask.process.itemrunner import LONG, Runner, flush_c, show
 from mlbench.backends.cluster_dask.process.stepprocess import Step
@@ -175,14 +174,15 @@ class _Process:
     def _fork(self, runner: Runner, places: list[int], strikes: int) -> bool:
         """Run items in a process of their own; say whether it came to its end."""
         numbers = self._chunk.numbers
-        ours, theirs = socket.socketpair()
+        ours, theirs = os.pipe()
+        widen(theirs)
         sys.stdout.flush()
         sys.stderr.flush()
         process = os.fork()
         if process == 0:
             self._be_forked(runner, ours, theirs, places)
-        theirs.close()
-        ours.close()
+        os.close(theirs)
+        os.close(ours)
         with contextlib.suppress(OSError):
             os.setpgid(process, process)
         runner.begun_any = True
@@ -205,14 +205,14 @@ class _Process:
         )
         return progress.over
 
-    def _be_forked(self, runner: Runner, ours: socket.socket, connection: socket.socket, places: list[int]) -> NoReturn:
+    def _be_forked(self, runner: Runner, ours: int, connection: int, places: list[int]) -> NoReturn:
         code = 70
         try:
             os.setpgid(0, 0)
             end_with_parent(signal.SIGKILL)
             hello = {"op": "child", "pid": os.getpid(), "first": self._chunk.numbers[places[0]]}
-            self._channel.move(connection, hello, (ours.fileno(),))
-            ours.close()
+            self._channel.move(PipeEnd(connection), hello, (ours,))
+            os.close(ours)
             runner.begin()
             draws = runner.run(places)
             runner.progress.end()

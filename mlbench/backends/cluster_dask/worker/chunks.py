@@ -1,4 +1,4 @@
-"""The worker's side of a fan-out: run the items of one chunk, and write the records of their ends.
+"""The worker's side of a fan-out: see the processes through that run the items of one chunk.
 
 Items are bytes here, as steps are. What their processes have said arrives whatever becomes of them: an item that ends
 its process fails alone, those before it have their results, and those behind it run in the next.
@@ -11,32 +11,35 @@ import dataclasses
 import gc
 import logging
 import math
+import os
 import select
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from mlbench.backends.cluster_dask.channel import Frames
-from mlbench.backends.cluster_dask.itemwords import ItemEnd, Mark, read_end
+from mlbench.backends.cluster_dask.itemwords import ItemEnd, Mark, read_word
 from mlbench.backends.cluster_dask.process.client import leave_slot
 from mlbench.backends.cluster_dask.resources import with_devices
+from mlbench.backends.cluster_dask.worker.itemends import Item, ItemEnds
 from mlbench.backends.cluster_dask.worker.itemtexts import Texts
 from mlbench.backends.cluster_dask.worker.memory import MemoryWatch
-from mlbench.backends.cluster_dask.worker.pipes import PIECE, MarkedReader, Pipes, received
+from mlbench.backends.cluster_dask.worker.pipes import PIECE, MarkedReader, Pipes, read_now
 from mlbench.backends.cluster_dask.worker.servers import kill
 from mlbench.backends.cluster_dask.worker.supervisor import STALL_SECONDS, Attendance, Running, entered, refusal
 from mlbench.core.errors import MlbenchError
 from mlbench.core.ids import ExecutionId, new_id
 from mlbench.core.messages import Chunk, ChunkEnd, Spread, StepTask
-from mlbench.core.records import Failure, Json, Metric, Reason, State
-from mlbench.runs.randomness import start_of
+from mlbench.core.records import Failure, Json, Reason
 from mlbench.runs.wire import msgspec
 
 __all__ = ["run_chunk"]
 
-_BATCH: Final = 0.1
-_GATHER: Final = 0.003
+_BATCH: Final = 0.25
+_MANY: Final = 100
+"""So many items are not told when their process ends: the end of the chunk says it all in a moment."""
+_GATHER: Final = 0.01
 """Seconds that what comes quickly is left to come, so that it is taken together."""
 _EXIT_SECONDS: Final = 3.0
 _MOST_DEATHS: Final = 2
@@ -64,36 +67,13 @@ def run_chunk(task: StepTask, publish: Callable[[ExecutionId, list[Json]], None]
 class _Child:
     """A process that runs items: the one that was forked for them, or (`process` is None) the one that loaded all."""
 
-    def __init__(self, process: int | None, connection: socket.socket | None) -> None:
+    def __init__(self, process: int | None, connection: int | None) -> None:
         self.process = process
         self.connection = connection
-        self.frames = Frames()
+        self.frames = Frames(read_word)
         self.over_at = 0.0
         self.draws: tuple[str, ...] = ()
         self.ended: list[int] = []
-
-
-@dataclasses.dataclass(slots=True)
-class _Item:
-    """What is known of an item: how it ended, or why it did not."""
-
-    end: ItemEnd | None = None
-    failure: Failure | None = None
-    reason: Reason | None = None
-    state: State = "succeeded"
-    process: int | None = None
-    started: int = 0
-    ended: int = 0
-    cpu: float | None = None
-    peak: int | None = None
-    draws: tuple[str, ...] = ()
-    messages: Sequence[Json] = ()
-    metrics: tuple[Metric, ...] = ()
-    tags: dict[str, str] | None = None
-
-    def take(self, messages: Sequence[Json]) -> None:
-        """Take what the item has shown."""
-        self.messages = messages
 
 
 class _ChunkRun(Attendance):
@@ -105,24 +85,15 @@ class _ChunkRun(Attendance):
         super().__init__(task, running, publish, started)
         assert task.chunk is not None
         self._asked: Chunk = task.chunk
-        self._chunk: Chunk = task.chunk
         self._begun_at = time.monotonic()
-        self._items: dict[int, _Item] = {}
-        self._begun_items: dict[int, _Item] = {}
-        self._places = {number: place for place, number in enumerate(task.chunk.numbers)}
-        self._host = socket.gethostname()
-        known = ("cell", "position", "queued")
-        self._common = {name: task.base[name] for name in known if task.base.get(name) is not None}
-        self._common |= {"run": task.run, "step": task.step, "part_of": task.execution}
-        self._labels: dict[int, list[str]] = {}
+        self._ends = ItemEnds(task)
         self._spread: Spread | None = None
         self._refused: Failure | None = None
         self._refused_for: Reason = "error"
         self._changed: dict[str, None] = {}
         self._peak: int | None = None
         self._messages: list[Json] = []
-        self._told_begun: list[list[Any]] = []
-        self._told_ended: list[list[Any]] = []
+        self._untold: list[int] = []
         self._deaths = 0
         self._given_up = False
         self._restart()
@@ -137,6 +108,8 @@ class _ChunkRun(Attendance):
         self._former: list[_Child] = []
         self._descriptors: list[int] = []
         self._current: int | None = None
+        self._current_since = 0
+        self._current_told = True
         self._since = time.monotonic()
         self._held_before = self._held()
         self._count = 0
@@ -173,9 +146,8 @@ class _ChunkRun(Attendance):
 
     def _goes_on(self) -> bool:
         """Judge how a process ended; say whether another is to run what is left."""
-        if self._chunk.spread is None and self._spread is not None:
-            self._chunk = _first(self._chunk, self._spread)
-            self._places = {number: place for place, number in enumerate(self._chunk.numbers)}
+        if self._ends.chunk.spread is None and self._spread is not None:
+            self._ends.chunk = _first(self._ends.chunk, self._spread)
             return self._asked.seconds != 0 and self._send_rest(apart=False)
         if self._parted is not None:
             return self._send_rest(apart=bool(self._parted["apart"]))
@@ -187,19 +159,19 @@ class _ChunkRun(Attendance):
             self._deaths = 0
             return self._send_rest(apart=False)
         self._deaths += 1
-        if self._chunk.spread is None or self._timed_out or self._too_much or self._deaths >= _MOST_DEATHS:
+        if self._ends.chunk.spread is None or self._timed_out or self._too_much or self._deaths >= _MOST_DEATHS:
             self._refuse(*self._why(status, f"step {self._task.step}"))
             return False
         return self._send_rest(apart=False)
 
     def _send_rest(self, *, apart: bool) -> bool:
         """Make what has not ended the chunk of the next process; say whether there is anything, and time for it."""
-        chunk, seconds = self._chunk, self._asked.seconds
+        chunk, seconds = self._ends.chunk, self._asked.seconds
         if seconds is not None:
             seconds = max(0.0, self._begun_at + seconds - time.monotonic())
-            if not seconds and self._items:
+            if not seconds and self._ends.ended:
                 return False
-        left = [place for place, number in enumerate(chunk.numbers) if number not in self._items]
+        left = [place for place, number in enumerate(chunk.numbers) if number not in self._ends.ended]
         self._task = dataclasses.replace(
             self._task,
             chunk=dataclasses.replace(
@@ -223,7 +195,7 @@ class _ChunkRun(Attendance):
             pipes.output: MarkedReader("stdout", execution),
             pipes.errors: MarkedReader("stderr", execution),
         }
-        frames, told = Frames(), Frames()
+        frames, told = Frames(read_word), Frames()
         poll = select.poll()
         for descriptor in (pipes.channel.fileno(), pipes.output, pipes.errors, pipes.status.fileno()):
             poll.register(descriptor, select.POLLIN)
@@ -269,7 +241,7 @@ class _ChunkRun(Attendance):
         self._texts.settle(float("inf"))
         if self._child is not None:
             self._leave_child(poll)
-        self._tell_items(everything=True)
+        self._tell_items(everything=len(self._untold) < _MANY)
 
     def _was_given_up(self) -> bool:
         """Say whether somebody took this worker for lost while it stood still: others have its items by now."""
@@ -296,22 +268,23 @@ class _ChunkRun(Attendance):
         child = self._child
         if child is None or child.connection is None:
             return
-        while data := received(child.connection):
+        while data := read_now(child.connection):
             for message in child.frames.feed(data):
                 self._hear(message, poll)
         if data == b"":
-            _unregister(poll, child.connection.fileno())
-            child.connection.close()
+            _unregister(poll, child.connection)
+            os.close(child.connection)
             child.connection = None
 
-    def _hear(self, message: Json, poll: select.poll) -> None:
+    def _hear(self, message: Json | ItemEnd, poll: select.poll) -> None:
         """Take one message; those whose place among the text matters are kept until that is known."""
-        kind = message["op"]
         self._count += 1
-        if kind == "item":
+        if isinstance(message, ItemEnd):
             self._hear_end(message)
-        elif kind == "news":
-            self._hear_news(message)
+            return
+        kind = message["op"]
+        if kind == "news":
+            self._ends.item(message["item"]).take_news(message["news"])
         elif kind == "output":
             self._texts.add_message(message["n"], message["message"])
         elif kind == "child":
@@ -321,9 +294,7 @@ class _ChunkRun(Attendance):
             self._end_child(message, poll)
         elif kind == "changed":
             self._changed.update(dict.fromkeys(message["names"]))
-            for number in message["again"]:
-                self._items.pop(number, None)
-                self._begun_items.pop(number, None)
+            self._ends.forget(message["again"])
             self._current = None
         elif kind == "over":
             self._hear_over(message)
@@ -332,7 +303,7 @@ class _ChunkRun(Attendance):
             self._say({"type": "started", "started": self._started, "worker": self._worker()})
         elif kind == "labels":
             assert self._task.chunk is not None
-            self._labels.update(zip(self._task.chunk.numbers, message["labels"], strict=True))
+            self._ends.name(self._task.chunk.numbers, message["labels"])
         elif kind == "spread":
             self._spread = dataclasses.replace(msgspec.convert(message["spread"], Spread), after=message["after"])
         elif kind == "refused":
@@ -344,28 +315,15 @@ class _ChunkRun(Attendance):
         elif kind == "waits":
             leave_slot()
 
-    def _hear_end(self, message: Json) -> None:
-        end = read_end(message["body"])
-        item = self._items[end.number] = self._item(end.number)
-        item.end, item.started, item.ended, item.cpu = end, end.started, end.ended, end.cpu
-        item.draws = end.draws
-        if end.failure is not None:
-            item.state, item.failure = "failed", end.failure
-            item.reason = "memory" if end.failure.ename == "MemoryError" else "error"
-        self._texts.add_end(message["n"], item.take)
-        if self._child is not None:
-            self._child.ended.append(end.number)
-            item.process = self._child.process
-        self._tell_end(end.number, item)
+    def _hear_end(self, end: ItemEnd) -> None:
+        child = self._child
+        item = self._ends.end(end.number)
+        item.take_end(end, child.process if child is not None else None)
+        self._texts.add_end(end.n, item.take)
+        if child is not None:
+            child.ended.append(end.number)
+        self._untold.append(end.number)
         self._begin(end.following)
-
-    def _hear_news(self, message: Json) -> None:
-        news = message["news"]
-        item = self._item(message["item"])
-        if news["type"] == "metrics":
-            item.metrics += msgspec.convert(news["metrics"], tuple[Metric, ...])
-        else:
-            item.tags = {**(item.tags or {}), **news["tags"]}
 
     def _hear_over(self, message: Json) -> None:
         now = time.monotonic()
@@ -379,24 +337,16 @@ class _ChunkRun(Attendance):
     def _note_draws(self, draws: list[str]) -> None:
         if self._child is not None and draws:
             for number in self._child.ended:
-                if number in self._items:
-                    self._items[number].draws = tuple(draws)
-
-    def _item(self, number: int) -> _Item:
-        item = self._begun_items.get(number)
-        if item is None:
-            item = self._begun_items[number] = _Item()
-        return item
+                if number in self._ends.ended:
+                    self._ends.ended[number].draws = tuple(draws)
 
     def _begin(self, number: int | None) -> None:
         """Note which item is under way now."""
-        self._current = number
+        self._current, self._current_told = number, False
+        if number is not None:
+            self._current_since = time.time_ns()
         if self._task.timeout is not None:
             self._since, self._held_before = time.monotonic(), self._held()
-        if number is not None:
-            now = time.time_ns()
-            self._item(number).started = now
-            self._told_begun.append([number, now])
 
     # --- the processes of items --------------------------------------------------------------------------------------
 
@@ -404,9 +354,9 @@ class _ChunkRun(Attendance):
         process = message["pid"]
         connection = None
         if process is not None:
-            connection = socket.socket(fileno=self._descriptors.pop(0))
-            connection.settimeout(0)
-            poll.register(connection.fileno(), select.POLLIN)
+            connection = self._descriptors.pop(0)
+            os.set_blocking(connection, False)
+            poll.register(connection, select.POLLIN)
             self._meet_item(process)
         self._child = _Child(process, connection)
         self._timed_out = self._too_much = False
@@ -415,12 +365,13 @@ class _ChunkRun(Attendance):
 
     def _end_child(self, message: Json, poll: select.poll) -> None:
         number = message["begun"]
-        if not message["over"] and number is not None and number not in self._items and not self._cancelled():
+        if not message["over"] and number is not None and number not in self._ends.ended and not self._cancelled():
             item = self._lose(number, message)
             self._texts.add_end(message["n"], item.take)
         self._peak = max(self._peak or 0, message["peak"])
-        if self._child is not None and len(self._child.ended) == 1 and self._child.ended[0] in self._items:
-            only = self._items[self._child.ended[0]]
+        ended = self._ends.ended
+        if self._child is not None and len(self._child.ended) == 1 and self._child.ended[0] in ended:
+            only = ended[self._child.ended[0]]
             only.cpu, only.peak = message["cpu"], message["peak"]
         self._leave_child(poll)
         self._timed_out = self._too_much = False  # that was about this one
@@ -432,18 +383,24 @@ class _ChunkRun(Attendance):
         child, self._child = self._child, None
         self._meet_item(None)
         if child is not None and child.connection is not None:
-            _unregister(poll, child.connection.fileno())
-            child.connection.close()
+            _unregister(poll, child.connection)
+            os.close(child.connection)
 
-    def _lose(self, number: int, status: Json) -> _Item:
+    def _lose(self, number: int, status: Json) -> Item:
         """Let an item fail that ended its process, or was ended with it."""
-        item = self._items[number] = self._item(number)
+        item = self._end_item(number)
         item.failure, item.reason = self._why(status, f"item {number} of step {self._task.step}")
         item.state, item.peak, item.cpu = "failed", status.get("peak"), status.get("cpu")
-        item.ended = time.time_ns()
         if self._child is not None:
             item.process = self._child.process
-        self._tell_end(number, item)
+        self._untold.append(number)
+        return item
+
+    def _end_item(self, number: int) -> Item:
+        """Note the end of an item that its process has not told."""
+        item = self._ends.end(number)
+        item.ended = time.time_ns()
+        item.started = self._current_since if number == self._current else item.ended
         return item
 
     def _why(self, status: Json, what: str) -> tuple[Failure, Reason]:
@@ -481,7 +438,7 @@ class _ChunkRun(Attendance):
     def _patience(self) -> float:
         now = time.monotonic()
         times = [now + self._watch.seconds]
-        if self._news or self._told_begun or self._told_ended:
+        if self._news or self._untold or (self._current is not None and not self._current_told):
             times.append(self._published + _BATCH)
         if self._task.timeout is not None:
             times.append(self._since + self._task.timeout + self._held() - self._held_before + 0.01)
@@ -503,22 +460,17 @@ class _ChunkRun(Attendance):
 
     # --- news --------------------------------------------------------------------------------------------------------
 
-    def _tell_end(self, number: int, item: _Item) -> None:
-        value = None
-        if item.metrics:
-            shown = item.metrics[0].name
-            value = next(one.value for one in reversed(item.metrics) if one.name == shown)
-        self._told_ended.append([number, item.state, (item.ended - item.started) / 1e9, value])
-
     def _tell_items(self, *, everything: bool = False) -> None:
         now = time.monotonic()
         if not everything and now - self._published < _BATCH:
             return
-        if self._told_begun or self._told_ended:
-            ended = {one[0] for one in self._told_ended}
-            begun = [one for one in self._told_begun if one[0] not in ended]
-            self._say({"type": "items", "ended": self._told_ended, "begun": begun})
-            self._told_begun, self._told_ended = [], []
+        number = self._current
+        begins = number is not None and not self._current_told and number not in self._ends.ended
+        if self._untold or begins:
+            known = self._ends.ended
+            ended = [known[one].news(one) for one in dict.fromkeys(self._untold) if one in known]
+            self._say({"type": "items", "ended": ended, "begun": [[number, self._current_since]] if begins else []})
+            self._untold, self._current_told = [], True
         self._flush(now, everything=True)
 
     # --- the end -----------------------------------------------------------------------------------------------------
@@ -531,8 +483,7 @@ class _ChunkRun(Attendance):
         self._cancel_item()
         self._say_own(self._texts.take())
         self._flush(time.monotonic(), everything=True)
-        numbers = [number for number in self._chunk.numbers if number in self._items]
-        records = [self._record(number, self._items[number]) for number in numbers]
+        records: list[bytes] = []
         end: Json = {
             "spread": self._spread if self._asked.spread is None else None,
             "changed": tuple(self._changed),
@@ -542,7 +493,7 @@ class _ChunkRun(Attendance):
         if self._refused is not None:
             end |= {"failure": self._refused, "reason": self._refused_for}
         try:
-            self._write(records)
+            records = self._ends.write(self._blobs, self._asked.place, self._last)
         except (MlbenchError, OSError) as error:
             _log.error("The ends of items of execution %s could not be recorded: %s", self._task.execution, error)
             said = getattr(error, "message", None) or str(error)
@@ -552,94 +503,20 @@ class _ChunkRun(Attendance):
                 remedy=getattr(error, "remedy", None) or "See that the store can be written, then run the cell again.",
             )
             end["reason"] = "error"
-            records = []
         Mark(self._task).remove()
-        ended = {record["item"] for record in records}
-        end["executions"] = records
+        ended = self._ends.ended if records else {}
+        end["executions"] = list(map(msgspec.Raw, records))
         end["left"] = [number for number in self._asked.numbers if number not in ended]
         return msgspec.json.encode(end)
 
     def _cancel_item(self) -> None:
         """Let the item that ran when all was cancelled be cancelled too."""
         reason, number = self._close(), self._current
-        if reason is None or number is None or number in self._items:
+        if reason is None or number is None or number in self._ends.ended:
             return
-        item = self._items[number] = self._item(number)
-        item.state, item.reason, item.ended = "cancelled", reason, time.time_ns()
+        item = self._end_item(number)
+        item.state, item.reason = "cancelled", reason
         item.messages = self._texts.take()
-
-    def _write(self, records: list[Json]) -> None:
-        """Keep what the items bound, then their records; both are durable when this returns."""
-        if not records:
-            return
-        small = {
-            digest: parts
-            for item in self._items.values()
-            if item.end is not None and item.state == "succeeded"
-            for digest, parts in item.end.parts
-        }
-        if small:
-            self._blobs.put_pack(list(small.items()), durable=True)
-        name = f"{self._task.execution}-{self._asked.place}"
-        self._blobs.append("executions", name, {"executions": records}, durable=True)
-
-    def _record(self, number: int, item: _Item) -> Json:
-        """Return an item's record as JSON has it, without what has no value."""
-        place = self._places[number]
-        chunk, end = self._chunk, item.end
-        record: Json = {
-            **self._common,
-            "id": chunk.executions[place],
-            "item": number,
-            "label": self._label(number),
-            "state": item.state,
-            "attempt": chunk.attempts[place],
-            "started": item.started,
-            "ended": item.ended,
-            "worker": f"{self._host}/{item.process or self._last}",
-        }
-        if chunk.keys:
-            record["key"] = chunk.keys[place]
-        if item.cpu is not None:
-            record["cpu"] = item.cpu
-        if item.peak is not None:
-            record["peak_memory"] = item.peak
-        if item.reason is not None:
-            record["reason"] = item.reason
-        if item.failure is not None:
-            record["failure"] = item.failure
-            if end is None:
-                item.messages = (*item.messages, _shown(item.failure))
-        if end is not None:
-            if item.state == "succeeded":
-                record["binds"] = end.binds
-            if end.files:
-                record["files"] = end.files
-            if end.network:
-                record["network"] = True
-        if item.draws:
-            record["draws"] = item.draws
-            if self._task.seeded and self._task.random:
-                record["random_start"] = start_of(self._task.random, item.draws, item=number)
-        if item.messages:
-            record["messages"] = item.messages
-        if item.metrics:
-            record["metrics"] = item.metrics
-        if item.tags:
-            record["tags"] = item.tags
-        return record
-
-    def _label(self, number: int) -> dict[str, str]:
-        names = [one.name for one in self._task.foreach]
-        texts = self._labels.get(number)
-        spread = self._chunk.spread
-        if texts is None and spread is not None and spread.labels:
-            texts, rest = [], number
-            for size, labels in zip(reversed(spread.shape), reversed(spread.labels), strict=True):
-                rest, place = divmod(rest, size)
-                texts.append(labels[place])
-            texts.reverse()
-        return dict(zip(names, texts or (), strict=False))
 
 
 def _first(chunk: Chunk, spread: Spread) -> Chunk:
@@ -657,12 +534,3 @@ def _first(chunk: Chunk, spread: Spread) -> Chunk:
 def _unregister(poll: select.poll, descriptor: int) -> None:
     with contextlib.suppress(KeyError):
         poll.unregister(descriptor)
-
-
-def _shown(failure: Failure) -> Json:
-    return {
-        "output_type": "error",
-        "ename": failure.ename,
-        "evalue": failure.evalue,
-        "traceback": [f"\x1b[31m{failure.ename}\x1b[39m: {failure.evalue}"],
-    }

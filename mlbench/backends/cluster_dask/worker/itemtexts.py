@@ -27,38 +27,53 @@ class Texts:
     """What was said and is not given to anybody yet."""
 
     def __init__(self) -> None:
-        self._pending: list[tuple[int, int, Any]] = []
+        self._said: list[tuple[int, int, Any]] = []
+        self._ends: list[tuple[int, Close]] = []  # in order: one process speaks at a time
         self._kept = 0
         self._quiet = True
         self._transcript = Transcript(limit=_KEPT, log=False)
 
     def add_text(self, number: int, name: str, text: str) -> None:
         """Take text of a stream, which came after the mark with a number."""
-        self._pending.append((number, 1, (name, text)))
+        self._said.append((number, 1, (name, text)))
 
     def add_message(self, number: int, message: Json) -> None:
         """Take an output."""
-        self._pending.append((number, 0, message))
+        self._said.append((number, 0, message))
 
     def add_end(self, number: int, close: Close) -> None:
-        """Take the end of an item, or of what is nobody's: `close` is given the outputs before it."""
-        self._pending.append((number, 0, close))
+        """Take the end of an item, or of what is nobody's: `close` is given the outputs before it, if there are any."""
+        self._ends.append((number, close))
 
     def settle(self, known: float) -> None:
         """Put in order what is known, which is all up to a number."""
-        if not self._pending:
-            return
-        self._pending.sort(key=_order)
-        count = len(self._pending) if known == float("inf") else bisect_right(self._pending, known, key=_number)
-        for _, _, what in self._pending[:count]:
-            if type(what) is tuple:
-                self.say(*what)
-            elif type(what) is dict:
-                self._quiet = False
-                self._transcript.add(what)
-            else:
-                what(self.take())
-        del self._pending[:count]
+        ends = self._ends
+        count = len(ends) if known == float("inf") else bisect_right(ends, known, key=_number)
+        if self._said or not self._quiet:
+            self._close(known, ends[:count])
+        del ends[:count]
+
+    def _close(self, known: float, ends: Sequence[tuple[int, Close]]) -> None:
+        said = self._said
+        said.sort(key=_order)
+        count = len(said) if known == float("inf") else bisect_right(said, known, key=_number)
+        place = 0
+        for number, close in ends:
+            while place < count and said[place][0] < number:
+                self._take_up(said[place][2])
+                place += 1
+            if not self._quiet:
+                close(self.take())
+        for _, _, what in said[place:count]:
+            self._take_up(what)
+        del said[:count]
+
+    def _take_up(self, what: Any) -> None:
+        if type(what) is tuple:
+            self.say(*what)
+        else:
+            self._quiet = False
+            self._transcript.add(what)
 
     def say(self, name: str, text: str) -> None:
         """Take text that is in order."""
@@ -80,5 +95,6 @@ def _order(pending: tuple[int, int, Any]) -> tuple[int, int]:
     return pending[0], pending[1]
 
 
-def _number(pending: tuple[int, int, Any]) -> int:
-    return pending[0]
+def _number(pending: tuple[Any, ...]) -> int:
+    number: int = pending[0]
+    return number

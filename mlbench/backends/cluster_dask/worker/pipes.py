@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import os
 import re
 import socket
 from typing import Final
 
-from mlbench.backends.cluster_dask.channel import mark_before
+from mlbench.backends.cluster_dask.channel import HELD, mark_before, widen
 
-__all__ = ["HELD", "PIECE", "MarkedReader", "Pipes", "Reader", "received"]
+__all__ = ["HELD", "PIECE", "MarkedReader", "Pipes", "Reader", "read_now", "received"]
 
 PIECE: Final = 1 << 18
-HELD: Final = 1 << 20
-"""Bytes that a pipe holds at most."""
 
 
 class Pipes:
@@ -28,7 +25,7 @@ class Pipes:
         self.status, status = socket.socketpair()
         for descriptor in (self.output, self.errors):
             os.set_blocking(descriptor, False)
-            _widen(descriptor)
+            widen(descriptor)
         self.theirs = (output, errors, channel.detach(), status.detach())
 
     def close_theirs(self) -> None:
@@ -54,13 +51,14 @@ def received(connection: socket.socket) -> bytes | None:
         return b""
 
 
-def _widen(pipe: int) -> None:
-    """Let a pipe hold more, so that a step that prints a lot waits less (Linux)."""
-    import fcntl
-
-    if hasattr(fcntl, "F_SETPIPE_SZ"):
-        with contextlib.suppress(OSError):  # over the user's limit
-            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, HELD)
+def read_now(descriptor: int) -> bytes | None:
+    """Return what has come through a pipe, b"" if the other end is gone, None if nothing has."""
+    try:
+        return os.read(descriptor, PIECE)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
 
 
 class Reader:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import io
 import os
 import platform
@@ -44,6 +45,7 @@ class StepWorker(WorkerPlugin):
 
     async def setup(self, worker: Any) -> None:
         if self.own:
+            gc.set_threshold(20_000, 20, 20)  # items of a fan-out come by thousands, and are no garbage
             worker.http_server.stop()  # Dask starts it also without a dashboard
             threading.Thread(target=_end_with, args=(os.getppid(),), name="mlbench-parent", daemon=True).start()
             # The worker before this one may have been killed together with its step servers.

@@ -1,0 +1,204 @@
+"""What became of the items of a chunk: known bit by bit while they run, written as records when all is over."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.backends.cluster_dask.itemwords import ItemEnd
+from mlbench.core.messages import Chunk, StepTask
+from mlbench.core.records import Failure, Json, Metric, Reason, State
+from mlbench.runs.randomness import start_of
+from mlbench.runs.wire import encoded, msgspec
+
+__all__ = ["Item", "ItemEnds"]
+
+
+class Item(msgspec.Struct, gc=False):
+    """What is known of an item: how it ended, or why it did not."""
+
+    end: ItemEnd | None = None
+    failure: Failure | None = None
+    reason: Reason | None = None
+    state: State = "succeeded"
+    process: int | None = None
+    started: int = 0
+    ended: int = 0
+    cpu: float | None = None
+    peak: int | None = None
+    draws: tuple[str, ...] = ()
+    messages: Sequence[Json] = ()
+    metrics: tuple[Metric, ...] = ()
+    tags: dict[str, str] | None = None
+
+    def take(self, messages: Sequence[Json]) -> None:
+        """Take what the item has shown."""
+        self.messages = messages
+
+    def take_end(self, end: ItemEnd, process: int | None) -> None:
+        """Take what the item's process says of its end."""
+        self.end, self.started, self.ended, self.cpu, self.process = end, end.started, end.ended, end.cpu, process
+        self.draws = end.draws
+        if end.failure is not None:
+            self.state, self.failure = "failed", end.failure
+            self.reason = "memory" if end.failure.ename == "MemoryError" else "error"
+
+    def take_news(self, news: Json) -> None:
+        """Take what the item logs."""
+        if news["type"] == "metrics":
+            self.metrics += msgspec.convert(news["metrics"], tuple[Metric, ...])
+        else:
+            self.tags = {**(self.tags or {}), **news["tags"]}
+
+    def news(self, number: int) -> list[Any]:
+        """Return what is told of an item that has ended."""
+        value = None
+        if self.metrics:
+            shown = self.metrics[0].name
+            value = next(one.value for one in reversed(self.metrics) if one.name == shown)
+        return [number, self.state, (self.ended - self.started) / 1e9, value]
+
+
+class ItemEnds:
+    """The items of one chunk.
+
+    Attributes
+    ----------
+    chunk
+        With the items' numbers, in whatever process they run; those of the first are known when it has evaluated the
+        step's `--foreach`.
+    ended
+        By number.
+    """
+
+    def __init__(self, task: StepTask) -> None:
+        assert task.chunk is not None
+        self.chunk: Chunk = task.chunk
+        self.ended: dict[int, Item] = {}
+        self._task = task
+        self._begun: dict[int, Item] = {}
+        self._labels: dict[int, list[str]] = {}
+        self._host = socket.gethostname()
+        known = ("cell", "position", "queued")
+        self._common = {name: task.base[name] for name in known if task.base.get(name) is not None}
+        self._common |= {"run": task.run, "step": task.step, "part_of": task.execution}
+
+    def item(self, number: int) -> Item:
+        """Return what is known of an item that may not have ended."""
+        item = self._begun.get(number)
+        if item is None:
+            item = self._begun[number] = Item()
+        return item
+
+    def end(self, number: int) -> Item:
+        """Note that an item has ended; return what is known of it."""
+        item = self.ended[number] = self._begun.pop(number) if number in self._begun else Item()
+        return item
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """Forget items that run again."""
+        for number in numbers:
+            self.ended.pop(number, None)
+            self._begun.pop(number, None)
+
+    def name(self, numbers: Iterable[int], labels: Iterable[list[str]]) -> None:
+        """Take the labels of items, of which there are too many to come with their chunk."""
+        self._labels.update(zip(numbers, labels, strict=True))
+
+    def write(self, blobs: LocalBlobs, place: int, process: int | None) -> list[bytes]:
+        """Keep what the items bound, then their records; return these as JSON: both are durable by then.
+
+        Parameters
+        ----------
+        place
+            The chunk's own number.
+        process
+            The one in which items ran of which nothing else is known.
+        """
+        if not self.ended:
+            return []
+        small = {
+            digest: parts
+            for item in self.ended.values()
+            if item.end is not None and item.state == "succeeded"
+            for digest, parts in item.end.parts
+        }
+        if small:
+            blobs.put_pack(list(small.items()), durable=True)
+        chunk = self.chunk
+        records = [
+            encoded(self._record(number, place_in_chunk, self.ended[number], process))
+            for place_in_chunk, number in enumerate(chunk.numbers)
+            if number in self.ended
+        ]
+        whole = b'{"executions":[' + b",".join(records) + b"]}"
+        blobs.append("executions", f"{self._task.execution}-{place}", whole, durable=True)
+        return records
+
+    def _record(self, number: int, place: int, item: Item, process: int | None) -> Json:
+        """Return an item's record, without what has no value."""
+        chunk, end = self.chunk, item.end
+        record: Json = {
+            **self._common,
+            "id": chunk.executions[place],
+            "item": number,
+            "label": self._label(number),
+            "state": item.state,
+            "attempt": chunk.attempts[place],
+            "started": item.started,
+            "ended": item.ended,
+            "worker": f"{self._host}/{item.process or process}",
+        }
+        if chunk.keys:
+            record["key"] = chunk.keys[place]
+        if item.cpu is not None:
+            record["cpu"] = item.cpu
+        if item.peak is not None:
+            record["peak_memory"] = item.peak
+        if item.reason is not None:
+            record["reason"] = item.reason
+        if item.failure is not None:
+            record["failure"] = item.failure
+            if end is None:
+                item.messages = (*item.messages, _shown(item.failure))
+        if end is not None:
+            if item.state == "succeeded":
+                record["binds"] = msgspec.Raw(end.binds)
+            if end.files:
+                record["files"] = end.files
+            if end.network:
+                record["network"] = True
+        if item.draws:
+            record["draws"] = item.draws
+            if self._task.seeded and self._task.random:
+                record["random_start"] = start_of(self._task.random, item.draws, item=number)
+        if item.messages:
+            record["messages"] = item.messages
+        if item.metrics:
+            record["metrics"] = item.metrics
+        if item.tags:
+            record["tags"] = item.tags
+        return record
+
+    def _label(self, number: int) -> dict[str, str]:
+        names = [one.name for one in self._task.foreach]
+        texts = self._labels.get(number)
+        spread = self.chunk.spread
+        if texts is None and spread is not None and spread.labels:
+            texts, rest = [], number
+            for size, labels in zip(reversed(spread.shape), reversed(spread.labels), strict=True):
+                rest, place = divmod(rest, size)
+                texts.append(labels[place])
+            texts.reverse()
+        return dict(zip(names, texts or (), strict=False))
+
+
+def _shown(failure: Failure) -> Json:
+    return {
+        "output_type": "error",
+        "ename": failure.ename,
+        "evalue": failure.evalue,
+        "traceback": [f"\x1b[31m{failure.ename}\x1b[39m: {failure.evalue}"],
+    }
