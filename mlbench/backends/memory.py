@@ -126,15 +126,16 @@ class MemoryBlobs:
         self._times |= dict.fromkeys(found, time.time_ns())
         return len(found) == len(wanted)
 
-    def append(self, kind: str, identifier: str, record: Json, /, *, durable: bool = True) -> None:  # noqa: ARG002
+    def append(self, kind: str, identifier: str, record: Json | bytes, /, *, durable: bool = True) -> None:  # noqa: ARG002
         import msgspec
 
+        plain = msgspec.json.decode(record) if isinstance(record, bytes) else msgspec.to_builtins(record)
         now = time.time_ns()
         head = {"schema": SCHEMA, "record": kind, "id": identifier, "time": now}
         moment = time.gmtime(now // 10**9)
         file = f"{now:019}-{kind}-{identifier.replace(':', '.').replace('-', '.')}"
         name = f"{moment.tm_year:04}/{moment.tm_mon:02}/{file}"
-        self._records[name] = head | msgspec.to_builtins(record)
+        self._records[name] = head | plain
         self._times[name] = now
 
     def records(self, kind: str | None = None, /) -> Iterator[Json]:

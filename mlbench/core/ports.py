@@ -97,10 +97,11 @@ class BlobStore(Protocol):
         """Say whether something is kept under a digest."""
         ...
 
-    def append(self, kind: str, identifier: str, record: Json, /, *, durable: bool = True) -> None:
+    def append(self, kind: str, identifier: str, record: Json | bytes, /, *, durable: bool = True) -> None:
         """Add one immutable record to `records/<year>/<month>/`.
 
-        `schema`, `record` (its kind: a run has a `kind` of its own), `id` and `time` are added.
+        `schema`, `record` (its kind: a run has a `kind` of its own), `id` and `time` are added, where it has no field
+        of that name. One that is JSON already has none of these, and at least one other.
         """
         ...
 

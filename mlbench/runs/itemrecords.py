@@ -6,7 +6,7 @@ would cost more than all else that is done about them: what is asked of an item 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -15,7 +15,18 @@ from mlbench.core.messages import Spread
 from mlbench.core.records import Attempt, Binding, Execution, Failure, FileUse, Json, Metric, Reason, State
 from mlbench.runs.wire import compact, encoded, look_at, msgspec
 
-__all__ = ["Bound", "EndedChunk", "EndedItem", "FailedItem", "ItemRecord", "bindings", "bound", "read_chunk", "whole"]
+__all__ = [
+    "Bound",
+    "EndedChunk",
+    "EndedItem",
+    "FailedItem",
+    "ItemRecord",
+    "bindings",
+    "bound",
+    "label_of",
+    "read_chunk",
+    "whole",
+]
 
 _T = TypeVar("_T")
 
@@ -118,6 +129,25 @@ class FailedItem:
     label: dict[str, str]
     reason: Reason | None
     failure: Failure | None
+
+
+def label_of(names: Sequence[str], spread: Spread | None, number: int) -> dict[str, str]:
+    """Return an item's values, each as a short text; nothing where it is not known what they are.
+
+    Examples
+    --------
+    >>> label_of(("a", "b"), Spread(shape=(2, 3), labels=(("x", "y"), ("1", "2", "3"))), 4)
+    {'a': 'y', 'b': '2'}
+    """
+    if spread is None or not spread.labels:
+        return {}
+    if len(names) == 1:
+        return {names[0]: spread.labels[0][number]}
+    label: dict[str, str] = {}
+    for name, size, texts in reversed(list(zip(names, spread.shape, spread.labels, strict=True))):
+        number, place = divmod(number, size)
+        label[name] = texts[place]
+    return {name: label[name] for name in names}
 
 
 class EndedChunk(msgspec.Struct, kw_only=True):

@@ -20,7 +20,7 @@ from typing import Final
 from mlbench.core.ids import ExecutionId, RunId, new_id
 from mlbench.core.messages import MAX_ITEMS, Chunk, ChunkEnd, Spread
 from mlbench.core.records import Attempt, Execution, Failure, FanOut, FileUse, Json, Reason, State
-from mlbench.runs.itemrecords import Bound, EndedChunk, FailedItem, ItemRecord, bound, whole
+from mlbench.runs.itemrecords import Bound, EndedChunk, FailedItem, ItemRecord, bound, label_of, whole
 from mlbench.runs.picture import Grid
 
 __all__ = ["LETTERS", "Outcome", "Spreading"]
@@ -28,8 +28,8 @@ __all__ = ["LETTERS", "Outcome", "Spreading"]
 AIM: Final = 1.0
 """Seconds of work that a chunk should be."""
 
-LEAST: Final = 0.15
-"""Seconds of work below which a chunk is not made smaller to share the rest out: a process costs some 30 ms."""
+LEAST: Final = 0.2
+"""Seconds of work below which a chunk is not made smaller to share the rest out: a process costs some 40 ms."""
 
 LIMIT: Final = 2.0
 """Seconds after which a chunk begins no further item, whatever its items were thought to cost."""
@@ -208,15 +208,7 @@ class Spreading:
 
     def label(self, number: int) -> dict[str, str]:
         """Return an item's values, each as a short text."""
-        if self.spread is None or not self.spread.labels:
-            return {}
-        if len(self.names) == 1:
-            return {self.names[0]: self.spread.labels[0][number]}
-        label: dict[str, str] = {}
-        for name, size, texts in reversed(list(zip(self.names, self.spread.shape, self.spread.labels, strict=True))):
-            number, place = divmod(number, size)
-            label[name] = texts[place]
-        return {name: label[name] for name in self.names}
+        return label_of(self.names, self.spread, number)
 
     def kept_failures(self) -> list[tuple[int, str, str]]:
         """Return the first failed items, each with its label and its error, for the picture."""

@@ -189,6 +189,15 @@ def test_the_latest_record_of_an_id_is_found_and_all_come_in_order(blobs: BlobSt
     assert blobs.find_record("job-version", "abcd-1") is not None
 
 
+def test_a_record_that_is_json_already_comes_back_like_another(blobs: BlobStore) -> None:
+    blobs.append("executions", "abcd-1", b'{"executions":[{"id":"x","state":"succeeded"}]}')
+    found = blobs.find_record("executions", "abcd-1")
+    assert found is not None
+    assert (found["record"], found["id"], found["schema"]) == ("executions", "abcd-1", 1)
+    assert found["executions"] == [{"id": "x", "state": "succeeded"}]
+    assert list(blobs.records("executions")) == [found]
+
+
 def test_a_metric_that_is_no_number_comes_back(blobs: BlobStore) -> None:
     values = [0.5, math.nan, math.inf, -math.inf]
     blobs.append("execution", "abcd", {"metrics": [{"name": "loss", "value": value} for value in values]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask.channel import Frames, MarkedChannel, frame, mark_before
+from mlbench.backends.cluster_dask.channel import Frames, MarkedChannel, PipeEnd, frame, mark_before
+from mlbench.backends.cluster_dask.itemwords import ItemEnd, read_word
 from mlbench.backends.cluster_dask.process.foreach import Items, evaluate, keep
+from mlbench.backends.cluster_dask.worker.itemtexts import Texts
 from mlbench.backends.cluster_dask.worker.pipes import MarkedReader
 from mlbench.core.errors import UsageError
+from mlbench.core.ids import Digest
 from mlbench.core.messages import Foreach
 from mlbench.runs import values
 from mlbench.runs.values import _sealed
@@ -90,6 +94,42 @@ def test_frames_that_come_in_any_pieces_are_the_same_messages() -> None:
         frames = Frames()
         found = [one for begin in range(0, len(data), size) for one in frames.feed(data[begin : begin + size])]
         assert found == messages
+
+
+def test_the_end_of_an_item_and_other_messages_are_told_apart_in_one_stream() -> None:
+    ours, theirs = os.pipe()
+    end = ItemEnd(7, 3, 1, 2, 0.5, 4, b"[]", [(Digest("d"), [b"x" * 40_000])], None, (), (), False)
+    data = b"".join(map(frame, (end, {"op": "over"}, end)))
+    writer = threading.Thread(target=PipeEnd(theirs).sendall, args=(data,))  # more than the pipe holds
+    writer.start()
+    read = b""
+    while len(read) < len(data):
+        read += os.read(ours, 1 << 16)
+    writer.join()
+    assert Frames(read_word).feed(read) == [end, {"op": "over"}, end]
+    os.close(ours)
+    PipeEnd(theirs).close()
+
+
+def test_what_is_printed_goes_to_the_item_that_ends_next_and_silent_items_cost_nothing() -> None:
+    texts, got = Texts(), dict[str, list[str]]()
+
+    def end(name: str, number: int) -> None:
+        texts.add_end(number, lambda messages: got.update({name: [one["text"] for one in messages]}))
+
+    end("silent", 1)
+    texts.settle(1)
+    texts.add_text(1, "stdout", "after the first\n")
+    end("second", 2)
+    end("third", 4)
+    texts.add_text(3, "stderr", "of the third\n")
+    texts.settle(2)
+    assert got == {"second": ["after the first\n"]}
+    texts.settle(3)
+    texts.add_text(4, "stdout", "of nobody\n")
+    texts.settle(float("inf"))
+    assert got == {"second": ["after the first\n"], "third": ["of the third\n"]}
+    assert [one["text"] for one in texts.take()] == ["of nobody\n"]
 
 
 def test_items_are_stored_and_bound_by_number(tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ class LocalBlobs(Care):
         """Add one immutable record to `records/<year>/<month>/`.
 
         `schema`, `record` (its kind), `id` and `time` are added, where it has no field of that name. One that is JSON
-        already has some other field, and none of these.
+        already has none of these, and at least one other.
         """
         import msgspec
 

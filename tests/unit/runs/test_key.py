@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from mlbench.runs.key import Fingerprint, digest_source
+from mlbench.core.messages import Spread
+from mlbench.runs.key import Fingerprint, digest_source, item_keys
 
 SOURCE = """
 import functools, math
@@ -109,3 +110,12 @@ def test_equal_numbers_of_different_types_have_different_keys() -> None:
 
 def test_syntax_that_cannot_be_parsed_still_has_a_digest() -> None:
     assert digest_source("x = (") != digest_source("x = [")
+
+
+def test_the_keys_of_items_differ_and_begin_alike_where_they_have_all_else_in_common() -> None:
+    spread = Spread(shape=(3, 2), digests=(("a", 'é"', "a"), ("int:1", "int:2")))
+    keys, others = item_keys("one", spread), item_keys("other", spread)
+    assert len({*keys, *others}) == 12
+    assert {len(key) for key in keys} == {64}
+    assert len({key[:24] for key in keys}) == 1
+    assert keys[0][:24] != others[0][:24]

@@ -13,9 +13,11 @@ import pytest
 from mlbench.backends.memory import MemoryCatalog
 from mlbench.core.errors import StoreError
 from mlbench.core.ids import ExecutionId, RunId
+from mlbench.core.ports import WrittenItem
 from mlbench.core.records import Execution, Run
 from mlbench.entrypoints.service import ledger as ledgers
 from mlbench.entrypoints.service.ledger import Ledger
+from mlbench.runs.itemrecords import EndedItem
 
 FULL = StoreError("There is no space left on /store.", "Free some.")
 
@@ -48,6 +50,10 @@ class Store(MemoryCatalog):
     def put_executions(self, executions: Sequence[Execution], /) -> None:
         self._may_write([one.id for one in executions])
         super().put_executions(executions)
+
+    def put_items(self, items: Sequence[WrittenItem], /) -> None:
+        self._may_write([one.id for one in items])
+        super().put_items(items)
 
     def _may_write(self, names: Sequence[str]) -> None:
         self.tried.append(time.monotonic())
@@ -212,6 +218,39 @@ def test_a_record_that_no_store_can_take_is_let_go_and_keeps_no_other_back() -> 
         assert desk.store.execution(good.id) == good
         assert len(desk.told) == 2
         assert desk.problems == []
+
+    at_a_desk(story)
+
+
+def items_of(*names: str) -> list[EndedItem]:
+    return [EndedItem.of(replace(an_execution(name), part_of=ExecutionId("w" * 26), item=1)) for name in names]
+
+
+def test_items_are_told_of_when_they_are_written_and_can_be_read_until_then() -> None:
+    async def story(desk: Desk) -> None:
+        items = items_of("a", "b")
+        desk.store.problem = FULL
+        desk.ledger.put_items(items, then=lambda: desk.told.append("items"))
+        desk.ledger.put_items(items_of("c"))
+        await desk.until(lambda: desk.problems)
+        assert desk.ledger.unwritten("b" * 26) == items[1].record()
+        assert desk.ledger.unwritten("d" * 26) is None
+        desk.store.problem = None
+        await desk.until(lambda: desk.problems[-1] is None)
+        assert desk.told == ["items"]
+        assert desk.ledger.unwritten("b" * 26) is None
+        assert [desk.store.execution(name * 26).item for name in "abc"] == [1, 1, 1]
+
+    at_a_desk(story)
+
+
+def test_an_item_that_no_store_can_take_keeps_no_other_back() -> None:
+    async def story(desk: Desk) -> None:
+        desk.store.poison = "b" * 26
+        desk.ledger.put_items(items_of("a", "b", "c"), then=lambda: desk.told.append("items"))
+        await desk.ledger.settled()
+        assert [desk.store.execution(name * 26).step for name in "ac"] == ["a", "c"]
+        assert (desk.told, desk.problems) == (["items"], [])
 
     at_a_desk(story)
 

@@ -10,6 +10,7 @@ from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.cluster_dask.itemwords import ItemEnd
 from mlbench.core.messages import Chunk, StepTask
 from mlbench.core.records import Failure, Json, Metric, Reason, State
+from mlbench.runs.itemrecords import label_of
 from mlbench.runs.randomness import start_of
 from mlbench.runs.wire import encoded, msgspec
 
@@ -80,6 +81,7 @@ class ItemEnds:
         self._task = task
         self._begun: dict[int, Item] = {}
         self._labels: dict[int, list[str]] = {}
+        self._names = [one.name for one in task.foreach]
         self._host = socket.gethostname()
         known = ("cell", "position", "queued")
         self._common = {name: task.base[name] for name in known if task.base.get(name) is not None}
@@ -183,16 +185,10 @@ class ItemEnds:
         return record
 
     def _label(self, number: int) -> dict[str, str]:
-        names = [one.name for one in self._task.foreach]
         texts = self._labels.get(number)
-        spread = self.chunk.spread
-        if texts is None and spread is not None and spread.labels:
-            texts, rest = [], number
-            for size, labels in zip(reversed(spread.shape), reversed(spread.labels), strict=True):
-                rest, place = divmod(rest, size)
-                texts.append(labels[place])
-            texts.reverse()
-        return dict(zip(names, texts or (), strict=False))
+        if texts is not None:
+            return dict(zip(self._names, texts, strict=True))
+        return label_of(self._names, self.chunk.spread, number)
 
 
 def _shown(failure: Failure) -> Json:
