@@ -50,9 +50,9 @@ test: setup ## Run all tests: unit, contracts, repository, integration, journeys
 	@failed=""; \
 	try() { echo "== $$1"; shift; "$$@" || failed="$$failed [$$*]"; }; \
 	try "front end" npm test --silent; \
-	try "journeys" $(BIN)/pytest -c tests/journeys/pytest.ini tests/journeys; \
-	try "integration" $(BIN)/pytest tests/integration; \
-	try "unit, contracts, repository" $(BIN)/pytest tests/unit tests/contracts tests/repository; \
+	try "journeys" $(BIN)/python -m tests.steady -c tests/journeys/pytest.ini tests/journeys; \
+	try "integration" $(BIN)/python -m tests.steady tests/integration; \
+	try "unit, contracts, repository" $(BIN)/python -m tests.steady tests/unit tests/contracts tests/repository; \
 	[ -z "$$failed" ] || { echo "Failed:$$failed" >&2; exit 1; }
 
 check: lint types layers docs test ## Everything that a change has to pass: what CI runs

@@ -20,7 +20,7 @@ The notebook is the graph. One line on top of a cell, `%%step train`, is all tha
 
 Each step's outputs, inputs, code, parameters and environment are recorded. Afterwards::
 
-    mlbench.runs()                          # a DataFrame, newest first
+    mlbench.runs("metrics.rmse < 12")       # a DataFrame, newest first
     mlbench.run("mq2a")["train"].model      # a value of a former run
 
 Importing this package is cheap: what is heavy is imported where it is used.
@@ -37,6 +37,8 @@ __all__ = [
     "__version__",
     "client",
     "context",
+    "diff",
+    "lineage",
     "load_ipython_extension",
     "log",
     "progress",
@@ -47,11 +49,31 @@ __all__ = [
 ]
 
 
-def runs(notebook: str | None = None, *, limit: int = 50) -> Any:
-    """Return runs as a DataFrame, newest first: of one notebook, or all of the store's."""
-    from mlbench.project import Project
+def runs(query: str | None = None, *, sort: str | None = None, notebook: str | None = None, limit: int = 50) -> Any:
+    """Return runs as a DataFrame, newest first: all of the store's, or those that a query is true of.
 
-    return Project.open().runs(notebook=notebook, limit=limit)
+    Parameters
+    ----------
+    query
+        As in `"metrics.rmse < 12 and params.origin = 'JFK'"`; the path of a notebook stands for its runs.
+    sort
+        What to sort by instead, as in `"-metrics.rmse"`: a minus is for the greatest first.
+    notebook
+        Only the runs of the notebook at this path.
+    limit
+        How many at most.
+
+    Raises
+    ------
+    QueryError
+        If the query cannot be read, with the place.
+    """
+    from mlbench.project import Project
+    from mlbench.project.identity import is_notebook
+
+    if query is not None and notebook is None and is_notebook(query):
+        query, notebook = None, query
+    return Project.open().runs(query, sort=sort, notebook=notebook, limit=limit)
 
 
 def run(prefix: str) -> Any:
@@ -65,6 +87,52 @@ def run(prefix: str) -> Any:
     from mlbench.project import Project
 
     return Project.open().run(prefix)
+
+
+def lineage(of: str, step: str | None = None, name: str | None = None, *, up: bool = True, down: bool = True) -> Any:
+    """Return where a value comes from and what was made of it: `mlbench.lineage("mq2a", "train", "model")`.
+
+    Parameters
+    ----------
+    of
+        A run's id, or a beginning of it, or an artifact's digest, which then stands alone.
+    step, name
+        The step (`fit[3]` is an item of it) and the name that it bound.
+    up, down
+        Which ways are followed.
+
+    Raises
+    ------
+    NotFound
+        If there is no such value.
+    """
+    from mlbench.project import Project, comparison
+
+    return comparison.LineageView(comparison.lineage(Project.open(), of, step, name, up=up, down=down))
+
+
+def diff(run: str, other: str | None = None, *, load: bool = True) -> Any:
+    """Return what differs between two runs, in the order in which it matters: `mlbench.diff("mq2a", "x7fd")`.
+
+    Parameters
+    ----------
+    run, other
+        The runs' ids, or beginnings of these; the second one is the later. With one run only, it is compared with the
+        last run of its notebook before it that succeeded.
+    load
+        Whether frames and arrays that differ are loaded to see where they first do. Nothing is unpickled.
+
+    Raises
+    ------
+    NotFound
+        If there is no such run, or several begin so.
+    """
+    from mlbench.project import Project, comparison
+
+    project = Project.open()
+    named = project.catalog.run(run)
+    pair = (comparison.last_success(project, named), named) if other is None else (named, other)
+    return comparison.DifferenceView(comparison.difference(project, *pair, load=load))
 
 
 def client() -> Any:

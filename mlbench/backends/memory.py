@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any, Literal
 
 from mlbench.core.errors import ArtifactCorrupt, NotFound
 from mlbench.core.ids import Digest, ExecutionId, JobId, RunId, is_digest, is_prefix
-from mlbench.core.ports import WrittenItem
+from mlbench.core.ports import Piece, WrittenItem
+from mlbench.core.queries import Page, Place, Query, Sort, Space
 from mlbench.core.records import (
     ENDED,
     SCHEMA,
@@ -24,7 +26,8 @@ from mlbench.core.records import (
     Run,
     Snapshot,
 )
-from mlbench.runs import values
+from mlbench.runs import lineage, values
+from mlbench.runs.search import check_place, fits, searched, sort_value
 
 __all__ = ["FixedClock", "MemoryBlobs", "MemoryCatalog"]
 
@@ -46,11 +49,14 @@ class MemoryBlobs:
     def __init__(self) -> None:
         self._objects: dict[Digest, bytes] = {}
         self._packs: dict[Digest, Digest] = {}
-        self._records: list[Json] = []
+        self._contents: dict[Digest, dict[Digest, bytes]] = {}
+        self._records: dict[str, Json] = {}
+        self._times: dict[str, int] = {}
 
     def put(self, data: bytes | memoryview, /, *, durable: bool = True) -> Digest:  # noqa: ARG002  (nothing lasts here)
         digest = Digest(f"blake3:{values.digest_of(data)}")
         self._objects.setdefault(digest, bytes(data))
+        self._times[digest] = time.time_ns()
         return digest
 
     def put_parts(
@@ -64,6 +70,7 @@ class MemoryBlobs:
         if not is_digest(digest):
             raise ValueError(f"not a digest: {digest!r}")
         self._objects.setdefault(digest, values.join(parts))
+        self._times[digest] = time.time_ns()
 
     def put_all(
         self, artifacts: Sequence[tuple[Digest, Sequence[bytes | memoryview]]], /, *, durable: bool = True
@@ -72,14 +79,24 @@ class MemoryBlobs:
             self.put_parts(digest, parts, durable=durable)
 
     def put_pack(
-        self, artifacts: Sequence[tuple[Digest, Sequence[bytes | memoryview]]], /, *, durable: bool = True
+        self,
+        artifacts: Sequence[tuple[Digest, Sequence[bytes | memoryview]]],
+        /,
+        *,
+        durable: bool = True,  # noqa: ARG002
     ) -> Digest | None:
-        new = [one for one in dict(artifacts) if one not in self._objects]
-        self.put_all(artifacts, durable=durable)
-        if not new:
-            return None
-        pack = Digest(f"blake3:{values.digest_of(''.join(new).encode())}")
-        self._packs |= dict.fromkeys(new, pack)
+        for digest, _ in artifacts:
+            if not is_digest(digest):
+                raise ValueError(f"not a digest: {digest!r}")
+        self.touch(digest for digest, _ in artifacts)
+        new = {digest: values.join(parts) for digest, parts in artifacts if not self.has(digest)}
+        return self._keep_pack(new) if new else None
+
+    def _keep_pack(self, contents: dict[Digest, bytes]) -> Digest:
+        pack = Digest(f"blake3:{values.digest_of(''.join(sorted(contents)).encode())}")
+        self._contents[pack] = contents
+        self._packs |= dict.fromkeys(contents, pack)
+        self._times[pack] = time.time_ns()
         return pack
 
     def packs_of(self, digests: Iterable[Digest], /) -> tuple[Digest, ...]:
@@ -101,25 +118,126 @@ class MemoryBlobs:
         return [self.get_parts(digest) for digest in digests]
 
     def has(self, digest: Digest, /) -> bool:
-        return digest in self._objects
+        return digest in self._objects or digest in self._packs
+
+    def touch(self, digests: Iterable[Digest], /) -> bool:
+        wanted = list(digests)
+        found = [one if one in self._objects else self._packs[one] for one in wanted if self.has(one)]
+        self._times |= dict.fromkeys(found, time.time_ns())
+        return len(found) == len(wanted)
 
     def append(self, kind: str, identifier: str, record: Json | bytes, /, *, durable: bool = True) -> None:  # noqa: ARG002
         import msgspec
 
-        head = {"schema": SCHEMA, "record": kind, "id": identifier, "time": time.time_ns()}
         plain = msgspec.json.decode(record) if isinstance(record, bytes) else msgspec.to_builtins(record)
-        self._records.append(head | plain)
+        now = time.time_ns()
+        head = {"schema": SCHEMA, "record": kind, "id": identifier, "time": now}
+        moment = time.gmtime(now // 10**9)
+        file = f"{now:019}-{kind}-{identifier.replace(':', '.').replace('-', '.')}"
+        name = f"{moment.tm_year:04}/{moment.tm_mon:02}/{file}"
+        self._records[name] = head | plain
+        self._times[name] = now
 
     def records(self, kind: str | None = None, /) -> Iterator[Json]:
-        yield from (record for record in list(self._records) if kind is None or record["record"] == kind)
+        yield from (record for _, record in sorted(self._records.items()) if kind is None or record["record"] == kind)
 
     def find_record(self, kind: str, identifier: str, /) -> Json | None:
-        return next((one for one in reversed(self._records) if (one["record"], one["id"]) == (kind, identifier)), None)
+        found = [one for one in self.records(kind) if one["id"] == identifier]
+        return found[-1] if found else None
+
+    def pieces(self, kind: Literal["object", "pack", "record"], /) -> Iterator[Piece]:
+        if kind == "object":
+            sizes = {name: len(data) for name, data in self._objects.items()}
+        elif kind == "pack":
+            sizes = {name: len(self._as_bytes(name)) for name in self._contents}
+        else:
+            for name, one in sorted(self._records.items()):
+                yield Piece(kind, name, len(_json(one)), self._times[name])
+            return
+        yield from (Piece(kind, name, size, self._times[name]) for name, size in sorted(sizes.items()))
+
+    def contents(self, pack: Digest, /) -> dict[Digest, int]:
+        if pack not in self._contents:
+            raise NotFound(f"There is no pack {pack}.")
+        return {digest: len(data) for digest, data in self._contents[pack].items()}
+
+    def damaged(self, piece: Piece, /) -> dict[str, str]:  # noqa: ARG002  (memory does not decay)
+        return {}
+
+    def read_piece(self, piece: Piece, /) -> memoryview:
+        if piece.kind == "record":
+            return memoryview(_json(self.read_record(piece)))
+        if piece.kind == "object":
+            return memoryview(self._object(Digest(piece.name)))
+        self.contents(Digest(piece.name))
+        return memoryview(self._as_bytes(Digest(piece.name)))
+
+    def _as_bytes(self, pack: Digest) -> bytes:
+        return _json({digest: data.hex() for digest, data in self._contents[pack].items()})
+
+    def read_record(self, piece: Piece, /) -> Json:
+        if piece.name not in self._records:
+            raise NotFound(f"There is no record {piece.name}.")
+        return self._records[piece.name]
+
+    def write_pieces(self, pieces: Sequence[tuple[Piece, bytes | memoryview]], /) -> None:
+        import msgspec
+
+        for piece, data in pieces:
+            digest = Digest(piece.name)
+            if piece.kind == "record":
+                self._records[piece.name] = msgspec.json.decode(data)
+            elif piece.kind == "pack":
+                inside = msgspec.json.decode(data, type=dict[str, str])
+                self._contents[digest] = {Digest(one): bytes.fromhex(text) for one, text in inside.items()}
+                self._packs |= dict.fromkeys(self._contents[digest], digest)
+            else:
+                if digest not in {f"blake3:{values.digest_of(one)}" for one in (data, *_manifest(data))}:
+                    raise ArtifactCorrupt(f"These bytes are not those of {digest}.")
+                self._objects[digest] = bytes(data)
+            self._times[piece.name] = time.time_ns() if piece.kind != "record" else piece.time
+
+    def repack(self, pack: Digest, keep: Collection[Digest], /) -> Digest | None:
+        inside = {one: self._contents[pack][one] for one in self.contents(pack) if one in keep}
+        return self._keep_pack(inside) if inside else None
+
+    def free(self, piece: Piece, /, *, before: int | None = None) -> bool:
+        if piece.name not in self._times or (before is not None and self._times[piece.name] >= before):
+            return False
+        del self._times[piece.name]
+        digest = Digest(piece.name)
+        if piece.kind == "record":
+            del self._records[piece.name]
+        elif piece.kind == "object":
+            del self._objects[digest]
+        else:
+            for one in self._contents.pop(digest):
+                left = next((name for name, inside in self._contents.items() if one in inside), None)
+                if left is None:
+                    self._packs.pop(one, None)
+                else:
+                    self._packs[one] = left
+        return True
+
+    def sweep(self, before: int, /, *, dry_run: bool = False) -> int:  # noqa: ARG002  (nothing is ever half-written)
+        return 0
 
     def _object(self, digest: Digest) -> bytes:
-        if digest not in self._objects:
+        if digest in self._objects:
+            return self._objects[digest]
+        if digest not in self._packs:
             raise NotFound(f"There is no object {digest}.")
-        return self._objects[digest]
+        return self._contents[self._packs[digest]][digest]
+
+
+def _json(document: Json) -> bytes:
+    import msgspec
+
+    return msgspec.json.encode(document)
+
+
+def _manifest(data: bytes | memoryview) -> list[memoryview]:
+    return values.split(bytearray(data))[:1] if values.is_joined(data) else []
 
 
 class MemoryCatalog:
@@ -161,6 +279,10 @@ class MemoryCatalog:
             self._version += 1
             self._runs[run.id] = run
 
+    def put_runs(self, runs: Sequence[Run], /) -> None:
+        for run in runs:
+            self.put_run(run)
+
     def run(self, prefix: str, /) -> Run:
         return self._runs[_one(prefix, self._runs, "run")]
 
@@ -187,8 +309,51 @@ class MemoryCatalog:
             ]
         return sorted(found, key=lambda run: (run.started, run.id), reverse=True)[:limit]
 
-    def count_runs(self, *, notebook: str | None = None, notebook_id: str | None = None) -> int:
-        return len(self.runs(notebook=notebook, notebook_id=notebook_id, limit=len(self._runs)))
+    def search(
+        self,
+        query: Query | None = None,
+        /,
+        *,
+        sort: Sort | None = None,
+        notebook: str | None = None,
+        notebook_id: str | None = None,
+        job: JobId | None = None,
+        under_way: bool = False,
+        limit: int = 50,
+        after: Place | None = None,
+    ) -> Page:
+        among = self.runs(
+            notebook=notebook, notebook_id=notebook_id, job=job, under_way=under_way, limit=len(self._runs)
+        )
+        found = [(run, self._searched(run)) for run in among]
+        listed = [
+            Place(sort_value(sort, about) if sort is not None else None, run.started, run.id)
+            for run, about in found
+            if fits(query, about)
+        ]
+        descending = sort is not None and sort.descending
+        without = [place for place in listed if place.value is None]
+        listed = [place for place in listed if place.value is not None]
+        listed.sort(key=_rank, reverse=descending)  # of equals the newest stays first, either way
+        listed += without
+        if after is not None:
+            check_place(after, sort)
+            listed = [place for place in listed if _is_after(place, after, descending=descending)]
+        runs = tuple(self._runs[place.id] for place in listed[:limit])
+        return Page(runs, listed[limit - 1] if len(listed) > limit else None)
+
+    def _searched(self, run: Run) -> Mapping[str, Any]:
+        return searched(run, {metric.name: metric.value for metric in self.metrics([run.id]).get(run.id, ())})
+
+    def count_runs(
+        self, query: Query | None = None, /, *, notebook: str | None = None, notebook_id: str | None = None
+    ) -> int:
+        found = self.runs(notebook=notebook, notebook_id=notebook_id, limit=len(self._runs))
+        return sum(query is None or fits(query, self._searched(run)) for run in found)
+
+    def names_in_use(self, space: Space, prefix: str = "", /, *, limit: int = 50) -> list[str]:
+        names = {name for run in list(self._runs.values()) for name in self._searched(run)[space]}
+        return sorted(name for name in names if name.startswith(prefix))[:limit]
 
     def notebooks(self, notebook_id: str, /) -> dict[str, int]:
         with self._lock:
@@ -234,7 +399,7 @@ class MemoryCatalog:
 
     def executions(self, run: RunId, /) -> list[Execution]:
         found = [one for one in list(self._executions.values()) if one.run == run and one.part_of is None]
-        found.sort(key=lambda one: (one.position is None, one.position or 0, _moment(one), one.attempt))
+        found.sort(key=lambda one: (one.position is None, one.position or 0, lineage.moment(one), one.attempt))
         return [replace(one, messages=()) for one in found]
 
     def items(
@@ -261,20 +426,46 @@ class MemoryCatalog:
     def by_keys(self, keys: Iterable[str], /) -> dict[str, Execution]:
         wanted = set(keys)
         found = [one for one in list(self._executions.values()) if one.state in {"succeeded", "reused"}]
-        return {one.key: replace(one, messages=()) for one in sorted(found, key=_moment) if one.key in wanted}
+        return {one.key: replace(one, messages=()) for one in sorted(found, key=lineage.moment) if one.key in wanted}
 
     def candidates(self, key: str, /, *, limit: int = 10) -> list[Execution]:
         found = [one for one in list(self._executions.values()) if one.key == key and one.state == "succeeded"]
-        return [replace(one, messages=()) for one in sorted(found, key=_moment, reverse=True)[:limit]]
+        return [replace(one, messages=()) for one in sorted(found, key=lineage.moment, reverse=True)[:limit]]
 
     def _items(self, execution: ExecutionId) -> list[tuple[int, Execution]]:
         them = list(self._executions.values())
         found = [(one.item, one) for one in them if one.part_of == execution and one.item is not None]
         return sorted(found, key=lambda pair: pair[0])
 
+    def delete_runs(self, runs: Sequence[RunId], /) -> None:
+        with self._lock:
+            self._version += 1
+            gone = {run for run in runs if run in self._runs and self._runs[run].state in ENDED}
+            self._runs = {key: run for key, run in self._runs.items() if key not in gone}
+            self._executions = {key: one for key, one in self._executions.items() if one.run not in gone}
+
+    def delete_snapshots(self, digests: Sequence[Digest], /) -> None:
+        with self._lock:
+            self._version += 1
+            for digest in digests:
+                self._snapshots.pop(digest, None)
+
     def under_way(self) -> list[Execution]:
         found = [replace(one, messages=()) for one in list(self._executions.values()) if one.state in UNDER_WAY]
-        return sorted(found, key=_moment, reverse=True)
+        return sorted(found, key=lineage.moment, reverse=True)
+
+    def executions_named(self, ids: Iterable[ExecutionId], /) -> dict[ExecutionId, Execution]:
+        found = (self._executions.get(one) for one in ids)
+        return {one.id: replace(one, messages=()) for one in found if one is not None}
+
+    def makers(self, digests: Iterable[Digest], /, *, limit: int = 1000) -> list[Execution]:
+        wanted = set(digests)
+        ended = [one for one in list(self._executions.values()) if one.state in ENDED]
+        return _oldest((one for one in ended if wanted & lineage.binds(one)), limit)
+
+    def readers(self, digests: Iterable[Digest], /, *, limit: int = 1000) -> list[Execution]:
+        wanted = set(digests)
+        return _oldest((one for one in list(self._executions.values()) if wanted & lineage.given(one)), limit)
 
     def put_job(self, job: Job, /) -> None:
         with self._lock:
@@ -381,13 +572,25 @@ def _is_of(run: Run, notebook: str | None, notebook_id: str | None) -> bool:
     return notebook in {None, run.notebook} and notebook_id in {None, run.notebook_id}
 
 
+def _rank(place: Place) -> tuple[bool, Any]:
+    return isinstance(place.value, str), place.value
+
+
+def _is_after(place: Place, last: Place, *, descending: bool) -> bool:
+    if (place.value is None) is not (last.value is None):
+        return place.value is None
+    if place.value is None or _rank(place) == _rank(last):
+        return (place.started, place.id) < (last.started, last.id)
+    return (_rank(place) > _rank(last)) is not descending
+
+
 def _key(firing: Firing) -> tuple[str, int, bool]:
     return firing.job, firing.due, firing.manual
 
 
-def _moment(execution: Execution) -> int:
-    moments = (execution.started, execution.queued, execution.ended)
-    return next((moment for moment in moments if moment is not None), 0)
+def _oldest(them: Iterable[Execution], limit: int) -> list[Execution]:
+    found = sorted(them, key=lambda one: (lineage.moment(one), one.id))[:limit]
+    return [replace(one, messages=()) for one in found]
 
 
 def _one(prefix: str, known: dict[str, Run] | dict[str, Execution] | dict[str, Job], word: str) -> str:

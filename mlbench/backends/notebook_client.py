@@ -35,6 +35,9 @@ OUTPUT_TYPES: Final = frozenset(
 OURS: Final = "mlbench"
 """The type of the messages in which a kernel tells its engine what is no output: metrics and tags of plain cells."""
 
+IDLE_WITHIN: Final = 5.0
+"""Seconds that a kernel which has replied is given to be idle."""
+
 Watch = Callable[[Json], None]
 
 
@@ -137,7 +140,31 @@ class NotebookRunner(PapermillNotebookClient):  # type: ignore[misc]
             self._read_late()
             self._settle()
 
+    def wait_for_reply(self, msg_id: str, cell: NotebookNode | None = None) -> Any:
+        """Wait for a reply, and for the kernel to be idle again; see nbclient's own.
+
+        A kernel replies before it is done with the request. What comes next is its end, which begins with a signal:
+        one that arrives in between is an interrupt of that request, and the kernel says so on the terminal.
+        """
+        reply = super().wait_for_reply(msg_id, cell)
+        if reply is not None:
+            run_sync(self._async_wait_until_idle)(msg_id)
+        return reply
+
     # --- messages ------------------------------------------------------------------------------------------------
+
+    async def _async_wait_until_idle(self, request: str) -> None:
+        deadline = time.monotonic() + IDLE_WITHIN
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                message = await ensure_async(self.kc.iopub_channel.get_msg(timeout=min(left, 1)))
+            except Empty:
+                if not await ensure_async(self.km.is_alive()):
+                    return
+                continue
+            if _is_idle(message, request):
+                return
+            self._take_any(message)
 
     async def _async_poll_output_msg(self, parent_msg_id: str, cell: NotebookNode, cell_index: int) -> None:
         self._requests[parent_msg_id] = cell_index
@@ -231,10 +258,9 @@ class NotebookRunner(PapermillNotebookClient):  # type: ignore[misc]
                         f"Steps were still under way {seconds:.0f} seconds after the last cell was started."
                     ) from None
                 continue
-            ours = message["parent_header"].get("msg_id") == request
-            if ours and message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
+            if _is_idle(message, request):
                 break
-            if not ours or message["msg_type"] == OURS:
+            if message["parent_header"].get("msg_id") != request or message["msg_type"] == OURS:
                 self._take_any(message)
         while True:
             try:
@@ -278,6 +304,15 @@ class NotebookRunner(PapermillNotebookClient):  # type: ignore[misc]
     def _tell_cell(self, index: int, state: str) -> None:
         if self._watch is not None:
             self._watch({"type": "cell", "index": index, "count": len(self.nb.cells), "state": state})
+
+
+def _is_idle(message: Json, request: str) -> bool:
+    """Say whether a message tells that the kernel is done with a request."""
+    return bool(
+        message["parent_header"].get("msg_id") == request
+        and message["msg_type"] == "status"
+        and message["content"]["execution_state"] == "idle"
+    )
 
 
 def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:

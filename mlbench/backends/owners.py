@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import getpass
 import hashlib
 import os
 import platform
@@ -23,7 +24,7 @@ from typing import Final
 
 _LINUX = os.path.exists("/proc/self/stat")
 
-__all__ = ["end_processes_of", "is_alive", "owner_of", "owner_of_this_process", "scratch_folder", "sweep"]
+__all__ = ["end_processes_of", "is_alive", "owner_of", "owner_of_this_process", "scratch_folder", "sweep", "user_name"]
 
 _SCRATCH: Final = re.compile(r"mlb-[a-z]+-(?P<pid>\d{1,10})-(?P<host>[0-9a-f]{6})(?P<life>[0-9a-f]{6})-\w+")
 _PASSES: Final = 3
@@ -32,6 +33,14 @@ _PASSES: Final = 3
 def owner_of_this_process() -> str:
     """Return the owner text of this process."""
     return owner_of(os.getpid())
+
+
+def user_name() -> str | None:
+    """Return the name of this process's user; None for one without an entry in the system's list."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return None
 
 
 def owner_of(pid: int) -> str:

@@ -6,6 +6,7 @@
     ├── UsageError              a wrong word: option, name, parameter, cron line, path       (exit code 2)
     │   ├── NotebookError       a notebook that cannot be run as it is
     │   ├── ParameterError      a parameter that the notebook does not have, or of another type
+    │   ├── QueryError          a search of runs that cannot be read, and where
     │   ├── ScheduleError       a cron line or time zone
     │   └── NotFound            no such run, step, artifact, job (or more than one)
     ├── CaptureError            a name that cannot be sent to a step
@@ -27,6 +28,7 @@ __all__ = [
     "NotFound",
     "NotebookError",
     "ParameterError",
+    "QueryError",
     "ResultError",
     "ScheduleError",
     "ServiceError",
@@ -70,6 +72,32 @@ class NotebookError(UsageError):
 
 class ParameterError(UsageError):
     """A parameter that the notebook does not have, or a value of another type."""
+
+
+class QueryError(UsageError):
+    """A search of runs that cannot be read.
+
+    Parameters
+    ----------
+    why
+        What is wrong, one sentence.
+    query
+        All of the text.
+    place
+        Where it cannot be read on, in characters from 0.
+    """
+
+    def __init__(self, why: str, query: str, place: int) -> None:
+        super().__init__(why)
+        self.args = (why, query, place)
+        self.query = query
+        self.place = place
+
+    def __str__(self) -> str:
+        begin = max(0, self.place - 60)
+        shown = self.query[begin : begin + 100]
+        shown = "".join(character if character.isprintable() else " " for character in shown)
+        return f"{self.message}\n  {shown}\n  {' ' * (self.place - begin)}^"
 
 
 class ScheduleError(UsageError):

@@ -6,13 +6,29 @@ A port states its promises in prose; each has a contract suite under `tests/cont
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from mlbench.core.ids import Digest, ExecutionId, JobId, RunId
+from mlbench.core.queries import Page, Place, Query, Sort, Space
 from mlbench.core.records import Execution, Firing, Job, JobVersion, Json, Metric, Run, Snapshot, State
 
-__all__ = ["BlobStore", "Catalog", "Clock", "WrittenItem"]
+__all__ = ["BlobStore", "Catalog", "Clock", "Piece", "WrittenItem"]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One file of a store, as whoever takes care of it sees it.
+
+    `name` is the digest of an object or a pack, and of a record `<year>/<month>/<time>-<kind>-<id>`. `size` is in
+    bytes, `time` the UTC nanoseconds of when it was written or, later, met again by somebody who needed it.
+    """
+
+    kind: Literal["object", "pack", "record"]
+    name: str
+    size: int
+    time: int
 
 
 class Clock(Protocol):
@@ -97,6 +113,67 @@ class BlobStore(Protocol):
         """Return the latest record of a kind and id written in this month or the one before, if there is one."""
         ...
 
+    def touch(self, digests: Iterable[Digest], /) -> bool:
+        """Note that these are needed from now on, as keeping them again would; return False if one is not kept.
+
+        Whoever is about to record that something kept long ago is needed calls it first: what was touched within a day
+        is never freed (see `free`).
+        """
+        ...
+
+    def pieces(self, kind: Literal["object", "pack", "record"], /) -> Iterator[Piece]:
+        """Yield the files of a kind, records the oldest first; what comes or goes meanwhile may be among them or not.
+
+        What is no file of ours is passed over.
+        """
+        ...
+
+    def contents(self, pack: Digest, /) -> dict[Digest, int]:
+        """Return the sizes of what lies in a pack. Raise `NotFound`, or `ArtifactCorrupt` if its index is damaged."""
+        ...
+
+    def damaged(self, piece: Piece, /) -> dict[str, str]:
+        """Read all of a file and return what is wrong in it: by digest or name a sentence; nothing if it is whole.
+
+        Of a pack each damaged artifact is named, or the pack itself if its index is. One that is gone meanwhile is
+        not damaged.
+        """
+        ...
+
+    def read_piece(self, piece: Piece, /) -> memoryview:
+        """Return a file's bytes. Raise `NotFound`, or `ArtifactCorrupt` if they are not what its name says."""
+        ...
+
+    def read_record(self, piece: Piece, /) -> Json:
+        """Return the record in a file. Raise `NotFound`, or `StoreError` if it cannot be read."""
+        ...
+
+    def write_pieces(self, pieces: Sequence[tuple[Piece, bytes | memoryview]], /) -> None:
+        """Keep files as `read_piece` of another store gave them, durably; damaged ones of their names are replaced.
+
+        Raise `ArtifactCorrupt`, and keep nothing, if the bytes of one are not what its name says.
+        """
+        ...
+
+    def repack(self, pack: Digest, keep: Collection[Digest], /) -> Digest | None:
+        """Keep some artifacts of a pack in a pack of their own, durably, and return it; `None` if there are none.
+
+        The pack itself stays. Raise `ArtifactCorrupt`, and keep nothing, if one of them is damaged.
+        """
+        ...
+
+    def free(self, piece: Piece, /, *, before: int | None = None) -> bool:
+        """Remove a file; return False, and leave it, if it is gone or its time is not before `before` (nanoseconds).
+
+        With `before` this is safe beside writers: one that meets the file and needs it either refreshes its time
+        before that is looked at for the last time, or finds it gone and writes it anew.
+        """
+        ...
+
+    def sweep(self, before: int, /, *, dry_run: bool = False) -> int:
+        """Remove what killed writers left before a time (nanoseconds) unfinished; return how many bytes that frees."""
+        ...
+
 
 class WrittenItem(Protocol):
     """An item of a fan-out that has ended, whose record is JSON already (see `mlbench.runs.itemrecords`)."""
@@ -136,6 +213,10 @@ class WrittenItem(Protocol):
         """Return the record as JSON without its messages, and these as JSON, if there are any."""
         ...
 
+    def made(self) -> Iterator[tuple[Digest, str]]:
+        """Yield the digest and the name of each value that it bound and that is stored."""
+        ...
+
 
 class Catalog(Protocol):
     """The index of all records, and the only home of leases and firings.
@@ -149,6 +230,10 @@ class Catalog(Protocol):
     def snapshot(self, digest: Digest, /) -> Snapshot: ...
 
     def put_run(self, run: Run, /) -> None: ...
+    def put_runs(self, runs: Sequence[Run], /) -> None:
+        """Keep runs, with their parameters, metrics and tags, one after the other: all of them or none."""
+        ...
+
     def run(self, prefix: str, /) -> Run:
         """Return the run with this id or unique prefix of one. Raise `NotFound`, naming the fitting ones if several."""
         ...
@@ -170,7 +255,40 @@ class Catalog(Protocol):
         """
         ...
 
-    def count_runs(self, *, notebook: str | None = None, notebook_id: str | None = None) -> int: ...
+    def search(
+        self,
+        query: Query | None = None,
+        /,
+        *,
+        sort: Sort | None = None,
+        notebook: str | None = None,
+        notebook_id: str | None = None,
+        job: JobId | None = None,
+        under_way: bool = False,
+        limit: int = 50,
+        after: Place | None = None,
+    ) -> Page:
+        """Return a page of the runs that a query is true of, newest first or as `sort` says.
+
+        `mlbench.runs.search.fits` says what a query means, with the last value of each metric that the run or one of
+        its steps has logged; the metrics of items are not among them. Numbers come before texts, which are in the order
+        of their characters; what a run does not have, or what has no order, comes last either way, and of equals the
+        newest comes first. `after` is the `next` of the page before: a run that is there all the time is on one page
+        as long as what it is sorted by stays. A page sorted by a metric takes milliseconds, however many runs there
+        are. Raise `UsageError` for a place that is none of this list.
+        """
+        ...
+
+    def count_runs(
+        self, query: Query | None = None, /, *, notebook: str | None = None, notebook_id: str | None = None
+    ) -> int: ...
+
+    def names_in_use(self, space: Space, prefix: str = "", /, *, limit: int = 50) -> list[str]:
+        """Return the names of parameters, metrics or tags of any run that begin so, in the order of their characters.
+
+        The metrics of items are not among them.
+        """
+        ...
 
     def notebooks(self, notebook_id: str, /) -> dict[str, int]:
         """Return the paths under which a notebook's id was seen by runs and jobs, with the first time of each."""
@@ -229,8 +347,34 @@ class Catalog(Protocol):
         """Return the executions with a key that succeeded, newest first, without their messages."""
         ...
 
+    def delete_runs(self, runs: Sequence[RunId], /) -> None:
+        """Forget runs that have ended, with their executions and metrics; firings stay, and one under way too."""
+        ...
+
+    def delete_snapshots(self, digests: Sequence[Digest], /) -> None:
+        """Forget snapshots."""
+        ...
+
     def under_way(self) -> list[Execution]:
         """Return all executions that are queued or running."""
+        ...
+
+    def executions_named(self, ids: Iterable[ExecutionId], /) -> dict[ExecutionId, Execution]:
+        """Return the executions with these whole ids, without their messages; an id that is not known is left out."""
+        ...
+
+    def makers(self, digests: Iterable[Digest], /, *, limit: int = 1000) -> list[Execution]:
+        """Return the executions that ended and bound one of these artifacts, without their messages, oldest first.
+
+        Items and those that were reused are among them. No more than `limit` are returned.
+        """
+        ...
+
+    def readers(self, digests: Iterable[Digest], /, *, limit: int = 1000) -> list[Execution]:
+        """Return the executions that were given one of these artifacts, without their messages, oldest first.
+
+        They are steps: what a fan-out is given, each of its items is. No more than `limit` are returned.
+        """
         ...
 
     def put_job(self, job: Job, /) -> None: ...

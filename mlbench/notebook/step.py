@@ -19,7 +19,7 @@ from typing import Any
 from mlbench.core.errors import UsageError
 from mlbench.core.messages import Foreach, StepOptions
 
-__all__ = ["OPTIONS", "Option", "StepCell", "parse", "read_line", "same_name", "usage"]
+__all__ = ["OPTIONS", "Option", "StepCell", "parse", "read_line", "same_name", "seconds_of", "usage"]
 
 LONGEST_NAME = 64
 LONGEST_TIMEOUT = 366 * 86400.0
@@ -70,7 +70,7 @@ _OWN_RESOURCES = frozenset({"cpu", "gpu", "memory"})
 _SIZES = {"": 1, **{f"{letter}": 1000**power for power, letter in enumerate("kmgt", 1)}}
 _SIZES |= {f"{letter}i": 1024**power for power, letter in enumerate("kmgt", 1)}
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
+_DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|[smhd]))+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -389,11 +389,25 @@ def _timeout(text: str) -> float:
     return seconds
 
 
+def seconds_of(text: str) -> float | None:
+    """Return how many seconds a duration has, None if a text is none.
+
+    Examples
+    --------
+    >>> seconds_of("90s"), seconds_of("1h30m"), seconds_of("250ms"), seconds_of("90")
+    (90.0, 5400.0, 0.25, None)
+    """
+    if not _DURATION.fullmatch(text):
+        return None
+    return sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([\d.]+)(ms|[smhd])", text))
+
+
 def _seconds(text: str, option: str) -> float:
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
         return float(text)
-    if text.isascii() and _DURATION.fullmatch(text):
-        return sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([\d.]+)(ms|[smhd])", text))
+    seconds = seconds_of(text)
+    if seconds is not None:
+        return seconds
     raise UsageError(f"{option} takes a time such as 30s, 10m, 2h or 1d: found {_shown(text)}.")
 
 

@@ -8,27 +8,25 @@ loaded when it is first used.
 from __future__ import annotations
 
 import functools
-import getpass
 import logging
 import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.core.errors import NotFound, StoreError
-from mlbench.core.ids import Digest, JobId, NotebookId, RunId, new_id
+from mlbench.core.ids import Digest, NotebookId, RunId, new_id
 from mlbench.core.ports import Catalog
+from mlbench.core.queries import Page, Place
 from mlbench.core.records import (
     ENDED,
     Execution,
     Failure,
-    Job,
-    JobVersion,
     Json,
     Metric,
     Reason,
@@ -89,7 +87,9 @@ class Project:
 
                 catalog = SqlCatalog(self.location.catalog_url)
                 if catalog.is_new:
-                    self._index(catalog)
+                    from mlbench.project.indexing import fill_catalog
+
+                    fill_catalog(catalog, self.blobs)  # it was lost or moved, and the records are there already
                 self._catalog = catalog
             return self._catalog
 
@@ -124,11 +124,17 @@ class Project:
         more
             Further fields of `Run`.
         """
-        if owner is None:
-            from mlbench.backends.owners import owner_of_this_process
+        from mlbench.backends.owners import owner_of_this_process, user_name
 
+        if owner is None:
             owner = owner_of_this_process()
-        given: Json = {"state": "running", "started": time.time_ns(), "user": _user(), "host": platform.node(), **more}
+        given: Json = {
+            "state": "running",
+            "started": time.time_ns(),
+            "user": user_name(),
+            "host": platform.node(),
+            **more,
+        }
         run = Run(
             id=id or RunId(new_id()),
             kind=kind,
@@ -254,15 +260,54 @@ class Project:
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
-    def runs(
-        self, *, notebook: str | None = None, limit: int = 50, before: tuple[int, str] | None = None, **which: Any
-    ) -> pd.DataFrame:
-        """Return runs as a table, newest first; `which` are further conditions of `Catalog.runs`."""
-        from mlbench.project.history import as_frame
-        from mlbench.project.identity import runs_of
+    def search(
+        self,
+        query: str | None = None,
+        *,
+        sort: str | None = None,
+        notebook: str | None = None,
+        job: str | None = None,
+        under_way: bool = False,
+        limit: int = 50,
+        after: Place | None = None,
+    ) -> Page:
+        """Return a page of runs, newest first or as `sort` says; see `Catalog.search`.
 
+        Parameters
+        ----------
+        query, sort
+            As they are written; see `mlbench.runs.search`.
+        notebook
+            The path of one, whose former names count too.
+        job
+            A job's name or id.
+
+        Raises
+        ------
+        QueryError
+            If the query, or what to sort by, cannot be read.
+        """
+        from mlbench.project.identity import runs_of
+        from mlbench.runs.search import parse, parse_sort
+
+        wanted, order = parse(query or ""), parse_sort(sort) if sort is not None else None
         of_notebook: dict[str, Any] = dict(runs_of(self.catalog, notebook)) if notebook is not None else {}
-        found = self.catalog.runs(limit=limit, before=before, **of_notebook, **which)
+        if job is not None:
+            of_notebook["job"] = self.catalog.job(job).id
+        return self.catalog.search(wanted, sort=order, under_way=under_way, limit=limit, after=after, **of_notebook)
+
+    def runs(
+        self,
+        query: str | None = None,
+        *,
+        sort: str | None = None,
+        notebook: str | None = None,
+        limit: int = 50,
+    ) -> pd.DataFrame:
+        """Return the runs that a query is true of as a table, newest first or as `sort` says."""
+        from mlbench.project.history import as_frame
+
+        found = self.search(query, sort=sort, notebook=notebook, limit=limit).runs
         return as_frame(found, self.catalog.metrics([run.id for run in found]))
 
     def run(self, prefix: str) -> RunView:
@@ -301,8 +346,10 @@ class Project:
         list of Run
             The runs that are ended now.
         """
+        from mlbench.project.history import runs_under_way
+
         owners = functools.cache(alive)
-        open_runs = {run.id: run for run in _pages(self.catalog)}
+        open_runs = {run.id: run for run in runs_under_way(self.catalog)}
         lost: dict[RunId, list[Execution]] = {run.id: [] for run in open_runs.values() if not owners(run.owner)}
         for execution in self.catalog.under_way():
             run = open_runs.get(execution.run)
@@ -378,50 +425,9 @@ class Project:
             run, "failed", reason="worker-lost", failure=failure, failed_step=failed.step if failed else None
         )
 
-    def _index(self, catalog: Catalog) -> None:
-        """Fill a new catalog from the store's records: they are there already if the catalog was lost or moved."""
-        from mlbench.runs.wire import msgspec
-
-        jobs: dict[str, Job] = {}
-        versions: list[tuple[JobId, JobVersion]] = []
-        for record in self.blobs.records():
-            match record["record"]:
-                case "run":
-                    catalog.put_run(msgspec.convert(record, Run))
-                case "execution":
-                    catalog.put_execution(msgspec.convert(record, Execution))
-                case "executions":
-                    catalog.put_executions([msgspec.convert(one, Execution) for one in record["executions"]])
-                case "snapshot":
-                    catalog.put_snapshot(Digest(record["id"]), msgspec.convert(record, Snapshot))
-                case "job":
-                    jobs[record["id"]] = msgspec.convert(record, Job)
-                case "job-version":
-                    versions.append((JobId(record["job"]), msgspec.convert(record, JobVersion)))
-        for job in jobs.values():
-            catalog.put_job(job)
-        for job_id, version in versions:
-            if job_id in jobs:
-                catalog.put_job_version(job_id, version)
-
-
-def _pages(catalog: Catalog) -> Iterator[Run]:
-    """Yield all runs that are under way."""
-    before: tuple[int, str] | None = None
-    while page := catalog.runs(under_way=True, limit=200, before=before):
-        yield from page
-        before = (page[-1].started, page[-1].id)
-
 
 def _plain(record: Any) -> Json:
     from mlbench.runs.wire import msgspec
 
     plain: Json = msgspec.to_builtins(record)
     return plain
-
-
-def _user() -> str | None:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return None

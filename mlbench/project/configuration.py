@@ -13,14 +13,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mlbench.core.errors import StoreError, UsageError
 from mlbench.core.records import Json
 
-__all__ = ["StoreLocation", "describe", "find_store", "low_space", "settings_above"]
+if TYPE_CHECKING:
+    from mlbench.runs.retention import Rule
 
-SETTINGS: Final = ("store", "catalog", "environments", "cluster", "clusters")
+__all__ = ["StoreLocation", "describe", "find_retention", "find_store", "low_space", "settings_above"]
+
+SETTINGS: Final = ("store", "catalog", "environments", "cluster", "clusters", "retention")
 """What an `mlbench.toml` or `[tool.mlbench]` may say."""
 
 _LOW: Final = 0.1
@@ -78,6 +81,25 @@ def find_store(notebook: str | None = None, *, store: str | None = None) -> Stor
 
     path = Path(platformdirs.user_data_dir("mlbench", appauthor=False))
     return _located(path, "Nothing names another, so it is in your data directory.")
+
+
+def find_retention(folder: Path | None = None) -> tuple[Rule, ...]:
+    """Return how long runs are kept, as the nearest file of settings says that says so; without one, for ever.
+
+    Raises
+    ------
+    StoreError, UsageError
+        If it cannot be read, or says something else.
+    """
+    from mlbench.runs.retention import read_rules
+
+    for file, settings in settings_above(folder or Path.cwd()):
+        found = settings.get("retention")
+        if found is not None:
+            if not isinstance(found, dict):
+                raise UsageError(f"{file}: retention is not a table.")
+            return read_rules(found, str(file))
+    return ()
 
 
 def describe(location: StoreLocation) -> Json:

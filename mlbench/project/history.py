@@ -21,7 +21,16 @@ from mlbench.runs.series import last_of_each_step
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["NoSuchName", "RunView", "StepView", "as_frame", "items_as_frame", "last_metrics", "with_items"]
+__all__ = [
+    "NoSuchName",
+    "RunView",
+    "StepView",
+    "as_frame",
+    "items_as_frame",
+    "last_metrics",
+    "runs_under_way",
+    "with_items",
+]
 
 _LONGEST_CHAIN = 100
 _PAGE = 5_000
@@ -77,6 +86,14 @@ def last_values(metrics: Sequence[Metric]) -> dict[str, float]:
     for metric in metrics:
         values[metric.name] = metric.value
     return values
+
+
+def runs_under_way(catalog: Catalog) -> Iterator[Run]:
+    """Yield all runs that are under way, newest first."""
+    before: tuple[int, str] | None = None
+    while page := catalog.runs(under_way=True, limit=200, before=before):
+        yield from page
+        before = (page[-1].started, page[-1].id)
 
 
 def with_items(catalog: Catalog, execution: Execution) -> Execution:

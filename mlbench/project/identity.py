@@ -22,7 +22,7 @@ from mlbench.notebook.identity import insert_id
 if TYPE_CHECKING:
     from mlbench.core.ports import Catalog
 
-__all__ = ["identify", "is_own", "own_id", "runs_of", "write_id"]
+__all__ = ["identify", "is_notebook", "is_own", "own_id", "runs_of", "write_id"]
 
 LARGEST: Final = document.SIZE_LIMIT
 
@@ -52,6 +52,11 @@ def is_own(catalog: Catalog, path: str, identifier: str) -> bool:
     mine = min((moment for known, moment in seen.items() if _same(known, path)), default=None)
     earlier = (known for known, moment in seen.items() if mine is None or moment < mine)
     return not any(not _same(known, path) and _carries(known, identifier) for known in earlier)
+
+
+def is_notebook(text: str) -> bool:
+    """Say whether a text names a notebook, and is no query: it ends like one, or there is such a file."""
+    return text.endswith(".ipynb") or os.path.isfile(text)
 
 
 def runs_of(catalog: Catalog, path: str) -> dict[str, str]:

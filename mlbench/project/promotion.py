@@ -6,7 +6,6 @@ with the version that they started from. Everything is checked before anything i
 
 from __future__ import annotations
 
-import getpass
 import os
 import re
 import socket
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mlbench.backends import autostart
+from mlbench.backends.owners import user_name
 from mlbench.backends.runner_papermill import installed_packages, python_version
 from mlbench.core.errors import NotebookError, NotFound, ScheduleError, UsageError
 from mlbench.core.ids import JobId, new_id
@@ -130,7 +130,7 @@ def promote(
         snapshot=snapshot,
         parameters=prepared.values,
         created=now,
-        user=_user(),
+        user=user_name(),
         timeout=timeout,
     )
     job = Job(
@@ -144,7 +144,7 @@ def promote(
         next_due=schedule.next_due(check.cron, timezone, now // 10**9) if check.cron is not None else None,
         last_due=before.last_due if before is not None else None,
         host=socket.gethostname(),
-        user=_user(),
+        user=user_name(),
         created=before.created if before is not None else now,
     )
     project.blobs.append("job-version", f"{job.id}-{version.number}", {"job": job.id, **asdict(version)}, durable=True)
@@ -320,10 +320,3 @@ def _is_file(path: str) -> bool:
         return Path(path).is_file()
     except (OSError, ValueError):
         return False
-
-
-def _user() -> str | None:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return None

@@ -6,11 +6,11 @@ would cost more than all else that is done about them: what is asked of an item 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from mlbench.core.ids import ExecutionId, RunId
+from mlbench.core.ids import Digest, ExecutionId, RunId
 from mlbench.core.messages import Spread
 from mlbench.core.records import Attempt, Binding, Execution, Failure, FileUse, Json, Metric, Reason, State
 from mlbench.runs.wire import compact, encoded, look_at, msgspec
@@ -79,6 +79,22 @@ class EndedItem(msgspec.Struct, kw_only=True, gc=False):
         fields = msgspec.json.decode(self.whole, type=dict[str, msgspec.Raw])
         messages = bytes(fields.pop("messages")).decode()
         return msgspec.json.encode(fields).decode(), messages if messages != "[]" else None
+
+    def made(self) -> Iterator[tuple[Digest, str]]:
+        """Yield the digest and the name of each value that it bound and that is stored."""
+        data = bytes(self.binds)
+        for named in _named(data) if data else ():
+            if named.artifact is not None:
+                yield named.artifact.digest, named.name
+
+
+class _Kept(msgspec.Struct, gc=False):
+    digest: Digest
+
+
+class _Named(msgspec.Struct, gc=False):
+    name: str
+    artifact: _Kept | None = None
 
 
 ItemRecord = Execution | EndedItem
@@ -191,5 +207,6 @@ def _loosely(decoder: msgspec.json.Decoder[_T], data: bytes | msgspec.Raw) -> _T
 _answer: Final = msgspec.json.Decoder(_Answer).decode
 _item: Final = msgspec.json.Decoder(EndedItem)
 _bindings: Final = msgspec.json.Decoder(tuple[Binding, ...]).decode
+_named: Final = msgspec.json.Decoder(tuple[_Named, ...]).decode
 _execution: Final = msgspec.json.Decoder(Execution)
 look_at(EndedChunk)

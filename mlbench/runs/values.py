@@ -36,6 +36,7 @@ __all__ = [
     "Reduce",
     "digest_of",
     "join",
+    "named_by",
     "pack",
     "pack_items",
     "read_items",
@@ -202,6 +203,20 @@ def read_items(parts: Sequence[Buffer]) -> tuple[list[Any], tuple[Digest, ...]]:
     items: list[Any] = _loads(parts[1])["items"]
     hint = bytes(parts[2]).hex() if len(parts) > 2 else ""
     return items, tuple(Digest(f"blake3:{hint[start : start + 64]}") for start in range(0, len(hint) // 64 * 64, 64))
+
+
+def named_by(parts: Sequence[Buffer]) -> tuple[tuple[Digest, ...], tuple[Digest, ...]]:
+    """Return the artifacts that a list names, and the packs to look for them in.
+
+    Examples
+    --------
+    >>> digest = Digest("blake3:" + "0" * 64)
+    >>> named_by(pack_items([digest, [digest, "member"], {"error": 1}]).parts) == ((digest, digest), ())
+    True
+    """
+    entries, packs = read_items(parts)
+    named = (entry[0] if isinstance(entry, list) else entry for entry in entries)
+    return tuple(Digest(one) for one in named if isinstance(one, str)), packs
 
 
 # --- manifests and layout ---------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Final
 
 from mlbench.core.records import FanOut
 
-__all__ = ["MARKS", "fanned", "took"]
+__all__ = ["MARKS", "fanned", "shortened", "sized", "took"]
 
 MARKS: Final[Mapping[str, str]] = {
     "succeeded": "✓",
@@ -34,6 +34,35 @@ def took(seconds: float) -> str:
     if seconds < 3600:
         return f"{int(seconds // 60)} min {int(seconds % 60)} s"
     return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
+
+
+def sized(count: int) -> str:
+    """Return a number of bytes, short.
+
+    Examples
+    --------
+    >>> sized(512), sized(2_600), sized(1_234_567), sized(99_000_000_000)
+    ('512 B', '2.6 kB', '1.2 MB', '99 GB')
+    """
+    if count < 1000:
+        return f"{count} B"
+    units = ["kB", "MB", "GB", "TB"]
+    amount, unit = count / 1000, units.pop(0)
+    while amount >= 999.5 and units:
+        amount, unit = amount / 1000, units.pop(0)
+    return f"{amount:.1f} {unit}" if amount < 9.95 else f"{amount:,.0f} {unit}"
+
+
+def shortened(text: str, most: int) -> str:
+    r"""Return a text as one line of so many characters at most.
+
+    Examples
+    --------
+    >>> shortened("a long\n  story", 20), shortened("a long\n  story", 8)
+    ('a long story', 'a long …')
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def fanned(fanout: FanOut) -> str:

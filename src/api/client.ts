@@ -7,6 +7,7 @@ import { ServerConnection } from '@jupyterlab/services';
 import { request, sentence } from './request';
 import type {
   ICancelled,
+  ICompletions,
   ICellText,
   IDashboard,
   IDashboards,
@@ -39,6 +40,10 @@ export { sentence };
 export interface IRunsQuestion {
   readonly path?: string | null;
   readonly notebookId?: string | null;
+  /** Which runs, as in `metrics.rmse < 12`; a refusal's problem has the place where it cannot be read. */
+  readonly query?: string | null;
+  /** By what instead of the start; a minus before it is for the greatest first. */
+  readonly sort?: string | null;
   readonly before?: string | null;
   readonly limit?: number;
 }
@@ -70,9 +75,20 @@ export class Client {
     return request(this.serverSettings, 'GET', 'runs', {
       notebook: question.path,
       notebook_id: question.notebookId,
+      query: question.query,
+      sort: question.sort,
       before: question.before,
       limit: question.limit
     });
+  }
+
+  /** What a name in a query can be, of which the beginning is written. */
+  async completions(prefix: string, path: string | null = null): Promise<ReadonlyArray<string>> {
+    const answer = await request<ICompletions>(this.serverSettings, 'GET', 'completions', {
+      prefix,
+      notebook: path
+    });
+    return answer.names;
   }
 
   run(id: string, path: string | null = null): Promise<IRunDetail> {

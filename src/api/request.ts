@@ -64,7 +64,8 @@ async function problemOf(response: Response): Promise<IProblem> {
         : `The Jupyter server answered ${response.status} ${response.statusText}.`,
     remedy:
       response.status === 404 ? "Install mlbench where JupyterLab runs: its extra 'lab'." : null,
-    type: 'HTTPError'
+    type: 'HTTPError',
+    place: null
   };
   try {
     const found = (await response.json()) as Partial<IProblem>;

@@ -46,6 +46,19 @@ export interface ICheckLine {
   readonly parameter: string | null;
 }
 
+export interface ICodeChange {
+  readonly what: 'cell' | 'module';
+  readonly change: 'added' | 'changed' | 'moved' | 'removed';
+  readonly name: string;
+  readonly cell: string | null;
+  readonly type: string;
+  readonly diff: ReadonlyArray<string>;
+}
+
+export interface ICompletions {
+  readonly names: ReadonlyArray<string>;
+}
+
 export interface IDashboard {
   readonly name: string;
   readonly url: string;
@@ -55,9 +68,37 @@ export interface IDashboards {
   readonly dashboards: ReadonlyArray<IDashboard>;
 }
 
+export interface IDataChange {
+  readonly step: string;
+  readonly name: string;
+  readonly change: 'added' | 'changed' | 'moved' | 'removed';
+  readonly before: string | null;
+  readonly after: string | null;
+  readonly details: ReadonlyArray<string>;
+}
+
+export interface IDifference {
+  readonly before: string;
+  readonly after: string;
+  readonly code: ReadonlyArray<ICodeChange>;
+  readonly parameters: ReadonlyArray<IParameterChange>;
+  readonly data: ReadonlyArray<IDataChange>;
+  readonly environment: ReadonlyArray<IEnvironmentChange>;
+  readonly metrics: ReadonlyArray<IMetricChange>;
+  readonly outcome: ReadonlyArray<IOutcomeChange>;
+  readonly items: ReadonlyArray<IFanOutChange>;
+}
+
 export interface IDocument {
   readonly kernel: string;
   readonly notebook: PartialJSONObject;
+}
+
+export interface IEnvironmentChange {
+  readonly part: string;
+  readonly change: 'added' | 'changed' | 'moved' | 'removed';
+  readonly before: string | null;
+  readonly after: string | null;
 }
 
 export interface IExecution {
@@ -133,6 +174,15 @@ export interface IFanOut {
   readonly metric: string | null;
 }
 
+export interface IFanOutChange {
+  readonly step: string;
+  readonly differing: number;
+  readonly added: number;
+  readonly removed: number;
+  readonly items: ReadonlyArray<IItemChange>;
+  readonly cut: boolean;
+}
+
 export interface IFileUse {
   readonly path: string;
   readonly mode: string;
@@ -200,6 +250,14 @@ export interface IGraphStep {
 
 export interface IIdentity {
   readonly own: boolean;
+}
+
+export interface IItemChange {
+  readonly label: { readonly [name: string]: string };
+  readonly before: string | null;
+  readonly after: string | null;
+  readonly names: ReadonlyArray<string>;
+  readonly metrics: ReadonlyArray<IMetricChange>;
 }
 
 export interface IItemList {
@@ -281,11 +339,63 @@ export interface IJobView {
   readonly error: string | null;
 }
 
+export interface ILineage {
+  readonly values: ReadonlyArray<ILineageValue>;
+  readonly executions: ReadonlyArray<ILineageExecution>;
+  readonly above: ReadonlyArray<string>;
+  readonly below: ReadonlyArray<string>;
+  readonly cut: boolean;
+}
+
+export interface ILineageExecution {
+  readonly id: string;
+  readonly run: string;
+  readonly step: string;
+  readonly state: 'cancelled' | 'failed' | 'queued' | 'reused' | 'running' | 'skipped' | 'succeeded';
+  readonly item: number | null;
+  readonly label: { readonly [name: string]: string };
+  readonly part_of: string | null;
+  readonly fanout: IFanOut | null;
+  readonly started: number | null;
+  readonly ended: number | null;
+  readonly code: string | null;
+  readonly source: string | null;
+  readonly path: string | null;
+  readonly user: string | null;
+  readonly snapshot: string | null;
+  readonly notebook: string | null;
+  readonly commit: string | null;
+  readonly parameters: PartialJSONObject;
+  readonly files: ReadonlyArray<IFileUse>;
+  readonly reads: ReadonlyArray<ILineageValue>;
+  readonly binds: ReadonlyArray<ILineageValue>;
+  readonly reused_in: ReadonlyArray<string>;
+}
+
+export interface ILineageValue {
+  readonly name: string;
+  readonly digest: string | null;
+  readonly execution: string | null;
+  readonly type: string | null;
+  readonly size: number | null;
+  readonly text: string | null;
+  readonly how: 'captured' | 'file' | 'item' | 'name';
+}
+
 export interface IMetric {
   readonly name: string;
   readonly value: number;
   readonly step: number | null;
   readonly time: number;
+}
+
+export interface IMetricChange {
+  readonly name: string;
+  readonly change: 'added' | 'changed' | 'moved' | 'removed';
+  readonly step: string | null;
+  readonly before: number | null;
+  readonly after: number | null;
+  readonly difference: number | null;
 }
 
 export interface INewJob {
@@ -313,6 +423,12 @@ export interface INotebookView {
   readonly has_executed: boolean;
 }
 
+export interface IOutcomeChange {
+  readonly step: string | null;
+  readonly before: string | null;
+  readonly after: string | null;
+}
+
 export interface IOutputs {
   readonly outputs: { readonly [name: string]: IExecution };
   readonly copied: boolean;
@@ -325,10 +441,18 @@ export interface IOutputsQuestion {
   readonly messages?: boolean;
 }
 
+export interface IParameterChange {
+  readonly name: string;
+  readonly change: 'added' | 'changed' | 'moved' | 'removed';
+  readonly before: PartialJSONValue;
+  readonly after: PartialJSONValue;
+}
+
 export interface IProblem {
   readonly message: string;
   readonly remedy: string | null;
   readonly type: string;
+  readonly place: number | null;
 }
 
 export interface IRead {

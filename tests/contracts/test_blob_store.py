@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 import pytest
 
-from mlbench.core.errors import NotFound
+from mlbench.backends.blobs_local import files
+from mlbench.core.errors import ArtifactCorrupt, NotFound
 from mlbench.core.ids import Digest, ExecutionId, RunId, is_digest, new_id
-from mlbench.core.ports import BlobStore
+from mlbench.core.ports import BlobStore, Piece
 from mlbench.core.records import Execution, Metric
 from mlbench.runs.values import pack, unpack
 from mlbench.runs.wire import compact, msgspec
 
 NOWHERE = Digest("blake3:" + "0" * 64)
+KINDS: Final[tuple[Literal["object", "pack", "record"], ...]] = ("object", "pack", "record")
 
 
 @pytest.mark.parametrize(
@@ -237,3 +240,109 @@ def test_threads_that_keep_the_same_and_other_bytes_do_not_disturb_each_other(bl
         thread.join(60)
     assert len(digests) == 60
     assert len(set(digests)) == 7
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def all_pieces(blobs: BlobStore) -> list[Piece]:
+    return [piece for kind in KINDS for piece in blobs.pieces(kind)]
+
+
+def some_of_each(blobs: BlobStore) -> tuple[Digest, Digest, Digest]:
+    """Keep bytes, an artifact of its own, and one in a pack beside another, and write a record."""
+    plain = blobs.put(b"plain")
+    (alone,) = packed_together(np.arange(20_000))
+    blobs.put_parts(*alone)
+    inside = packed_together("packed" * 9, "beside" * 9)
+    blobs.put_pack(inside)
+    blobs.append("run", "abcd", {"state": "running"})
+    return plain, alone[0], inside[0][0]
+
+
+def test_all_files_are_listed_with_their_sizes_and_times(blobs: BlobStore) -> None:
+    before = time.time_ns() - 10**8  # a disk's clock is coarse
+    plain, alone, inside = some_of_each(blobs)
+    pieces = all_pieces(blobs)
+    assert {piece.name for piece in pieces if piece.kind == "object"} == {plain, alone}
+    assert [piece.kind for piece in pieces if piece.kind != "object"] == ["pack", "record"]
+    assert all(before <= piece.time <= time.time_ns() for piece in pieces)
+    assert next(piece.size for piece in pieces if piece.name == plain) == 5
+    assert all(piece.size == len(blobs.read_piece(piece)) for piece in pieces)
+    (pack_piece,) = blobs.pieces("pack")
+    contents = blobs.contents(Digest(pack_piece.name))
+    assert inside in contents
+    assert len(contents) == 2
+    assert sum(contents.values()) <= pack_piece.size
+    (record,) = blobs.pieces("record")
+    assert blobs.read_record(record)["state"] == "running"
+    assert [blobs.damaged(piece) for piece in pieces] == [{}] * 4
+
+
+def test_files_of_one_store_are_kept_in_another_as_they_are(blobs: BlobStore) -> None:
+    plain, alone, inside = some_of_each(blobs)
+    pieces = [(piece, bytes(blobs.read_piece(piece))) for piece in all_pieces(blobs)]
+    for piece, _ in pieces:
+        assert blobs.free(piece)
+        assert not blobs.free(piece)
+        with pytest.raises(NotFound):
+            blobs.read_piece(piece)
+    assert not any(map(blobs.has, (plain, alone, inside)))
+    assert list(blobs.records()) == []
+    blobs.write_pieces(pieces)
+    assert blobs.get(plain) == b"plain"
+    assert values_of(blobs, [alone, inside])[1] == "packed" * 9
+    assert [record["id"] for record in blobs.records("run")] == ["abcd"]
+    with pytest.raises(ArtifactCorrupt):
+        blobs.write_pieces([(Piece("object", NOWHERE, 5, 0), b"other")])
+    assert not blobs.has(NOWHERE)
+
+
+def tick() -> None:
+    """Wait until a disk's clock, which is coarse, has gone on."""
+    threading.Event().wait(0.02)
+
+
+def test_what_is_met_again_is_not_freed_and_what_is_old_is(blobs: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "FRESH", 0.0)
+    plain, alone, inside = some_of_each(blobs)
+    artifact = packed_together("packed" * 9)
+    for meet in (
+        lambda: blobs.touch([plain, alone, inside]),
+        lambda: (blobs.put(b"plain"), blobs.put_all(packed_together(np.arange(20_000))), blobs.put_pack(artifact)),
+    ):
+        tick()
+        moment = time.time_ns()
+        tick()
+        meet()
+        assert [blobs.free(piece, before=moment) for kind in KINDS[:2] for piece in blobs.pieces(kind)] == [False] * 3
+    assert blobs.has(inside)
+    assert not blobs.touch([plain, NOWHERE])
+    later = time.time_ns() + 10**9
+    assert all(blobs.free(piece, before=later) for kind in KINDS[:2] for piece in blobs.pieces(kind))
+    assert not blobs.touch([plain])
+    assert not blobs.touch([inside])
+
+
+def test_some_of_a_pack_are_kept_in_a_pack_of_their_own(blobs: BlobStore) -> None:
+    artifacts = packed_together(*range(10))
+    name = blobs.put_pack(artifacts)
+    assert name is not None
+    wanted = [digest for digest, _ in artifacts[3:5]]
+    new = blobs.repack(name, [*wanted, NOWHERE])
+    assert new is not None
+    assert set(blobs.contents(new)) == set(wanted)
+    assert len(blobs.contents(name)) == 10
+    assert blobs.free(Piece("pack", name, 0, 0))
+    assert values_of(blobs, wanted) == [3, 4]
+    assert not blobs.has(artifacts[0][0])
+    assert blobs.repack(new, []) is None
+    with pytest.raises(NotFound):
+        blobs.contents(name)
+
+
+@pytest.mark.parametrize("name", ["../x", "2026/11/../../../x", "blake3:../x", ""])
+def test_what_is_no_files_name_is_never_a_path(blobs: BlobStore, name: str) -> None:
+    for kind in KINDS:
+        with pytest.raises((NotFound, ValueError, ArtifactCorrupt)):
+            blobs.read_piece(Piece(kind, name, 0, 0))

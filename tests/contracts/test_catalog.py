@@ -12,6 +12,7 @@ import pytest
 from mlbench.core.errors import NotFound
 from mlbench.core.ids import Digest, ExecutionId, JobId, NotebookId, RunId, new_id
 from mlbench.core.ports import Catalog
+from mlbench.core.queries import Name, Sort
 from mlbench.core.records import (
     Artifact,
     Binding,
@@ -22,6 +23,7 @@ from mlbench.core.records import (
     Job,
     JobVersion,
     Metric,
+    Read,
     Run,
     Snapshot,
 )
@@ -44,6 +46,41 @@ def a_job(**more: Any) -> Job:
     version = JobVersion(number=1, snapshot=SOME)
     given: dict[str, Any] = {"id": new_id(), "name": "nightly", "notebook": "/n.ipynb", "version": version}
     return Job(**(given | {"next_due": 100} | more))
+
+
+# --- what is forgotten ------------------------------------------------------------------------------------------------
+
+
+def test_runs_that_have_ended_are_forgotten_with_all_that_they_did(catalog: Catalog) -> None:
+    gone = a_run(state="succeeded", parameters={"a": 1}, tags={"team": "ops"})
+    kept, open_run = a_run(state="succeeded"), a_run()
+    metric = Metric(name="rmse", value=0.5)
+    for run in (gone, kept, open_run):
+        catalog.put_run(run)
+        catalog.put_execution(an_execution(run, metrics=(metric,), key="k"))
+    step = an_execution(gone, binds=(a_binding("flights", "a"),))
+    catalog.put_executions([step, an_execution(gone, part_of=step.id, item=0)])
+    before = catalog.version()
+    catalog.delete_runs([gone.id, open_run.id, RunId(new_id())])
+    catalog.delete_runs([])
+    assert catalog.version() != before
+    assert {run.id for run in catalog.runs()} == {kept.id, open_run.id}
+    assert catalog.executions(gone.id) == []
+    assert catalog.count_items(step.id) == {}
+    assert len(catalog.candidates("k")) == 2
+    assert list(catalog.metrics([gone.id, kept.id])) == [kept.id]
+    assert {run.id for run in catalog.search(sort=Sort(Name("metrics", "rmse"))).runs} == {kept.id, open_run.id}
+    assert catalog.names_in_use("params") == catalog.names_in_use("tags") == []
+    assert catalog.makers([a_digest("a")]) == []
+    with pytest.raises(NotFound):
+        catalog.run(gone.id)
+
+
+def test_snapshots_are_forgotten(catalog: Catalog) -> None:
+    catalog.put_snapshot(SOME, Snapshot(notebook=SOME))
+    catalog.delete_snapshots([SOME])
+    with pytest.raises(NotFound):
+        catalog.snapshot(SOME)
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
@@ -113,6 +150,14 @@ def test_an_interactive_run_goes_on_with_its_next_step(catalog: Catalog) -> None
     catalog.put_run(run)
     catalog.put_run(replace(run, state="running", ended=None))
     assert catalog.run(run.id).state == "running"
+
+
+def test_runs_that_are_put_at_once_are_taken_one_after_the_other(catalog: Catalog) -> None:
+    run, other = a_run(parameters={"n": 1}), a_run(started=9)
+    ended = replace(run, state="succeeded", ended=12, parameters={"n": 2})
+    catalog.put_runs([run, other, ended, replace(run, parameters={"n": 3})])
+    assert catalog.runs() == [ended, other]
+    catalog.put_runs([])
 
 
 def test_runs_are_listed_newest_first_page_by_page(catalog: Catalog) -> None:
@@ -338,6 +383,54 @@ def test_of_one_execution_named_twice_at_once_the_last_word_counts(catalog: Cata
     catalog.put_executions([running, ended, replace(running, messages=())])
     assert catalog.execution(running.id) == replace(ended, messages=said)
     assert len(catalog.metrics([run.id])[run.id]) == 1
+
+
+# --- lineage ----------------------------------------------------------------------------------------------------------
+
+
+def a_digest(letter: str) -> Digest:
+    return Digest("blake3:" + letter * 64)
+
+
+def a_binding(name: str, letter: str) -> Binding:
+    return Binding(name=name, artifact=Artifact(digest=a_digest(letter), size=1, type="int", codec="scalar"))
+
+
+def test_who_bound_an_artifact_and_who_was_given_it_is_found_oldest_first(catalog: Catalog) -> None:
+    run = a_run()
+    load = an_execution(run, step="load", binds=(a_binding("flights", "a"), a_binding("airports", "b")), started=5)
+    again = an_execution(run, step="load", binds=(a_binding("flights", "a"),), state="reused", started=3)
+    reads = (Read(name="flights", digest=a_digest("a"), execution=load.id), Read(name="trees"))
+    train = an_execution(run, reads=reads, messages=({"output_type": "stream"},), state="running")
+    catalog.put_executions([load, again, train])
+    assert catalog.makers([a_digest("a")]) == [again, load]
+    assert catalog.makers([a_digest("a"), a_digest("b"), a_digest("c")], limit=1) == [again]
+    assert catalog.makers([a_digest("b")]) == [load]
+    assert [(one.id, one.messages) for one in catalog.readers([a_digest("a")])] == [(train.id, ())]
+    assert catalog.readers([a_digest("b")]) == []
+    assert catalog.makers([]) == []
+    catalog.put_execution(replace(train, state="succeeded", reads=()))
+    assert catalog.readers([a_digest("a")]) == []
+
+
+def test_items_are_among_those_who_bound_an_artifact_and_only_what_has_ended_is(catalog: Catalog) -> None:
+    whole, items = a_fan_out(3, binds=(a_binding("model", "d"),))
+    catalog.put_executions([whole, *items])
+    under_way = an_execution(a_run(), state="running", binds=(a_binding("model", "d"),))
+    catalog.put_execution(under_way)
+    assert {one.id for one in catalog.makers([a_digest("d")])} == {
+        one.id for one in (whole, *items) if one.state not in ("queued", "running") and one.binds
+    }
+    catalog.put_execution(replace(under_way, state="succeeded"))
+    assert under_way.id in {one.id for one in catalog.makers([a_digest("d")])}
+
+
+def test_executions_are_found_by_their_ids_and_those_that_are_not_there_are_left_out(catalog: Catalog) -> None:
+    one, other = an_execution(a_run()), an_execution(a_run(), messages=({"output_type": "stream"},))
+    catalog.put_executions([one, other])
+    found = catalog.executions_named([other.id, ExecutionId(new_id()), one.id])
+    assert found == {one.id: one, other.id: replace(other, messages=())}
+    assert catalog.executions_named([]) == {}
 
 
 # --- snapshots, jobs --------------------------------------------------------------------------------------------------

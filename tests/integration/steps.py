@@ -96,7 +96,7 @@ def begin(given: StepTask) -> tuple[Shown, threading.Thread]:
     return shown, thread
 
 
-def await_true(check: Callable[[], bool], seconds: float = 10.0) -> None:
+def await_true(check: Callable[[], bool], seconds: float = 30.0) -> None:
     """Look until something holds."""
     end, waiting = time.monotonic() + seconds, threading.Event()
     while not check():

@@ -141,7 +141,7 @@ def test_a_cancel_ends_the_making(store: Path, tmp_path: Path) -> None:
     shown, thread = begin(given)
     await_true(lambda: (tmp_path / "pid").exists() and bool((tmp_path / "pid").read_text()))
     assert supervisor.cancel(given.execution)
-    thread.join(10)
+    thread.join(30)
     assert isinstance(shown, Shown)
     assert shown.record is not None
     assert shown.record.state == "cancelled"

@@ -96,10 +96,10 @@ class Bench:
             scheduler = self.scheduler()
             loop = asyncio.create_task(scheduler.run())
             try:
-                await asyncio.wait_for(story(scheduler), 20)
+                await asyncio.wait_for(story(scheduler), 60)
             finally:
                 await scheduler.close()
-                await asyncio.wait_for(loop, 10)
+                await asyncio.wait_for(loop, 30)
 
         asyncio.run(play())
 

@@ -36,6 +36,7 @@ from mlbench.core.records import (
     Run,
 )
 from mlbench.entrypoints.labserver import schema
+from mlbench.entrypoints.labserver.door import DIGEST
 from mlbench.entrypoints.labserver.routes import HANDLERS
 from mlbench.entrypoints.labserver.typescript import typescript
 from mlbench.project import Project
@@ -44,6 +45,7 @@ pytest_plugins = ["pytest_jupyter.jupyter_server"]
 
 API = schema.PREFIX
 SECOND = 10**9
+A_DIGEST = "blake3:" + "0" * 64
 VERBS = ("GET", "POST", "PATCH", "PUT", "DELETE")
 
 
@@ -93,10 +95,11 @@ def put_run(notebook: Path, *, ago: int = 0, kernel: str | None = None, **fields
     """Record a run with the steps `load` and `train`, of which the second failed unless `fields` say otherwise."""
     catalog = Project.open(notebook=str(notebook)).catalog
     started = time.time_ns() - ago * SECOND
-    given: dict[str, Any] = {"state": "failed", "ended": started + 9 * SECOND, "failed_step": "train", **fields}
+    given: dict[str, Any] = {"state": "failed", "ended": started + 9 * SECOND, "failed_step": "train"}
+    given |= {"parameters": {"origin": "JFK"}} | fields
     run = Run(
         id=new_id(), kind="interactive", name="flights", notebook=str(notebook), started=started, kernel=kernel,
-        parameters={"origin": "JFK"}, **given,
+        **given,
     )  # fmt: skip
     catalog.put_run(run)
     load, train = new_id(), new_id()
@@ -136,7 +139,7 @@ def addresses() -> list[tuple[str, str]]:
     """Return each verb that a handler answers, with an address of it."""
     found = []
     for pattern, handler in HANDLERS:
-        path = pattern.replace("([a-z2-7]{26})", "a" * 26).replace(".*", "nothing/here")
+        path = pattern.replace("([a-z2-7]{26})", "a" * 26).replace(DIGEST, A_DIGEST).replace(".*", "nothing/here")
         own = [
             verb for verb in VERBS if getattr(handler, verb.lower()) is not getattr(web.RequestHandler, verb.lower())
         ]
@@ -287,6 +290,34 @@ async def test_runs_come_newest_first_a_page_at_a_time(jp_fetch: Any, notebook: 
     assert rest["next"] is None
 
 
+async def test_runs_are_searched_and_sorted_a_page_at_a_time(jp_fetch: Any, notebook: Path) -> None:
+    made = [put_run(notebook, ago=ago, parameters={"n": ago, "a b": 1}) for ago in (40, 30, 20)]
+    question = {"query": "params.n > 25 or params.n = 20", "sort": "-params.n", "limit": "2"}
+    page = await ask(jp_fetch, "runs", **question)
+    assert [each["run"]["id"] for each in page["runs"]] == [made[0].id, made[1].id]
+    assert page["count"] == 3
+    rest = await ask(jp_fetch, "runs", **question, before=page["next"])
+    assert [each["run"]["id"] for each in rest["runs"]] == [made[2].id]
+    assert rest["next"] is None
+    assert (await ask(jp_fetch, "runs", query="params.n > 25"))["count"] == 2
+    assert (await ask(jp_fetch, "completions", prefix="params."))["names"] == ["params.`a b`", "params.n"]
+    assert (await ask(jp_fetch, "completions", prefix="metrics.rm"))["names"] == ["metrics.rmse"]
+    assert (await ask(jp_fetch, "completions", prefix="stat"))["names"] == ["state"]
+
+
+@pytest.mark.parametrize(
+    ("question", "place"),
+    [({"query": "state = 'failed' and metrics.rmse <"}, 35), ({"sort": "__class__"}, 0), ({"query": "'; drop"}, 0)],
+)
+async def test_a_query_that_cannot_be_read_is_refused_with_its_place(
+    jp_fetch: Any, question: dict[str, str], place: int
+) -> None:
+    status, problem = await refused(jp_fetch(API, "runs", params=question))
+    assert (status, problem["type"], problem["place"]) == (400, "QueryError", place)
+    assert problem["message"]
+    assert "\n" not in problem["message"]
+
+
 async def test_a_run_in_a_list_says_what_tells_it_apart(jp_fetch: Any, notebook: Path) -> None:
     put_run(notebook)
     (run,) = (await ask(jp_fetch, "runs"))["runs"]
@@ -417,6 +448,51 @@ async def test_a_wrong_question_for_items_is_refused(jp_fetch: Any, notebook: Pa
     status, said = await refused(ask(jp_fetch, f"executions/{whole.id}/items", **query))
     assert status == 400
     assert said["message"]
+
+
+async def test_an_artifact_says_what_it_was_made_of_and_what_was_made_of_it(jp_fetch: Any, notebook: Path) -> None:
+    run = put_run(notebook)
+    catalog = Project.open(notebook=str(notebook)).catalog
+    load = catalog.executions(run.id)[0]
+    flights = load.binds[0].artifact
+    assert flights is not None
+    reads = (Read(name="flights", digest=flights.digest, step="load", execution=load.id),)
+    score = Execution(id=new_id(), run=run.id, step="score", state="succeeded", position=2, reads=reads)
+    catalog.put_execution(score)
+    found = await ask(jp_fetch, f"artifacts/{flights.digest}/lineage", notebook="flights.ipynb")
+    assert (found["above"], found["below"], found["cut"]) == ([load.id], [score.id], False)
+    assert found["values"][0]["name"] == "flights"
+    made = next(one for one in found["executions"] if one["id"] == load.id)
+    assert made["parameters"] == {"origin": "JFK"}
+    one = {"execution": load.id, "name": "flights", "way": "up"}
+    assert (await ask(jp_fetch, f"artifacts/{flights.digest}/lineage", **one))["below"] == []
+    for query in ({"way": "sideways"}, {"execution": load.id}, {"execution": "../x", "name": "flights"}):
+        code, said = await refused(ask(jp_fetch, f"artifacts/{flights.digest}/lineage", **query))
+        assert (code, said["type"]) == (400, "UsageError")
+    code, said = await refused(ask(jp_fetch, f"artifacts/{A_DIGEST[:-1]}1/lineage"))
+    assert (code, said["type"]) == (404, "NotFound")
+    code, _ = await refused(ask(jp_fetch, f"artifacts/{A_DIGEST[:-1]}1/lineage", **one))
+    assert code == 404
+
+
+async def test_two_runs_say_what_differs_and_in_which_order(jp_fetch: Any, notebook: Path) -> None:
+    before = put_run(notebook, ago=100)
+    after = put_run(notebook, state="succeeded", failed_step=None)
+    found = await ask(jp_fetch, f"runs/{after.id}/diff", **{"with": before.id})
+    assert (found["before"], found["after"]) == (before.id, after.id)
+    assert list(found)[2:] == ["code", "parameters", "data", "environment", "metrics", "outcome", "items"]
+    assert found["outcome"] == [{"step": None, "before": "failed", "after": "succeeded"}]
+    assert found["code"] == found["data"] == []
+    failed = put_run(notebook, ago=-100)
+    found = await ask(jp_fetch, f"runs/{failed.id}/diff", **{"with": "last-success"})
+    assert (found["before"], found["after"]) == (after.id, failed.id)
+    code, _ = await refused(ask(jp_fetch, f"runs/{before.id}/diff", **{"with": "last-success"}))
+    assert code == 404
+    for query in ({}, {"with": "abcd"}, {"with": "../../etc/passwd"}):
+        code, said = await refused(ask(jp_fetch, f"runs/{after.id}/diff", **query))
+        assert (code, said["type"]) == (400, "UsageError")
+    code, _ = await refused(ask(jp_fetch, f"runs/{after.id}/diff", **{"with": new_id()}))
+    assert code == 404
 
 
 async def test_the_notebook_of_a_run_has_lost_its_trust(jp_fetch: Any, notebook: Path) -> None:

@@ -191,3 +191,25 @@ def test_mlbench_run_shows_its_steps_and_ends_with_what_shows_more(tmp_path: Pat
     assert "ZeroDivisionError" in bad.stdout
     assert "1 / 0" in bad.stdout
     assert "Traceback (most recent call last):\n  File" not in bad.stderr
+
+
+SLOW_TO_BE_IDLE = """
+import time
+handlers = get_ipython().kernel.shell_handlers
+reply = handlers["kernel_info_request"]
+
+async def reply_and_take_time(*request):
+    await reply(*request)
+    time.sleep(0.3)
+
+handlers["kernel_info_request"] = reply_and_take_time
+"""
+
+
+@pytest.mark.parametrize("cells", [("%load_ext mlbench", "%%step load\nx = 1", "x"), ("x = 1",)])
+def test_a_run_that_ends_well_leaves_the_terminal_clean_however_slow_its_kernel_is(
+    cells: tuple[str, ...], tmp_path: Path, project: Project
+) -> None:
+    write(tmp_path / "n.ipynb", "a = 1", SLOW_TO_BE_IDLE, *cells)
+    good = command("run", str(tmp_path / "n.ipynb"))
+    assert (good.returncode, good.stderr) == (0, "")

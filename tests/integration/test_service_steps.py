@@ -61,10 +61,11 @@ def test_a_child_starts_when_its_parents_have_ended(kernel: Kernel, go: Path) ->
     assert set(record.parents) == {load, other}
 
 
-def test_children_of_a_failed_step_are_skipped_and_the_rest_goes_on(kernel: Kernel) -> None:
-    load = kernel.submit("load", "sleep 0.2\nfail no such file")
+def test_children_of_a_failed_step_are_skipped_and_the_rest_goes_on(kernel: Kernel, go: Path) -> None:
+    load = kernel.submit("load", f"wait {go}\nfail no such file")
     train = kernel.submit("train", "", f"load={load}")
-    other = kernel.submit("other", "sleep 0.3")
+    other = kernel.submit("other", f"wait {go}")
+    go.touch()
     assert kernel.state(load).failure.evalue == "no such file"  # type: ignore[union-attr]
     assert kernel.state(train).state == "skipped"
     assert kernel.state(other).state == "succeeded"
@@ -406,6 +407,7 @@ def test_a_step_goes_on_without_its_kernel_and_its_result_waits_for_the_next(qui
     kernel = quick.kernel("first")
     load = kernel.submit("load", f"print hello\nwait {go}", key="K")
     kernel.client.close()
+    quick.wait_until_detached("first")
     go.touch()
     eventually(lambda: not quick.connect().request("status")["executions"])
     again = quick.kernel("second")

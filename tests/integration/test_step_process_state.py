@@ -102,6 +102,19 @@ def test_a_hidden_change_of_an_input_is_bound_and_one_that_was_only_read_is_not(
     assert found["up"]() == 2
 
 
+def test_a_frame_that_is_only_read_is_no_hidden_change_and_one_with_a_cell_that_is_set_is(store: Path) -> None:
+    frame = {"day": pd.date_range("2020", periods=9, tz="UTC"), "a": range(9), "b": [0.5] * 9, "c": list("xyxyxyxyx")}
+    space: dict[str, Any] = {"__name__": "__main__", "read": pd.DataFrame(frame), "told": pd.DataFrame(frame)}
+    exec("def tell(frame): frame.loc[3, 'b'] = 2.0", space)
+    source = """
+        late = read[read["day"] > read["day"].iloc[3]].groupby(read["day"].dt.month)["b"].mean()
+        table = read.values, read.describe(), read.sort_values("c"), repr(read)
+        tell(told)
+    """
+    record = succeed(store, source, captured=space, defs=("late",))
+    assert {binding.name for binding in record.binds} == {"late", "told"}
+
+
 def test_what_the_cell_itself_binds_is_no_hidden_change(store: Path) -> None:
     record = succeed(store, "base = 2\nfor item in []: pass\nimport os as base", captured={"base": 1}, defs=())
     assert record.binds == ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -25,10 +26,10 @@ def surroundings(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "MLBENCH_STORE": str(tmp_path / "store"), "MLBENCH_OWN_SERVICE": "1"}
 
 
-def mlbench(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def mlbench(*arguments: str, env: dict[str, str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command of mlbench to its end."""
     command = [sys.executable, "-c", RUN, *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=500)
+    return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, check=False, timeout=500)
 
 
 def tutorial(root: Path, *, failing: bool) -> Any:
@@ -120,3 +121,33 @@ def test_the_examples_are_committed_without_outputs(root: Path, name: str) -> No
     for cell in notebook["cells"]:
         assert not cell.get("outputs")
         assert cell.get("execution_count") is None
+
+
+def shown(line: str) -> re.Pattern[str]:
+    """Return what fits a line of output in a page, in which "…" stands for whatever it is."""
+    parts = (r"\s+".join(map(re.escape, part.split(" "))) for part in re.sub(" +", " ", line).split("…"))
+    return re.compile(r"\s*" + ".*".join(parts) + r"\s*")
+
+
+def test_the_page_about_results_can_be_followed_to_the_letter(
+    root: Path, tmp_path: Path, surroundings: dict[str, str]
+) -> None:
+    text = (root / "docs" / "tutorial" / "results.md").read_text("utf-8")
+    nbformat.write(notebook_of(text), tmp_path / "results.ipynb")  # type: ignore[no-untyped-call]
+    ids: list[str] = []
+    for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
+        output: list[str] = []
+        for line in block.splitlines():
+            if not line.startswith("$ "):
+                fitting = [place for place, each in enumerate(output) if shown(line).fullmatch(each)]
+                assert fitting, f"{line!r} is not in {output}"
+                del output[: fitting[0] + 1]
+                continue
+            words = {"RUN": ids[0] if ids else "", "STORE": surroundings["MLBENCH_STORE"]}
+            _, *arguments = [words.get(word, word) for word in shlex.split(line[2:])]
+            answer = mlbench(*arguments, env=surroundings, cwd=tmp_path)
+            assert answer.returncode == 0, answer.stdout + answer.stderr
+            output = answer.stdout.splitlines()
+        if not ids:
+            ids = [run["id"] for run in json.loads(mlbench("runs", "--json", env=surroundings).stdout)]
+    assert len(ids) == 2

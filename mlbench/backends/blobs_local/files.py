@@ -7,16 +7,20 @@ import mmap
 import os
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-__all__ = ["Buffer", "Pieces", "make_folders", "read_range", "sync_all", "write_files"]
+__all__ = ["Buffer", "Pieces", "make_folders", "read_range", "sync_all", "touch", "write_files"]
 
 Buffer = bytes | bytearray | memoryview
 Pieces = Sequence[tuple[int, Buffer]]
 """What a file holds: bytes and the offset at which they lie."""
+
+FRESH = 3600.0
+"""Seconds for which a file's time stands for now (see `mlbench.runs.retention.GRACE`)."""
 
 _SYNCERS = 16
 _WRITE: Final = 1 << 30
@@ -89,6 +93,21 @@ def make_folders(folder: str) -> set[str]:
     with suppress(FileExistsError):
         os.mkdir(folder, 0o700)
     return changed | {parent}
+
+
+def touch(path: str) -> bool:
+    """Have a file's time be no older than `FRESH`, so that nobody frees it; return False if it is not there.
+
+    A time that is refreshed each time would have to be synced each time, since whoever keeps something syncs it.
+    """
+    try:
+        if time.time() - os.lstat(path).st_mtime >= FRESH:
+            os.utime(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    except PermissionError:  # another user's: whoever may not say that it is needed cannot rely on it
+        return False
+    return True
 
 
 def sync_all(paths: Sequence[str]) -> None:

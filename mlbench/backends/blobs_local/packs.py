@@ -21,7 +21,8 @@ import struct
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 from mlbench.backends.blobs_local.files import Buffer, Pieces, read_range
@@ -59,7 +60,7 @@ class Place(NamedTuple):
 
 
 class Index:
-    """What a pack holds.
+    """What a pack of so many bytes holds; `read` returns bytes of it from an offset on, fewer at its end.
 
     Raises
     ------
@@ -67,16 +68,15 @@ class Index:
         If the file is no pack, or its index is not what its name says.
     """
 
-    def __init__(self, name: str, file: int) -> None:
+    def __init__(self, name: str, size: int, read: Callable[[int, int], Buffer]) -> None:
         self.name = name
-        size = os.fstat(file).st_size
-        foot = bytes(read_range(file, max(size - _FOOT.size, 0), _FOOT.size))
+        foot = bytes(read(max(size - _FOOT.size, 0), _FOOT.size))
         if len(foot) != _FOOT.size:
             raise ValueError("it is cut")
         begin, self.count, end = _FOOT.unpack(foot)
         if end != _END or begin + self.count * _ENTRY.size + _FOOT.size != size:
             raise ValueError("its end is not a pack's")
-        self._entries = bytes(read_range(file, begin, self.count * _ENTRY.size))
+        self._entries = bytes(read(begin, self.count * _ENTRY.size))
         if values.digest_of(self._entries) != name:
             raise ValueError("its index is damaged")
         self.table: dict[bytes, Place] | None = None
@@ -159,7 +159,7 @@ class Packs:
         except FileNotFoundError:
             return None
         try:
-            index = Index(name, file)
+            index = Index(name, os.fstat(file).st_size, partial(read_range, file))
         finally:
             os.close(file)
         with self._lock:

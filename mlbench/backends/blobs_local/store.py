@@ -25,7 +25,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from mlbench.backends.blobs_local.files import Buffer, Pieces, make_folders, read_range, sync_all, write_files
+from mlbench.backends.blobs_local.care import FULL, RECORD, Care, read_record
+from mlbench.backends.blobs_local.checks import checked, corrupt
+from mlbench.backends.blobs_local.files import Buffer, Pieces, make_folders, read_range, sync_all, touch, write_files
 from mlbench.backends.blobs_local.packs import Packs, Place, lay_out, open_plain
 from mlbench.core.errors import ArtifactCorrupt, NotFound, StoreError
 from mlbench.core.ids import Digest, is_digest
@@ -58,10 +60,9 @@ _LOOKS = 3
 _KIND = re.compile(r"[a-z]+(-[a-z]+)*")
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,120}")
 _NOT_IN_FILE_NAMES = str.maketrans(":-", "..")
-_RECORD = re.compile(r"(\d{19})-([a-z]+(?:-[a-z]+)*)-([A-Za-z0-9._]{1,120})\.json")
 
 
-class LocalBlobs:
+class LocalBlobs(Care):
     """The objects and records of one store on this machine's disk (the port `mlbench.core.ports.BlobStore`).
 
     Parameters
@@ -123,9 +124,11 @@ class LocalBlobs:
             places, _ = self._packs.find(new, newest=_COMPARED)
             whole: dict[Digest, list[memoryview]] = {}
             self._read_places(places, whole)  # a damaged one is kept again
+            met = {place.pack: touch(self._packs.path(place.pack)) for place in map(places.__getitem__, whole)}
             for digest in whole:
-                del new[digest]
-                there.add(self._packs.path(places[digest].pack))
+                if met[places[digest].pack]:
+                    del new[digest]
+                    there.add(self._packs.path(places[digest].pack))
             name = None
             if new:
                 name, size, pieces = lay_out(list(new.items()))
@@ -152,10 +155,10 @@ class LocalBlobs:
         if f"blake3:{found}" == digest:
             return bytes(data)
         if values.is_joined(data):
-            manifest = bytes(_checked(digest, data, size)[0])
+            manifest = bytes(checked(digest, data, size)[0])
             if f"blake3:{values.digest_of(manifest)}" == digest:
                 return manifest
-        raise _corrupt(digest, f"blake3:{found}")
+        raise corrupt(digest, f"blake3:{found}")
 
     def get_parts(self, digest: Digest, /) -> list[memoryview]:
         """Return the parts of an artifact.
@@ -168,7 +171,7 @@ class LocalBlobs:
             with self._clear_errors(), self._opened(digest, damaged) as (file, offset, size, pack):
                 data = read_range(file, offset, size)
             try:
-                return _checked(digest, data, size, hashed=size <= _VERIFIED)
+                return checked(digest, data, size, hashed=size <= _VERIFIED)
             except ArtifactCorrupt:
                 damaged.append(pack)
                 if not self._packs.find([digest], without=damaged)[0]:
@@ -203,12 +206,20 @@ class LocalBlobs:
         with self._clear_errors():
             return os.path.exists(self._path(digest)) or bool(self._packs.find([digest])[0])
 
+    def touch(self, digests: Iterable[Digest], /) -> bool:
+        """Note that these are needed from now on; return False if one is not kept."""
+        with self._clear_errors():
+            packed = [one for one in dict.fromkeys(digests) if not is_digest(one) or not touch(self._path(one))]
+            places, _ = self._packs.find(filter(is_digest, packed))
+            met = [touch(self._packs.path(name)) for name in dict.fromkeys(place.pack for place in places.values())]
+        return all(met) and len(places) == len(packed)
+
     def verify(self, digest: Digest, /) -> None:
         """Read everything kept under a digest. Raise `ArtifactCorrupt` if a bit of it is not what it should be."""
         with self._clear_errors(), self._opened(digest) as (file, offset, size, _):
             data = read_range(file, offset, size)
         if f"blake3:{values.digest_of(data)}" != digest:
-            _checked(digest, data, size)
+            checked(digest, data, size)
 
     def set_aside(self, digest: Digest, /) -> None:
         """Take a damaged object out of the way, so that whoever makes it again can keep it."""
@@ -242,7 +253,7 @@ class LocalBlobs:
             try:
                 write_files(self._tmp, [(path, len(data), [(0, data)])], made, durable=durable)
             except OSError as error:
-                if error.errno not in _FULL or not self._give_back_reserve():
+                if error.errno not in FULL or not self._give_back_reserve():
                     raise
                 write_files(self._tmp, [(path, len(data), [(0, data)])], made, durable=durable)
 
@@ -251,7 +262,7 @@ class LocalBlobs:
         for folder in self._months():
             for _, found, name in sorted(_listed(folder)):
                 if kind is None or found == kind:
-                    yield _read_record(os.path.join(folder, name))
+                    yield read_record(os.path.join(folder, name))
 
     def find_record(self, kind: str, identifier: str, /) -> Json | None:
         """Return the latest record of a kind and id written in this month or the one before, if there is one."""
@@ -259,7 +270,7 @@ class LocalBlobs:
         for folder in reversed(self._months()[-2:]):
             fitting = [file for _, found, file in _listed(folder) if found == kind and file.endswith(f"-{name}.json")]
             if fitting:
-                return _read_record(os.path.join(folder, max(fitting)))
+                return read_record(os.path.join(folder, max(fitting)))
         return None
 
     # --- files --------------------------------------------------------------------------------------------------------
@@ -311,7 +322,7 @@ class LocalBlobs:
             reserve = os.path.join(self.root, "reserve")
             write_files(self._tmp, [(reserve, _RESERVE, [(0, bytes(_RESERVE))])], durable=False)
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in FULL:
                 raise
 
     def _give_back_reserve(self) -> bool:
@@ -320,10 +331,6 @@ class LocalBlobs:
         except FileNotFoundError:
             return False
         return True
-
-    def _path(self, digest: Digest) -> str:
-        name = digest.partition(":")[2]
-        return f"{self._objects}{os.sep}{name[:2]}{os.sep}{name}"
 
     def _keep(self, objects: Sequence[tuple[Digest, int, Pieces]], *, durable: bool) -> None:
         """Keep objects that are not there yet in their whole size; those that are may have to be synced."""
@@ -340,7 +347,7 @@ class LocalBlobs:
                 except FileNotFoundError:
                     made |= make_folders(os.path.dirname(path))
                 else:
-                    if stat.S_ISREG(found.st_mode) and found.st_size == size:
+                    if stat.S_ISREG(found.st_mode) and found.st_size == size and touch(path):
                         there.append(path)
                         continue
                 new.append((path, size, pieces))
@@ -356,7 +363,7 @@ class LocalBlobs:
             found = os.lstat(path)
         except FileNotFoundError:
             return False
-        return stat.S_ISREG(found.st_mode) and found.st_size == values.layout(artifacts[digest])[2]
+        return stat.S_ISREG(found.st_mode) and found.st_size == values.layout(artifacts[digest])[2] and touch(path)
 
     def _read_places(self, places: Mapping[Digest, Place], found: dict[Digest, list[memoryview]]) -> None:
         """Add the parts of what lies in packs to what was found; leave out what is damaged, and packs that are gone."""
@@ -376,7 +383,7 @@ class LocalBlobs:
             for digest, (_, offset, size) in inside:
                 part = data[offset - start : offset - start + size]
                 try:
-                    found[digest] = _checked(digest, part, size, hashed=size <= _VERIFIED)
+                    found[digest] = checked(digest, part, size, hashed=size <= _VERIFIED)
                 except ArtifactCorrupt:
                     continue
 
@@ -393,7 +400,7 @@ class LocalBlobs:
         try:
             file, offset, size, pack = self._open(digest, without)
         except ValueError as error:
-            raise _corrupt(digest, str(error)) from error
+            raise corrupt(digest, str(error)) from error
         try:
             yield file, offset, size, pack
         finally:
@@ -430,81 +437,11 @@ class LocalBlobs:
             if month.isdigit()
         )
 
-    @contextmanager
-    def _clear_errors(self) -> Iterator[None]:
-        """Say what the system says about the disk as one sentence that names the store."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno in _FULL:
-                raise StoreError(
-                    f"There is no space left on {self.root}.", "Free some, or name another directory in MLBENCH_STORE."
-                ) from error
-            if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
-                raise StoreError(
-                    f"The store {self.root} cannot be written: {os.strerror(error.errno)}.",
-                    "Make the directory writable, or name another in MLBENCH_STORE.",
-                ) from error
-            raise StoreError(
-                f"The store {self.root} cannot be used: {error.strerror or error}.", "Look at the disk that it lies on."
-            ) from error
-
-
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-
-
-def _corrupt(digest: str, got: str) -> ArtifactCorrupt:
-    return ArtifactCorrupt(
-        f"The stored object is damaged: expected {digest}, got {got}.",
-        "Run what made it again, or restore the store from a backup.",
-    )
-
-
-def _checked(digest: Digest, data: memoryview, size: int, *, hashed: bool = True) -> list[memoryview]:
-    """Return the parts of an artifact's file if they are what its digest promises."""
-    try:
-        parts = values.split(data)
-        manifest = parts[0]
-    except (ArtifactCorrupt, IndexError) as error:
-        raise _corrupt(digest, f"{size} bytes that are no artifact") from error
-    if (found := f"blake3:{values.digest_of(manifest)}") != digest:
-        raise _corrupt(digest, found)
-    codec, promised = values.read_manifest(manifest)
-    named = parts[1 : len(promised) + 1]
-    more = len(parts) - 1 - len(named)
-    if (
-        [part.nbytes for part in named] != [length for _, length in promised]
-        or more > (codec in values.NOTED)
-        or (not hashed and values.layout(parts)[2] != size)
-    ):
-        raise _corrupt(digest, f"{size} bytes of other parts than its manifest names")
-    if hashed:
-        for part, (expected, _) in zip(named, promised, strict=True):
-            if (found := values.digest_of(part)) != expected:
-                raise _corrupt(f"blake3:{expected} in {digest}", f"blake3:{found}")
-    return parts
-
 
 def _listed(folder: str) -> Iterator[tuple[str, str, str]]:
     for name in os.listdir(folder):
-        if found := _RECORD.fullmatch(name):
+        if found := RECORD.fullmatch(name):
             yield found[1], found[2], name
-
-
-def _read_record(path: str) -> Json:
-    import msgspec
-
-    with open(path, "rb") as file:
-        text = file.read()
-    try:
-        record: Json = msgspec.json.decode(text, type=dict)
-    except msgspec.DecodeError as error:
-        raise StoreError(f"The record {path} cannot be read.", "Restore it from a backup, or remove it.") from error
-    for one in (record, *(record.get("executions") or ())):
-        for metric in (isinstance(one, dict) and one.get("metrics")) or ():
-            if isinstance(metric, dict) and isinstance(metric.get("value"), str):
-                metric["value"] = float(metric["value"])
-    return record
 
 
 def _numbers_as_text(record: Json) -> Json:

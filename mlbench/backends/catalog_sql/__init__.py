@@ -5,5 +5,6 @@ holds each change of the tables as Alembic has it. Importing this loads SQLAlche
 """
 
 from mlbench.backends.catalog_sql.catalog import SqlCatalog
+from mlbench.backends.catalog_sql.replacing import replace_catalog
 
-__all__ = ["SqlCatalog"]
+__all__ = ["SqlCatalog", "replace_catalog"]

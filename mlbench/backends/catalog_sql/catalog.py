@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from functools import cached_property
 from importlib import import_module
 from typing import Any, Final, TypeVar
 
@@ -18,6 +17,7 @@ from sqlalchemy import (
     Select,
     Table,
     and_,
+    bindparam,
     delete,
     func,
     insert,
@@ -31,6 +31,7 @@ from sqlalchemy import (
 from mlbench.backends.catalog_sql import tables as t
 from mlbench.backends.catalog_sql.opening import clear_errors, open_engine, sqlite_file
 from mlbench.backends.catalog_sql.rows import (
+    bound_rows,
     decode,
     encode,
     execution_row,
@@ -38,14 +39,20 @@ from mlbench.backends.catalog_sql.rows import (
     item_row,
     metric_rows,
     param_row,
+    read_rows,
+    run_row,
+    tag_row,
     to_execution,
     to_firing,
     to_job,
     to_metric,
+    use_rows,
 )
+from mlbench.backends.catalog_sql.searching import condition_of, names_in_use, search
 from mlbench.core.errors import NotFound
 from mlbench.core.ids import Digest, ExecutionId, JobId, RunId, is_prefix
 from mlbench.core.ports import WrittenItem
+from mlbench.core.queries import Page, Place, Query, Sort, Space
 from mlbench.core.records import (
     ENDED,
     UNDER_WAY,
@@ -58,6 +65,7 @@ from mlbench.core.records import (
     Run,
     Snapshot,
 )
+from mlbench.runs import lineage
 
 __all__ = ["SqlCatalog"]
 
@@ -67,6 +75,10 @@ _ALL: Final = 500
 """How many ids or keys one query asks for."""
 
 _NO_END_IS_LOST: Final = "excluded.state NOT IN ('queued', 'running') OR executions.state IN ('queued', 'running')"
+
+_NO_RUNS_END_IS_LOST: Final = (
+    "excluded.state NOT IN ('queued', 'running') OR runs.state IN ('queued', 'running') OR runs.kind = 'interactive'"
+)
 
 _FIRING = [getattr(t.firings.c, field.name) for field in fields(Firing)]
 
@@ -80,6 +92,8 @@ class SqlCatalog:
         SQLAlchemy's, as `sqlite:////home/me/.local/share/mlbench/catalog.sqlite`. A missing SQLite file is made.
     migrate
         Whether an older catalog may be brought up to date.
+    durable
+        Whether what is acknowledged must survive a power cut; not so while a catalog is made that nobody uses yet.
 
     Attributes
     ----------
@@ -87,14 +101,17 @@ class SqlCatalog:
         Whether it held nothing when it was opened, so that a store's records may have to be indexed.
     """
 
-    def __init__(self, url: str, *, migrate: bool = True) -> None:
+    def __init__(self, url: str, *, migrate: bool = True, durable: bool = True) -> None:
         self._file = sqlite_file(url)
         self._engine = open_engine(url, migrate=migrate)
         self._writer = self._engine.execution_options(mlbench_writes=True, preserve_rowcount=True)
         self._quick_writer = self._writer.execution_options(mlbench_syncs=False)
+        if not durable:
+            self._writer = self._quick_writer
         self._where = str(self._file or self._engine.url.render_as_string(hide_password=True))
         # each dialect has one of its own, and PostgreSQL's is slow to import
         self._insert: Any = import_module(f"sqlalchemy.dialects.{self._engine.dialect.name}").insert
+        self._inserts: dict[str, tuple[str, Sequence[str] | None]] = {}
         self._watch: sqlite3.Connection | None = None
         self._watching = threading.Lock()
         with self._reading() as connection:
@@ -141,30 +158,41 @@ class SqlCatalog:
     # --- runs ---------------------------------------------------------------------------------------------------------
 
     def put_run(self, run: Run, /) -> None:
-        row = {
-            "id": run.id,
-            "kind": run.kind,
-            "state": run.state,
-            "notebook": run.notebook,
-            "notebook_id": run.notebook_id,
-            "job": run.job,
-            "kernel": run.kernel,
-            "owner": run.owner,
-            "started": run.started,
-            "ended": run.ended,
-            "record": encode(run),
-        }
-        # An interactive run goes on when its kernel runs a further step; every other end is final.
-        final = and_(t.runs.c.state.in_(ENDED), t.runs.c.kind != "interactive")
-        with self._writing(durable=run.state in ENDED) as connection:
-            if self._put(connection, t.runs, row, final=final):
-                c = t.metrics.c
-                connection.execute(delete(t.metrics).where(c.run == run.id, c.execution.is_(None), c.part_of.is_(None)))
-                self._insert_all(connection, insert(t.metrics), metric_rows(run.id, run.metrics))
-                connection.execute(delete(t.params).where(t.params.c.run == run.id))
-                self._insert_all(
-                    connection, insert(t.params), [param_row(run.id, *one) for one in run.parameters.items()]
-                )
+        self.put_runs([run])
+
+    def put_runs(self, runs: Sequence[Run], /) -> None:
+        them: dict[str, Run] = {}
+        for run in runs:
+            if not _is_final(them.get(run.id), run):
+                them[run.id] = run
+        with self._writing(durable=any(run.state in ENDED for run in them.values())) as connection:
+            known: dict[str, Run] = {}
+            for some in _batches(list(them)):
+                found = connection.execute(_KNOWN_RUNS, {"them": some}).scalars()
+                known.update((run.id, run) for run in (decode(record, Run) for record in found))
+            new = [run for run in them.values() if not _is_final(known.get(run.id), run)]
+            self._insert_all(connection, "runs", [run_row(run) for run in new])
+            self._put_parts(connection, [(run, known.get(run.id)) for run in new])
+
+    def _put_parts(self, connection: Connection, runs: Sequence[tuple[Run, Run | None]]) -> None:
+        """Write the rows that runs consist of besides their own, as far as they are other than before."""
+        for kind, make in (("parameters", param_row), ("tags", tag_row)):
+            table = t.params if kind == "parameters" else t.tags
+            changed = [(run, one) for run, one in runs if getattr(run, kind) != (getattr(one, kind) if one else {})]
+            for some in _batches([run.id for run, one in changed if one is not None]):
+                connection.execute(delete(table).where(table.c.run.in_(some)))
+            rows = [make(run.id, *part) for run, _ in changed for part in getattr(run, kind).items()]
+            self._insert_all(connection, table.name, rows)
+        logged = [(run, one) for run, one in runs if run.metrics != (one.metrics if one is not None else ())]
+        c = t.metrics.c
+        for some in _batches([run.id for run, one in logged if one is not None and one.metrics]):
+            connection.execute(delete(t.metrics).where(c.run.in_(some), c.execution.is_(None), c.part_of.is_(None)))
+        self._insert_all(connection, "metrics", [row for run, _ in logged for row in metric_rows(run.id, run.metrics)])
+        moved = [run.id for run, one in runs if one is None or one.started != run.started]
+        changed_runs = {run.id for run, _ in logged}
+        self._keep_last_metrics(connection, sorted(changed_runs))
+        for some in _batches([run for run in moved if run not in changed_runs]):
+            connection.execute(_KEEP_STARTED, {"them": some})
 
     def run(self, prefix: str, /) -> Run:
         with self._reading() as connection:
@@ -197,13 +225,41 @@ class SqlCatalog:
                 found += (decode(record, Run) for record in connection.execute(query.where(*condition)).scalars())
         return sorted(found, key=lambda run: (run.started, run.id), reverse=True)[:limit]
 
-    def count_runs(self, *, notebook: str | None = None, notebook_id: str | None = None) -> int:
-        query = select(func.count()).select_from(t.runs)
+    def search(
+        self,
+        query: Query | None = None,
+        /,
+        *,
+        sort: Sort | None = None,
+        notebook: str | None = None,
+        notebook_id: str | None = None,
+        job: JobId | None = None,
+        under_way: bool = False,
+        limit: int = 50,
+        after: Place | None = None,
+    ) -> Page:
+        more = [t.runs.c.job == job] if job is not None else []
+        if under_way:
+            more.append(_is_under_way(t.runs))
+        scopes = [[*one, *more] for one in _of_notebook(notebook, notebook_id)]
+        with self._reading() as connection:
+            return search(connection, query, sort, scopes, limit=limit, after=after)
+
+    def count_runs(
+        self, query: Query | None = None, /, *, notebook: str | None = None, notebook_id: str | None = None
+    ) -> int:
+        counted = select(func.count()).select_from(t.runs)
+        if query is not None:
+            counted = counted.where(condition_of(query, self._engine.dialect.name, of_all=True))
         with self._reading() as connection:
             return sum(
-                int(connection.execute(query.where(*condition)).scalar_one())
+                int(connection.execute(counted.where(*condition)).scalar_one())
                 for condition in _of_notebook(notebook, notebook_id)
             )
+
+    def names_in_use(self, space: Space, prefix: str = "", /, *, limit: int = 50) -> list[str]:
+        with self._reading() as connection:
+            return list(names_in_use(connection, space, prefix, limit))
 
     def notebooks(self, notebook_id: str, /) -> dict[str, int]:
         c = t.runs.c
@@ -251,10 +307,16 @@ class SqlCatalog:
             for identifier, state in known.items():
                 if state in ENDED and them[identifier][0].state in UNDER_WAY:
                     del them[identifier]
-            self._insert_all(connection, self._put_executions, [row for _, row in them.values()])
-            self._forget_metrics(connection, [them[identifier][0] for identifier in known if identifier in them])
+            self._insert_all(connection, "executions", [row for _, row in them.values()])
+            again = [them[identifier][0] for identifier in known if identifier in them]
+            changed = self._forget_metrics(connection, again)
+            changed |= {one.run for one, _ in them.values() if one.metrics and one.part_of is None}
             metrics = [row for one, _ in them.values() for row in metric_rows(one.run, one.metrics, one)]
-            self._insert_all(connection, insert(t.metrics), metrics)
+            written = [one for one, _ in them.values()]
+            self._insert_all(connection, "artifacts_bound", bound_rows(written))
+            self._insert_all(connection, "artifacts_read", read_rows(written))
+            self._insert_all(connection, "metrics", metrics)
+            self._keep_last_metrics(connection, sorted(changed))
 
     def put_items(self, items: Sequence[WrittenItem], /) -> None:
         them = {item.id: item for item in items}
@@ -263,12 +325,14 @@ class SqlCatalog:
         rows = [item_row(item) for item in them.values()]
         c = t.metrics.c
         with self._writing() as connection:
-            self._insert_all(connection, self._put_executions, rows)
+            self._insert_all(connection, "executions", rows)
             for whole in {item.part_of for item in them.values()}:
                 if connection.execute(select(c.id).where(c.part_of == whole).limit(1)).first() is not None:
                     self._forget_metrics(connection, [item for item in them.values() if item.part_of == whole])
+            made = ((digest, item.id, name) for item in them.values() for digest, name in item.made())
+            self._insert_all(connection, "artifacts_bound", use_rows(made))
             metrics = [row for item in them.values() for row in metric_rows(item.run, item.metrics, item)]
-            self._insert_all(connection, insert(t.metrics), metrics)
+            self._insert_all(connection, "metrics", metrics)
 
     def execution(self, prefix: str, /) -> Execution:
         with self._reading() as connection:
@@ -322,10 +386,53 @@ class SqlCatalog:
         query = select(c.record).where(c.key == key, c.state == "succeeded").order_by(c.moment.desc(), c.id)
         return self._executions(query.limit(limit))
 
+    def delete_runs(self, runs: Sequence[RunId], /) -> None:
+        for some in _batches(runs):
+            with self._writing() as connection:
+                ended = select(t.runs.c.id).where(t.runs.c.id.in_(some), not_(_is_under_way(t.runs)))
+                gone = list(connection.execute(ended).scalars())
+                if not gone:
+                    continue
+                theirs = select(t.executions.c.id).where(t.executions.c.run.in_(gone))
+                for table in (t.artifacts_bound, t.artifacts_read):
+                    connection.execute(delete(table).where(table.c.execution.in_(theirs)))
+                for table in (t.metrics, t.run_metrics, t.params, t.tags, t.executions):
+                    connection.execute(delete(table).where(table.c.run.in_(gone)))
+                connection.execute(delete(t.runs).where(t.runs.c.id.in_(gone)))
+
+    def delete_snapshots(self, digests: Sequence[Digest], /) -> None:
+        for some in _batches(digests):
+            with self._writing() as connection:
+                connection.execute(delete(t.snapshots).where(t.snapshots.c.digest.in_(some)))
+
     def under_way(self) -> list[Execution]:
         """Return all executions that are queued or running, without their messages."""
         c = t.executions.c
         return self._executions(select(c.record).where(_is_under_way(t.executions)).order_by(c.moment.desc(), c.id))
+
+    def executions_named(self, ids: Iterable[ExecutionId], /) -> dict[ExecutionId, Execution]:
+        found: list[Execution] = []
+        for some in _batches(list(dict.fromkeys(ids))):
+            found += self._executions(select(t.executions.c.record).where(t.executions.c.id.in_(some)))
+        return {one.id: one for one in found}
+
+    def makers(self, digests: Iterable[Digest], /, *, limit: int = 1000) -> list[Execution]:
+        return self._users(t.artifacts_bound, digests, lineage.binds, limit)
+
+    def readers(self, digests: Iterable[Digest], /, *, limit: int = 1000) -> list[Execution]:
+        return self._users(t.artifacts_read, digests, lineage.given, limit)
+
+    def _users(
+        self, table: Table, digests: Iterable[Digest], which: Callable[[Execution], set[Digest]], limit: int
+    ) -> list[Execution]:
+        """Return the executions that a table of artifacts names, if their records say so too."""
+        c, wanted = t.executions.c, list(dict.fromkeys(digests))
+        found: dict[ExecutionId, Execution] = {}
+        for some in _batches(wanted):
+            using = select(table.c.execution).where(table.c.digest.in_(some))
+            query = select(c.record).where(c.id.in_(using)).order_by(c.moment, c.id).limit(limit)
+            found |= {one.id: one for one in self._executions(query) if not which(one).isdisjoint(some)}
+        return sorted(found.values(), key=lambda one: (lineage.moment(one), one.id))[:limit]
 
     def _executions(self, query: Select[Any]) -> list[Execution]:
         with self._reading() as connection:
@@ -455,43 +562,90 @@ class SqlCatalog:
         with clear_errors(self._where), writer.begin() as connection:
             yield connection
 
-    def _put(
-        self, connection: Connection, table: Table, row: Json, *, final: ColumnElement[bool] | None = None
-    ) -> bool:
-        """Insert or replace a row; return False if it was left alone, since it says an end and the new one does not."""
+    def _put(self, connection: Connection, table: Table, row: Json) -> None:
         key = table.primary_key.columns.keys()
         query = self._insert(table).values(row)
         changes: Json = {name: query.excluded[name] for name in row if name not in key}
-        where = not_(final) if final is not None and row["state"] in UNDER_WAY else None
-        query = query.on_conflict_do_update(index_elements=key, set_=changes, where=where)
-        return bool(connection.execute(query).rowcount)
+        connection.execute(query.on_conflict_do_update(index_elements=key, set_=changes))
 
-    @cached_property
-    def _put_executions(self) -> Any:
-        query = self._insert(t.executions)
-        changes: Json = {one.name: query.excluded[one.name] for one in t.executions.c if one.name != "id"}
-        # Whoever writes an execution without messages did not have them.
-        changes["messages"] = func.coalesce(query.excluded.messages, t.executions.c.messages)
-        return query.on_conflict_do_update(index_elements=["id"], set_=changes, where=text(_NO_END_IS_LOST))
-
-    def _insert_all(self, connection: Connection, query: Any, rows: Sequence[Json]) -> None:
-        """Insert rows by a query. The driver gets them as they are: for thousands, looking at each costs the most."""
+    def _insert_all(self, connection: Connection, table: str, rows: Sequence[Json]) -> None:
+        """Insert rows, or replace them. The driver gets them as they are: for thousands, looking at each costs most."""
         if not rows:
             return
-        compiled = query.compile(dialect=self._engine.dialect, column_keys=list(rows[0]))
-        order: Sequence[str] | None = compiled.positiontup
+        if table not in self._inserts:
+            query = self._insert_query(table).compile(dialect=self._engine.dialect, column_keys=list(rows[0]))
+            self._inserts[table] = str(query), query.positiontup
+        written, order = self._inserts[table]
         given = rows if order is None else [tuple(map(row.__getitem__, order)) for row in rows]
-        connection.exec_driver_sql(str(compiled), given)
+        connection.exec_driver_sql(written, given)
 
-    def _forget_metrics(self, connection: Connection, executions: Sequence[Execution | WrittenItem]) -> None:
+    def _insert_query(self, name: str) -> Any:
+        table = t.metadata.tables[name]
+        query = self._insert(table)
+        if name == "metrics":
+            return query
+        if name in {"params", "tags", "artifacts_bound", "artifacts_read"}:
+            return query.on_conflict_do_nothing()
+        changes: Json = {one.name: query.excluded[one.name] for one in table.c if one.name != "id"}
+        if name == "executions":  # whoever writes an execution without messages did not have them
+            changes["messages"] = func.coalesce(query.excluded.messages, table.c.messages)
+        lost = _NO_RUNS_END_IS_LOST if name == "runs" else _NO_END_IS_LOST
+        return query.on_conflict_do_update(index_elements=["id"], set_=changes, where=text(lost))
+
+    def _forget_metrics(self, connection: Connection, executions: Sequence[Execution | WrittenItem]) -> set[str]:
+        """Delete the metrics of executions; return the runs that lost some, of items aside."""
         c = t.metrics.c
         whose: dict[tuple[str, str | None], list[str]] = {}
         for one in executions:
             whose.setdefault((one.run, one.part_of), []).append(one.id)
+        changed: set[str] = set()
         for (run, part_of), them in whose.items():
             which = (c.run == run, c.part_of.is_(None)) if part_of is None else (c.part_of == part_of,)
             for some in _batches(them):
-                connection.execute(delete(t.metrics).where(*which, c.execution.in_(some)))
+                gone = connection.execute(delete(t.metrics).where(*which, c.execution.in_(some)))
+                if gone.rowcount and part_of is None:
+                    changed.add(run)
+        return changed
+
+    def _keep_last_metrics(self, connection: Connection, runs: Sequence[str]) -> None:
+        """Write the last value of each metric of runs anew, from what their metrics are now."""
+        for some in _batches(runs):
+            if self._engine.dialect.name == "postgresql":
+                for run in some:  # until the end of the transaction, since what another one adds cannot be seen yet
+                    connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(run, 3))))
+            connection.execute(_FORGET_LAST, {"them": some})
+            connection.execute(_KEEP_LAST, {"them": some})
+
+
+def _is_final(before: Run | None, run: Run) -> bool:
+    """Say whether a run's end is known, so that it is under way no more.
+
+    An interactive run goes on when its kernel runs a further step; every other end is final.
+    """
+    return before is not None and before.state in ENDED and before.kind != "interactive" and run.state in UNDER_WAY
+
+
+def _keeping_last() -> Any:
+    """Return the statement that writes the last value of each metric of some runs."""
+    c = t.metrics.c
+    place = func.row_number().over(partition_by=(c.run, c.name), order_by=(c.time.desc(), c.id.desc()))
+    numbered = select(c.run, c.name, c.value, place.label("place")).where(c.run.in_(_THEM), c.part_of.is_(None))
+    found = numbered.subquery()
+    started = func.coalesce(select(t.runs.c.started).where(t.runs.c.id == found.c.run).scalar_subquery(), 0)
+    last = select(found.c.run, found.c.name, found.c.value, started).where(found.c.place == 1)
+    return insert(t.run_metrics).from_select(["run", "name", "value", "started"], last)
+
+
+# Statements that each run's record needs are put together once: that costs more than to execute them.
+_THEM: Final[Any] = bindparam("them", expanding=True)
+_KNOWN_RUNS: Final = select(t.runs.c.record).where(t.runs.c.id.in_(_THEM)).with_for_update()
+_FORGET_LAST: Final = delete(t.run_metrics).where(t.run_metrics.c.run.in_(_THEM))
+_KEEP_LAST: Final = _keeping_last()
+_KEEP_STARTED: Final = (
+    update(t.run_metrics)
+    .where(t.run_metrics.c.run.in_(_THEM))
+    .values(started=select(t.runs.c.started).where(t.runs.c.id == t.run_metrics.c.run).scalar_subquery())
+)
 
 
 def _batches(them: Sequence[T]) -> Iterator[Sequence[T]]:

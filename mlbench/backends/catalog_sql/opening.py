@@ -25,10 +25,13 @@ from sqlalchemy.exc import DBAPIError
 
 from mlbench.core.errors import StoreError
 
-__all__ = ["REVISIONS", "clear_errors", "open_engine", "sqlite_file"]
+__all__ = ["REPLACED", "REVISIONS", "alone", "clear_errors", "open_engine", "sqlite_file"]
 
-REVISIONS: Final = ("0001", "0002")
+REVISIONS: Final = ("0001", "0002", "0003", "0004")
 """The migrations of `migrations/versions`, oldest first."""
+
+REPLACED: Final = "replaced"
+"""The revision of a file that another one has taken the place of: whoever has it open still may not use it."""
 
 _BUSY_SECONDS = 10
 _LOCK_SECONDS = 60
@@ -66,18 +69,41 @@ def open_engine(url: str, *, migrate: bool = True) -> Engine:
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _create(file)
     where = str(file or make_url(url).render_as_string(hide_password=True))
-    with clear_errors(where):
-        if _revision(engine, where) != REVISIONS[-1]:
-            with _alone(file):  # whoever waited here may find that all is done
-                found = _revision(engine, where)
-                if found != REVISIONS[-1]:
-                    if found is not None and not migrate:
-                        raise StoreError(
-                            f"The catalog {where} was made by an older version of mlbench.",
-                            "Stop the service with `mlbench service stop`; the next one brings it up to date.",
-                        )
-                    _upgrade(engine, file, found)
+    try:
+        with clear_errors(where):
+            _bring_up_to_date(engine, file, where, migrate=migrate)
+    except BaseException:
+        engine.dispose()  # what is refused is not held
+        raise
     return engine
+
+
+def _bring_up_to_date(engine: Engine, file: Path | None, where: str, *, migrate: bool) -> None:
+    if _revision(engine, where) != REVISIONS[-1]:
+        with alone(file):  # whoever waited here may find that all is done, or another file in this one's place
+            engine.dispose()
+            found = _revision(engine, where)
+            if found != REVISIONS[-1]:
+                if found is not None and not migrate:
+                    raise StoreError(
+                        f"The catalog {where} was made by an older version of mlbench.",
+                        "Stop the service with `mlbench service stop`; the next one brings it up to date.",
+                    )
+                _upgrade(engine, file, found)
+    if file is not None:
+        _keep_log(engine)
+
+
+def _keep_log(engine: Engine) -> None:
+    """Go back to the write-ahead log if whoever was about to replace the file was killed after leaving it."""
+    raw = engine.raw_connection()
+    try:
+        cursor = raw.cursor()
+        if cursor.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+            with suppress(sqlite3.OperationalError):  # others are at work in it: the next one sees to it
+                cursor.execute("PRAGMA journal_mode=WAL")
+    finally:
+        raw.close()
 
 
 def _create(file: Path) -> None:
@@ -106,6 +132,7 @@ def _prepare_sqlite(engine: Engine) -> None:
             f"cache_size=-{_CACHE_KIB}",
         ):
             connection.execute(f"PRAGMA {pragma}")
+        connection.create_function("mlbench_lower", 1, _lower, deterministic=True)
 
     @event.listens_for(engine, "begin")
     def begun(connection: Connection) -> None:
@@ -117,12 +144,19 @@ def _prepare_sqlite(engine: Engine) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
+def _lower(value: Any) -> Any:
+    """Return a text in lower case; SQLite's own function knows the letters of English alone."""
+    return value.lower() if isinstance(value, str) else value
+
+
 def _revision(engine: Engine, where: str) -> str | None:
     """Return the catalog's revision, `None` for a new one."""
     with engine.connect() as connection:
         if not inspect(connection).has_table("alembic_version"):
             return None
         found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    if found == REPLACED:
+        raise StoreError(f"The catalog {where} has been made anew just now.", "Try again.")
     if found is not None and found not in REVISIONS:
         raise StoreError(
             f"The catalog {where} was made by a newer version of mlbench (its revision is {found}, this version knows "
@@ -133,7 +167,7 @@ def _revision(engine: Engine, where: str) -> str | None:
 
 
 @contextmanager
-def _alone(file: Path | None) -> Iterator[None]:
+def alone(file: Path | None) -> Iterator[None]:
     """Hold the lock of a catalog's file: one process at a time makes or migrates it."""
     if file is None:
         yield

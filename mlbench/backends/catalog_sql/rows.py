@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from mlbench.core.ports import WrittenItem
-from mlbench.core.records import Execution, Firing, Job, JobVersion, Json, Metric, Run, Snapshot
+from mlbench.core.records import ENDED, Execution, Firing, Job, JobVersion, Json, Metric, Run, Snapshot
+from mlbench.runs.lineage import moment
+from mlbench.runs.search import comparable
 from mlbench.runs.wire import compact, encoded, msgspec
 
 __all__ = [
+    "bound_rows",
     "decode",
     "encode",
     "execution_row",
@@ -20,10 +23,15 @@ __all__ = [
     "item_row",
     "metric_rows",
     "param_row",
+    "read_rows",
+    "run_row",
+    "searchable",
+    "tag_row",
     "to_execution",
     "to_firing",
     "to_job",
     "to_metric",
+    "use_rows",
 ]
 
 R = TypeVar("R", Run, Execution, Job, JobVersion, Snapshot)
@@ -50,7 +58,6 @@ def to_execution(row: Any) -> Execution:
 
 def execution_row(execution: Execution) -> Json:
     """Return an execution as a row: its record is without its messages, and without what has its default."""
-    moments = (execution.started, execution.queued, execution.ended)
     record = compact(execution)
     messages = record.pop("messages", None)
     return {
@@ -63,10 +70,33 @@ def execution_row(execution: Execution) -> Json:
         "item": execution.item,
         "attempt": execution.attempt,
         "key": execution.key,
-        "moment": next((moment for moment in moments if moment is not None), 0),
+        "moment": moment(execution),
         "record": encode(record),
         "messages": msgspec.json.encode(messages).decode() if messages else None,
     }
+
+
+def bound_rows(executions: Iterable[Execution]) -> list[Json]:
+    """Return a row for each artifact that executions which have ended bound, in one order whoever writes them."""
+    return use_rows(
+        (binding.artifact.digest, one.id, binding.name)
+        for one in executions
+        if one.state in ENDED
+        for binding in one.binds
+        if binding.artifact is not None
+    )
+
+
+def read_rows(executions: Iterable[Execution]) -> list[Json]:
+    """Return a row for each artifact that executions were given, in one order whoever writes them."""
+    return use_rows(
+        (read.digest, one.id, read.name) for one in executions for read in one.reads if read.digest is not None
+    )
+
+
+def use_rows(found: Iterable[tuple[str, str, str]]) -> list[Json]:
+    """Return rows of digests, executions and names, in one order whoever writes them."""
+    return [{"digest": digest, "execution": execution, "name": name} for digest, execution, name in sorted(set(found))]
 
 
 def item_row(item: WrittenItem) -> Json:
@@ -110,10 +140,32 @@ def to_metric(row: Any) -> Metric:
     return Metric(name=row.name, value=math.nan if row.value is None else row.value, step=row.step, time=row.time)
 
 
+def run_row(run: Run) -> Json:
+    """Return a run as a row."""
+    same = ("id", "kind", "state", "notebook", "notebook_id", "job", "kernel", "owner", "started", "ended")
+    return {
+        **{name: getattr(run, name) for name in (*same, "job_version")},
+        **{name: searchable(getattr(run, name)) for name in ("name", "reason", "user", "host", "failed_step")},
+        "record": encode(run),
+    }
+
+
 def param_row(run: str, name: str, value: Any) -> Json:
     """Return a parameter of a run as a row."""
-    number = float(value) if isinstance(value, int | float) and abs(value) < 1e308 else None
-    return {"run": run, "name": name, "value": msgspec.json.encode(value).decode(), "number": number}
+    found = comparable(value)
+    number = found if isinstance(found, float) and math.isfinite(found) else None
+    text = searchable(value) if isinstance(value, str) else None
+    return {"run": run, "name": name, "value": msgspec.json.encode(value).decode(), "number": number, "text": text}
+
+
+def tag_row(run: str, name: str, value: str) -> Json:
+    """Return a tag of a run as a row."""
+    return {"run": run, "name": searchable(name), "value": searchable(value)}
+
+
+def searchable(text: str | None) -> str | None:
+    """Return a text without the one character that PostgreSQL does not keep, and that no query holds."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}") if text else text
 
 
 def to_job(row: Any) -> Job:

@@ -37,6 +37,8 @@ _UNDER_WAY = text("state IN ('queued', 'running')")
 _NO_ITEM = text("part_of IS NULL")
 _ITEM = text("part_of IS NOT NULL")
 _KEYED = text("key IS NOT NULL")
+_NUMBER = text("value IS NOT NULL")
+_NAME = Text().with_variant(Text(collation="C"), "postgresql")  # in one order everywhere, so that an index completes it
 
 snapshots = Table(
     "snapshots", metadata, Column("digest", String(80), primary_key=True), Column("record", Text, nullable=False)
@@ -56,8 +58,15 @@ runs = Table(
     Column("started", BigInteger, nullable=False),
     Column("ended", BigInteger),
     Column("record", Text, nullable=False),
+    Column("name", Text),
+    Column("reason", Text),
+    Column("user", Text),
+    Column("host", Text),
+    Column("failed_step", Text),
+    Column("job_version", Integer),
     CheckConstraint(_STATES, name="state"),
     Index(None, "started", "id"),
+    Index(None, "state", "started", "id"),
     Index(None, "notebook", "started", "id"),
     Index(None, "notebook_id", "started", "id"),
     Index(None, "job", "started", "id"),
@@ -88,6 +97,26 @@ executions = Table(
     Index("ix_executions_under_way", "state", sqlite_where=_UNDER_WAY, postgresql_where=_UNDER_WAY),
 )
 
+# Which executions bound an artifact, and which were given one. Rows are added, and taken away only with their run:
+# whoever reads one looks into the execution's record, so that writing an execution again costs nothing here.
+artifacts_bound = Table(
+    "artifacts_bound",
+    metadata,
+    Column("digest", String(80), primary_key=True),
+    Column("execution", String(26), primary_key=True),
+    Column("name", Text, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+artifacts_read = Table(
+    "artifacts_read",
+    metadata,
+    Column("digest", String(80), primary_key=True),
+    Column("execution", String(26), primary_key=True),
+    Column("name", Text, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
 metrics = Table(
     "metrics",
     metadata,
@@ -101,18 +130,47 @@ metrics = Table(
     Column("value", Double),  # none: not a number (SQLite has no other word for it)
     Column("time", BigInteger, nullable=False),
     Index("ix_metrics_run_execution", "run", "execution", sqlite_where=_NO_ITEM, postgresql_where=_NO_ITEM),
-    Index("ix_metrics_name_value", "name", "value", sqlite_where=_NO_ITEM, postgresql_where=_NO_ITEM),
     Index("ix_metrics_part_of_name_item", "part_of", "name", "item", sqlite_where=_ITEM, postgresql_where=_ITEM),
+)
+
+run_metrics = Table(
+    "run_metrics",  # of each metric of a run and of its steps the last value: what runs are searched and sorted by
+    metadata,
+    Column("run", String(26), primary_key=True),
+    Column("name", _NAME, primary_key=True),
+    Column("value", Double),  # none: not a number
+    Column("started", BigInteger, nullable=False),  # the run's, since of equal values the newest comes first
+    # Read backwards for the greatest first and forwards for the least: two, so that the newest comes first either way.
+    Index("ix_run_metrics_falling", "name", "value", "started", "run", sqlite_where=_NUMBER, postgresql_where=_NUMBER),
+    Index(
+        "ix_run_metrics_rising",
+        "name",
+        "value",
+        text("started DESC"),
+        text("run DESC"),
+        sqlite_where=_NUMBER,
+        postgresql_where=_NUMBER,
+    ),
 )
 
 params = Table(
     "params",
     metadata,
     Column("run", String(26), primary_key=True),
-    Column("name", Text, primary_key=True),
+    Column("name", _NAME, primary_key=True),
     Column("value", Text, nullable=False),  # JSON
     Column("number", Double),
+    Column("text", Text),
     Index(None, "name", "number"),
+)
+
+tags = Table(
+    "tags",
+    metadata,
+    Column("run", String(26), primary_key=True),
+    Column("name", _NAME, primary_key=True),
+    Column("value", Text, nullable=False),
+    Index(None, "name"),
 )
 
 jobs = Table(

@@ -106,10 +106,10 @@ def read_error(written: object, /) -> MlbenchError:
     """
     if not isinstance(written, dict):
         return ServiceError("The service refused, and did not say why.")
-    arguments: list[Any] = [part for part in written.get("args") or () if part is None or isinstance(part, str)]
+    arguments: list[Any] = [part for part in written.get("args") or () if part is None or isinstance(part, str | int)]
     name = str(written.get("type"))
     kind: type[MlbenchError] = getattr(errors, name) if name in errors.__all__ else ServiceError
     try:
         return kind(*arguments)
     except TypeError:
-        return ServiceError(" ".join(part for part in arguments if part) or "The service refused.")
+        return ServiceError(" ".join(str(part) for part in arguments if part) or "The service refused.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,34 +19,35 @@ if TYPE_CHECKING:
     from mlbench.project import Project
 
 
-@click.command(epilog="Example: mlbench runs flights.ipynb --limit 5")
-@click.argument("notebook", required=False)
+@click.command(epilog="Example: mlbench runs \"metrics.rmse < 12 and params.origin = 'JFK'\" --sort -metrics.rmse")
+@click.argument("what", nargs=-1, metavar="[NOTEBOOK] [QUERY]")
 @click.option("-n", "--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="How many.")
+@click.option("--sort", metavar="NAME", help="By what instead of the start; -NAME is for the greatest first.")
 @click.option("--job", help="Only the runs of this job: its name or id.")
 @click.option("--under-way", is_flag=True, help="Only those that are queued or running.")
 @json_option
-def runs(notebook: str | None, limit: int, job: str | None, under_way: bool, as_json: bool) -> None:
-    """List runs, newest first: all of them, or those of NOTEBOOK.
+def runs(what: tuple[str, ...], limit: int, sort: str | None, job: str | None, under_way: bool, as_json: bool) -> None:
+    """List runs, newest first: all of them, those of NOTEBOOK, or those that QUERY is true of.
+
+    What ends in .ipynb, or is a file, is the notebook. A query compares state, name, started, duration and more,
+    params.X, metrics.X and tags.X by = != < <= > >= like ilike in, and joins comparisons by and, or, not and
+    parentheses; texts stand in quotation marks. What a run does not have comes last when sorted.
 
     Metrics are those of a run and its steps: of each name the last value.
     """
     from mlbench.project.history import last_metrics
-    from mlbench.project.identity import runs_of
 
+    notebook, query = _tell_apart(what)
     project = _open(notebook)
-    which: dict[str, Any] = {"limit": limit, "under_way": under_way}
-    if notebook is not None:
-        which |= runs_of(project.catalog, notebook)
-    if job is not None:
-        which["job"] = project.catalog.job(job).id
-    logged = project.catalog.runs(**which)
+    logged = project.search(query, sort=sort, notebook=notebook, job=job, under_way=under_way, limit=limit).runs
     metrics = project.catalog.metrics([run.id for run in logged])
     found = [replace(run, metrics=last_metrics(metrics.get(run.id, ()))) for run in logged]
     if as_json:
         print_json(found)
         return
     if not found:
-        console().print("No runs yet. Run a notebook with: mlbench run NOTEBOOK.ipynb")
+        nothing = "No runs yet. Run a notebook with: mlbench run NOTEBOOK.ipynb"
+        console().print(nothing if query is None else "No run fits.")
         return
     shown = output.table("run", "state", "name", "kind", "when", "time", "what", right=("time",))
     for run in found:
@@ -172,6 +173,21 @@ def _headline(run: Run) -> str:
         where = f"{run.failed_step}: " if run.failed_step else ""
         return output.first_line(f"{where}{run.failure.ename}: {run.failure.evalue}", 80)
     return "  ".join(part for part in (output.metrics_text(run.metrics), _pairs(run.parameters)) if part)
+
+
+def _tell_apart(what: tuple[str, ...]) -> tuple[str | None, str | None]:
+    """Return which of what was given is the notebook, and which the query."""
+    from mlbench.project.identity import is_notebook
+
+    notebooks = [one for one in what if is_notebook(one)]
+    queries = [one for one in what if one not in notebooks]
+    if len(notebooks) > 1 or len(queries) > 1:
+        extra = (notebooks if len(notebooks) > 1 else queries)[1]
+        raise UsageError(
+            f"{output.first_line(extra, 60)} is one too many: there can be one notebook and one query.",
+            "A query stands in quotation marks: mlbench runs \"metrics.rmse < 12 and state = 'failed'\"",
+        )
+    return next(iter(notebooks), None), next(iter(queries), None)
 
 
 def _open(notebook: str | None) -> Project:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -23,6 +24,8 @@ __all__ = ["ClusterMagics", "Clusters", "describe"]
 _VERBS: Final = ("start", "scale", "stop")
 _OPENING_SECONDS: Final = 600.0
 """How long a cluster's class may take to make it."""
+_AGAIN: Final = 6 * 3600
+"""Seconds after which a module's file is kept anew."""
 
 
 class Service(Protocol):
@@ -50,7 +53,7 @@ class Clusters:
         self._keep = keep
         self._chosen: ClusterChoice | None = None
         self._default: ClusterChoice | None = None
-        self._kept: dict[tuple[str, int, int], Digest] = {}
+        self._kept: dict[tuple[str, int, int, int], Digest] = {}
         self._imported: set[str] = set()
         self._at_start = _variables_at_start()
 
@@ -158,7 +161,8 @@ class Clusters:
             if path is None:
                 continue
             state = path.stat()
-            known = (os.fspath(path), state.st_mtime_ns, state.st_size)
+            # Once in a while anew: what no record names is freed from the store after a day.
+            known = (os.fspath(path), state.st_mtime_ns, state.st_size, int(time.time()) // _AGAIN)
             if known not in self._kept:
                 self._kept[known] = self._keep(path.read_bytes())
             package = path.name == "__init__.py"

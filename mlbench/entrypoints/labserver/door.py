@@ -29,6 +29,9 @@ LARGEST_BODY: Final = 50 * 1024 * 1024
 ID: Final = r"([a-z2-7]{26})"
 """The only form of an id that a route accepts; ids are looked up, never joined to a path."""
 
+DIGEST: Final = r"(blake3(?::|%3[Aa])[0-9a-f]{64})"
+"""The only form of a digest that a route accepts, whether or not the page has escaped its colon."""
+
 STATUS: Final[tuple[tuple[type[errors.MlbenchError], int], ...]] = (
     (errors.NotFound, 404),
     (errors.NotebookError, 422),
@@ -75,7 +78,8 @@ class Handler(APIHandler):
             result = await answer
         except errors.MlbenchError as error:
             self.set_status(status_of(error))
-            result = schema.Problem(message=error.message, remedy=error.remedy, type=type(error).__name__)
+            place = error.place if isinstance(error, errors.QueryError) else None
+            result = schema.Problem(message=error.message, remedy=error.remedy, type=type(error).__name__, place=place)
         self.finish(msgspec.json.encode(result))
 
     def body(self, kind: type[T]) -> T:

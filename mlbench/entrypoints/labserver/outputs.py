@@ -9,8 +9,9 @@ from pathlib import Path
 from jupyter_server.auth.decorator import authorized
 from tornado import web
 
-from mlbench.core.errors import UsageError
+from mlbench.core.errors import NotFound, UsageError
 from mlbench.core.ids import is_id
+from mlbench.core.ports import Catalog
 from mlbench.core.records import UNDER_WAY, Execution, Run
 from mlbench.entrypoints.labserver import schema
 from mlbench.entrypoints.labserver.door import Handler
@@ -57,12 +58,11 @@ class OutputsOfCells(Handler):
         for cell, one in found.items():
             # What the next run of a kernel has taken over ran as itself; what it printed, it printed then.
             if one.reused_from is not None and is_taken_over(one):
-                found[cell] = catalog.execution(one.reused_from)
+                found[cell] = _origin(catalog, one)
             elif question.messages:
                 found[cell] = catalog.execution(one.id)
                 if one.reused_from is not None and not found[cell].messages:
-                    messages = catalog.execution(one.reused_from).messages
-                    found[cell] = replace(found[cell], messages=messages)
+                    found[cell] = replace(found[cell], messages=_origin(catalog, one).messages)
         return found, False
 
     def _is_copy(self, path: str, run: Run) -> bool:
@@ -93,6 +93,14 @@ class IdentityOfNotebook(Handler):
 def is_taken_over(execution: Execution) -> bool:
     """Say whether an execution only stands for the one of the run before: it took no time at all."""
     return execution.state == "reused" and execution.queued == execution.ended
+
+
+def _origin(catalog: Catalog, execution: Execution) -> Execution:
+    """Return the execution that one was reused from; itself, in a store that was merged in part."""
+    try:
+        return catalog.execution(execution.reused_from) if execution.reused_from is not None else execution
+    except NotFound:
+        return execution
 
 
 def _later(one: Execution, other: Execution) -> bool:

@@ -8,8 +8,19 @@ from typing import Any
 from jupyter_server.utils import url_path_join
 from tornado import web
 
-from mlbench.entrypoints.labserver import document, events, executions, graph, jobs, outputs, runs, schedule, status
-from mlbench.entrypoints.labserver.door import ID, NothingHere
+from mlbench.entrypoints.labserver import (
+    document,
+    events,
+    executions,
+    graph,
+    jobs,
+    lineage,
+    outputs,
+    runs,
+    schedule,
+    status,
+)
+from mlbench.entrypoints.labserver.door import DIGEST, ID, NothingHere
 from mlbench.entrypoints.labserver.news import Newsroom
 from mlbench.entrypoints.labserver.schema import PREFIX
 from mlbench.entrypoints.labserver.stores import Stores
@@ -20,8 +31,10 @@ HANDLERS: tuple[tuple[str, type[web.RequestHandler]], ...] = (
     ("status", status.StatusOfServer),
     ("dashboards", status.DashboardsOfClusters),
     ("runs", runs.RunPage),
+    ("completions", runs.NamesInUse),
     (f"runs/{ID}", runs.OneRun),
     (f"runs/{ID}/notebook", runs.Notebook),
+    (f"runs/{ID}/diff", lineage.DifferenceOfRuns),
     (f"runs/{ID}/cancel", runs.Cancel),
     (f"runs/{ID}/resume", runs.Resume),
     (f"executions/{ID}", executions.OneExecution),
@@ -29,6 +42,7 @@ HANDLERS: tuple[tuple[str, type[web.RequestHandler]], ...] = (
     (f"executions/{ID}/metric", executions.MetricOfItems),
     (f"executions/{ID}/cancel", executions.Cancel),
     (f"executions/{ID}/keep", executions.Keep),
+    (f"artifacts/{DIGEST}/lineage", lineage.LineageOfArtifact),
     ("graph", graph.GraphOfCells),
     ("outputs", outputs.OutputsOfCells),
     ("identity", outputs.IdentityOfNotebook),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,27 +10,28 @@ from jupyter_server.auth.decorator import authorized
 from tornado import web
 
 from mlbench.core.errors import NotFound, UsageError
-from mlbench.core.ids import RunId, is_id
+from mlbench.core.ids import is_id
 from mlbench.core.records import ENDED, UNDER_WAY, Execution, Json, Metric, Run, Snapshot
 from mlbench.entrypoints.labserver import schema
 from mlbench.entrypoints.labserver.door import Handler
 from mlbench.project import Project
 from mlbench.project.identity import is_own
 from mlbench.project.reuse import resume_apart
+from mlbench.runs.search import completions, parse, parse_sort, read_place, write_place
 from mlbench.runs.wire import msgspec
 
-__all__ = ["Cancel", "Notebook", "OneRun", "Resume", "RunPage"]
+__all__ = ["Cancel", "NamesInUse", "Notebook", "OneRun", "Resume", "RunPage"]
 
 LARGEST_PAGE = 200
 
 
 class RunPage(Handler):
-    """`GET runs?notebook=&notebook_id=&limit=&before=`."""
+    """`GET runs?notebook=&notebook_id=&query=&sort=&limit=&before=`."""
 
     @web.authenticated
     @authorized
     async def get(self) -> None:
-        """Answer a page of runs, newest first, of one notebook or of all."""
+        """Answer a page of runs, of one notebook or of all, that a query is true of, newest first or sorted."""
         await self.reply(self._page)
 
     def _page(self) -> schema.RunList:
@@ -41,20 +40,26 @@ class RunPage(Handler):
         if identifier is not None and not is_id(identifier):
             raise UsageError("notebook_id is not an id.")
         limit = self.number("limit", 50, LARGEST_PAGE)
-        before = _read_cursor(self.get_query_argument("before", None))
+        place = self.get_query_argument("before", None)
+        query = parse(self.get_query_argument("query", ""))
+        sort = self.get_query_argument("sort", None)
         project = self.stores.project(path)
         notebook = str(self.stores.absolute(path)) if path else None
         if identifier and notebook and not is_own(project.catalog, notebook, identifier):
             identifier = None  # a copy carries the id of what it was copied from
         which: dict[str, Any] = {"notebook_id": identifier, "notebook": notebook}
-        runs = project.catalog.runs(limit=limit, before=before, **which)
-        count = project.catalog.count_runs(**which)
-        metrics = project.catalog.metrics([run.id for run in runs])
-        last = runs[-1] if len(runs) == limit else None
+        page = project.catalog.search(
+            query,
+            sort=parse_sort(sort) if sort else None,
+            limit=limit,
+            after=read_place(place) if place is not None else None,
+            **which,
+        )
+        metrics = project.catalog.metrics([run.id for run in page.runs])
         return schema.RunList(
-            runs=[self._summary(project, run, metrics.get(run.id, ())) for run in runs],
-            count=count,
-            next=_write_cursor(last) if last else None,
+            runs=[self._summary(project, run, metrics.get(run.id, ())) for run in page.runs],
+            count=project.catalog.count_runs(query, **which),
+            next=write_place(page.next) if page.next is not None else None,
         )
 
     def _summary(self, project: Project, run: Run, metrics: Sequence[Metric]) -> schema.RunSummary:
@@ -68,6 +73,21 @@ class RunPage(Handler):
             error=failure_line(run, executions),
             job=_job_name(project, run),
         )
+
+
+class NamesInUse(Handler):
+    """`GET completions?prefix=&notebook=`."""
+
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """Answer the names in a query that begin so: columns, or parameters, metrics and tags in use."""
+        await self.reply(self._names)
+
+    def _names(self) -> schema.Completions:
+        prefix = self.get_query_argument("prefix", "", strip=False)
+        project = self.stores.project(self.get_query_argument("notebook", None))
+        return schema.Completions(names=completions(prefix, project.catalog.names_in_use))
 
 
 class OneRun(Handler):
@@ -216,19 +236,3 @@ def _untrusted(notebook: Json) -> Json:
 
 def _code_cell(source: str) -> Json:
     return {"cell_type": "code", "source": source, "metadata": {}, "outputs": [], "execution_count": None}
-
-
-def _write_cursor(run: Run) -> str:
-    return base64.urlsafe_b64encode(f"{run.started}:{run.id}".encode()).decode()
-
-
-def _read_cursor(text: str | None) -> tuple[int, str] | None:
-    if text is None:
-        return None
-    try:
-        started, _, identifier = base64.urlsafe_b64decode(text.encode()[:200]).decode().partition(":")
-        if not is_id(identifier):
-            raise ValueError(identifier)
-        return int(started), RunId(identifier)
-    except (ValueError, binascii.Error) as error:
-        raise UsageError("before is not the place where a page of runs ended.") from error

@@ -11,17 +11,23 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from mlbench.core.records import Execution, Firing, Job, Json, Metric, Run, Snapshot
+from mlbench.runs.diff import Difference
+from mlbench.runs.lineage import Lineage
 from mlbench.runs.wire import look_at
 
 PREFIX = "mlbench/api/v1"
 
 
 class Problem(Struct, frozen=True, kw_only=True):
-    """What every refused request answers: one sentence, and the next move where there is one."""
+    """What every refused request answers: one sentence, and the next move where there is one.
+
+    `place` is where a query cannot be read on, in characters from 0.
+    """
 
     message: str
     remedy: str | None = None
     type: str = "MlbenchError"
+    place: int | None = None
 
 
 class Status(Struct, frozen=True, kw_only=True):
@@ -53,6 +59,12 @@ class RunList(Struct, frozen=True, kw_only=True):
     runs: list[RunSummary]
     count: int
     next: str | None = None
+
+
+class Completions(Struct, frozen=True, kw_only=True):
+    """What a name in a query can be, of which the beginning is written: each is to stand in its place."""
+
+    names: list[str]
 
 
 class StepEdge(Struct, frozen=True, kw_only=True):
@@ -326,9 +338,10 @@ class Watch(Struct, frozen=True, kw_only=True):
 
 
 SPOKEN: tuple[type, ...] = (
-    Problem, Status, RunList, RunDetail, ExecutionDetail, ItemList, ItemMetric, NotebookView, Cancelled, Resumed,
-    GraphQuestion, Graph, OutputsQuestion, Outputs, Identity, Dashboards, Document, Taken, JobList, JobQuestion,
-    JobCheck, NewJob, JobChange, JobView, Firings, FiringDetail, ScheduleQuestion, SchedulePreview, News, Watch,
+    Problem, Status, RunList, Completions, RunDetail, ExecutionDetail, ItemList, ItemMetric, NotebookView, Cancelled,
+    Resumed, GraphQuestion, Graph, OutputsQuestion, Outputs, Identity, Dashboards, Document, Taken, JobList,
+    JobQuestion, JobCheck, NewJob, JobChange, JobView, Firings, FiringDetail, ScheduleQuestion, SchedulePreview, News,
+    Watch, Lineage, Difference,
 )  # fmt: skip
 
 look_at(*SPOKEN)

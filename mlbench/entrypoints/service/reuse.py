@@ -22,7 +22,7 @@ from mlbench.entrypoints.service.ledger import Ledger
 from mlbench.runs import randomness
 from mlbench.runs.key import FOLDER, item_keys
 from mlbench.runs.plan import Look
-from mlbench.runs.values import read_items
+from mlbench.runs.values import named_by
 
 if TYPE_CHECKING:
     from mlbench.project import Project
@@ -148,9 +148,9 @@ class Reuse:
     def _can_be_read(self, digests: Sequence[Digest], packs: Sequence[Digest] = ()) -> bool:
         try:
             self._project.blobs.get_many(digests, packs=packs)
+            return self._project.blobs.touch(digests)  # what they were made for may be about to be freed
         except (MlbenchError, OSError):
             return False
-        return True
 
     def _kept(self, found: Execution) -> bool:
         """Say whether all that an execution made can still be read; what is damaged may be made again."""
@@ -166,12 +166,12 @@ class Reuse:
                 except ArtifactCorrupt:
                     blobs.set_aside(digest)
                     return False
-                if artifact.codec == "items":
-                    entries, packs = read_items(blobs.get_parts(digest))
-                    named = [entry[0] if isinstance(entry, list) else entry for entry in entries]
-                    if not self._can_be_read([Digest(one) for one in named if isinstance(one, str)], packs):
-                        return False
-            return found.random is None or blobs.has(found.random)
+                if artifact.codec == "items" and not self._can_be_read(*named_by(blobs.get_parts(digest))):
+                    return False
+            rest = () if found.random is None else (found.random,)
+            if found.log is not None:
+                blobs.touch([found.log])
+            return blobs.touch([*artifacts, *rest])  # what they were made for may be about to be freed
         except (MlbenchError, OSError):
             return False
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import socket
 import time
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from mlbench.backends.owners import user_name
 from mlbench.core.ids import Digest, NotebookId, RunId, new_id
 from mlbench.core.messages import KernelHello
 from mlbench.core.records import Execution, Json, Metric, Run
@@ -22,13 +22,6 @@ __all__ = ["Session", "ago", "describe", "describe_item", "metrics_of", "noteboo
 
 LARGEST_NOTEBOOK: Final = 50 << 20
 """Bytes of a notebook's file that is read for a snapshot; a longer one is made of the cells that were run."""
-
-
-def _user() -> str | None:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a user without an entry in the system's list
-        return None
 
 
 @dataclass(slots=True, eq=False)
@@ -119,7 +112,7 @@ class Session:
             notebook=hello.notebook,
             notebook_id=hello.notebook_id,
             parameters=dict(self.parameters),
-            user=_user(),
+            user=user_name(),
             host=socket.gethostname(),
             started=at,
             kernel=hello.kernel,

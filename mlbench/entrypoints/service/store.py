@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, assert_never
 
-from mlbench.core.errors import MlbenchError, ServiceError
+from mlbench.core.errors import MlbenchError, ServiceError, StoreError
 from mlbench.core.ids import Digest, ExecutionId, RunId
 from mlbench.core.messages import KernelHello, RandomState, Spread, StepTask, Submission
 from mlbench.core.records import ENDED, UNDER_WAY, Execution, Failure, FanOut, Json, Reason, Run
@@ -634,7 +634,8 @@ class OpenStore:
                 environment=tuple(hello.environment.variables),
             )
 
-        if session.kept is None or session.kept[:2] != (cells, parameters):
+        known = session.kept is not None and session.kept[:2] == (cells, parameters)
+        if session.kept is None or not known or not await asyncio.to_thread(self._touched, session.kept[2]):
             try:
                 session.kept = (cells, parameters, await asyncio.to_thread(make))
             except (MlbenchError, OSError) as error:
@@ -644,6 +645,13 @@ class OpenStore:
         changed = session.series.edit(run, snapshot=digest)
         if changed is not None:
             self.ledger.put(changed, then=partial(self._publish_run, changed))
+
+    def _touched(self, snapshot: Digest) -> bool:
+        """Note that a snapshot is needed again; return False if it was freed, as that of a run that nobody keeps."""
+        try:
+            return self.project.blobs.touch([snapshot])
+        except StoreError:
+            return False
 
 
 def _followed(own: RandomState | None, above: RandomState | None) -> RandomState | None:

@@ -21,6 +21,8 @@ Rules that are not seen at a glance:
   started take the new one; those that have are replaced in turn.
 - A step that changed what it was given without a name showing it (a hidden change) is a new version of that name:
   steps that were handed over after it and were given the older one are replaced.
+- A kernel that was restarted finds its steps that go on. If a step above one of them is run again and makes something
+  else this time, the one that was found is replaced.
 - Of the seeded steps of a kernel that draw random numbers, each starts where the one above it ended. Whether a step
   draws is known from its last execution; when nobody knows, it starts at once, and is replaced if that was wrong.
 - A step that may be reused is looked for when all that it depends on is known, right before it would start. What was

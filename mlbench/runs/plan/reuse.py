@@ -15,8 +15,12 @@ from mlbench.runs.plan.words import Look, Submitted
 
 __all__ = ["item_key", "parts_of", "question", "take_over"]
 
-_IMPORTED: Final = ("module ", "package ")
+_BEHIND: Final = "code behind "
+"""The part that says what a pickled value's maker imported: a pickle only names its classes."""
+_IMPORTED: Final = ("module ", "package ", _BEHIND)
 """Parts that say what a step imported."""
+_PLAIN: Final = frozenset({"ndarray", "frame", "arrow", "scalar"})
+"""Values that hold nothing which any code of the user's says what it is."""
 
 
 def parts_of(
@@ -34,13 +38,15 @@ def parts_of(
         parts[CELL] = asked.submission.key
     parts[ASKED] = _asked(asked)
     for name, parent in edges.items():
-        content, binding = _content(inputs.get(name)), inputs.get(name)
-        if binding is not None and binding.get("module"):
-            known = made.get(parent, {})
+        content, binding = _content(inputs.get(name)), inputs.get(name) or {}
+        known = made.get(parent, {})
+        imported = {part: said for part, said in known.items() if part.startswith(_IMPORTED)}
+        if binding.get("module"):
             if "code" not in known:
                 parts[UNKNOWN] = f"{name} is a module, and nobody can tell in which version"
-            imported = {part: said for part, said in known.items() if part.startswith(_IMPORTED)}
             content = f"{content} {key_of({'code': '', **imported})}"
+        elif imported and (binding.get("artifact") or {}).get("codec", "ndarray") not in _PLAIN:
+            parts[f"{_BEHIND}{name}"] = str(key_of({"code": "", **imported}))
         parts[f"input {name}"] = content
     return parts
 
@@ -63,7 +69,7 @@ def question(node: Node) -> Look:
 
 def item_key(submission: Submission, parts: Mapping[str, str]) -> str | None:
     """Return what the keys of a fan-out's items have in common: all but what only says which items there are."""
-    only = {f"{kind} {name}" for name in submission.items_from for kind in ("input", "value")}
+    only = {f"{kind} {name}" for name in submission.items_from for kind in ("input", "value", _BEHIND.strip())}
     return key_of({name: part for name, part in parts.items() if name not in {*only, ITEMS}} | {"item": "yes"})
 
 

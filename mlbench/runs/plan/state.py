@@ -44,6 +44,8 @@ class Node:
     answer: Found | None = None
     delayed: bool = False
     """It waits for the delay before its next attempt."""
+    doubt: tuple[Submitted, dict[str, ExecutionId]] | None = None
+    """What a kernel asked for that was given this execution, and by whom it means its names to be made."""
     since: int = field(init=False)
     """The order of the first of those whose place it has taken: what came after that may be run again because of it."""
 

@@ -10,7 +10,7 @@ from mlbench.core.ids import ExecutionId
 from mlbench.core.messages import StepTask, Submission
 from mlbench.core.records import Binding, Execution, Json, Read, Reason, State
 from mlbench.runs.key import key_of
-from mlbench.runs.plan import draws, retries, reuse
+from mlbench.runs.plan import doubts, draws, retries, reuse
 from mlbench.runs.plan.needs import resources_of, shown_requirements, threads_of
 from mlbench.runs.plan.state import SUCCEEDED, Node, Plan
 from mlbench.runs.plan.versions import changed_unknown, given, hidden_changes, version_of
@@ -111,19 +111,26 @@ class _Turn:
                 Attach(submitted=submission.execution, record=self.plan.nodes[submission.execution].record)
             )
             return
+        edges = {**changed_unknown(self.plan, event), **submission.edges}
+        edges = {name: version_of(self.plan, name, provider, event) for name, provider in edges.items()}
         if (found := self.plan.same(submission, event.kernel, event.notebook)) is not None:
+            if found.phase == "waiting":
+                self._turn_to(found, {**found.edges, **edges}, found.waits_for)
+            else:
+                doubts.note_doubt(found, event, edges)
             found.kernel, found.unattended = event.kernel, False
             self.seen(found)
             if found.interrupted:
                 self.keep([found])
             self.todo.append(Attach(submitted=submission.execution, record=found.record))
             return
-        edges = {**changed_unknown(self.plan, event), **submission.edges}
-        edges = {name: version_of(self.plan, name, provider, event) for name, provider in edges.items()}
         waits_for = {self.plan.current(parent): why for parent, why in submission.waits_for.items()}
         for former in self.plan.nodes.values():
-            if former.kernel == event.kernel and former.record.step == submission.step and former.phase == "ended":
+            left = former.unattended and former.notebook == event.notebook is not None
+            ours = former.kernel == event.kernel or left
+            if ours and former.record.step == submission.step and former.phase == "ended":
                 former.unattended = False  # its cell has been run again: nobody will ask for that result
+                self.seen(former)
         old = self._superseded(event, {*edges.values(), *waits_for})
         node = self._enter(event, edges, waits_for, replaces=event.takes_over, note=None)
         if old is not None:
@@ -243,12 +250,24 @@ class _Turn:
         for node in sorted(self.plan.nodes.values(), key=lambda node: node.order):
             if draws.is_wrong(self.plan, node):
                 self._again(node, at, "It drew random numbers before a step above it, which also draws, had ended.")
+            if node.doubt is not None:
+                self._look_again(node, at)
         progress = True
         while progress:
             progress = False
             for node in [node for node in self.plan.nodes.values() if node.phase == "waiting"]:
                 progress = self._move(node, at) or progress
         self._release()
+
+    def _look_again(self, node: Node, at: int) -> None:
+        """Run what a kernel found under way again if a step above it has made something else since."""
+        wrong = doubts.is_wrong(self.plan, node)
+        if wrong is None or node.doubt is None:
+            return
+        (asked, edges), node.doubt = node.doubt, None
+        if wrong:
+            node.asked = asked
+            self._again(node, at, "A step above it, which was run again, has made something else.", edges=edges)
 
     def cancel(self, node: Node, reason: Reason, at: int) -> None:
         """End an execution that is under way; children are skipped when it has ended."""

@@ -132,7 +132,7 @@ def test_processes_of_steps_that_live_are_no_orphans(store: Path, mark: Path) ->
     _, processes = processes_of(mark)
     assert end_orphans(0.5) == []
     assert all(alive(one) for one in processes)
-    thread.join(20)
+    thread.join(60)
     assert shown.record is not None
     assert shown.record.state == "succeeded"
 
@@ -157,7 +157,7 @@ def test_a_worker_that_stands_still_is_lost_and_its_steps_with_it(
             # One that the worker has not begun yet is lost with it too.
             second = asyncio.create_task(one.submit(task(store, "x = 1"), lambda _: None))
             for ending in (first, second):
-                record: Execution = await asyncio.wait_for(ending, 20)
+                record: Execution = await asyncio.wait_for(ending, 60)
                 assert (record.state, record.reason) in {("failed", "worker-lost"), ("succeeded", None)}
             assert (await first).reason == "worker-lost"
             await asyncio.to_thread(await_true, lambda: not any(alive(process) for process in processes), ORPHANS)
@@ -234,10 +234,10 @@ def test_a_step_that_hangs_is_gone_after_its_timeout(store: Path, source: str) -
     shown, thread = begin(task(store, f"import os\nprint(os.getpid(), 'begun', flush=True)\n{source}", timeout=1.0))
     shown.wait_for("begun")
     process = int(shown.text.split()[0])
-    thread.join(10)
+    thread.join(30)
     assert shown.record is not None
     assert (shown.record.state, shown.record.reason) == ("failed", "timeout")
-    await_true(lambda: not alive(process), 2)
+    await_true(lambda: not alive(process))
     assert run(task(store, "x = 1")).state == "succeeded"
 
 

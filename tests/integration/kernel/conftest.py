@@ -105,6 +105,17 @@ class Notebook:
             if reply["parent_header"].get("msg_id") == request:
                 return Answer(reply["content"], messages)
 
+    def until_it_waits(self, request: str, timeout: float = 60) -> None:
+        """Return when the kernel has said that a cell waits for a step."""
+        deadline = time.monotonic() + timeout
+        while True:
+            message = self.client.iopub_channel.get_msg(timeout=max(0.1, deadline - time.monotonic()))
+            if message["metadata"].get("mlbench"):
+                self.late.append(message)
+            elif message["msg_type"] == "mlbench" and message["parent_header"].get("msg_id") == request:
+                assert message["content"]["waits_for"]
+                return
+
     def run(self, source: str, cell: str | None = None, *, timeout: float = 60, **keywords: Any) -> Answer:
         """Run a cell and return what came of it."""
         return self.receive(self.send(source, cell, **keywords), timeout)

@@ -26,11 +26,11 @@ def slow_step(name: str, mark: Path, seconds: float, variable: str = "x") -> str
     )
 
 
-def gated_step(name: str, mark: Path, go: Path) -> str:
+def gated_step(name: str, mark: Path, go: Path, variable: str = "x") -> str:
     return (
         f"%%step {name}\nimport os, time\n"
         f"with open({str(mark)!r}, 'a') as f: print('begun', file=f)\n"
-        f"while not os.path.exists({str(go)!r}): time.sleep(0.05)\nx = 1\nprint('over {name}')\n"
+        f"while not os.path.exists({str(go)!r}): time.sleep(0.05)\n{variable} = 1\nprint('over {name}')\n"
     )
 
 
@@ -59,9 +59,14 @@ def test_a_failed_step_does_not_stand_in_the_way_of_code_that_only_may_read_it(p
 def test_run_all_stops_at_a_step_that_fails(page: Any) -> None:
     page.run("%%step warm\nw = 1\n")
     page.run("w")
+    until_it_has_failed = (
+        "import time\nuntil = time.monotonic() + 30\n"
+        "while not get_ipython().mlbench_session.order.steps['fails'].ended and time.monotonic() < until:\n"
+        "    time.sleep(0.05)"
+    )
     requests = [
         page.send("%%step fails\nimport time; time.sleep(0.3)\nbad = 1 / 0\n", "fails"),
-        page.send("import time; time.sleep(2)"),
+        page.send(until_it_has_failed),
         page.send("never_run = 1"),
         page.send("%%step never\nn = 1\n"),
     ]
@@ -76,35 +81,37 @@ def test_the_stop_button_cancels_what_the_waiting_cell_waits_for(page: Any, tmp_
     page.run(slow_step("stopped", tmp_path / "begun", 60))
     wait_for_file(tmp_path / "begun")
     request = page.send("x + 1")
-    time.sleep(1)
+    page.until_it_waits(request)
     page.manager.interrupt_kernel()
-    answer = page.receive(request, 30)
+    answer = page.receive(request)
     assert answer.reply["ename"] == "KeyboardInterrupt"
     assert "Stopping stopped. It is paused now, and cancelled in 3 seconds" in answer.text
-    again = page.run("x", timeout=30)
+    again = page.run("x")
     assert again.reply["ename"] == "StepFailed"
     assert "cancelled" in again.error
 
 
 def test_a_wait_that_is_given_up_cancels_nothing_and_says_so(place: Any, page: Any, tmp_path: Path) -> None:
-    page.run(slow_step("kept", tmp_path / "begun", 4, "kept_x"), "kept")
+    go = tmp_path / "go"
+    page.run(gated_step("kept", tmp_path / "begun", go, "kept_x"), "kept")
     wait_for_file(tmp_path / "begun")
     execution = page.run("get_ipython().mlbench_session.order.steps['kept'].execution").text.strip("'")
     request = page.send("kept_x + 1")
-    time.sleep(0.5)
+    page.until_it_waits(request)
     with place.service() as client:
         client.request("keep", {"executions": [execution]})
     page.manager.interrupt_kernel()
-    answer = page.receive(request, 30)
+    answer = page.receive(request)
     assert "Not waiting any more; kept goes on." in answer.text
-    assert page.value("kept_x", timeout=30) == "1"
+    go.touch()
+    assert page.value("kept_x") == "1"
 
 
 def test_an_interrupt_of_an_idle_kernel_cancels_nothing(page: Any, tmp_path: Path) -> None:
     page.run(slow_step("goes_on", tmp_path / "begun", 3, "idle_x"))
     wait_for_file(tmp_path / "begun")
     page.manager.interrupt_kernel()
-    assert page.value("idle_x", timeout=30) == "1"
+    assert page.value("idle_x") == "1"
 
 
 def test_a_restart_loses_no_work_and_the_same_cell_attaches(place: Any, tmp_path: Path) -> None:
@@ -118,7 +125,7 @@ def test_a_restart_loses_no_work_and_the_same_cell_attaches(place: Any, tmp_path
     answer = book.run(source, "survives")
     assert "under way since" in answer.text
     go.touch()
-    assert book.value("x", timeout=30) == "1"
+    assert book.value("x") == "1"
     assert "over survives" in book.late_text("survives", "over")
     assert len(mark.read_text().splitlines()) == 1
     book.close()
@@ -131,12 +138,11 @@ def test_a_restart_while_a_cell_waits_is_no_stop(place: Any, tmp_path: Path) -> 
     source = gated_step("waited", mark, go)
     book.run(source, "waited")
     wait_for_file(mark)
-    book.send("x")
-    time.sleep(0.5)
+    book.until_it_waits(book.send("x"))
     book.restart()
     book.run(source, "waited")
     go.touch()
-    assert book.value("x", timeout=30) == "1"
+    assert book.value("x") == "1"
     assert len(mark.read_text().splitlines()) == 1
     book.close()
 
@@ -147,7 +153,7 @@ def test_a_step_that_is_edited_and_run_again_takes_the_place_of_its_first_run(pa
     wait_for_file(mark)
     page.run("%%step child\nc = e + 1\n", "child")
     page.run("%%step edited\ne = 41\n", "edited")
-    assert page.value("e, c", timeout=40) == "(41, 42)"
+    assert page.value("e, c") == "(41, 42)"
 
 
 def test_two_kernels_use_one_service(place: Any, page: Any) -> None:
@@ -167,9 +173,9 @@ def test_cancel_ends_a_step_and_its_process(page: Any, tmp_path: Path) -> None:
     )
     wait_for_file(tmp_path / "pid")
     assert "endless" in page.run("%cancel endless").text
-    assert "cancelled" in page.run("x", timeout=30).error
+    assert "cancelled" in page.run("x").error
     pid = int((tmp_path / "pid").read_text())
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not Path(f"/proc/{pid}").exists()
@@ -177,7 +183,7 @@ def test_cancel_ends_a_step_and_its_process(page: Any, tmp_path: Path) -> None:
 
 def test_a_step_whose_process_is_killed_says_so(page: Any) -> None:
     page.run("%%step killed\nimport os, signal\nos.kill(os.getpid(), signal.SIGKILL)\nk = 1\n", "killed")
-    answer = page.run("k", timeout=40)
+    answer = page.run("k")
     assert answer.reply["ename"] == "StepFailed"
 
 
@@ -195,17 +201,17 @@ def test_a_widgets_callback_waits_for_a_pending_name(page: Any) -> None:
     assert page.value("box") == "[3]"
 
 
-def test_completion_and_inspection_never_wait(page: Any) -> None:
-    page.run("%%step slow\nimport time; time.sleep(4); later = [1, 2, 3]\n")
-    begun = time.monotonic()
+def test_completion_and_inspection_never_wait(page: Any, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    page.run(gated_step("slow", tmp_path / "begun", go, "later"))
     page.client.complete("later.", 6)
-    assert page.client.get_shell_msg(timeout=10)["content"]["matches"] == []
+    assert page.client.get_shell_msg(timeout=60)["content"]["matches"] == []
     page.client.inspect("later", 5)
-    assert page.client.get_shell_msg(timeout=10)["content"]["found"]
+    assert page.client.get_shell_msg(timeout=60)["content"]["found"]
     assert "pending" in page.run("%whos").text
     page.run("{name: repr(value) for name, value in list(globals().items())}", silent=True)
-    assert time.monotonic() - begun < 3.5
-    assert page.value("later") == "[1, 2, 3]"
+    go.touch()
+    assert page.value("later") == "1"
 
 
 def test_a_killed_service_is_told_or_made_good_and_never_hangs_a_cell(place: Any, tmp_path: Path) -> None:
@@ -217,7 +223,7 @@ def test_a_killed_service_is_told_or_made_good_and_never_hangs_a_cell(place: Any
     book.run(slow_step("orphan", tmp_path / "begun", 60), "orphan")
     wait_for_file(tmp_path / "begun")
     request = book.send("x")
-    time.sleep(0.5)
+    book.until_it_waits(request)
     os.kill(pid, signal.SIGKILL)
     answer = book.receive(request, 90)
     assert answer.reply["ename"] == "StepFailed"

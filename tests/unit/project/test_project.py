@@ -166,6 +166,19 @@ def test_runs_are_a_table_with_parameters_and_metrics(project: Project) -> None:
     assert len(project.runs(limit=1)) == 1
 
 
+def test_runs_are_searched_and_sorted(project: Project) -> None:
+    made = []
+    for rmse in (2.0, 1.0, 3.0):
+        run = project.begin_run(kind="papermill", notebook="/w/a.ipynb", parameters={"origin": "JFK"})
+        made.append(project.end_run(run, "succeeded", metrics=[Metric(name="rmse", value=rmse)]).id)
+    project.begin_run(kind="job", notebook="/w/b.ipynb")
+    assert list(project.runs("metrics.rmse < 3", sort="-metrics.rmse")["id"]) == [made[0], made[1]]
+    assert list(project.runs("state = 'succeeded'", sort="metrics.rmse", limit=1)["id"]) == [made[1]]
+    page = project.search("params.origin = 'JFK'", notebook="/w/a.ipynb", limit=2)
+    rest = project.search("params.origin = 'JFK'", notebook="/w/a.ipynb", limit=2, after=page.next)
+    assert [run.id for run in (*page.runs, *rest.runs)] == made[::-1]
+
+
 def test_a_store_without_runs_is_an_empty_table(project: Project) -> None:
     assert project.runs().empty
     assert "started" in project.runs().columns

@@ -334,6 +334,83 @@ def test_another_notebooks_step_with_the_same_key_is_not_attached_to(desk: Desk)
     assert desk.started == ["a2"]
 
 
+def test_a_result_that_is_owed_is_forgotten_when_its_cell_is_edited_and_run(desk: Desk) -> None:
+    desk.submit("train", key="1")
+    desk.tell(plans.Detached(at=5, kernel="k"))
+    desk.end("train")
+    desk.submit("edited", step="train", key="2", kernel="next")
+    assert [one.execution for one in desk.said if isinstance(one, plans.Seen)] == ["train"]
+    desk.end("edited")
+    desk.submit("back", step="train", key="1", kernel="next")
+    assert desk.started == ["back"]
+
+
+def _restarted(desk: Desk) -> None:
+    """Let a step's kernel be restarted while it runs, and its cells be run again from the top."""
+    desk.submit("load", key="1")
+    desk.end("load")
+    desk.submit("train", "load", key="2")
+    desk.start("train")
+    desk.tell(plans.Detached(at=5, kernel="k"))
+    desk.submit("load2", step="load", key="1", defs=("load",))
+    assert desk.started == ["load2"]
+    desk.submit("train2", "load:load2", step="train", key="2", defs=("train",))
+    (attach, *_) = desk.said
+    assert attach.record.id == "train"
+
+
+def test_a_step_found_after_a_restart_is_kept_when_the_one_above_makes_the_same_again(desk: Desk) -> None:
+    _restarted(desk)
+    node = desk.plan.nodes["load2"]
+    same = desk.plan.nodes["load"].record.binds
+    desk.tell(plans.Ended(at=9, record=replace(node.record, state="succeeded", ended=9, binds=same)))
+    assert desk.cancelled == []
+    desk.end("train")
+    assert desk.state("train") == "succeeded"
+    assert desk.plan.nodes["train"].replaced_by is None
+
+
+def test_a_step_found_after_a_restart_runs_again_when_the_one_above_makes_something_else(desk: Desk) -> None:
+    _restarted(desk)
+    desk.end("load2")
+    assert desk.cancelled == ["train"]
+    desk.end("train", "cancelled")
+    (again,) = [one for one in desk.said if isinstance(one, plans.Start)]
+    assert again.task.inputs["load"]["artifact"]["digest"] == "blake3:load2.load"
+    assert again.task.base["replaces"] == "train"
+
+
+def test_a_step_found_after_a_restart_that_ended_first_runs_again_all_the_same(desk: Desk) -> None:
+    _restarted(desk)
+    desk.end("train")
+    assert desk.started == []
+    desk.end("load2")
+    assert [one.task.step for one in desk.said if isinstance(one, plans.Start)] == ["train"]
+
+
+def test_a_step_found_after_a_restart_is_skipped_when_the_one_above_fails_this_time(desk: Desk) -> None:
+    _restarted(desk)
+    desk.end("load2", "failed")
+    assert desk.cancelled == ["train"]
+    assert desk.state(desk.plan.current("train")) == "skipped"
+
+
+def test_a_step_found_waiting_after_a_restart_waits_for_the_one_that_is_run_again(desk: Desk) -> None:
+    desk.submit("load", key="1")
+    desk.submit("other", key="3")
+    desk.start("load", "other")
+    desk.end("load")
+    desk.submit("train", "load", "other", key="2")
+    desk.tell(plans.Detached(at=5, kernel="k"))
+    desk.submit("load2", step="load", key="1", defs=("load",))
+    desk.submit("train2", "load:load2", "other", step="train", key="2", defs=("train",))
+    desk.end("other")
+    assert desk.started == []
+    desk.end("load2")
+    (start,) = [one for one in desk.said if isinstance(one, plans.Start)]
+    assert (start.task.execution, start.task.inputs["load"]["artifact"]["digest"]) == ("train", "blake3:load2.load")
+
+
 def test_a_kernel_that_had_only_lost_its_connection_is_taken_to_know_its_steps(desk: Desk) -> None:
     desk.submit("a1", step="a", key="K")
     desk.tell(plans.Detached(at=5, kernel="k"))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mlbench.core.messages import StepOptions
-from mlbench.core.records import Binding, Execution, Failure, Metric
+from mlbench.core.records import Artifact, Binding, Execution, Failure, Metric
 from mlbench.runs import plan as plans
 from mlbench.runs.key import ASKED, CELL
 from tests.unit.runs.test_plan import Desk
@@ -100,6 +100,24 @@ def test_a_module_that_a_parent_imported_is_known_by_what_is_in_it(desk: Desk) -
         desk.tell(plans.Ended(at=1, record=ended))
         keys.append(asked(desk).record.key)
     assert keys[0] == keys[1] != keys[2]
+
+
+@pytest.mark.parametrize(("codec", "same"), [("pickle", False), ("items", False), ("ndarray", True)])
+def test_a_step_is_not_reused_when_the_class_of_an_object_that_it_is_given_was_edited(
+    desk: Desk, codec: str, same: bool
+) -> None:
+    keys = []
+    made = Binding(name="model", artifact=Artifact(digest="blake3:same", size=1, type="Model", codec=codec))
+    for name, version in (("first", "1"), ("second", "2")):
+        desk.submit(name, step="fit", kernel=name, notebook=name, key_parts={**PARTS, "module models": version})
+        record = desk.plan.nodes[name].record
+        desk.submit(f"{name}p", f"model:{name}", step="pass", kernel=name, notebook=name, key_parts=PARTS)
+        desk.tell(plans.Ended(at=1, record=replace(record, state="succeeded", ended=1, binds=(made,))))
+        record = desk.plan.nodes[f"{name}p"].record
+        desk.submit(f"{name}c", f"model:{name}p", step="predict", kernel=name, notebook=name, **CACHED)
+        desk.tell(plans.Ended(at=1, record=replace(record, state="succeeded", ended=1, binds=(made,))))
+        keys.append(asked(desk).record.key)
+    assert (keys[0] == keys[1]) is same
 
 
 def test_a_step_given_a_module_of_which_nobody_knows_the_version_just_starts(desk: Desk) -> None:

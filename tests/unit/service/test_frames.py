@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mlbench.backends.service_socket.frames import LARGEST, Decoder, encode, read_error, write_error
 from mlbench.core import errors
-from mlbench.core.errors import MlbenchError, ServiceError, StepFailed, UsageError
+from mlbench.core.errors import MlbenchError, QueryError, ServiceError, StepFailed, UsageError
 from mlbench.core.messages import Submission
 
 messages = st.dictionaries(st.text(), st.one_of(st.integers(-(2**63), 2**63 - 1), st.text(), st.binary(), st.none()))
@@ -46,7 +46,11 @@ def test_what_is_not_our_protocol_is_refused_with_a_sentence(stream: bytes) -> N
 @pytest.mark.parametrize("name", errors.__all__)
 def test_each_of_our_errors_survives_the_way(name: str) -> None:
     kind: type[MlbenchError] = getattr(errors, name)
-    error = StepFailed("load", "failed", "KeyError: x", None) if kind is StepFailed else kind("What.", "What to do.")
+    facts: dict[type, tuple[Any, ...]] = {
+        StepFailed: ("load", "failed", "KeyError: x", None),
+        QueryError: ("stat is nothing that a run has.", "stat = 1", 0),
+    }
+    error = kind(*facts.get(kind, ("What.", "What to do.")))
     back = read_error(write_error(error))
     assert type(back) is kind
     assert str(back) == str(error)

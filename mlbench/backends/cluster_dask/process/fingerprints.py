@@ -8,10 +8,11 @@ import types
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
+from mlbench.backends.cluster_dask.process import contents
+from mlbench.backends.cluster_dask.process.contents import LARGEST, Contents, TooLarge
+
 __all__ = ["Values"]
 
-_LARGE: Final = 64 << 20
-_KEPT: Final = 4 << 20
 _IMMUTABLE: Final = (type(None), bool, int, float, complex, str, bytes, range, frozenset)
 _SHELL: Final = frozenset(
     {"In", "Out", "_", "__", "___", "_ih", "_oh", "_dh", "_i", "_ii", "_iii", "get_ipython", "exit", "quit", "display"}
@@ -21,8 +22,8 @@ _SHELL: Final = frozenset(
 class Values:
     """The values of a namespace as they were, so that it can be said later which have changed.
 
-    A value's fingerprint is the digest of its pickle; of arrays and frames over 64 MB, which are mapped from the
-    store, the number of pages written to. What neither has is not watched.
+    A value's fingerprint is the digest of what it consists of; of arrays and frames over 64 MB, which are mapped from
+    the store, the number of pages written to. What neither has is not watched, nor what never pickles twice the same.
     """
 
     def __init__(self, namespace: dict[str, Any], *, store: str, without: Collection[str] = ()) -> None:
@@ -34,7 +35,7 @@ class Values:
             if name in _SHELL or name in without or (name.startswith("__") and name.endswith("__")):
                 continue
             ranges = _memory_of(value)
-            if sum(end - start for start, end in ranges) > _LARGE:
+            if sum(end - start for start, end in ranges) > LARGEST:
                 self._large[name] = ranges
                 self._before[name] = (value, None)
             else:
@@ -88,42 +89,52 @@ class Values:
 
 
 class _Fingerprint:
-    """A digest of a value's pickle, and the pickle itself where it is small."""
+    """What a value consisted of."""
 
-    __slots__ = ("_data", "_digest", "_of")
+    __slots__ = ("_before", "_of")
 
-    def __init__(self, of: Callable[[Any], Any], digest: bytes, data: bytes | None) -> None:
+    def __init__(self, of: Callable[[Any], Any], before: Contents) -> None:
         self._of = of
-        self._digest = digest
-        self._data = data
+        self._before = before
 
     def same(self, value: Any) -> bool:
         """Say whether a value still has this fingerprint.
 
         Pickles of some objects settle only after one round trip: if the digests differ, settled forms are compared.
+        Others never do: if nothing happened and they differ again, nothing can be said.
         """
-        taken = _pickled(self._of(value))
-        if taken is None or taken[0] == self._digest:
-            return True
-        if self._data is None or taken[1] is None:
+        before = self._before
+        try:
+            now = contents.read(self._of(value))
+            if now is None or before.same(now):
+                return True
+            if before.digest == now.digest:  # it is something cached that has changed
+                return False
+            if before.data is not None and now.data is not None and _settled(before.data) == _settled(now.data):
+                return True
+            again = contents.read(self._of(value))
+        except TooLarge:
             return False
-        return bool(_settled(self._data) == _settled(taken[1]))
+        return again is None or not now.same(again)
 
 
-def _settled(data: bytes) -> Any:
+def _settled(data: bytes) -> bytes:
     try:
-        again = _pickled(pickle.loads(data))  # noqa: S301  pickled by this process a moment ago
+        again = contents.read(pickle.loads(data))  # noqa: S301  pickled by this process a moment ago
     except Exception:  # noqa: BLE001  what can't be loaded again is compared as it is
         return data
-    return again[0] if again is not None else data
+    return again.digest if again is not None else data
 
 
 def _fingerprint(value: Any) -> _Fingerprint | None:
     of = _what_of(value)
     if of is None:
         return None
-    taken = _pickled(of(value))
-    return None if taken is None else _Fingerprint(of, *taken)
+    try:
+        before = contents.read(of(value))
+    except TooLarge:
+        return None
+    return None if before is None else _Fingerprint(of, before)
 
 
 def _what_of(value: Any) -> Callable[[Any], Any] | None:
@@ -165,66 +176,6 @@ def _attributes(kind: Any) -> Any:
         for name, item in vars(kind).items()
         if not name.startswith("__") and not callable(item) and not hasattr(item, "__get__")
     }
-
-
-class _TooLarge(Exception):
-    """More than a fingerprint is worth."""
-
-
-class _Sink:
-    """Takes a pickle and keeps its digest, and its bytes as long as they are few."""
-
-    def __init__(self) -> None:
-        from blake3 import blake3
-
-        self._hash = blake3()
-        self._pieces: list[bytes] | None = []
-        self._size = 0
-
-    def write(self, data: Any) -> int:
-        piece = bytes(data) if not isinstance(data, bytes) else data
-        self._take(piece)
-        return len(piece)
-
-    def take_buffer(self, buffer: pickle.PickleBuffer) -> bool:
-        """Hash a buffer where it lies; return True, so that it stays in the pickle's place if it must be copied."""
-        try:
-            raw = buffer.raw()
-        except BufferError:
-            return True
-        self._pieces = None
-        self._size += raw.nbytes
-        if self._size > _LARGE:
-            raise _TooLarge
-        self._hash.update(raw)
-        return False
-
-    def _take(self, piece: bytes) -> None:
-        self._size += len(piece)
-        if self._size > _LARGE:
-            raise _TooLarge
-        self._hash.update(piece)
-        if self._pieces is not None:
-            self._pieces = [*self._pieces, piece] if self._size <= _KEPT and len(self._pieces) < 64 else None
-
-    def result(self) -> tuple[bytes, bytes | None]:
-        return self._hash.digest(), None if self._pieces is None else b"".join(self._pieces)
-
-
-def _pickled(value: Any) -> tuple[bytes, bytes | None] | None:
-    """Return the digest of a value's pickle and, where it is small, the pickle; None if it has none."""
-    import cloudpickle
-
-    for pickler in (pickle.Pickler, cloudpickle.Pickler):
-        sink = _Sink()
-        try:
-            pickler(sink, protocol=5, buffer_callback=sink.take_buffer).dump(value)
-        except _TooLarge:
-            return None
-        except Exception:  # noqa: BLE001, S112  the next way, or none: what can't be pickled is not watched
-            continue
-        return sink.result()
-    return None
 
 
 def _same_plain(now: Any, before: Any) -> bool:

@@ -54,7 +54,7 @@ class StepWorker(WorkerPlugin):
 
     def teardown(self, worker: Any) -> None:
         if worker.status in _ENDING:  # registered again, it is taken away before; the steps go on
-            supervisor.close()
+            supervisor.close(lost=not self.own)
             modules.forget()
 
 

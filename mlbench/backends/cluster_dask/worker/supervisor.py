@@ -79,12 +79,14 @@ class Sealed:
 class Running:
     """What is known of an execution, or of a chunk of one, while a thread has it. Guarded by a lock of this module.
 
-    `item` is the process in which items of a chunk run, a child of `process` with a group of its own.
+    `item` is the process in which items of a chunk run, a child of `process` with a group of its own. `lost` says that
+    its worker ends, for which nobody has cancelled it.
     """
 
     process: int | None = None
     item: int | None = None
     cancelled: Reason | None = None
+    lost: bool = False
     paused: bool = False
     paused_at: float = 0.0
     paused_for: float = 0.0
@@ -131,10 +133,11 @@ def give_up(executions: list[ExecutionId]) -> bool:
     return sum(cancel(one, "service-lost") for one in executions) > 0
 
 
-def close() -> None:
-    """End everything that runs here."""
+def close(*, lost: bool = False) -> None:
+    """End everything that runs here: with its service, or, if `lost`, with a worker that ends before it."""
     with _lock:
         for running in _running.values():
+            running.lost = running.lost or (lost and running.cancelled is None)
             running.cancelled = running.cancelled or "service-lost"
             _signal(running, signal.SIGKILL)
         servers = _servers[:]
@@ -628,7 +631,13 @@ class _Supervision(Attendance):
         status = self._status or {}
         state, reason = self._judge(done, failure, cancelled)
         if state == "failed" and failure is None:
-            if self._timed_out:
+            if reason == "worker-lost":
+                failure = Failure(
+                    ename="WorkerLost",
+                    evalue=f"The worker that ran step {self._task.step} has ended.",
+                    remedy="Run the cell again.",
+                )
+            elif self._timed_out:
                 failure = self._timeout()
             elif self._too_much:
                 failure = self._excess()
@@ -672,6 +681,8 @@ class _Supervision(Attendance):
         )
 
     def _judge(self, done: Json, failure: Failure | None, cancelled: Reason | None) -> tuple[State, Reason | None]:
+        if self._running.lost:
+            return "failed", "worker-lost"
         if cancelled is not None:
             return "cancelled", cancelled
         if self._timed_out:

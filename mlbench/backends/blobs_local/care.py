@@ -1,0 +1,293 @@
+"""What takes care of a store reads and removes: its files, one by one, whichever kind they are of."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final, Literal
+
+from mlbench.backends.blobs_local.checks import check, checked, corrupt
+from mlbench.backends.blobs_local.files import make_folders, read_range, write_files
+from mlbench.backends.blobs_local.packs import Index, Packs, Place, lay_out, open_plain
+from mlbench.core.errors import ArtifactCorrupt, NotFound, StoreError
+from mlbench.core.ids import Digest, is_digest
+from mlbench.core.ports import Piece
+from mlbench.core.records import Json
+
+__all__ = ["FULL", "RECORD", "Care", "read_record"]
+
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+RECORD: Final = re.compile(r"(\d{19})-([a-z]+(?:-[a-z]+)*)-([A-Za-z0-9._]{1,120})\.json")
+
+_HEX: Final = re.compile(r"[0-9a-f]{64}")
+_FREED: Final = re.compile(r"freed-(object|pack)-([0-9a-f]{64})")
+"""What is about to be removed lies under such a name in `tmp/` while its time is looked at once more."""
+
+
+class Care:
+    """The part of `LocalBlobs` that looks at files, not at values; `root` is the store's directory."""
+
+    root: Path
+    _objects: str
+    _tmp: str
+    _packs: Packs
+
+    def pieces(self, kind: Literal["object", "pack", "record"], /) -> Iterator[Piece]:
+        """Yield the files of a kind, records the oldest first."""
+        with self._clear_errors():
+            if kind == "record":
+                yield from self._records()
+                return
+            folders = [self._packs.folder]
+            if kind == "object":
+                folders = [one for one in sorted(_entries(self._objects)) if len(os.path.basename(one)) == 2]
+            for folder in folders:
+                for path in sorted(_entries(folder)):
+                    name = os.path.basename(path)
+                    if _HEX.fullmatch(name) and (found := _stat(path)) is not None:
+                        yield Piece(kind, f"blake3:{name}", found.st_size, found.st_mtime_ns)
+
+    def contents(self, pack: Digest, /) -> dict[Digest, int]:
+        """Return the sizes of the artifacts in a pack."""
+        if not is_digest(pack):
+            raise NotFound(f"{pack!r} is not a digest.")
+        places = self._index(pack, self._bytes(Piece("pack", pack, 0, 0)))
+        return {digest: place.size for digest, place in places.items()}
+
+    def damaged(self, piece: Piece, /) -> dict[str, str]:
+        """Read all of a file and return what is wrong in it."""
+        try:
+            data = self._bytes(piece)
+        except NotFound:
+            return {}
+        except ArtifactCorrupt as error:
+            return {piece.name: error.message}
+        return self._problems(piece, data)
+
+    def read_piece(self, piece: Piece, /) -> memoryview:
+        """Return a file's bytes, which are what its name says."""
+        data = self._bytes(piece)
+        for name, problem in self._problems(piece, data).items():
+            raise ArtifactCorrupt(problem, f"Look what needs {name}: `mlbench store verify`.")
+        return data
+
+    def read_record(self, piece: Piece, /) -> Json:
+        """Return the record in a file."""
+        try:
+            with self._clear_errors():
+                return read_record(self._where(piece))
+        except StoreError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise NotFound(f"The store {self.root} has no record {piece.name}.") from error
+            raise
+
+    def write_pieces(self, pieces: Sequence[tuple[Piece, bytes | memoryview]], /) -> None:
+        """Keep files as another store had them, durably."""
+        for piece, data in pieces:
+            for name, problem in self._problems(piece, memoryview(data)).items():
+                raise ArtifactCorrupt(problem, f"Look what needs {name}: `mlbench store verify`.")
+        with self._clear_errors():
+            paths = [self._where(piece) for piece, _ in pieces]
+            made = set().union(*(make_folders(os.path.dirname(path)) for path in paths))
+            files = [(path, len(data), [(0, data)]) for path, (_, data) in zip(paths, pieces, strict=True)]
+            write_files(self._tmp, files, made, durable=True)
+
+    def repack(self, pack: Digest, keep: Collection[Digest], /) -> Digest | None:
+        """Keep some artifacts of a pack in a pack of their own, durably; the pack itself stays."""
+        data = self._bytes(Piece("pack", pack, 0, 0))
+        places = self._index(pack, data)
+        chosen = [(digest, places[digest]) for digest in places if digest in keep]
+        if not chosen:
+            return None
+        chosen.sort(key=lambda one: one[1].offset)
+        artifacts = [
+            (digest, checked(digest, data[offset : offset + size], size)) for digest, (_, offset, size) in chosen
+        ]
+        name, size, laid = lay_out(artifacts)
+        with self._clear_errors():
+            write_files(self._tmp, [(self._packs.path(name), size, laid)], durable=True)
+        return Digest(f"blake3:{name}")
+
+    def free(self, piece: Piece, /, *, before: int | None = None) -> bool:
+        """Remove a file, unless its time is not before `before`."""
+        path = self._where(piece)
+        aside = os.path.join(self._tmp, f"freed-{piece.kind}-{piece.name.partition(':')[2]}")
+        with self._clear_errors():
+            try:
+                if before is None or piece.kind == "record":
+                    os.unlink(path)
+                    return True
+                if os.lstat(path).st_mtime_ns >= before:
+                    return False
+                os.rename(path, aside)
+                if os.lstat(aside).st_mtime_ns >= before:  # somebody has met it since
+                    _put_back(aside, path)
+                    return False
+                os.unlink(aside)
+            except FileNotFoundError:
+                return False
+        return True
+
+    def sweep(self, before: int, /, *, dry_run: bool = False) -> int:
+        """Remove what killed writers left half-written, and put back what was being removed by a killed process."""
+        freed = 0
+        with self._clear_errors():
+            for path in _entries(self._tmp):
+                if (taken := _FREED.fullmatch(os.path.basename(path))) is not None:
+                    if not dry_run:
+                        digest = Digest(f"blake3:{taken[2]}")
+                        _put_back(path, self._path(digest) if taken[1] == "object" else self._packs.path(taken[2]))
+                    continue
+                found = _stat(path)
+                if found is not None and found.st_mtime_ns < before:
+                    freed += found.st_size
+                    if not dry_run:
+                        with suppress(FileNotFoundError):
+                            os.unlink(path)
+        return freed
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def _records(self) -> Iterator[Piece]:
+        for year in sorted(_entries(os.path.join(self.root, "records"))):
+            for month in sorted(_entries(year)):
+                for path in sorted(_entries(month)):
+                    file = os.path.basename(path)
+                    if RECORD.fullmatch(file) and (found := _stat(path)) is not None:
+                        name = f"{os.path.basename(year)}/{os.path.basename(month)}/{file.removesuffix('.json')}"
+                        yield Piece("record", name, found.st_size, int(file[:19]))
+
+    def _where(self, piece: Piece) -> str:
+        if piece.kind == "record":
+            year, _, rest = piece.name.partition("/")
+            month, _, file = rest.partition("/")
+            if not (year.isdigit() and month.isdigit() and RECORD.fullmatch(f"{file}.json")):
+                raise ValueError(f"not a record's name: {piece.name!r}")
+            return os.path.join(self.root, "records", year, month, f"{file}.json")
+        digest = Digest(piece.name)
+        if not is_digest(digest):
+            raise ValueError(f"not a digest: {piece.name!r}")
+        return self._path(digest) if piece.kind == "object" else self._packs.path(digest.partition(":")[2])
+
+    def _bytes(self, piece: Piece) -> memoryview:
+        path = self._where(piece)
+        with self._clear_errors():
+            try:
+                file = open_plain(path)
+            except FileNotFoundError as error:
+                raise NotFound(f"The store {self.root} has no {piece.kind} {piece.name}.") from error
+            except ValueError as error:
+                raise corrupt(piece.name, str(error)) from error
+            try:
+                return read_range(file, 0, os.fstat(file).st_size)
+            finally:
+                os.close(file)
+
+    def _problems(self, piece: Piece, data: memoryview) -> dict[str, str]:
+        """Return what is wrong in the bytes of a file, by digest or name."""
+        self._where(piece)
+        if piece.kind == "record":
+            return _problems_of_record(piece.name, bytes(data))
+        digest = Digest(piece.name)
+        try:
+            if piece.kind == "object":
+                check(digest, data)
+                return {}
+            places = self._index(digest, data)
+        except ArtifactCorrupt as error:
+            return {digest: error.message}
+        found: dict[str, str] = {}
+        for inside, (_, offset, size) in places.items():
+            try:
+                checked(inside, data[offset : offset + size], size)
+            except ArtifactCorrupt as error:
+                found[inside] = error.message
+        return found
+
+    def _index(self, pack: Digest, data: memoryview) -> dict[Digest, Place]:
+        try:
+            name = pack.partition(":")[2]
+            return dict(Index(name, data.nbytes, lambda offset, size: data[offset : offset + size]))
+        except ValueError as error:
+            raise corrupt(pack, f"a pack that is damaged: {error}") from error
+
+    def _path(self, digest: Digest) -> str:
+        name = digest.partition(":")[2]
+        return f"{self._objects}{os.sep}{name[:2]}{os.sep}{name}"
+
+    @contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        """Say what the system says about the disk as one sentence that names the store."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in FULL:
+                raise StoreError(
+                    f"There is no space left on {self.root}.", "Free some, or name another directory in MLBENCH_STORE."
+                ) from error
+            if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
+                raise StoreError(
+                    f"The store {self.root} cannot be written: {os.strerror(error.errno)}.",
+                    "Make the directory writable, or name another in MLBENCH_STORE.",
+                ) from error
+            raise StoreError(
+                f"The store {self.root} cannot be used: {error.strerror or error}.", "Look at the disk that it lies on."
+            ) from error
+
+
+def _entries(folder: str) -> list[str]:
+    try:
+        return [os.path.join(folder, name) for name in os.listdir(folder)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _stat(path: str) -> os.stat_result | None:
+    """Return what is known of a file, `None` if it is gone or a folder."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return None if stat.S_ISDIR(found.st_mode) else found
+
+
+def _put_back(aside: str, path: str) -> None:
+    with suppress(FileExistsError, FileNotFoundError):  # written anew meanwhile, or put back by another process
+        os.link(aside, path)
+    with suppress(FileNotFoundError):
+        os.unlink(aside)
+
+
+def _problems_of_record(name: str, text: bytes) -> dict[str, str]:
+    import msgspec
+
+    try:
+        record: Json = msgspec.json.decode(text, type=dict)
+    except msgspec.DecodeError as error:
+        return {name: f"The record {name} cannot be read: {error}."}
+    if record.get("record") != RECORD.fullmatch(f"{name.rpartition('/')[2]}.json")[2]:  # type: ignore[index]
+        return {name: f"The record {name} is of another kind than its name says."}
+    return {}
+
+
+def read_record(path: str) -> Json:
+    """Return the record in a file. Raise `StoreError` if it is none."""
+    import msgspec
+
+    with open(path, "rb") as file:
+        text = file.read()
+    try:
+        record: Json = msgspec.json.decode(text, type=dict)
+    except msgspec.DecodeError as error:
+        raise StoreError(f"The record {path} cannot be read.", "Restore it from a backup, or remove it.") from error
+    for one in (record, *(record.get("executions") or ())):
+        for metric in (isinstance(one, dict) and one.get("metrics")) or ():
+            if isinstance(metric, dict) and isinstance(metric.get("value"), str):
+                metric["value"] = float(metric["value"])
+    return record
