@@ -47,6 +47,9 @@ _SMALL = 1 << 16
 _COMPARED = 16
 """The packs, counted from the newest, in which it is looked for what is to be packed."""
 
+_LATELY = 64
+"""The packs, counted from the newest, in which it is looked first for what has just been kept."""
+
 _RESERVE = 1 << 20
 
 _OURS = ("objects", "packs", "records", "tmp", "format", "reserve", "catalog", "lost+found", ".")
@@ -138,8 +141,10 @@ class LocalBlobs(Care):
     def packs_of(self, digests: Iterable[Digest], /) -> tuple[Digest, ...]:
         """Return the packs that artifacts lie in."""
         with self._clear_errors():
-            packed = [one for one in dict.fromkeys(digests) if is_digest(one) and not os.path.exists(self._path(one))]
-            places, _ = self._packs.find(packed)
+            wanted = dict.fromkeys(filter(is_digest, digests))
+            places, _ = self._packs.find(wanted, newest=_LATELY)  # who asks has often just put them
+            left = [one for one in wanted if one not in places and not os.path.exists(self._path(one))]
+            places |= self._packs.find(left)[0]
         return tuple(Digest(f"blake3:{name}") for name in dict.fromkeys(place.pack for place in places.values()))
 
     def get(self, digest: Digest, /) -> bytes:

@@ -35,6 +35,8 @@ SETTINGS: Final[dict[str, Any]] = {
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": False,
     "distributed.admin.low-level-log-length": 8,  # the scheduler keeps this much of each topic for ever
+    "distributed.admin.system-monitor.interval": "5 s",
+    "distributed.admin.system-monitor.disk": False,
     "distributed.admin.tick.interval": "1 s",  # it would wake idle processes fifty times a second
     "distributed.admin.tick.limit": "60 s",
     "distributed.comm.timeouts.connect": "30 s",

@@ -148,6 +148,8 @@ class Items:
 
     def places(self, number: int) -> list[int]:
         """Return which value of each name the item with this number has: the last name's change fastest."""
+        if len(self._shape) == 1:
+            return [number]
         places = []
         for size in reversed(self._shape):
             number, place = divmod(number, size)

@@ -318,7 +318,8 @@ class Runner:
             loop = shell.loop = asyncio.new_event_loop()
             asyncio.set_event_loop(loop)
         raised: BaseException | None = None
-        events.trigger("pre_execute")
+        if events.callbacks["pre_execute"]:
+            events.trigger("pre_execute")
         try:
             for code, awaits in self._codes:
                 if awaits:
