@@ -17,8 +17,8 @@ def without_password(url: str) -> str:
     --------
     >>> without_password("postgresql://ada:s3cret@db.example.org:5432/mlbench?sslmode=require&password=s3cret")
     'postgresql://db.example.org:5432/mlbench?sslmode=require'
-    >>> without_password("sqlite:////home/ada/catalog.sqlite")
-    'sqlite:////home/ada/catalog.sqlite'
+    >>> without_password("sqlite:////data/store/catalog.sqlite")
+    'sqlite:////data/store/catalog.sqlite'
     """
     if url.startswith("sqlite"):
         return url
