@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from mlbench.core.errors import NotFound, ResultError, StoreError, UsageError
 from mlbench.core.ids import Digest, ExecutionId, is_digest, short
 from mlbench.core.queries import Column, Comparison, Place
-from mlbench.core.records import Binding, Execution, Run, Snapshot
+from mlbench.core.records import Artifact, Binding, Execution, Run, Snapshot
 from mlbench.project.history import with_items
 from mlbench.runs import lineage as lineages
 from mlbench.runs.artifacts import Loader
@@ -201,13 +201,18 @@ class _Differences:
             if artifact is None or artifact.codec not in CODECS or artifact.size > LARGEST_LOADED:
                 return ()
         try:
-            values = Loader(self._blobs).load(before), Loader(self._blobs).load(after)
+            old, new = (Loader(self._blobs, accepts=_nothing).load(one) for one in (before, after))
         except (NotFound, ResultError, StoreError):  # freed, damaged, or its library is not here
             return ()
         try:
-            return value_changes(*values)
+            return value_changes(old, new)
         except Exception as error:  # noqa: BLE001  how values compare is their libraries' affair
             return (f"can't be compared: {type(error).__name__}: {error}",)
+
+
+def _nothing(_: Artifact) -> bool:
+    """Accept nothing that could run code: data alone is compared."""
+    return False
 
 
 def _side(project: Project, run: Run) -> Side:
