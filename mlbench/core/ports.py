@@ -213,10 +213,6 @@ class WrittenItem(Protocol):
         """Return the record as JSON without its messages, and these as JSON, if there are any."""
         ...
 
-    def made(self) -> Iterator[tuple[Digest, str]]:
-        """Yield the digest and the name of each value that it bound and that is stored."""
-        ...
-
 
 class Catalog(Protocol):
     """The index of all records, and the only home of leases and firings.

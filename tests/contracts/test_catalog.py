@@ -425,6 +425,25 @@ def test_items_are_among_those_who_bound_an_artifact_and_only_what_has_ended_is(
     assert under_way.id in {one.id for one in catalog.makers([a_digest("d")])}
 
 
+def test_items_that_came_by_themselves_are_found_by_what_they_bound_once_their_fan_out_has_ended(
+    catalog: Catalog,
+) -> None:
+    from mlbench.runs.itemrecords import EndedItem
+
+    whole, items = a_fan_out(3, binds=(a_binding("model", "d"),))
+    ended = [replace(one, state="succeeded", messages=()) for one in items]
+    catalog.put_execution(replace(whole, state="running", binds=()))
+    catalog.put_items([EndedItem.of(one) for one in ended])
+    catalog.put_execution(replace(whole, state="succeeded", binds=()))
+    for _ in range(2):
+        assert {one.id for one in catalog.makers([a_digest("d")])} == {one.id for one in ended}
+    again = replace(whole, id=ExecutionId("b" * 26), state="succeeded", binds=())
+    further = [replace(one, id=ExecutionId(f"{one.id[:-1]}7"), part_of=again.id) for one in ended]
+    catalog.put_items([EndedItem.of(one) for one in further])
+    catalog.put_execution(again)
+    assert {one.id for one in catalog.makers([a_digest("d")])} == {one.id for one in (*ended, *further)}
+
+
 def test_executions_are_found_by_their_ids_and_those_that_are_not_there_are_left_out(catalog: Catalog) -> None:
     one, other = an_execution(a_run()), an_execution(a_run(), messages=({"output_type": "stream"},))
     catalog.put_executions([one, other])

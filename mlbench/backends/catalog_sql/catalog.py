@@ -57,6 +57,7 @@ from mlbench.core.records import (
     Snapshot,
 )
 from mlbench.runs import lineage
+from mlbench.runs.itemrecords import made_in
 
 __all__ = ["SqlCatalog"]
 
@@ -70,6 +71,8 @@ _NO_END_IS_LOST: Final = "excluded.state NOT IN ('queued', 'running') OR executi
 _NO_RUNS_END_IS_LOST: Final = (
     "excluded.state NOT IN ('queued', 'running') OR runs.state IN ('queued', 'running') OR runs.kind = 'interactive'"
 )
+_ITEMS: Final = "items"
+"""Stands in a digest's place where it was noted what a fan-out's items bound."""
 
 
 @persistent
@@ -264,8 +267,6 @@ class SqlCatalog(Jobs):
             for whole in {item.part_of for item in them.values()}:
                 if connection.execute(select(c.id).where(c.part_of == whole).limit(1)).first() is not None:
                     self._forget_metrics(connection, [item for item in them.values() if item.part_of == whole])
-            made = ((digest, item.id, name) for item in them.values() for digest, name in item.made())
-            self._insert_all(connection, "artifacts_bound", use_rows(made))
             metrics = [row for item in them.values() for row in metric_rows(item.run, item.metrics, item)]
             self._insert_all(connection, "metrics", metrics)
 
@@ -352,7 +353,32 @@ class SqlCatalog(Jobs):
         return {one.id: one for one in found}
 
     def makers(self, digests: Iterable[Digest], /, *, limit: int = 1000) -> list[Execution]:
-        return self._users(t.artifacts_bound, digests, lineage.binds, limit)
+        wanted = list(dict.fromkeys(digests))
+        if wanted:
+            self._note_items()
+        return self._users(t.artifacts_bound, wanted, lineage.binds, limit)
+
+    def _note_items(self) -> None:
+        """Note what the items of fan-outs bound that have ended since somebody last asked.
+
+        An index by digest costs an item more than all else that is written of it, and few are ever asked for.
+        """
+        version = self.version()
+        if version == self._noted:
+            return
+        c, b = t.executions.c, t.artifacts_bound.c
+        whole = t.executions.alias()
+        parts = select(c.part_of).where(c.part_of.is_not(None)).distinct()
+        noted = select(b.execution).where(b.digest == _ITEMS)
+        todo = select(whole.c.id).where(whole.c.id.in_(parts), whole.c.id.not_in(noted), not_(_is_under_way(whole)))
+        with self._reading() as connection:
+            fanouts = list(connection.execute(todo).scalars())
+        for fanout in fanouts:
+            with self._writing() as connection:
+                items = connection.execute(select(c.id, c.record).where(c.part_of == fanout, c.state == "succeeded"))
+                made = [(digest, item.id, name) for item in items for digest, name in made_in(item.record)]
+                self._insert_all(connection, "artifacts_bound", use_rows([*made, (_ITEMS, fanout, "")]))
+        self._noted = version
 
     def readers(self, digests: Iterable[Digest], /, *, limit: int = 1000) -> list[Execution]:
         return self._users(t.artifacts_read, digests, lineage.given, limit)
@@ -461,7 +487,7 @@ def _batches(them: Sequence[T]) -> Iterator[Sequence[T]]:
         yield them[start : start + _ALL]
 
 
-def _is_under_way(table: Table) -> ColumnElement[bool]:
+def _is_under_way(table: Any) -> ColumnElement[bool]:
     # In these words, and not as parameters, so that SQLite sees that the partial index holds all that is asked for.
     return or_(table.c.state == text("'queued'"), table.c.state == text("'running'"))
 

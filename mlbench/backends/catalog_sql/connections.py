@@ -61,6 +61,7 @@ class Connections:
         self._inserts: dict[str, tuple[str, Sequence[str] | None]] = {}
         self._watch: sqlite3.Connection | None = None
         self._watching = threading.Lock()
+        self._noted: int | None = None
         self.is_new = self._holds_nothing()
 
     def _holds_nothing(self) -> bool:
