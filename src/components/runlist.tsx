@@ -26,7 +26,7 @@ export interface IRunListProps {
 
 export function RunList(props: IRunListProps): JSX.Element {
   const { runs } = props;
-  const { length, count } = runs;
+  const { length, count, answered } = runs;
   const host = React.useRef<HTMLDivElement>(null);
   /** The run at the upper edge, which stays there when others come above it. */
   const anchor = React.useRef<{ readonly id: string; readonly offset: number } | null>(null);
@@ -58,6 +58,13 @@ export function RunList(props: IRunListProps): JSX.Element {
     observer.observe(node);
     return () => observer.disconnect();
   }, [measure]);
+  React.useLayoutEffect(() => {
+    // Another list begins at its beginning.
+    anchor.current = null;
+    if (host.current) {
+      host.current.scrollTop = 0;
+    }
+  }, [answered]);
   React.useLayoutEffect(() => {
     const node = host.current;
     if (!node || !anchor.current) {

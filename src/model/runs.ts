@@ -77,6 +77,11 @@ export class RunsModel extends Listing {
     return this._refused;
   }
 
+  /** The question that is answered by what is listed; null before the first answer. */
+  get answered(): IRunsQuestion | null {
+    return this._answered;
+  }
+
   /** Whether what is listed leaves out runs. */
   get isFiltered(): boolean {
     return Boolean(this._answered?.query.trim());
@@ -173,6 +178,7 @@ export class RunsModel extends Listing {
     this._count = page.count;
     this._pages.reset(page.runs, page.next);
     this._meet(page.runs);
+    this.emit();
     await this._findBest(question);
   }
 
@@ -236,11 +242,11 @@ export class RunsModel extends Listing {
       this._best = null;
       return;
     }
-    const field = goal.replace(/^-/, '');
-    const query = `state = 'succeeded' and ${field} != none`;
+    const query = "state = 'succeeded'";
     const found = await this.client.runs({ path, notebookId, query, sort: goal, metric, limit: 1 });
     if (!this.isDisposed && question === this._question) {
-      this._best = found.runs[0]?.run.id ?? null;
+      const [first] = found.runs;
+      this._best = first?.metric?.name === metric ? first.run.id : null;
     }
   }
 
