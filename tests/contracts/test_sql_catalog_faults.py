@@ -182,6 +182,56 @@ def test_all_is_synced_but_what_says_no_end(file: Path) -> None:
     catalog.close()
 
 
+def test_the_end_of_a_run_writes_only_what_it_changes(file: Path) -> None:
+    catalog = SqlCatalog(url(file))
+    run = Run(id=RunId(new_id()), kind="papermill", state="running", name="x", notebook="/n.ipynb", parameters={"a": 1})
+    catalog.put_run(run)
+    log = file.with_name("catalog.sqlite-wal")
+    before = log.stat().st_size
+    catalog.put_run(replace(run, state="succeeded", ended=5))
+    pages = (log.stat().st_size - before) // 4096
+    assert pages <= 3, "its row, and the two indexes that its state is in"
+    assert (catalog.run(run.id).state, catalog.runs(under_way=True)) == ("succeeded", [])
+    assert [one.id for one in catalog.search(parse("params.a = 1 and state = 'succeeded'")).runs] == [run.id]
+    catalog.close()
+
+
+def test_what_has_no_metric_any_more_is_not_found_by_it(file: Path) -> None:
+    catalog = SqlCatalog(url(file))
+    run = Run(id=RunId(new_id()), kind="job", state="succeeded", name="x", metrics=(Metric(name="rmse", value=1.0),))
+    catalog.put_run(run)
+    step = Execution(id=ExecutionId(new_id()), run=run.id, step="a", state="succeeded")
+    catalog.put_executions(
+        [replace(step, metrics=(Metric(name="auc", value=0.5), Metric(name="rmse", value=3.0, time=9)))]
+    )
+    assert catalog.names_in_use("metrics") == ["auc", "rmse"]
+    assert catalog.count_runs(parse("metrics.rmse = 3")) == 1
+    catalog.put_executions([step])
+    assert catalog.names_in_use("metrics") == ["rmse"]
+    assert catalog.count_runs(parse("metrics.rmse = 1")) == 1
+    catalog.put_run(replace(run, metrics=(), started=7))
+    assert catalog.names_in_use("metrics") == []
+    catalog.close()
+
+
+def test_postgresql_is_not_loaded_for_a_catalog_in_sqlite(file: Path) -> None:
+    SqlCatalog(url(file)).close()  # to make one Alembic is needed, which loads all
+    source = (
+        "import sys\n"
+        "from mlbench.backends.catalog_sql import SqlCatalog\n"
+        "from mlbench.core.records import Execution, Metric, Run\n"
+        "from mlbench.runs.search import parse, parse_sort\n"
+        "catalog = SqlCatalog(sys.argv[1])\n"
+        "metrics = (Metric(name='m', value=1.0),)\n"
+        "catalog.put_run(Run(id='a' * 26, kind='job', state='succeeded', name='x', metrics=metrics))\n"
+        "catalog.put_executions([Execution(id='b' * 26, run='a' * 26, step='s', state='succeeded')])\n"
+        "catalog.search(parse('params.x = 1'), sort=parse_sort('-metrics.m'))\n"
+        "not_needed = ('sqlalchemy.dialects.postgresql', 'alembic', 'psycopg')\n"
+        "print([name for name in sys.modules if name.startswith(not_needed)])\n"
+    )
+    assert outputs(processes(source, 1, url(file))) == ["[]\n"]
+
+
 def differences(connection: Connection) -> list[Any]:
     """Return where a database has other tables than the code says. Alembic cannot compare an index that falls."""
     falls = {"include_object": lambda _thing, name, *_: name != "ix_run_metrics_rising"}

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from importlib import import_module
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
@@ -17,10 +16,8 @@ from sqlalchemy import (
     Select,
     Table,
     and_,
-    bindparam,
     delete,
     func,
-    insert,
     not_,
     or_,
     select,
@@ -30,17 +27,12 @@ from sqlalchemy import (
 
 from mlbench.backends.catalog_sql import tables as t
 from mlbench.backends.catalog_sql.opening import clear_errors, open_engine, sqlite_file
+from mlbench.backends.catalog_sql.recording import Recorder, is_final
 from mlbench.backends.catalog_sql.rows import (
-    bound_rows,
     decode,
     encode,
     execution_row,
     firing_row,
-    metric_rows,
-    param_row,
-    read_rows,
-    run_row,
-    tag_row,
     to_execution,
     to_firing,
     to_job,
@@ -71,12 +63,6 @@ T = TypeVar("T")
 _ALL: Final = 500
 """How many ids or keys one query asks for."""
 
-_NO_END_IS_LOST: Final = "excluded.state NOT IN ('queued', 'running') OR executions.state IN ('queued', 'running')"
-
-_NO_RUNS_END_IS_LOST: Final = (
-    "excluded.state NOT IN ('queued', 'running') OR runs.state IN ('queued', 'running') OR runs.kind = 'interactive'"
-)
-
 _FIRING = [getattr(t.firings.c, field.name) for field in fields(Firing)]
 
 
@@ -106,9 +92,8 @@ class SqlCatalog:
         if not durable:
             self._writer = self._quick_writer
         self._where = str(self._file or self._engine.url.render_as_string(hide_password=True))
-        # each dialect has one of its own, and PostgreSQL's is slow to import
-        self._insert: Any = import_module(f"sqlalchemy.dialects.{self._engine.dialect.name}").insert
-        self._inserts: dict[str, tuple[str, Sequence[str] | None]] = {}
+        self._recorder = Recorder(self._engine.dialect)
+        self._insert = self._recorder.insert
         self._watch: sqlite3.Connection | None = None
         self._watching = threading.Lock()
         with self._reading() as connection:
@@ -160,36 +145,12 @@ class SqlCatalog:
     def put_runs(self, runs: Sequence[Run], /) -> None:
         them: dict[str, Run] = {}
         for run in runs:
-            if not _is_final(them.get(run.id), run):
+            if not is_final(them.get(run.id), run):
                 them[run.id] = run
+        if not them:
+            return
         with self._writing(durable=any(run.state in ENDED for run in them.values())) as connection:
-            known: dict[str, Run] = {}
-            for some in _batches(list(them)):
-                found = connection.execute(_KNOWN_RUNS, {"them": some}).scalars()
-                known.update((run.id, run) for run in (decode(record, Run) for record in found))
-            new = [run for run in them.values() if not _is_final(known.get(run.id), run)]
-            self._insert_all(connection, "runs", [run_row(run) for run in new])
-            self._put_parts(connection, [(run, known.get(run.id)) for run in new])
-
-    def _put_parts(self, connection: Connection, runs: Sequence[tuple[Run, Run | None]]) -> None:
-        """Write the rows that runs consist of besides their own, as far as they are other than before."""
-        for kind, make in (("parameters", param_row), ("tags", tag_row)):
-            table = t.params if kind == "parameters" else t.tags
-            changed = [(run, one) for run, one in runs if getattr(run, kind) != (getattr(one, kind) if one else {})]
-            for some in _batches([run.id for run, one in changed if one is not None]):
-                connection.execute(delete(table).where(table.c.run.in_(some)))
-            rows = [make(run.id, *part) for run, _ in changed for part in getattr(run, kind).items()]
-            self._insert_all(connection, table.name, rows)
-        logged = [(run, one) for run, one in runs if run.metrics != (one.metrics if one is not None else ())]
-        c = t.metrics.c
-        for some in _batches([run.id for run, one in logged if one is not None and one.metrics]):
-            connection.execute(delete(t.metrics).where(c.run.in_(some), c.execution.is_(None), c.part_of.is_(None)))
-        self._insert_all(connection, "metrics", [row for run, _ in logged for row in metric_rows(run.id, run.metrics)])
-        moved = [run.id for run, one in runs if one is None or one.started != run.started]
-        changed_runs = {run.id for run, _ in logged}
-        self._keep_last_metrics(connection, sorted(changed_runs))
-        for some in _batches([run for run in moved if run not in changed_runs]):
-            connection.execute(_KEEP_STARTED, {"them": some})
+            self._recorder.put_runs(connection, them.values())
 
     def run(self, prefix: str, /) -> Run:
         with self._reading() as connection:
@@ -297,23 +258,7 @@ class SqlCatalog:
         if not them:
             return
         with self._writing(durable=any(one.state in ENDED for one, _ in them.values())) as connection:
-            known: dict[str, str] = {}
-            for some in _batches(list(them)):
-                found = select(t.executions.c.id, t.executions.c.state).where(t.executions.c.id.in_(some))
-                known.update((row.id, row.state) for row in connection.execute(found.with_for_update()))
-            for identifier, state in known.items():
-                if state in ENDED and them[identifier][0].state in UNDER_WAY:
-                    del them[identifier]
-            self._insert_all(connection, "executions", [row for _, row in them.values()])
-            again = [them[identifier][0] for identifier in known if identifier in them]
-            changed = self._forget_metrics(connection, again)
-            changed |= {one.run for one, _ in them.values() if one.metrics and one.part_of is None}
-            metrics = [row for one, _ in them.values() for row in metric_rows(one.run, one.metrics, one)]
-            written = [one for one, _ in them.values()]
-            self._insert_all(connection, "artifacts_bound", bound_rows(written))
-            self._insert_all(connection, "artifacts_read", read_rows(written))
-            self._insert_all(connection, "metrics", metrics)
-            self._keep_last_metrics(connection, sorted(changed))
+            self._recorder.put_executions(connection, them)
 
     def execution(self, prefix: str, /) -> Execution:
         with self._reading() as connection:
@@ -548,85 +493,6 @@ class SqlCatalog:
         query = self._insert(table).values(row)
         changes: Json = {name: query.excluded[name] for name in row if name not in key}
         connection.execute(query.on_conflict_do_update(index_elements=key, set_=changes))
-
-    def _insert_all(self, connection: Connection, table: str, rows: Sequence[Json]) -> None:
-        """Insert rows, or replace them. The driver gets them as they are: for thousands, looking at each costs most."""
-        if not rows:
-            return
-        if table not in self._inserts:
-            query = self._insert_query(table).compile(dialect=self._engine.dialect, column_keys=list(rows[0]))
-            self._inserts[table] = str(query), query.positiontup
-        written, order = self._inserts[table]
-        given = rows if order is None else [tuple(map(row.__getitem__, order)) for row in rows]
-        connection.exec_driver_sql(written, given)
-
-    def _insert_query(self, name: str) -> Any:
-        table = t.metadata.tables[name]
-        query = self._insert(table)
-        if name == "metrics":
-            return query
-        if name in {"params", "tags", "artifacts_bound", "artifacts_read"}:
-            return query.on_conflict_do_nothing()
-        changes: Json = {one.name: query.excluded[one.name] for one in table.c if one.name != "id"}
-        if name == "executions":  # whoever writes an execution without messages did not have them
-            changes["messages"] = func.coalesce(query.excluded.messages, table.c.messages)
-        lost = _NO_RUNS_END_IS_LOST if name == "runs" else _NO_END_IS_LOST
-        return query.on_conflict_do_update(index_elements=["id"], set_=changes, where=text(lost))
-
-    def _forget_metrics(self, connection: Connection, executions: Sequence[Execution]) -> set[str]:
-        """Delete the metrics of executions; return the runs that lost some, of items aside."""
-        c = t.metrics.c
-        whose: dict[tuple[str, str | None], list[str]] = {}
-        for one in executions:
-            whose.setdefault((one.run, one.part_of), []).append(one.id)
-        changed: set[str] = set()
-        for (run, part_of), them in whose.items():
-            which = (c.run == run, c.part_of.is_(None)) if part_of is None else (c.part_of == part_of,)
-            for some in _batches(them):
-                gone = connection.execute(delete(t.metrics).where(*which, c.execution.in_(some)))
-                if gone.rowcount and part_of is None:
-                    changed.add(run)
-        return changed
-
-    def _keep_last_metrics(self, connection: Connection, runs: Sequence[str]) -> None:
-        """Write the last value of each metric of runs anew, from what their metrics are now."""
-        for some in _batches(runs):
-            if self._engine.dialect.name == "postgresql":
-                for run in some:  # until the end of the transaction, since what another one adds cannot be seen yet
-                    connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(run, 3))))
-            connection.execute(_FORGET_LAST, {"them": some})
-            connection.execute(_KEEP_LAST, {"them": some})
-
-
-def _is_final(before: Run | None, run: Run) -> bool:
-    """Say whether a run's end is known, so that it is under way no more.
-
-    An interactive run goes on when its kernel runs a further step; every other end is final.
-    """
-    return before is not None and before.state in ENDED and before.kind != "interactive" and run.state in UNDER_WAY
-
-
-def _keeping_last() -> Any:
-    """Return the statement that writes the last value of each metric of some runs."""
-    c = t.metrics.c
-    place = func.row_number().over(partition_by=(c.run, c.name), order_by=(c.time.desc(), c.id.desc()))
-    numbered = select(c.run, c.name, c.value, place.label("place")).where(c.run.in_(_THEM), c.part_of.is_(None))
-    found = numbered.subquery()
-    started = func.coalesce(select(t.runs.c.started).where(t.runs.c.id == found.c.run).scalar_subquery(), 0)
-    last = select(found.c.run, found.c.name, found.c.value, started).where(found.c.place == 1)
-    return insert(t.run_metrics).from_select(["run", "name", "value", "started"], last)
-
-
-# Statements that each run's record needs are put together once: that costs more than to execute them.
-_THEM: Final[Any] = bindparam("them", expanding=True)
-_KNOWN_RUNS: Final = select(t.runs.c.record).where(t.runs.c.id.in_(_THEM)).with_for_update()
-_FORGET_LAST: Final = delete(t.run_metrics).where(t.run_metrics.c.run.in_(_THEM))
-_KEEP_LAST: Final = _keeping_last()
-_KEEP_STARTED: Final = (
-    update(t.run_metrics)
-    .where(t.run_metrics.c.run.in_(_THEM))
-    .values(started=select(t.runs.c.started).where(t.runs.c.id == t.run_metrics.c.run).scalar_subquery())
-)
 
 
 def _batches(them: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -36,6 +36,10 @@ REPLACED: Final = "replaced"
 _BUSY_SECONDS = 10
 _LOCK_SECONDS = 60
 
+_LOG_PAGES = 4_000
+"""How long the log grows (16 MB) until it is copied into the database, which waits for the disk twice: a page that is
+written by each run is copied once for all of them."""
+
 
 def sqlite_file(url: str) -> Path | None:
     """Return the file of a SQLite URL, `None` for another database."""
@@ -120,18 +124,24 @@ def _prepare_sqlite(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def connected(connection: sqlite3.Connection, _record: Any) -> None:
         connection.isolation_level = None  # the driver's own BEGIN would be a deferred one
-        for pragma in (f"busy_timeout={_BUSY_SECONDS * 1000}", "synchronous=FULL", "foreign_keys=ON"):
+        for pragma in (
+            f"busy_timeout={_BUSY_SECONDS * 1000}",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            f"wal_autocheckpoint={_LOG_PAGES}",
+        ):
             connection.execute(f"PRAGMA {pragma}")
         connection.create_function("mlbench_lower", 1, _lower, deterministic=True)
 
     @event.listens_for(engine, "begin")
     def begun(connection: Connection) -> None:
         options = connection.get_execution_options()
+        driver: Any = connection.connection.driver_connection  # for nothing but these, SQLAlchemy would cost most
         if not options.get("mlbench_writes", False):
-            connection.exec_driver_sql("BEGIN")
+            driver.execute("BEGIN")
             return
-        connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options.get('mlbench_syncs', True) else 'NORMAL'}")
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        driver.execute(f"PRAGMA synchronous={'FULL' if options.get('mlbench_syncs', True) else 'NORMAL'}")
+        driver.execute("BEGIN IMMEDIATE")
 
 
 def _lower(value: Any) -> Any:
@@ -219,8 +229,8 @@ def clear_errors(where: str) -> Iterator[None]:
     """Say what a database says about its disk or lock as one sentence; let everything else through."""
     try:
         yield
-    except DBAPIError as error:
-        said = str(error.orig)
+    except (DBAPIError, sqlite3.Error) as error:
+        said = str(error.orig if isinstance(error, DBAPIError) else error)
         if "disk I/O error" in said and _is_full(where):
             said = "disk is full"  # SQLite says so of the files that it maps, beside the database
         for sign, sentence, remedy in _SENTENCES:
