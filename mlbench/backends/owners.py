@@ -32,7 +32,7 @@ _PASSES: Final = 3
 
 def owner_of_this_process() -> str:
     """Return the owner text of this process."""
-    return owner_of(os.getpid())
+    return _own(os.getpid())
 
 
 def user_name() -> str | None:
@@ -65,6 +65,14 @@ def is_alive(owner: str | None, /) -> bool:
     if host != platform.node():
         return True
     return boot == _boot() and (_start(int(pid)) or "0") == start and start != "0"
+
+
+@functools.cache
+def _own(pid: int) -> str:
+    return owner_of(pid)
+
+
+os.register_at_fork(after_in_child=_own.cache_clear)  # a pid is used again
 
 
 @functools.cache
