@@ -19,6 +19,7 @@ _FOLDER = Path(tempfile.mkdtemp(prefix="mlb"))
 _OWN = {
     "MLBENCH_STORE": _FOLDER / "store",
     "MLBENCH_RUNTIME": _FOLDER / "run",
+    "MLBENCH_KEYS": _FOLDER / "keys",
     "JUPYTER_CONFIG_DIR": _FOLDER / "jupyter" / "config",
     "JUPYTER_DATA_DIR": _FOLDER / "jupyter" / "data",
     "JUPYTER_RUNTIME_DIR": _FOLDER / "jupyter" / "runtime",

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
+from collections.abc import Mapping
 from typing import IO
 
 __all__ = ["Command", "start"]
@@ -44,12 +44,12 @@ class Command:
         return lines[-1].strip() if lines else ""
 
 
-def start(*arguments: str, store: Path) -> Command:
-    """Start `mlbench` with arguments, on a store."""
+def start(*arguments: str, variables: Mapping[str, str]) -> Command:
+    """Start `mlbench` with arguments, and with environment variables besides this process's own."""
     said = tempfile.TemporaryFile()  # noqa: SIM115  the process writes to it for as long as it lasts
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", _RUN, *arguments],
-        env={**os.environ, "MLBENCH_STORE": os.fspath(store)},
+        env={**os.environ, **variables},
         stdin=subprocess.DEVNULL,
         stdout=said,
         stderr=subprocess.STDOUT,

@@ -517,9 +517,20 @@ class MemoryCatalog:
             self._firings[_key(firing)] = firing
             return True
 
-    def claim_firing(self, owner: str, now: int, /) -> Firing | None:  # noqa: ARG002  (kept with the row elsewhere)
+    def claim_firing(
+        self,
+        owner: str,
+        now: int,  # noqa: ARG002  (kept with the row elsewhere)
+        /,
+        *,
+        jobs: Sequence[JobId] | None = None,
+    ) -> Firing | None:
         with self._lock:
-            queued = [firing for firing in self._firings.values() if firing.state == "queued"]
+            queued = [
+                firing
+                for firing in self._firings.values()
+                if firing.state == "queued" and (jobs is None or firing.job in jobs)
+            ]
             if not queued:
                 return None
             first = min(queued, key=lambda firing: (firing.due, firing.job))

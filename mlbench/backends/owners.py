@@ -64,7 +64,22 @@ def is_alive(owner: str | None, /) -> bool:
     host, boot, pid, start = parts
     if host != platform.node():
         return True
-    return boot == _boot() and (_start(int(pid)) or "0") == start and start != "0"
+    if boot != _boot() or start == "0":
+        return False
+    return (_start(int(pid)) or "0") == start or _is_hidden(int(pid))
+
+
+def _is_hidden(pid: int) -> bool:
+    """Say whether there is a process of somebody else that this one may not look at (`hidepid` of proc(5))."""
+    if not _LINUX or os.path.exists(f"/proc/{pid}"):
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 @functools.cache

@@ -14,6 +14,7 @@
     ├── StepFailed              a step that did not succeed, raised where its names are read
     ├── StoreError              the store cannot be read or written
     │   └── ArtifactCorrupt     bytes that are not what their digest says
+    ├── NotTrusted              a value that would run code of somebody else if it were loaded
     └── ServiceError            the service cannot be reached, or refuses
 
 Each carries its facts as attributes, says them in one sentence that ends in the next move, and survives pickling.
@@ -21,11 +22,14 @@ Each carries its facts as attributes, says them in one sentence that ends in the
 
 from __future__ import annotations
 
+from typing import Literal
+
 __all__ = [
     "ArtifactCorrupt",
     "CaptureError",
     "MlbenchError",
     "NotFound",
+    "NotTrusted",
     "NotebookError",
     "ParameterError",
     "QueryError",
@@ -126,6 +130,47 @@ class ArtifactCorrupt(StoreError):
 
 class ServiceError(MlbenchError):
     """The service cannot be reached, or refuses."""
+
+
+class NotTrusted(MlbenchError):
+    """A value that is not signed by this user, and would run code if it were loaded.
+
+    Parameters
+    ----------
+    name
+        What it was bound to.
+    run, step
+        Where, as far as that is known.
+    user
+        Who stored it, as its run says.
+    why
+        `foreign`, or `unsigned` if that is this user's own name: then it is the signature that is missing.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run: str | None = None,
+        step: str | None = None,
+        user: str | None = None,
+        why: Literal["foreign", "unsigned"] = "foreign",
+    ) -> None:
+        of = "".join((f" of step {step}" if step else "", f" in run {run}" if run else ""))
+        load = f"mlbench.run({run!r})[{step!r}].load({name!r}, trust=True)" if run and step else None
+        if why == "unsigned":
+            message = f"`{name}`{of} has your name on it, but it is not signed with your key, and to load it runs code."
+            remedy: str | None = f"If it is yours: {load}." if load else "Run its step again."
+        else:
+            message = f"`{name}`{of} was stored by {user or 'somebody else'}, and to load it runs code of theirs."
+            ways = [load, f"`mlbench trust {user}` for all that {user} stores" if user else None]
+            remedy = f"If you trust that: {', or '.join(way for way in ways if way)}." if any(ways) else None
+        super().__init__(message, remedy)
+        self.args = (name, run, step, user, why)
+        self.name = name
+        self.run = run
+        self.step = step
+        self.user = user
+        self.why = why
 
 
 class StepFailed(MlbenchError):

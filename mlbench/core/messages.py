@@ -87,6 +87,15 @@ class Surroundings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Signer:
+    """What signs the values that one execution stores (see `mlbench.runs.signing`): `secret` is good for that alone."""
+
+    key: str
+    subject: str
+    secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
     """The files by which both ends of a Dask cluster know each other: PEM, by path."""
 
@@ -126,8 +135,8 @@ class ClusterChoice:
 class KernelHello:
     """How a kernel presents itself when it attaches.
 
-    `run` is set where an engine has opened the run already, `again` where this very process had attached before and
-    knows its steps.
+    `catalog` is the URL of the store's. `run` is set where an engine has opened the run already, `again` where this
+    very process had attached before and knows its steps.
     """
 
     kernel: str
@@ -138,6 +147,7 @@ class KernelHello:
     run: RunId | None = None
     kind: RunKind = "interactive"
     again: bool = False
+    catalog: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,7 +271,7 @@ class StepTask:
     `memory` is the limit in bytes, `resources` what the worker must have free, by Dask's names (`cpu`, `gpu`,
     `memory`, others); `env` is the name of an environment of its own, `requirements` what is installed in it. A fan-out
     has its `foreach`; its processes are each given a `chunk` of it.
-    `paths` are files and folders that the code names, whose state is part of the record.
+    `paths` are files and folders that the code names, whose state is part of the record. `signer` signs what it stores.
     """
 
     execution: ExecutionId
@@ -298,6 +308,7 @@ class StepTask:
     changed_variables: tuple[str, ...] = ()
     client: Json | None = None
     paths: tuple[str, ...] = ()
+    signer: Signer | None = None
     base: Json = field(default_factory=dict)
 
 

@@ -352,8 +352,11 @@ class Catalog(Protocol):
 
     def add_firing(self, firing: Firing, /) -> bool: ...
 
-    def claim_firing(self, owner: str, now: int, /) -> Firing | None:
-        """Take one queued firing: state `running`, a token greater by one. Return it, or None."""
+    def claim_firing(self, owner: str, now: int, /, *, jobs: Sequence[JobId] | None = None) -> Firing | None:
+        """Take one queued firing, of these jobs if some are named: state `running`, a token greater by one.
+
+        Return it, or None.
+        """
         ...
 
     def end_firing(self, firing: Firing, /) -> bool:

@@ -31,7 +31,8 @@ class Artifact:
 
     `digest` is that of the canonical manifest (see `mlbench.runs.values`); `size` is in bytes, buffers included;
     `preview` was made where the value was made and is all that is ever shown without loading it. Its `kind` says
-    what else it holds: `frame`, `array`, `estimator`, `figure`, `module`, `list`, `text`.
+    what else it holds: `frame`, `array`, `estimator`, `figure`, `module`, `list`, `text`. `signature` says who made
+    what can run code when it is loaded (see `mlbench.runs.signing`).
     """
 
     digest: Digest
@@ -39,6 +40,7 @@ class Artifact:
     type: str
     codec: str
     preview: Json = field(default_factory=dict)
+    signature: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,8 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     from mlbench.core.errors import MlbenchError
     from mlbench.project import Project
+    from mlbench.project.configuration import remember_catalog
 
     try:
+        remember_catalog(told.store, os.environ.get("MLBENCH_CATALOG"))
         project = Project.open(store=told.store)
         return _run(project, told)
     except MlbenchError as error:

@@ -207,10 +207,9 @@ class _Recording:
         }
         if self.request.notebook is not None:
             told["MLBENCH_NOTEBOOK"] = self.request.notebook
-        store = self.request.store or _store_of(self.request.notebook)
-        if store is not None:
-            told["MLBENCH_STORE"] = store
-        return told
+        from mlbench.project.configuration import find_store
+
+        return told | find_store(self.request.notebook, store=self.request.store).variables()
 
     def begin(self) -> None:
         """Record the begin, unless that is done or under way.
@@ -310,7 +309,7 @@ class _Recording:
     def _greet(self, client: ServiceClient) -> None:
         """Tell the service of the run, also the one that has taken the place of a service that was lost."""
         assert self._project is not None
-        client.request("open_run", {"store": str(self._project.location.path), "run": self._run})
+        client.request("open_run", {**self._project.location.named(), "run": self._run})
         if self.request.watch is not None:
             client.request("subscribe", {"from": None, "life": None, "messages": False})
 
@@ -349,7 +348,7 @@ class _Recording:
                 if reason in ("user", "kernel-lost", "timeout"):
                     answer = self._client.request("cancel", {"run": self.run_id, "reason": reason})
                     self._say({"type": "cancelled", "steps": [one["step"] for one in answer["cancelled"]]})
-                self._client.request("close_run", {"store": str(self._project.location.path), "run": self._run})
+                self._client.request("close_run", {**self._project.location.named(), "run": self._run})
             except ServiceError as lost:
                 logger.warning("The service was not told of the run's end: %s", lost)
         self._tell()
@@ -493,12 +492,6 @@ def _local_path(path: Any) -> str | None:
     if not isinstance(path, str) or not path or path == "-" or "://" in path:
         return None
     return os.path.abspath(path)
-
-
-def _store_of(notebook: str | None) -> str | None:
-    from mlbench.project.configuration import find_store
-
-    return str(find_store(notebook).path)
 
 
 # --- kernels -----------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from mlbench.core.records import (
     Snapshot,
     State,
 )
-from mlbench.project.configuration import StoreLocation, find_store
+from mlbench.project.configuration import StoreLocation, find_store, note_catalog
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,6 +86,7 @@ class Project:
                 from mlbench.backends.catalog_sql import SqlCatalog
 
                 catalog = SqlCatalog(self.location.catalog_url)
+                note_catalog(self.location)
                 if catalog.is_new:
                     from mlbench.project.indexing import fill_catalog
 
@@ -267,6 +268,7 @@ class Project:
         sort: str | None = None,
         notebook: str | None = None,
         job: str | None = None,
+        user: str | None = None,
         under_way: bool = False,
         limit: int = 50,
         after: Place | None = None,
@@ -281,16 +283,22 @@ class Project:
             The path of one, whose former names count too.
         job
             A job's name or id.
+        user
+            Whose runs alone.
 
         Raises
         ------
         QueryError
             If the query, or what to sort by, cannot be read.
         """
+        from mlbench.core.queries import And, Column, Comparison
         from mlbench.project.identity import runs_of
         from mlbench.runs.search import parse, parse_sort
 
         wanted, order = parse(query or ""), parse_sort(sort) if sort is not None else None
+        if user is not None:
+            theirs = Comparison(Column("user"), "=", user)
+            wanted = theirs if wanted is None else And((theirs, wanted))
         of_notebook: dict[str, Any] = dict(runs_of(self.catalog, notebook)) if notebook is not None else {}
         if job is not None:
             of_notebook["job"] = self.catalog.job(job).id
@@ -319,8 +327,9 @@ class Project:
             If no run, or more than one, begins with it.
         """
         from mlbench.project.history import RunView
+        from mlbench.project.signing import judge
 
-        return RunView(self.catalog.run(prefix), self.catalog, self.blobs)
+        return RunView(self.catalog.run(prefix), self.catalog, self.blobs, judge(self.location.path))
 
     def steps(self, run: RunId) -> list[Execution]:
         """Return the executions that count in a run, the last one of each step, without their messages."""

@@ -241,6 +241,7 @@ class Plan:
     under_way: list[RunFacts]
     reused: list[RunFacts]
     rules: tuple[Rule, ...]
+    user: str | None
     reading: _Reading
 
     @property
@@ -257,7 +258,12 @@ class Plan:
 
 
 def plan(
-    project: Project, rules: Sequence[Rule] = (), *, alive: Callable[[str | None], bool], now: int | None = None
+    project: Project,
+    rules: Sequence[Rule] = (),
+    *,
+    alive: Callable[[str | None], bool],
+    now: int | None = None,
+    user: str | None = None,
 ) -> Plan:
     """Decide what a store can do without; nothing is changed.
 
@@ -271,6 +277,8 @@ def plan(
         Says whether the process that an owner text names still lives (`mlbench.backends.owners.is_alive`).
     now
         UTC nanoseconds.
+    user
+        Whose runs alone may go; None for everybody's.
 
     Raises
     ------
@@ -282,7 +290,7 @@ def plan(
     reading = _Reading(blobs, project.catalog)
     under_way = [run for run in reading.survey.under_way() if alive(run.owner)]
     until = horizon(now, under_way)
-    gone, reused, needed, snapshots = _mark(reading, rules, now, until)
+    gone, reused, needed, snapshots = _mark(reading, rules, now, until, user)
     found = Plan(
         now=now,
         horizon=until,
@@ -297,6 +305,7 @@ def plan(
         under_way=under_way,
         reused=sorted((reading.survey.runs[run] for run in reused), key=lambda run: run.time),
         rules=tuple(rules),
+        user=user,
         reading=reading,
     )
     names = [name for run in gone for name in reading.survey.records.get(run, ())]
@@ -316,12 +325,12 @@ def plan(
 
 
 def _mark(
-    reading: _Reading, rules: Sequence[Rule], now: int, until: int
+    reading: _Reading, rules: Sequence[Rule], now: int, until: int, user: str | None
 ) -> tuple[frozenset[RunId], frozenset[RunId], set[Digest], list[Digest]]:
     """Return the runs that go, those kept since others reused them, what is needed then, and the snapshots that go."""
     _refuse_damaged(reading)
     survey = reading.survey
-    unkept = dropped(survey.runs.values(), rules, survey.kept, now, survey.jobs)
+    unkept = dropped(survey.runs.values(), rules, survey.kept, now, survey.jobs, user=user)
     gone = survey.without_origins(unkept)
     try:
         needed = survey.needed(gone, reading.inside, reading.met_since(until))
@@ -373,7 +382,7 @@ def free(project: Project, decided: Plan) -> int:
     blobs.sweep(decided.horizon)
     freed = decided.leftovers
     reading.go_on()
-    gone, _, _, snapshots = _mark(reading, decided.rules, decided.now, decided.horizon)
+    gone, _, _, snapshots = _mark(reading, decided.rules, decided.now, decided.horizon, decided.user)
     gone &= {run.id for run in decided.runs}
     project.catalog.delete_runs(sorted(gone))
     spared = [digest for digest in snapshots if digest in set(decided.snapshots)]

@@ -2,26 +2,43 @@
 
 A store is named by `MLBENCH_STORE`, else by `[tool.mlbench]` in a `pyproject.toml` or by an `mlbench.toml`, the nearest
 above the notebook, else it is in the user's data directory.
+
+Its catalog is a file of SQLite in it, unless `MLBENCH_CATALOG`, or `catalog` in the file that names the store, says
+otherwise. A store whose catalog is on a server says so itself, in its file `catalog.json`, so that nobody begins a
+second one.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from mlbench.core.errors import StoreError, UsageError
 from mlbench.core.records import Json
+from mlbench.core.urls import without_password
 
 if TYPE_CHECKING:
     from mlbench.runs.retention import Rule
 
-__all__ = ["StoreLocation", "describe", "find_retention", "find_store", "low_space", "settings_above"]
+__all__ = [
+    "StoreLocation",
+    "describe",
+    "find_retention",
+    "find_store",
+    "low_space",
+    "note_catalog",
+    "remember_catalog",
+    "settings_above",
+]
 
 SETTINGS: Final = ("store", "catalog", "environments", "cluster", "clusters", "retention")
 """What an `mlbench.toml` or `[tool.mlbench]` may say."""
@@ -42,13 +59,27 @@ _NETWORK = frozenset({
 class StoreLocation:
     """A store's folder, why it is this one (a sentence), and its catalog's URL.
 
-    `notice` is one line for the user where the catalog does not lie in the store.
+    `notice` is one line for the user where the catalog does not lie in the store. The URL may hold a password: it is
+    never shown (see `without_password`).
     """
 
     path: Path
     source: str
-    catalog_url: str
+    catalog_url: str = field(repr=False)
     notice: str | None = None
+
+    @property
+    def on_a_server(self) -> bool:
+        """Whether the catalog is in a database that others may be connected to from elsewhere."""
+        return not self.catalog_url.startswith("sqlite")
+
+    def named(self) -> Json:
+        """Return what names this store in a request to the service, which has settings and variables of its own."""
+        return {"store": str(self.path), "catalog": self.catalog_url}
+
+    def variables(self) -> dict[str, str]:
+        """Return the environment variables by which another process of this user finds it."""
+        return {"MLBENCH_STORE": str(self.path), "MLBENCH_CATALOG": self.catalog_url}
 
 
 def find_store(notebook: str | None = None, *, store: str | None = None) -> StoreLocation:
@@ -68,19 +99,62 @@ def find_store(notebook: str | None = None, *, store: str | None = None) -> Stor
     UsageError
         If it has a setting that does not exist.
     """
+    catalog = os.environ.get("MLBENCH_CATALOG")
     if store is not None:
-        return _located(_directory(store, Path.cwd()), "It was named outright.")
+        path = _directory(store, Path.cwd())
+        return _located(path, "It was named outright.", _remembered.get(str(path)))
     if named := os.environ.get("MLBENCH_STORE"):
-        return _located(_directory(named, Path.cwd()), "MLBENCH_STORE names it.")
+        return _located(_directory(named, Path.cwd()), "MLBENCH_STORE names it.", catalog)
     start = Path(os.path.abspath(notebook)).parent if notebook else Path.cwd()
     for file, settings in settings_above(start):
         if "store" in settings:
             path = _directory(settings["store"], file.parent)
-            return _located(path, f"{file} names it.", settings.get("catalog"))
+            return _located(path, f"{file} names it.", catalog or settings.get("catalog"))
     import platformdirs
 
     path = Path(platformdirs.user_data_dir("mlbench", appauthor=False))
-    return _located(path, "Nothing names another, so it is in your data directory.")
+    return _located(path, "Nothing names another, so it is in your data directory.", catalog)
+
+
+_remembered: Final[dict[str, str]] = {}
+
+
+def remember_catalog(store: str, url: str | None) -> None:
+    """Note which catalog goes with a store that is named outright: whoever asked for it has said so."""
+    if url is not None:
+        _remembered[str(_directory(store, Path.cwd()))] = _checked_url(url)
+
+
+def note_catalog(location: StoreLocation) -> None:
+    """Have a store say that its catalog is on a server, for all who come to it later and are not told."""
+    if not location.on_a_server:
+        return
+    file = location.path / _NOTE
+    if file.exists():
+        return
+    beside = file.with_name(f"{_NOTE}-{os.urandom(8).hex()}")
+    beside.write_text(json.dumps({"catalog": without_password(location.catalog_url)}), "utf-8")
+    with suppress(FileExistsError):
+        os.link(beside, file)  # of two who say so at once, one is first
+    beside.unlink()
+
+
+def _noted(path: Path) -> str | None:
+    """Return the catalog that a store names itself."""
+    file = path / _NOTE
+    try:
+        found = json.loads(file.read_text("utf-8"))["catalog"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{file}, which says where the store's catalog is, cannot be read.",
+            'It holds {"catalog": "postgresql://…"}: correct it.',
+        ) from error
+    return _checked_url(found)
+
+
+_NOTE: Final = "catalog.json"
 
 
 def find_retention(folder: Path | None = None) -> tuple[Rule, ...]:
@@ -107,7 +181,7 @@ def describe(location: StoreLocation) -> Json:
     return {
         "store": str(location.path),
         "source": location.source,
-        "catalog": location.catalog_url,
+        "catalog": without_password(location.catalog_url),
         "notice": location.notice,
         "space": low_space(location.path),
     }
@@ -179,13 +253,19 @@ def _read_settings(file: Path) -> Json | None:
     return settings
 
 
-def _located(path: Path, source: str, catalog: str | None = None) -> StoreLocation:
+def _located(path: Path, source: str, catalog: Any = None) -> StoreLocation:
+    noted = _noted(path)
     if catalog is not None:
-        if not str(catalog).startswith("sqlite:///"):
-            raise UsageError(
-                f"The catalog {catalog!r} is not a URL that begins with sqlite:///, as this version needs."
+        url = _checked_url(catalog)
+        if noted is not None and without_password(url) != noted:
+            raise StoreError(
+                f"The catalog of the store {path} is {noted}, as its file {_NOTE} says, "
+                f"and not {without_password(url)}.",
+                "Name that one in `catalog` or MLBENCH_CATALOG; if it has moved, correct the file.",
             )
-        return StoreLocation(path=path, source=source, catalog_url=catalog)
+        return StoreLocation(path=path, source=source, catalog_url=url)
+    if noted is not None:
+        return StoreLocation(path=path, source=source, catalog_url=noted)
     kind = file_system(path)
     if kind in _NETWORK and (local := _local_folder(path)) is not None:
         notice = (
@@ -193,6 +273,28 @@ def _located(path: Path, source: str, catalog: str | None = None) -> StoreLocati
         )
         return StoreLocation(path=path, source=source, catalog_url=_sqlite(local), notice=notice)
     return StoreLocation(path=path, source=source, catalog_url=_sqlite(path))
+
+
+def _checked_url(catalog: Any) -> str:
+    """Return a catalog's URL as it is used; say what is wrong with one without showing what may be a password."""
+    if isinstance(catalog, str):
+        scheme, divided, rest = catalog.partition("://")
+        if catalog.startswith("sqlite:///") and rest != "/":
+            return catalog
+        if divided and rest and scheme in _SERVERS:
+            with suppress(ValueError):
+                urlsplit(catalog).port  # noqa: B018  (it is read when it is asked for)
+                return f"postgresql://{rest}"
+    begin = catalog.partition("://")[0][:20] if isinstance(catalog, str) and "://" in catalog else "that"
+    raise UsageError(
+        f"The catalog {begin}://… cannot be used."
+        if begin != "that"
+        else "What `catalog` or MLBENCH_CATALOG says is no URL.",
+        "Write postgresql://HOST/DATABASE, or sqlite:////PATH/TO/FILE.",
+    )
+
+
+_SERVERS: Final = ("postgresql", "postgres", "postgresql+psycopg")
 
 
 def _sqlite(folder: Path) -> str:

@@ -6,15 +6,17 @@ import ast
 import html
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from mlbench.core.errors import NotFound, ResultError, UsageError
+from mlbench.backends.owners import user_name
+from mlbench.core.errors import NotFound, NotTrusted, ResultError, UsageError
 from mlbench.core.ids import Digest, RunId, short
 from mlbench.core.ports import BlobStore, Catalog
-from mlbench.core.records import Binding, Execution, Failure, Metric, Run, State
+from mlbench.core.records import Artifact, Binding, Execution, Failure, Metric, Run, State
+from mlbench.project.signing import trust as whom_we_trust
 from mlbench.runs.artifacts import Loader
 from mlbench.runs.series import last_of_each_step
 
@@ -58,6 +60,7 @@ def as_frame(runs: Sequence[Run], metrics: Mapping[RunId, Sequence[Metric]]) -> 
         "kind": [run.kind for run in runs],
         "state": [run.state for run in runs],
         "name": [run.name for run in runs],
+        "user": [run.user for run in runs],
         "started": pd.to_datetime([run.started for run in runs], unit="ns", utc=True),
         "duration": pd.to_timedelta([_nanoseconds(run) for run in runs], unit="ns"),
     }
@@ -193,12 +196,17 @@ class RunView:
         Its record, which `record` gives.
     catalog, blobs
         Where its executions and values are.
+    accepts
+        Says of an artifact whether it may run code when it is loaded: see `mlbench.project.signing.judge`.
     """
 
-    def __init__(self, run: Run, catalog: Catalog, blobs: BlobStore) -> None:
+    def __init__(
+        self, run: Run, catalog: Catalog, blobs: BlobStore, accepts: Callable[[Artifact], bool] = lambda _: False
+    ) -> None:
         self.record = run
         self._catalog = catalog
         self._blobs = blobs
+        self._accepts = accepts
         self._steps: dict[str, StepView] | None = None
 
     @property
@@ -220,6 +228,11 @@ class RunView:
     def state(self) -> State:
         """What became of it."""
         return self.record.state
+
+    @property
+    def user(self) -> str | None:
+        """Who ran it, as its record says."""
+        return self.record.user
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -272,7 +285,7 @@ class RunView:
     def _known(self) -> dict[str, StepView]:
         if self._steps is None:
             # A notebook's own classes are used where it still defines them alike.
-            loader = Loader(self._blobs, vars(sys.modules["__main__"]))
+            loader = Loader(self._blobs, vars(sys.modules["__main__"]), self._accepts)
             self._steps = {
                 execution.step: StepView(execution, self._catalog, self._blobs, loader)
                 for execution in last_of_each_step(self._catalog.executions(self.id))
@@ -376,7 +389,38 @@ class StepView:
                     f"Step {self.step} has no values: it is {self.state}.", "`.failure` and `.log` say more."
                 )
             raise NoSuchName(f"Step {self.step} did not bind {name!r}.", _nearest(name, bound, "names"))
-        return self._loader.load(bound[name])
+        return self._load(bound[name])
+
+    def load(self, name: str, *, trust: bool = False) -> Any:
+        """Return the value of a name, as `view[name]` does.
+
+        Parameters
+        ----------
+        trust
+            Load it also if it was stored by somebody else, or is not signed: that runs whatever code is in it.
+
+        Raises
+        ------
+        NotTrusted
+            If it would run code, and neither it nor whoever stored it is trusted.
+        """
+        if trust and name in self._bound():
+            return self._loader.load(self._bound()[name], trusted=True)
+        return self[name]
+
+    def _load(self, binding: Binding) -> Any:
+        try:
+            return self._loader.load(binding)
+        except NotTrusted as error:
+            made = self._made()
+            try:
+                user = self._catalog.run(made.run).user
+            except NotFound:  # it was freed, and what it made is needed here
+                user = None
+            if user is not None and user in whom_we_trust().users:
+                return self._loader.load(binding, trusted=True)
+            why: Literal["foreign", "unsigned"] = "unsigned" if user is not None and user == user_name() else "foreign"
+            raise NotTrusted(binding.name, short(self._execution.run), self.step, user, why) from error
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") and ("_origin" not in vars(self) or name not in self._bound()):

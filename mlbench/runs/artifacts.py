@@ -15,22 +15,29 @@ import re
 import sys
 import types
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from mlbench.core.errors import ResultError
+from mlbench.core.errors import NotTrusted, ResultError
 from mlbench.core.failed import Failed
 from mlbench.core.ids import Digest
+from mlbench.core.messages import Signer
 from mlbench.core.ports import BlobStore
 from mlbench.core.records import Artifact, Binding, Json
 from mlbench.runs.previews import preview, preview_list
-from mlbench.runs.values import Packed, pack, pack_items, read_items, type_name, unpack
+from mlbench.runs.signing import needs_signature, sign
+from mlbench.runs.values import Packed, codec_of, pack, pack_items, read_items, sealed, type_name, unpack
 
 __all__ = ["Loader", "remedy", "save_lists", "save_names"]
 
 
 def save_names(
-    namespace: Mapping[str, Any], names: Iterable[str], blobs: BlobStore, *, durable: bool = True
+    namespace: Mapping[str, Any],
+    names: Iterable[str],
+    blobs: BlobStore,
+    *,
+    durable: bool = True,
+    signer: Signer | None = None,
 ) -> list[Binding]:
     """Store the values of names and return their bindings, in the order given.
 
@@ -44,6 +51,8 @@ def save_names(
         Where the artifacts go.
     durable
         Whether they must survive a power cut once this returns.
+    signer
+        Signs those that can run code when they are loaded.
 
     Raises
     ------
@@ -80,6 +89,7 @@ def save_names(
                 type=packed[name].type,
                 codec=one.codec,
                 preview=preview(namespace[name]),
+                signature=sign(signer, one.digest, one.codec),
             )
             found[name] = Binding(name=name, artifact=artifact, member=name if together else None)
             kept[one.digest] = one.parts
@@ -88,7 +98,11 @@ def save_names(
 
 
 def save_lists(
-    places: Mapping[str, Sequence[Binding | Failed]], blobs: BlobStore, *, durable: bool = True
+    places: Mapping[str, Sequence[Binding | Failed]],
+    blobs: BlobStore,
+    *,
+    durable: bool = True,
+    signer: Signer | None = None,
 ) -> list[Binding]:
     """Store the names of a fan-out, each as the list of what its items bound it to.
 
@@ -100,6 +114,8 @@ def save_lists(
         Where the items' artifacts are already, and the lists go.
     durable
         Whether the lists must survive a power cut once this returns.
+    signer
+        Signs the lists, and by that all that they name: it must have been made by this user, or be trusted.
 
     Returns
     -------
@@ -132,6 +148,7 @@ def save_lists(
             type=packed.type,
             codec=packed.codec,
             preview=preview_list([place.artifact if isinstance(place, Binding) else None for place in items]),
+            signature=sign(signer, packed.digest, packed.codec),
         )
         found.append(Binding(name=name, artifact=artifact))
     blobs.put_all(list(kept.items()), durable=durable)
@@ -172,18 +189,34 @@ class Loader:
         Where the artifacts are.
     namespace
         A live notebook's names, whose classes are used instead of stored copies of the same definition.
+    accepts
+        Says of an artifact whether it may run code when it is loaded. Without it all may: that is right for what this
+        process has stored itself, and for what its task names, and for nothing else.
     """
 
-    def __init__(self, blobs: BlobStore, namespace: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        blobs: BlobStore,
+        namespace: Mapping[str, Any] | None = None,
+        accepts: Callable[[Artifact], bool] | None = None,
+    ) -> None:
         self._blobs = blobs
         self._namespace = namespace
+        self._accepts = accepts
         self._bundles: dict[_Place, dict[str, Any]] = {}
 
-    def load(self, binding: Binding | Json, /) -> Any:
+    def load(self, binding: Binding | Json, /, *, trusted: bool = False) -> Any:
         """Return the value of a binding (or of its JSON).
+
+        Parameters
+        ----------
+        trusted
+            Whether it may run code, whoever has stored it.
 
         Raises
         ------
+        NotTrusted
+            If it would run code, and is not accepted.
         ResultError
             If it has none, because it could not be stored or its module is not here.
         NotFound, ArtifactCorrupt
@@ -198,17 +231,24 @@ class Loader:
         if binding.artifact is None:
             raise ResultError(binding.problem or f"`{binding.name}` has no stored value.")
         artifact = binding.artifact
+        if not trusted and needs_signature(artifact.codec):
+            trusted = self._accepts is None or self._accepts(artifact)
+            if not trusted and artifact.codec != "items":  # what lies in a list may be data alone
+                raise NotTrusted(binding.name)
+        unpacked = _Unpacked(binding.name, self._namespace, trusted=trusted)
         if artifact.codec == "items":
-            return self._list(binding.name, artifact)
+            return self._list(unpacked, artifact)
         if binding.member is None:
-            return self._unpack(artifact, self._blobs.get_parts(artifact.digest))
+            return unpacked(artifact.digest, self._blobs.get_parts(artifact.digest), artifact)
         place = (artifact.digest, 0)
         if self._lacks(place, binding.member):
-            self._bundles[place] = dict(self._unpack(artifact, self._blobs.get_parts(artifact.digest)))
+            found = unpacked(artifact.digest, self._blobs.get_parts(artifact.digest), artifact)
+            self._bundles[place] = dict(found)
         return self._member(place, binding.member)
 
-    def _list(self, name: str, artifact: Artifact) -> list[Any]:
-        entries, packs = read_items(self._blobs.get_parts(artifact.digest))
+    def _list(self, unpacked: _Unpacked, artifact: Artifact) -> list[Any]:
+        # The list is read as a copy that its digest was made of: what it names is as trustworthy as it is.
+        entries, packs = read_items(sealed(artifact.digest, self._blobs.get_parts(artifact.digest)))
         alone = [Digest(entry) for entry in entries if isinstance(entry, str)]
         values = iter(self._blobs.get_many(alone, packs=packs))
         places = _places_of(entries)
@@ -216,16 +256,16 @@ class Loader:
         for place, parts in zip(
             bundled, self._blobs.get_many([digest for digest, _ in bundled], packs=packs), strict=True
         ):
-            self._bundles[place] = dict(self._unpack(None, parts))
+            self._bundles[place] = dict(unpacked(place[0], parts))
         members = iter(places)
         found: list[Any] = []
         for entry in entries:
             if isinstance(entry, str):
-                found.append(self._unpack(None, next(values)))
+                found.append(unpacked(Digest(entry), next(values)))
             elif isinstance(entry, list):
                 found.append(self._member(*next(members)))
             elif "module" in entry:
-                found.append(_import(name, entry["module"]))
+                found.append(_import(unpacked.name, entry["module"]))
             else:
                 found.append(Failed(**entry["failed"]))
         return found
@@ -241,9 +281,21 @@ class Loader:
             del self._bundles[place]
         return value
 
-    def _unpack(self, artifact: Artifact | None, parts: Sequence[memoryview]) -> Any:
+
+class _Unpacked:
+    """Unpacks what one binding names: all values come through here, and what may not run code ends here."""
+
+    def __init__(self, name: str, namespace: Mapping[str, Any] | None, *, trusted: bool) -> None:
+        self.name = name
+        self._namespace = namespace
+        self._trusted = trusted
+
+    def __call__(self, digest: Digest, parts: Sequence[memoryview], artifact: Artifact | None = None) -> Any:
+        if not self._trusted and needs_signature(codec_of(parts)):  # a record may call it data
+            raise NotTrusted(self.name)
+        whole = sealed(digest, parts)
         try:
-            return unpack(artifact.codec if artifact else None, parts, namespace=self._namespace)
+            return unpack(artifact.codec if artifact else None, whole, namespace=self._namespace)
         except ImportError as error:
             kind = artifact.type if artifact else "an item's"
             raise ResultError(

@@ -47,6 +47,7 @@ class RunFacts:
     state: str | None = None
     job: str | None = None
     owner: str | None = None
+    user: str | None = None
     started: int = 0
     time: int = 0
     tags: dict[str, str] = field(default_factory=dict)
@@ -179,6 +180,7 @@ class Survey:
             state=record.get("state"),
             job=record.get("job"),
             owner=record.get("owner"),
+            user=record.get("user"),
             started=record.get("started") or 0,
             time=record.get("ended") or record.get("started") or 0,
             tags={str(key): str(value) for key, value in (record.get("tags") or {}).items()},

@@ -123,7 +123,13 @@ def read_rules(settings: Json, where: str) -> tuple[Rule, ...]:
 
 
 def dropped(
-    runs: Iterable[RunFacts], rules: Collection[Rule], kept: Collection[RunId], now: int, jobs: Mapping[str, str]
+    runs: Iterable[RunFacts],
+    rules: Collection[Rule],
+    kept: Collection[RunId],
+    now: int,
+    jobs: Mapping[str, str],
+    *,
+    user: str | None = None,
 ) -> frozenset[RunId]:
     """Return the runs that no rule keeps any longer.
 
@@ -139,11 +145,13 @@ def dropped(
         UTC nanoseconds.
     jobs
         The names of jobs by their ids.
+    user
+        Whose rules these are: the runs of others stay. None speaks for all.
     """
     last = {(rule.job, rule.tag, rule.value): rule for rule in rules}.values()
     gone = set()
     for run in runs:
-        if run.state not in ENDED or run.id in kept:
+        if run.state not in ENDED or run.id in kept or (user is not None and run.user not in (None, user)):
             continue
         age = _age_of(run, last, jobs)
         if age is not None and run.time + max(age * 10**9, DAY) < now:

@@ -27,6 +27,7 @@ from blake3 import blake3
 
 from mlbench.core.errors import ArtifactCorrupt
 from mlbench.core.ids import Digest
+from mlbench.runs.signing import needs_signature
 
 __all__ = [
     "FORMAT",
@@ -34,6 +35,7 @@ __all__ = [
     "Odd",
     "Packed",
     "Reduce",
+    "codec_of",
     "digest_of",
     "join",
     "named_by",
@@ -41,6 +43,7 @@ __all__ = [
     "pack_items",
     "read_items",
     "read_manifest",
+    "sealed",
     "split",
     "type_name",
     "unpack",
@@ -153,6 +156,36 @@ def unpack(codec: str | None, parts: Sequence[Buffer], *, namespace: Mapping[str
         f"A value was stored by the codec {found!r}, which this version of mlbench does not know.",
         "Update mlbench in this environment.",
     )
+
+
+def sealed(digest: Digest, parts: Sequence[Buffer]) -> list[Buffer]:
+    """Return the parts of an artifact with those that can run code checked against its digest, in memory of their own.
+
+    Whoever reads a large object is spared the hashing of all its buffers; what is about to be executed is hashed in
+    any case, in a copy that nobody who can write the file can change any more.
+
+    Raises
+    ------
+    ArtifactCorrupt
+        If they are not what the digest says.
+    """
+    manifest = bytes(parts[0])
+    found, listed = read_manifest(manifest)
+    if not needs_signature(found):
+        return list(parts)
+    stream = bytes(parts[1])
+    if f"blake3:{digest_of(manifest)}" != digest or digest_of(stream) != listed[0][0]:
+        raise ArtifactCorrupt(
+            f"The object {digest} is damaged: it is not what its digest says.",
+            "Run what made it again, or restore the store from a backup.",
+        )
+    return [manifest, stream, *parts[2:]]
+
+
+def codec_of(parts: Sequence[Buffer]) -> str:
+    """Return the codec that an artifact was kept by."""
+    whole = _MANIFEST.fullmatch(parts[0])
+    return whole[1].decode() if whole is not None else read_manifest(parts[0])[0]
 
 
 def type_name(value: Any) -> str:

@@ -8,6 +8,7 @@ export interface IArtifact {
   readonly type: string;
   readonly codec: string;
   readonly preview: PartialJSONObject;
+  readonly signature: string | null;
 }
 
 export interface IAttempt {

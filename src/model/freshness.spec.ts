@@ -38,7 +38,7 @@ function executions(
 }
 
 function bound(digest: string): Partial<IExecution> {
-  const artifact = { digest, size: 1, type: 'int', codec: 'scalar', preview: {} };
+  const artifact = { digest, size: 1, type: 'int', codec: 'scalar', preview: {}, signature: null };
   return {
     id: `made-${digest}`,
     binds: [{ name: 'x', artifact, member: null, module: null, problem: null }]

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import make_url
 
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.catalog_sql import SqlCatalog
 from mlbench.backends.memory import MemoryBlobs, MemoryCatalog
-from mlbench.core.ids import new_id
 from mlbench.core.ports import BlobStore, Catalog
+from tests.postgres import Server
 
 
 @pytest.fixture(params=["memory", "local"])
@@ -38,42 +33,16 @@ def catalog(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Catalog]
 
 
 @pytest.fixture(scope="session")
-def new_database() -> Iterator[Callable[[], str]]:
-    """Return a function that makes an empty catalog on a PostgreSQL server of this session and returns its URL."""
-    pytest.importorskip("psycopg", reason="no driver of PostgreSQL is installed")
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)  # where Debian keeps them, off the path
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *map(str, folders)])
-    programs = [shutil.which(name, path=path) for name in ("initdb", "pg_ctl")]
-    if None in programs:
-        pytest.skip("PostgreSQL is not installed: install it to have its catalog tested")
-    initdb, pg_ctl = map(str, programs)
-    owner = {"user": "postgres"} if os.geteuid() == 0 else {}  # it refuses to be run by root
-    folder = Path(tempfile.mkdtemp(prefix="mlb"))
-    if owner:
-        shutil.chown(folder, "postgres")
-    cluster = folder / "cluster"
-
-    def do(*command: str) -> None:
-        log = (folder / "out").open("ab")
-        with log:
-            subprocess.run(command, check=True, cwd=folder, stdout=log, stderr=log, timeout=60, **owner)  # type: ignore[call-overload]
-
-    do(initdb, "-D", str(cluster), "-U", "mlbench", "-A", "trust", "-N", "-E", "UTF8", "--locale=C")
-    options = f"-c listen_addresses= -c fsync=off -k {folder}"
-    do(pg_ctl, "start", "-w", "-D", str(cluster), "-o", options, "-l", str(folder / "log"))
-    try:
-        template = _create_database(folder, "template1")
-        SqlCatalog(template).close()
-        yield lambda: _create_database(folder, make_url(template).database)
-    finally:
-        do(pg_ctl, "stop", "-w", "-m", "immediate", "-D", str(cluster))
-        shutil.rmtree(folder)
+def postgres() -> Iterator[Server]:
+    """Return a PostgreSQL server of this session."""
+    server = Server()
+    yield server
+    server.close()
 
 
-def _create_database(socket: Path, template: str | None) -> str:
-    import psycopg
-
-    name = f"catalog_{new_id()}"
-    with psycopg.connect(host=str(socket), user="mlbench", dbname="postgres", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-    return f"postgresql+psycopg://mlbench@/{name}?host={socket}"
+@pytest.fixture(scope="session")
+def new_database(postgres: Server) -> Callable[[], str]:
+    """Return a function that makes an empty catalog on the session's server and returns its URL."""
+    template = postgres.create()
+    SqlCatalog(postgres.quick(template)).close()
+    return lambda: postgres.quick(postgres.create(template))

@@ -575,3 +575,16 @@ def test_the_paths_of_an_id_come_with_the_time_they_were_first_seen(catalog: Cat
     catalog.put_job(a_job(notebook="/job.ipynb", notebook_id=ours, created=7))
     catalog.put_job(a_job(notebook="/n.ipynb", notebook_id=ours, created=2, name="another"))
     assert catalog.notebooks(ours) == {"/n.ipynb": 2, "/job.ipynb": 7}
+
+
+def test_firings_of_some_jobs_are_claimed_and_those_of_others_left(catalog: Catalog) -> None:
+    ours, theirs = JobId(new_id()), JobId(new_id())
+    version = JobVersion(number=1, snapshot=Digest(f"blake3:{'0' * 64}"))
+    for due, job in ((60, theirs), (120, ours)):
+        catalog.put_job(Job(id=job, name=job, notebook="/n.ipynb", version=version))
+        assert catalog.add_firing(Firing(job=job, due=due, state="queued"))
+    claimed = catalog.claim_firing("me", 200, jobs=[ours])
+    assert claimed is not None
+    assert claimed.job == ours
+    assert catalog.claim_firing("me", 200, jobs=[ours]) is None
+    assert [firing.state for firing in catalog.firings(theirs)] == ["queued"]

@@ -507,6 +507,25 @@ def test_an_empty_directory_that_others_may_read_is_closed_when_it_becomes_a_sto
         LocalBlobs(root)
 
 
+def test_a_directory_of_a_group_becomes_a_store_of_that_group_with_all_that_is_in_it(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    root.mkdir()
+    root.chmod(0o2770)
+    before = os.umask(0o077)
+    try:
+        blobs = LocalBlobs(root)
+        blobs.append("run", "abcd", {})
+        blobs.put(b"x")
+        blobs.put_pack([(pack(1).digest, pack(1).parts)])
+    finally:
+        os.umask(before)
+    for path in root.rglob("*"):
+        assert path.stat().st_mode & 0o7777 == (0o2770 if path.is_dir() else 0o660), path
+    root.chmod(0o770)
+    with pytest.raises(StoreError, match=r"make it a group's: `chmod 2770"):
+        LocalBlobs(root)
+
+
 def test_a_directory_with_something_else_in_it_is_not_made_a_store(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(StoreError, match=r"not empty: it has 'thesis\.tex'"):

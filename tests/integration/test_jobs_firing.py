@@ -484,3 +484,26 @@ def _lives(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_nobodys_job_is_fired_or_run_as_somebody_else(bench: Bench, project: Project, tmp_path: Path) -> None:
+    theirs = make_job(project, tmp_path, "theirs", user="ada", next_due=NOON - HOUR)
+    mine = make_job(project, tmp_path, "mine", user="bob", next_due=NOON)
+    asked = make_job(project, tmp_path, "asked", user="ada", cron=None, next_due=None)
+    run_now(project, "asked")
+
+    async def story() -> None:
+        scheduler = Scheduler(project, bench.clock, bench._changed, bench._spawn, user="bob")
+        loop = asyncio.create_task(scheduler.run())
+        await until(lambda: bench.bodies)
+        bench.bodies[0].succeed()
+        await until(lambda: bench.states(mine) == [(0, "succeeded", 0)])
+        scheduler.wake()
+        await scheduler.close()
+        await asyncio.wait_for(loop, 10)
+
+    asyncio.run(asyncio.wait_for(story(), 20))
+    assert [body.job.name for body in bench.bodies] == ["mine"]
+    assert bench.states(theirs) == []
+    assert project.catalog.job(theirs.id).next_due == NOON - HOUR
+    assert [firing.state for firing in project.catalog.firings(asked.id)] == ["queued"], "it waits for ada's service"

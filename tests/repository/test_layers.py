@@ -80,3 +80,15 @@ def test_what_serves_or_lists_holds_nothing_that_unpickles(root: Path) -> None:
 def test_no_module_is_a_drawer(root: Path) -> None:
     drawers = {"utils", "util", "common", "helpers", "misc", "data", "info", "base"}
     assert not [file for file in (root / "mlbench").rglob("*.py") if file.stem in drawers]
+
+
+def test_whoever_loads_values_for_a_user_says_which_may_run_code(root: Path) -> None:
+    made = []
+    for folder in ("project", "entrypoints"):
+        for file in (root / "mlbench" / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Loader":
+                    made.append(file.name)
+                    judged = len(node.args) >= 3 or any(one.arg == "accepts" for one in node.keywords)
+                    assert judged, f"{file.name}:{node.lineno}: a Loader without a judge loads everybody's pickles"
+    assert made

@@ -5,15 +5,17 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import stat
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["Buffer", "Pieces", "make_folders", "read_range", "sync_all", "touch", "write_files"]
+__all__ = ["Buffer", "Pieces", "is_shared", "make_folders", "read_range", "sync_all", "touch", "write_files"]
 
 Buffer = bytes | bytearray | memoryview
 Pieces = Sequence[tuple[int, Buffer]]
@@ -23,6 +25,7 @@ FRESH = 3600.0
 """Seconds for which a file's time stands for now (see `mlbench.runs.retention.GRACE`)."""
 
 _SYNCERS = 16
+_SHARED: Final = stat.S_ISGID | stat.S_IWGRP
 _WRITE: Final = 1 << 30
 _MAPPED: Final = 1 << 16
 """From this size on, what is read is mapped."""
@@ -48,11 +51,12 @@ def write_files(
         Whether they must be there after a power cut.
     """
     staged: list[tuple[str, str]] = []
+    shared = bool(files) and is_shared(folder)
     try:
         for path, size, pieces in files:
             temporary = os.path.join(folder, os.urandom(16).hex())
             staged.append((temporary, path))
-            _stage(temporary, size, pieces)
+            _stage(temporary, size, pieces, shared=shared)
         if durable:
             sync_all([temporary for temporary, _ in staged])
         for place in range(len(staged) - 1, -1, -1):
@@ -67,9 +71,19 @@ def write_files(
         sync_all([*changed, *(os.path.dirname(path) for path, _, _ in files)])
 
 
-def _stage(temporary: str, size: int, pieces: Pieces) -> None:
+def is_shared(folder: str | Path) -> bool:
+    """Say whether a folder is a group's: what is made in it is to be the group's too, whatever the umask says.
+
+    Its owner has said so by its mode: the group may write to it, and what is made in it belongs to its group (setgid).
+    """
+    return os.stat(folder).st_mode & _SHARED == _SHARED
+
+
+def _stage(temporary: str, size: int, pieces: Pieces, *, shared: bool) -> None:
     file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
+        if shared:
+            os.fchmod(file, 0o660)
         for offset, piece in pieces:
             _write_all(file, memoryview(piece), offset)
         os.ftruncate(file, size)
@@ -92,6 +106,8 @@ def make_folders(folder: str) -> set[str]:
     changed = make_folders(parent)
     with suppress(FileExistsError):
         os.mkdir(folder, 0o700)
+        if is_shared(parent):
+            os.chmod(folder, 0o2770)  # noqa: S103  (as the owner of the store has made its own folder)
     return changed | {parent}
 
 

@@ -27,7 +27,16 @@ from typing import Any, Final
 
 from mlbench.backends.blobs_local.care import FULL, RECORD, Care, read_record
 from mlbench.backends.blobs_local.checks import checked, corrupt
-from mlbench.backends.blobs_local.files import Buffer, Pieces, make_folders, read_range, sync_all, touch, write_files
+from mlbench.backends.blobs_local.files import (
+    Buffer,
+    Pieces,
+    is_shared,
+    make_folders,
+    read_range,
+    sync_all,
+    touch,
+    write_files,
+)
 from mlbench.backends.blobs_local.packs import Packs, Place, lay_out, open_plain
 from mlbench.core.errors import ArtifactCorrupt, NotFound, StoreError
 from mlbench.core.ids import Digest, is_digest
@@ -65,7 +74,8 @@ class LocalBlobs(Care):
     Parameters
     ----------
     root
-        The store's directory; made, open to its owner only, if it is not there.
+        The store's directory; made, open to its owner only, if it is not there. One that its owner has given to a
+        group (mode 2770) is that group's, with all that is in it.
 
     Raises
     ------
@@ -273,10 +283,11 @@ class LocalBlobs(Care):
                 self._check_format(file.read())
         except FileNotFoundError:
             self._create(marker)
-        if os.stat(self.root).st_mode & 0o022:
+        mode = os.stat(self.root).st_mode
+        if mode & stat.S_IWOTH or (mode & stat.S_IWGRP and not mode & stat.S_ISGID):
             raise StoreError(
-                f"Others may write to the store {self.root}, and so run code as you.",
-                f"Close it to them: `chmod 700 {self.root}`.",
+                f"Others may write to the store {self.root}, and so take away or spoil what you keep.",
+                f"Close it to them: `chmod 700 {self.root}`; or make it a group's: `chmod 2770 {self.root}`.",
             )
         if not os.access(self.root, os.W_OK | os.X_OK) or not os.access(self._tmp, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "not writable", os.fspath(self.root))
@@ -303,10 +314,11 @@ class LocalBlobs(Care):
                 f"{self.root} is no store of mlbench, and not empty: it has {strangers[0]!r}.",
                 "Name an empty or a new directory in MLBENCH_STORE.",
             )
-        if not there:
+        shared = is_shared(self.root)
+        if not there and not shared:
             os.chmod(self.root, 0o700)
         for name in ("objects", "records", "tmp"):
-            os.makedirs(os.path.join(self.root, name), mode=0o700, exist_ok=True)
+            make_folders(os.path.join(self.root, name))
         data = json.dumps({"format": STORE_FORMAT}).encode()
         write_files(self._tmp, [(marker, len(data), [(0, data)])], durable=True)
         try:

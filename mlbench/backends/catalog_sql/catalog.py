@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import math
-import sqlite3
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import fields
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
-    Connection,
     Select,
     Table,
     and_,
@@ -22,33 +17,28 @@ from sqlalchemy import (
     or_,
     select,
     text,
-    update,
 )
 
 from mlbench.backends.catalog_sql import tables as t
-from mlbench.backends.catalog_sql.opening import clear_errors, open_engine, sqlite_file
-from mlbench.backends.catalog_sql.recording import Recorder, is_final
+from mlbench.backends.catalog_sql.connections import find_row, persistent
+from mlbench.backends.catalog_sql.jobs import Jobs
+from mlbench.backends.catalog_sql.recording import is_final
 from mlbench.backends.catalog_sql.rows import (
     decode,
     encode,
     execution_row,
-    firing_row,
     to_execution,
-    to_firing,
-    to_job,
     to_metric,
 )
 from mlbench.backends.catalog_sql.searching import condition_of, names_in_use, search
 from mlbench.core.errors import NotFound
-from mlbench.core.ids import Digest, ExecutionId, JobId, RunId, is_prefix
+from mlbench.core.ids import Digest, ExecutionId, JobId, RunId
 from mlbench.core.queries import Page, Place, Query, Sort, Space
 from mlbench.core.records import (
     ENDED,
     UNDER_WAY,
     Execution,
-    Firing,
     Job,
-    JobVersion,
     Json,
     Metric,
     Run,
@@ -63,65 +53,10 @@ T = TypeVar("T")
 _ALL: Final = 500
 """How many ids or keys one query asks for."""
 
-_FIRING = [getattr(t.firings.c, field.name) for field in fields(Firing)]
 
-
-class SqlCatalog:
-    """A catalog in the database of a URL.
-
-    Parameters
-    ----------
-    url
-        SQLAlchemy's, as `sqlite:////home/me/.local/share/mlbench/catalog.sqlite`. A missing SQLite file is made.
-    migrate
-        Whether an older catalog may be brought up to date.
-    durable
-        Whether what is acknowledged must survive a power cut; not so while a catalog is made that nobody uses yet.
-
-    Attributes
-    ----------
-    is_new
-        Whether it held nothing when it was opened, so that a store's records may have to be indexed.
-    """
-
-    def __init__(self, url: str, *, migrate: bool = True, durable: bool = True) -> None:
-        self._file = sqlite_file(url)
-        self._engine = open_engine(url, migrate=migrate)
-        self._writer = self._engine.execution_options(mlbench_writes=True, preserve_rowcount=True)
-        self._quick_writer = self._writer.execution_options(mlbench_syncs=False)
-        if not durable:
-            self._writer = self._quick_writer
-        self._where = str(self._file or self._engine.url.render_as_string(hide_password=True))
-        self._recorder = Recorder(self._engine.dialect)
-        self._insert = self._recorder.insert
-        self._watch: sqlite3.Connection | None = None
-        self._watching = threading.Lock()
-        with self._reading() as connection:
-            self.is_new = not any(
-                connection.execute(select(table.c[0]).limit(1)).first() for table in (t.runs, t.jobs, t.snapshots)
-            )
-
-    def close(self) -> None:
-        """Close all connections."""
-        with self._watching:
-            if self._watch is not None:
-                self._watch.close()
-                self._watch = None
-        self._engine.dispose()
-
-    def version(self) -> int:
-        """Return a number that changes whenever any process has written; it means nothing to another catalog object."""
-        if self._file is None:
-            with self._reading() as connection:
-                found = connection.execute(
-                    text("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
-                ).scalar()
-                return int(found or 0)
-        # SQLite counts the commits of all other connections for each, so one is needed that never writes.
-        with self._watching, clear_errors(self._where):
-            if self._watch is None:
-                self._watch = sqlite3.connect(self._file, timeout=10, check_same_thread=False)
-            return int(self._watch.execute("PRAGMA data_version").fetchone()[0])
+@persistent
+class SqlCatalog(Jobs):
+    """A catalog in the database of a URL: see `mlbench.backends.catalog_sql.connections.Connections`."""
 
     # --- snapshots ----------------------------------------------------------------------------------------------------
 
@@ -154,7 +89,7 @@ class SqlCatalog:
 
     def run(self, prefix: str, /) -> Run:
         with self._reading() as connection:
-            return decode(_find(connection, t.runs, prefix, "run")[0], Run)
+            return decode(find_row(connection, t.runs, prefix, "run")[0], Run)
 
     def runs(
         self,
@@ -262,7 +197,7 @@ class SqlCatalog:
 
     def execution(self, prefix: str, /) -> Execution:
         with self._reading() as connection:
-            found = _find(connection, t.executions, prefix, "execution", t.executions.c.messages)
+            found = find_row(connection, t.executions, prefix, "execution", t.executions.c.messages)
         return to_execution(found)
 
     def executions(self, run: RunId, /) -> list[Execution]:
@@ -365,135 +300,6 @@ class SqlCatalog:
             found = connection.execute(query).scalars().all()
         return [decode(record, Execution) for record in found]
 
-    # --- jobs ---------------------------------------------------------------------------------------------------------
-
-    def put_job(self, job: Job, /) -> None:
-        names = ("id", "name", "notebook_id", "host", "paused", "deleted", "next_due", "last_due", "created")
-        row = {name: getattr(job, name) for name in names} | {"record": encode(job)}
-        with self._writing() as connection:
-            self._put(connection, t.jobs, row)
-
-    def job(self, prefix: str, /) -> Job:
-        """Return the job with this id, unique prefix or name; of those with one name a deleted one comes last."""
-        c = t.jobs.c
-        with self._reading() as connection:
-            named = connection.execute(
-                select(c.record, c.next_due, c.last_due).where(c.name == prefix, c.deleted.is_(False)).limit(2)
-            ).all()
-            if len(named) == 1:
-                return to_job(named[0])
-            if len(named) > 1:
-                raise NotFound(f"Several jobs are called {prefix!r}.", "Name one by its id: `mlbench jobs` shows them.")
-            return to_job(_find(connection, t.jobs, prefix, "job", c.next_due, c.last_due))
-
-    def jobs(self, *, deleted: bool = False) -> list[Job]:
-        c = t.jobs.c
-        query = select(c.record, c.next_due, c.last_due).order_by(c.created.desc(), c.id)
-        if not deleted:
-            query = query.where(c.deleted.is_(False))
-        with self._reading() as connection:
-            return [to_job(row) for row in connection.execute(query)]
-
-    def put_job_version(self, job: JobId, version: JobVersion, /) -> None:
-        row = {"job": job, "number": version.number, "record": encode(version)}
-        with self._writing() as connection:
-            connection.execute(self._insert(t.job_versions).values(row).on_conflict_do_nothing())
-
-    def job_versions(self, job: JobId, /) -> list[JobVersion]:
-        c = t.job_versions.c
-        with self._reading() as connection:
-            found = connection.execute(select(c.record).where(c.job == job).order_by(c.number.desc())).scalars().all()
-        return [decode(record, JobVersion) for record in found]
-
-    def due_jobs(self, now: int, /, *, host: str | None = None, limit: int = 100) -> list[Job]:
-        c = t.jobs.c
-        query = select(c.record, c.next_due, c.last_due).where(
-            c.paused.is_(False), c.deleted.is_(False), c.next_due <= now
-        )
-        if host is not None:
-            query = query.where(or_(c.host == host, c.host.is_(None)))
-        with self._reading() as connection:
-            return [to_job(row) for row in connection.execute(query.order_by(c.next_due, c.id).limit(limit))]
-
-    # --- firings ------------------------------------------------------------------------------------------------------
-
-    def fire(self, job: JobId, firings: Sequence[Firing], /, *, was_due: int, next_due: int | None) -> bool:
-        c = t.jobs.c
-        moved: Json = {"next_due": next_due}
-        if firings:
-            moved["last_due"] = max([was_due, *(firing.due for firing in firings)])
-        rows = [firing_row(firing) for firing in firings]
-        with self._writing() as connection:
-            advanced = connection.execute(update(t.jobs).where(c.id == job, c.next_due == was_due).values(**moved))
-            if not advanced.rowcount:
-                return False
-            for row in rows:
-                connection.execute(self._insert(t.firings).values(row).on_conflict_do_nothing())
-        return True
-
-    def add_firing(self, firing: Firing, /) -> bool:
-        row = firing_row(firing)
-        with self._writing() as connection:
-            return bool(connection.execute(self._insert(t.firings).values(row).on_conflict_do_nothing()).rowcount)
-
-    def claim_firing(self, owner: str, now: int, /) -> Firing | None:
-        c = t.firings.c
-        # In this word, so that SQLite sees that the partial index holds all that is asked for.
-        queued = c.state == text("'queued'")
-        first = select(c.job, c.due, c.manual).where(queued).order_by(c.due, c.job).limit(1)
-        with self._writing() as connection:
-            found = connection.execute(first.with_for_update(skip_locked=True)).first()
-            if found is None:
-                return None
-            claimed = connection.execute(
-                update(t.firings)
-                .where(c.job == found.job, c.due == found.due, c.manual == found.manual, c.state == "queued")
-                .values(state="running", token=c.token + 1, owner=owner, claimed=now)
-                .returning(*_FIRING)
-            ).one()
-        return to_firing(claimed)
-
-    def end_firing(self, firing: Firing, /) -> bool:
-        return self._change_firing(firing, state=firing.state, reason=firing.reason, run=firing.run)
-
-    def attach_run(self, firing: Firing, run: RunId, /) -> bool:
-        return self._change_firing(firing, run=run)
-
-    def firings(self, job: JobId | None = None, /, *, states: Sequence[str] = (), limit: int = 50) -> list[Firing]:
-        query = select(*_FIRING).order_by(t.firings.c.due.desc(), t.firings.c.job, t.firings.c.manual).limit(limit)
-        if job is not None:
-            query = query.where(t.firings.c.job == job)
-        if states:
-            query = query.where(t.firings.c.state.in_(states))
-        with self._reading() as connection:
-            return [to_firing(row) for row in connection.execute(query)]
-
-    def _change_firing(self, firing: Firing, **changes: Any) -> bool:
-        c = t.firings.c
-        which = (c.job == firing.job, c.due == firing.due, c.manual == firing.manual, c.token == firing.token)
-        with self._writing() as connection:
-            changed = connection.execute(update(t.firings).where(*which, c.state.in_(UNDER_WAY)).values(**changes))
-            return bool(changed.rowcount)
-
-    # --- connections --------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with clear_errors(self._where), self._engine.connect() as connection:
-            yield connection
-
-    @contextmanager
-    def _writing(self, *, durable: bool = True) -> Iterator[Connection]:
-        writer = self._writer if durable else self._quick_writer
-        with clear_errors(self._where), writer.begin() as connection:
-            yield connection
-
-    def _put(self, connection: Connection, table: Table, row: Json) -> None:
-        key = table.primary_key.columns.keys()
-        query = self._insert(table).values(row)
-        changes: Json = {name: query.excluded[name] for name in row if name not in key}
-        connection.execute(query.on_conflict_do_update(index_elements=key, set_=changes))
-
 
 def _batches(them: Sequence[T]) -> Iterator[Sequence[T]]:
     for start in range(0, len(them), _ALL):
@@ -512,28 +318,3 @@ def _of_notebook(notebook: str | None, notebook_id: str | None) -> list[list[Col
         return [[c.notebook_id == notebook_id], [c.notebook == notebook, c.notebook_id.is_(None)]]
     given = {c.notebook: notebook, c.notebook_id: notebook_id}
     return [[column == value for column, value in given.items() if value is not None]]
-
-
-def _cut(text: str) -> str:
-    """Return the beginning of a text that was given in an id's place, to be shown."""
-    return text if len(text) <= 60 else f"{text[:56]} ..."
-
-
-def _find(connection: Connection, table: Table, prefix: str, word: str, *columns: Any) -> Any:
-    c = table.c
-    if not is_prefix(prefix):
-        raise NotFound(
-            f"{_cut(prefix)!r} is no {word}'s id.", f"An id, or four or more letters that begin one, names a {word}."
-        )
-    # "{" comes after all characters of an id.
-    query = select(c.record, *columns, c.id).where(c.id >= prefix, c.id < f"{prefix}{{").order_by(c.id).limit(4)
-    found: Sequence[Any] = connection.execute(query).all()
-    if not found:
-        raise NotFound(f"There is no {word} {prefix}.", f"`mlbench {_LISTS[word]}` shows what there is.")
-    if len(found) > 1:
-        fitting = ", ".join(row.id[: len(prefix) + 4] for row in found[:3]) + (", …" if len(found) > 3 else "")
-        raise NotFound(f"Several {word}s begin with {prefix}: {fitting}.", "Write more letters of its id.")
-    return found[0]
-
-
-_LISTS = {"run": "runs", "execution": "show RUN", "job": "jobs"}

@@ -3,7 +3,7 @@
 SQLite: write-ahead log, `synchronous=FULL` (what is acknowledged survives a power cut; writes with the option
 `mlbench_syncs=False` may be undone by one, up to the next that is synced), every writing transaction `BEGIN IMMEDIATE`
 (one that reads first and writes later is refused as soon as another has written between), ten seconds of patience for
-the lock. The file is open to its owner only.
+the lock. The file is open to its owner only. A database on a server: see `mlbench.backends.catalog_sql.server`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +24,9 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import DBAPIError
 
+from mlbench.backends.catalog_sql.server import alone_on_server, open_server, persist
 from mlbench.core.errors import StoreError
+from mlbench.core.urls import without_password
 
 __all__ = ["REPLACED", "REVISIONS", "alone", "clear_errors", "open_engine", "sqlite_file"]
 
@@ -66,16 +69,23 @@ def open_engine(url: str, *, migrate: bool = True) -> Engine:
         If it cannot be opened, was written by a later version, or is older and may not be migrated.
     """
     file = sqlite_file(url)
-    engine = create_engine(url)
+    engine = create_engine(url) if url.startswith("sqlite") else open_server(url)
     if file is not None:
         _prepare_sqlite(engine)
         with clear_errors(str(file)):
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _create(file)
-    where = str(file or make_url(url).render_as_string(hide_password=True))
-    try:
+    where = str(file or without_password(url))
+
+    def bring_up_to_date() -> None:
         with clear_errors(where):
             _bring_up_to_date(engine, file, where, migrate=migrate)
+
+    try:
+        if url.startswith("sqlite"):
+            bring_up_to_date()
+        else:
+            persist(bring_up_to_date, where)
     except BaseException:
         engine.dispose()  # what is refused is not held
         raise
@@ -93,7 +103,7 @@ def _bring_up_to_date(engine: Engine, file: Path | None, where: str, *, migrate:
                         f"The catalog {where} was made by an older version of mlbench.",
                         "Stop the service with `mlbench service stop`; the next one brings it up to date.",
                     )
-                _upgrade(engine, file, found)
+                _upgrade(engine, file, found, where)
     if file is not None:
         _keep_log(engine)
 
@@ -117,7 +127,19 @@ def _create(file: Path) -> None:
     connections too: others would then take the log away under them, and what they read would stay as it was for ever.
     """
     with suppress(FileExistsError):
-        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        made = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            _share(made, file.parent)
+        finally:
+            os.close(made)
+
+
+def _share(descriptor: int, folder: Path) -> None:
+    """Let the group of a folder that is shared (see `mlbench.backends.blobs_local.files.is_shared`) write to a file."""
+    wanted = stat.S_ISGID | stat.S_IWGRP
+    status = os.fstat(descriptor)
+    if folder.stat().st_mode & wanted == wanted and status.st_uid == os.geteuid() and not status.st_mode & stat.S_IWGRP:
+        os.fchmod(descriptor, 0o660)
 
 
 def _prepare_sqlite(engine: Engine) -> None:
@@ -152,9 +174,13 @@ def _lower(value: Any) -> Any:
 def _revision(engine: Engine, where: str) -> str | None:
     """Return the catalog's revision, `None` for a new one."""
     with engine.connect() as connection:
-        if not inspect(connection).has_table("alembic_version"):
-            return None
-        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+        return _revision_seen_by(connection, where)
+
+
+def _revision_seen_by(connection: Connection, where: str) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
     if found == REPLACED:
         raise StoreError(f"The catalog {where} has been made anew just now.", "Try again.")
     if found is not None and found not in REVISIONS:
@@ -174,6 +200,7 @@ def alone(file: Path | None) -> Iterator[None]:
         return
     lock = os.open(file.with_name(f"{file.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
+        _share(lock, file.parent)
         end = time.monotonic() + _LOCK_SECONDS
         while True:
             try:
@@ -195,7 +222,7 @@ _UPGRADING = threading.Lock()
 """Alembic keeps what it works on in its modules: one thread at a time, whichever catalogs they open."""
 
 
-def _upgrade(engine: Engine, file: Path | None, found: str | None) -> None:
+def _upgrade(engine: Engine, file: Path | None, found: str | None, where: str) -> None:
     from alembic import command
     from alembic.config import Config
 
@@ -209,10 +236,21 @@ def _upgrade(engine: Engine, file: Path | None, found: str | None) -> None:
         told.setLevel(logging.WARNING)
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    with engine.connect().execution_options(mlbench_writes=True) as connection, connection.begin():
+    with _UPGRADING, _alone_in_transaction(engine, file) as connection:
+        if file is None and _revision_seen_by(connection, where) == REVISIONS[-1]:
+            return  # somebody else has done it while this waited for its turn
         config.attributes["connection"] = connection
-        with _UPGRADING:
-            command.upgrade(config, "head")
+        command.upgrade(config, "head")
+
+
+@contextmanager
+def _alone_in_transaction(engine: Engine, file: Path | None) -> Iterator[Connection]:
+    if file is None:
+        with alone_on_server(engine) as connection:
+            yield connection
+        return
+    with engine.connect().execution_options(mlbench_writes=True) as connection, connection.begin():
+        yield connection
 
 
 def _back_up(file: Path, revision: str) -> None:
@@ -230,6 +268,8 @@ def clear_errors(where: str) -> Iterator[None]:
     try:
         yield
     except (DBAPIError, sqlite3.Error) as error:
+        if not where.startswith("/"):
+            raise  # what a server says is heard where it is asked again
         said = str(error.orig if isinstance(error, DBAPIError) else error)
         if "disk I/O error" in said and _is_full(where):
             said = "disk is full"  # SQLite says so of the files that it maps, beside the database

@@ -228,7 +228,7 @@ def service_environment(environment: dict[str, str]) -> dict[str, str]:
     >>> service_environment({"HOME": "/home/ada", "JPY_PARENT_PID": "7", "MLBENCH_RUN": "x", "MLBENCH_STORE": "/s"})
     {'HOME': '/home/ada'}
     """
-    own = ("JPY_", "MLBENCH_RUN", "MLBENCH_RESUME", "MLBENCH_ENGINE", "MLBENCH_STORE", "MLBENCH_JOB")
+    own = ("JPY_", "MLBENCH_RUN", "MLBENCH_RESUME", "MLBENCH_ENGINE", "MLBENCH_STORE", "MLBENCH_CATALOG", "MLBENCH_JOB")
     kept = ("MLBENCH_RUNTIME",)
     return {name: value for name, value in environment.items() if name in kept or not name.startswith(own)}
 

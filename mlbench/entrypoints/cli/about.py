@@ -13,6 +13,7 @@ from mlbench.entrypoints.cli.output import console, json_option, plain, print_js
 def config(notebook: str | None, as_json: bool) -> None:
     """Show which store is used here, or for NOTEBOOK, and why."""
     from mlbench.backends.service_socket import Door, installed_version
+    from mlbench.core.urls import without_password
     from mlbench.project.configuration import find_store
 
     found = find_store(notebook)
@@ -21,7 +22,7 @@ def config(notebook: str | None, as_json: bool) -> None:
         "version": installed_version(),
         "store": str(found.path),
         "source": found.source,
-        "catalog": found.catalog_url,
+        "catalog": without_password(found.catalog_url),
         "notice": found.notice,
         "socket": str(door.socket),
     }

@@ -24,9 +24,20 @@ if TYPE_CHECKING:
 @click.option("-n", "--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="How many.")
 @click.option("--sort", metavar="NAME", help="By what instead of the start; -NAME is for the greatest first.")
 @click.option("--job", help="Only the runs of this job: its name or id.")
+@click.option("--user", help="Only the runs of this user.")
+@click.option("--mine", is_flag=True, help="Only your own runs.")
 @click.option("--under-way", is_flag=True, help="Only those that are queued or running.")
 @json_option
-def runs(what: tuple[str, ...], limit: int, sort: str | None, job: str | None, under_way: bool, as_json: bool) -> None:
+def runs(
+    what: tuple[str, ...],
+    limit: int,
+    sort: str | None,
+    job: str | None,
+    user: str | None,
+    mine: bool,
+    under_way: bool,
+    as_json: bool,
+) -> None:
     """List runs, newest first: all of them, those of NOTEBOOK, or those that QUERY is true of.
 
     What ends in .ipynb, or is a file, is the notebook. A query compares state, name, started, duration and more,
@@ -35,11 +46,18 @@ def runs(what: tuple[str, ...], limit: int, sort: str | None, job: str | None, u
 
     Metrics are those of a run and its steps: of each name the last value.
     """
+    from mlbench.backends.owners import user_name
     from mlbench.project.history import last_metrics
 
+    if mine and user is not None:
+        raise UsageError("--mine and --user say whose runs: give one of them.")
     notebook, query = _tell_apart(what)
     project = _open(notebook)
-    logged = project.search(query, sort=sort, notebook=notebook, job=job, under_way=under_way, limit=limit).runs
+    if mine:
+        user = user_name()
+    logged = project.search(
+        query, sort=sort, notebook=notebook, job=job, user=user, under_way=under_way, limit=limit
+    ).runs
     metrics = project.catalog.metrics([run.id for run in logged])
     found = [replace(run, metrics=last_metrics(metrics.get(run.id, ()))) for run in logged]
     if as_json:
@@ -47,14 +65,16 @@ def runs(what: tuple[str, ...], limit: int, sort: str | None, job: str | None, u
         return
     if not found:
         nothing = "No runs yet. Run a notebook with: mlbench run NOTEBOOK.ipynb"
-        console().print(nothing if query is None else "No run fits.")
+        console().print(nothing if query is None and user is None else "No run fits.")
         return
-    shown = output.table("run", "state", "name", "kind", "when", "time", "what", right=("time",))
+    shared = any(run.user not in (None, user_name()) for run in found)  # a name on each line, where there are several
+    shown = output.table("run", "state", "name", *["user"] * shared, "kind", "when", "time", "what", right=("time",))
     for run in found:
         shown.add_row(
             short(run.id),
             output.state_text(run.state),
             plain(run.name + (f" v{run.job_version}" if run.job_version is not None else "")),
+            *[plain(run.user or "?")] * shared,
             run.kind,
             output.ago(run.started),
             output.duration(run.started, run.ended),

@@ -82,21 +82,23 @@ def _print_damage(damage: Damage) -> None:
     metavar="AGE|job:NAME=AGE|tag:NAME[=VALUE]=AGE",
     help='How long runs are kept, beside what the configuration says: "90 days", "job:nightly=2 weeks", "always".',
 )
+@click.option("--everyone", is_flag=True, help="Apply the rules to the runs of all who share the store.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @json_option
-def gc(dry_run: bool, rules: tuple[str, ...], yes: bool, as_json: bool) -> None:
+def gc(dry_run: bool, rules: tuple[str, ...], everyone: bool, yes: bool, as_json: bool) -> None:
     """Free what no kept run and no job needs; say first what that is.
 
-    Without a rule, here or in the configuration, all runs are kept. What is younger than a day stays.
+    Without a rule, here or in the configuration, all runs are kept. What is younger than a day stays, and so do the
+    runs of others, unless the rules are said to be for everyone.
     """
-    from mlbench.backends.owners import is_alive
+    from mlbench.backends.owners import is_alive, user_name
     from mlbench.project import care
     from mlbench.project.configuration import find_retention
     from mlbench.runs.retention import parse_rule
 
     project = _here()
     given = (*find_retention(), *map(parse_rule, rules))
-    decided = care.plan(project, given, alive=is_alive)
+    decided = care.plan(project, given, alive=is_alive, user=None if everyone else user_name())
     if not as_json:
         _print_plan(decided)
     freed = 0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from mlbench.core.errors import ServiceError
 from mlbench.core.messages import Event, KernelHello
+from mlbench.core.records import Json
 from mlbench.entrypoints.kernel.front import Front
 from mlbench.entrypoints.kernel.news import News
 from mlbench.entrypoints.kernel.sources import environment
@@ -34,12 +34,12 @@ class Attachment:
     Parameters
     ----------
     store
-        Returns the store's folder.
+        Returns what names the store in a request.
     connect
         Finds or starts the service; called at the first step.
     """
 
-    def __init__(self, front: Front, store: Callable[[], Path], news: News, connect: Connect | None) -> None:
+    def __init__(self, front: Front, store: Callable[[], Json], news: News, connect: Connect | None) -> None:
         self._front = front
         self._store = store
         self._news = news
@@ -83,10 +83,11 @@ class Attachment:
     def _present(self) -> KernelHello:
         from mlbench.runs.surroundings import preloadable
 
-        front = self._front
+        front, store = self._front, self._store()
         return KernelHello(
             kernel=front.kernel_id,
-            store=str(self._store()),
+            store=store["store"],
+            catalog=store["catalog"],
             environment=environment(preloadable()),
             notebook=front.notebook,
             run=front.engine_run(),

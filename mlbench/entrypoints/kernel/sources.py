@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+from mlbench.backends.blobs_local.files import is_shared
 from mlbench.core.messages import Environment
 
 __all__ = ["Modules", "environment", "file_of", "imports_of", "modules_of", "user_key", "variables", "version_of"]
@@ -245,6 +246,8 @@ def user_key(folder: Path) -> bytes:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(os.urandom(_KEY))
+            if is_shared(folder):  # who shares a store finds the same steps unchanged, and could guess short values
+                os.fchmod(handle, 0o640)
         try:
             os.link(written, path)  # whole or not at all, and the first one wins
         except FileExistsError:

@@ -6,11 +6,15 @@ import contextlib
 import importlib
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mlbench.core.ids import Digest
+from mlbench.core.messages import Signer
 from mlbench.core.records import Binding, Json
 from mlbench.entrypoints.kernel.names import Settled
+
+if TYPE_CHECKING:
+    from mlbench.project.configuration import StoreLocation
 
 __all__ = ["Storage"]
 
@@ -37,26 +41,36 @@ class Storage:
         self._namespace = namespace
         self._notebook = notebook
         self._say = say
-        self._path: Path | None = None
+        self._location: StoreLocation | None = None
         self._blobs: Any = None
         self._loader: Any = None
+        self._accepts: Any = None
         self._kept: dict[int, tuple[Any, Binding]] = {}
 
     def path(self) -> Path:
         """Return the store's folder."""
-        if self._path is None:
+        return self.location().path
+
+    def named(self) -> Json:
+        """Return what names the store in a request to the service."""
+        return self.location().named()
+
+    def location(self) -> StoreLocation:
+        """Return where the store is; it is made if it is not there."""
+        if self._location is None:
             from mlbench.backends.blobs_local import LocalBlobs
             from mlbench.project.configuration import find_store, low_space
+            from mlbench.project.signing import judge
             from mlbench.runs.artifacts import Loader
 
-            location = find_store(self._notebook)
-            self._path = location.path
+            self._location = location = find_store(self._notebook)
             self._blobs = LocalBlobs(location.path)
-            self._loader = Loader(self._blobs, Settled(self._namespace))
+            self._accepts = judge(location.path, own_session=True)
+            self._loader = Loader(self._blobs, Settled(self._namespace), self._accepts)
             for notice in (location.notice, low_space(location.path)):
                 if notice:
                     self._say(notice)
-        return self._path
+        return self._location
 
     def put_large(self, data: bytes) -> Digest | None:
         """Keep a capture if it is large; return its digest then."""
@@ -88,7 +102,7 @@ class Storage:
         self.path()
         binding = self._known(value)
         if binding is None:
-            binding = save_names({"value": value}, ["value"], self._blobs, durable=False)[0]
+            binding = save_names({"value": value}, ["value"], self._blobs, durable=False, signer=self._signer())[0]
             if binding.artifact is None:
                 raise TypeError(binding.problem or "it cannot be stored")
             with contextlib.suppress(TypeError):  # a value without weak references is kept anew each time
@@ -127,7 +141,13 @@ class Storage:
 
         self.path()
         present = [name for name in names if name in self._namespace]
-        return tuple(save_names(self._namespace, present, self._blobs))
+        return tuple(save_names(self._namespace, present, self._blobs, signer=self._signer()))
+
+    def _signer(self) -> Signer | None:
+        from mlbench.project.signing import signer
+        from mlbench.runs.signing import KERNEL
+
+        return signer(KERNEL)
 
     def differs(self, binding: Binding | None, value: Any) -> bool:
         """Say whether a value of the kernel is no longer what an execution made."""
@@ -142,7 +162,7 @@ class Storage:
         self.path()
         prints = Fingerprint(self._namespace)
         try:
-            fresh = Loader(self._blobs, Settled(self._namespace)).load(binding)
+            fresh = Loader(self._blobs, Settled(self._namespace), self._accepts).load(binding)
             return prints.of(value) != prints.of(fresh)
         except Exception:  # noqa: BLE001  a value that cannot be compared counts as changed
             return True

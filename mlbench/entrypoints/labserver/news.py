@@ -126,7 +126,7 @@ class Newsroom:
     async def jobs_changed(self) -> None:
         """Tell the service, which is started if there is none, that jobs are to be looked at again."""
         for project in await asyncio.to_thread(self._stores.met):
-            await self.ask("jobs_changed", {"store": str(project.location.path)}, start=True)
+            await self.ask("jobs_changed", project.location.named(), start=True)
 
     async def close(self) -> None:
         """Stop listening."""

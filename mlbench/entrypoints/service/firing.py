@@ -15,12 +15,13 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Protocol
 
-from mlbench.backends.owners import end_processes_of, is_alive, owner_of_this_process, sweep
+from mlbench.backends.owners import end_processes_of, is_alive, owner_of_this_process, sweep, user_name
 from mlbench.core.errors import MlbenchError
 from mlbench.core.ids import RunId, new_id
 from mlbench.core.ports import Clock
@@ -86,6 +87,8 @@ class Scheduler:
     owner
         Who claims firings, in the words of `mlbench.backends.owners`; this process otherwise. Each scheduler of a
         store has one of its own.
+    user
+        Whose jobs are fired, this process's user otherwise: a job runs code, so nobody's runs as somebody else.
     """
 
     def __init__(
@@ -95,13 +98,15 @@ class Scheduler:
         on_change: OnChange | None = None,
         spawn: Spawn | None = None,
         owner: str | None = None,
+        user: str | None = None,
     ) -> None:
         self.project = project
         self.clock = clock
         self._on_change = on_change
-        self._spawn = spawn or start_process
+        self._spawn = spawn or partial(start_process, variables=project.location.variables())
         self._owner = owner or owner_of_this_process()
         self._host = socket.gethostname()
+        self._user = user or user_name()
         self._wake = asyncio.Event()
         self._closing = False
         self._last_sweep = 0
@@ -190,7 +195,7 @@ class Scheduler:
         """Insert the firings of all jobs that are due. One bad schedule never stops the others."""
         now = self._now()
         changed: list[tuple[Job, Firing | None]] = []
-        for job in self.project.catalog.due_jobs(now, host=self._host):
+        for job in filter(self._fires, self.project.catalog.due_jobs(now, host=self._host)):
             try:
                 owed = policies.owed(job, now)
             except Exception as error:  # noqa: BLE001  whatever is wrong with one line is that job's own trouble
@@ -214,7 +219,7 @@ class Scheduler:
     def _sweep(self, now: int) -> None:
         """Bring back a due time that lies further away than the schedule has it: the clock was wrong for a while."""
         for job in self.project.catalog.jobs():
-            if job.cron is None or job.paused or job.host not in (None, self._host):
+            if job.cron is None or job.paused or not self._fires(job):
                 continue
             try:
                 due = schedule.next_due(job.cron, job.timezone, now)
@@ -227,7 +232,7 @@ class Scheduler:
         dues = [
             job.next_due
             for job in self.project.catalog.jobs()
-            if job.next_due is not None and not job.paused and job.host in (None, self._host)
+            if job.next_due is not None and not job.paused and self._fires(job)
         ]
         if not dues:
             return LONGEST_SLEEP
@@ -235,8 +240,14 @@ class Scheduler:
 
     # --- claims --------------------------------------------------------------------------------------------------
 
+    def _fires(self, job: Job) -> bool:
+        """Say whether this scheduler is the one to fire a job: on its host, and as the user who promoted it."""
+        return job.host in (None, self._host) and job.user in (None, self._user)
+
     def _claim(self) -> Firing | None:
-        firing = self.project.catalog.claim_firing(self._owner, self._now())
+        # A deleted job's firings are claimed too, to be cancelled.
+        own = [job.id for job in self.project.catalog.jobs(deleted=True) if self._fires(job)]
+        firing = self.project.catalog.claim_firing(self._owner, self._now(), jobs=own) if own else None
         if firing is not None:
             self._claimed.add((firing.job, firing.due))
         return firing
@@ -249,7 +260,7 @@ class Scheduler:
             if (mine and (firing.job, firing.due) in self._claimed) or (not mine and is_alive(firing.owner)):
                 continue
             job = self.project.catalog.job(firing.job)
-            if job.host not in (None, self._host):
+            if not self._fires(job):
                 continue
             run = self._run_of(firing) or self._begin(job, firing)
             ended = _with_end_of(firing, run if run.state in ENDED else self.project.settle_run(run))
@@ -412,8 +423,8 @@ class _Process:
             os.killpg(self._process.pid, number)
 
 
-async def start_process(store: str, job: Job, firing: Firing) -> Body:
-    """Start `mlbench.entrypoints.job` for a firing."""
+async def start_process(store: str, job: Job, firing: Firing, *, variables: Mapping[str, str]) -> Body:
+    """Start `mlbench.entrypoints.job` for a firing, with environment variables that say where the store is."""
     # A file, not a pipe: a process that the notebook leaves behind could hold a pipe open for ever.
     errors = tempfile.TemporaryFile(prefix="mlbench-job-")  # noqa: SIM115  closed when the process has ended
     process = await asyncio.create_subprocess_exec(
@@ -432,6 +443,7 @@ async def start_process(store: str, job: Job, firing: Firing) -> Body:
         str(firing.run),
         "--parent",
         str(os.getpid()),
+        env={**os.environ, **variables},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=errors,

@@ -14,15 +14,18 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
 from mlbench.backends.cluster_dask.process.opened import MOST_FILES, has_changed
-from mlbench.core.errors import ArtifactCorrupt, MlbenchError, NotFound
+from mlbench.core.errors import ArtifactCorrupt, MlbenchError, NotFound, NotTrusted
 from mlbench.core.ids import Digest, ExecutionId, short
-from mlbench.core.messages import RandomState, Spread
-from mlbench.core.records import Execution, Run
+from mlbench.core.messages import RandomState, Signer, Spread, StepTask
+from mlbench.core.records import Binding, Execution, Failure, Run
 from mlbench.entrypoints.service.ledger import Ledger
+from mlbench.project import signing
 from mlbench.runs import randomness
 from mlbench.runs.key import FOLDER, item_keys
 from mlbench.runs.plan import Look
+from mlbench.runs.signing import sign
 from mlbench.runs.values import named_by
+from mlbench.runs.wire import msgspec
 
 if TYPE_CHECKING:
     from mlbench.project import Project
@@ -44,6 +47,7 @@ class Reuse:
     def __init__(self, project: Project, ledger: Ledger) -> None:
         self._project = project
         self._ledger = ledger
+        self._accepts = signing.judge(project.location.path, own_session=True)
 
     async def find(self, look: Look, states: RandomState | None) -> tuple[Execution, str] | None:
         """Return an execution that stands for a step, with its messages, and what the step's cell is told of it.
@@ -56,8 +60,11 @@ class Reuse:
         for candidate in await self._ledger.ask(partial(self._candidates, look)):
             if not await asyncio.to_thread(self._holds, look, states, candidate):
                 continue
-            origin, run = await self._ledger.ask(partial(self._origin, candidate))
-            full = replace(candidate, messages=origin.messages, reused_from=origin.id)
+            ours = await self._ledger.ask(partial(self._vouched, candidate))
+            if ours is None:
+                continue
+            origin, run = await self._ledger.ask(partial(self._origin, ours))
+            full = replace(ours, messages=origin.messages, reused_from=origin.id)
             return full, described(run, origin)
         return None
 
@@ -86,6 +93,19 @@ class Reuse:
             known |= await self._ledger.ask(partial(self._project.catalog.by_keys, some))
         return keys, await asyncio.to_thread(self._items_that_hold, keys, known, look, states)
 
+    def refused(self, task: StepTask, record: Execution) -> Execution | None:
+        """Return the end of a step that is not to be given what it would read, `None` if it may have it.
+
+        A step's process loads all that its task names, whoever has stored it.
+        """
+        for name, given in task.inputs.items():
+            binding = msgspec.convert(given, Binding)
+            if binding.artifact is not None and not self._accepts(binding.artifact):
+                why = NotTrusted(name).message
+                failure = Failure(ename="NotTrusted", evalue=why, remedy="Run the cell that makes it again.")
+                return replace(record, state="failed", reason="error", failure=failure, ended=time.time_ns())
+        return None
+
     # --- off the loop ------------------------------------------------------------------------------------------------
 
     def _candidates(self, look: Look) -> list[Execution]:
@@ -113,6 +133,7 @@ class Reuse:
         look: Look,
         states: RandomState | None,
     ) -> dict[int, Execution]:
+        known = {key: ours for key, one in known.items() if (ours := self._vouched(one)) is not None}
         changed = lru_cache(maxsize=None)(has_changed)
         folder_of = lru_cache(maxsize=None)(self._folder_of)
         found: dict[int, Execution] = {}
@@ -128,6 +149,23 @@ class Reuse:
         if self._can_be_read(digests):
             return found
         return {number: one for number, one in found.items() if self._kept(one)}
+
+    def _vouched(self, found: Execution) -> Execution | None:
+        """Return an execution whose values may run code as this user, signed by this user; `None` if they may not.
+
+        Steps and kernels load what they are given without another question: what others have stored, and are not
+        trusted to have, is made anew.
+        """
+        if all(one.artifact is None or self._accepts(one.artifact) for one in found.binds):
+            return found
+        users = signing.trust().users
+        try:
+            if not users or self._project.catalog.run(found.run).user not in users:
+                return None
+        except NotFound:
+            return None
+        signer = signing.signer(found.id)
+        return replace(found, binds=tuple(_signed(one, signer) for one in found.binds))
 
     def _may_stand(self, look: Look, found: Execution, states: RandomState | None, *, item: int | None = None) -> bool:
         if found.network and not (look.named or found.run == look.resume):
@@ -203,6 +241,13 @@ def described(run: Run | None, origin: Execution) -> str:
         return which
     moment = time.localtime(run.started / 1e9)
     return f"{which} (run {moment.tm_mday} {time.strftime('%b %H:%M', moment)})"
+
+
+def _signed(binding: Binding, signer: Signer | None) -> Binding:
+    artifact = binding.artifact
+    if artifact is None:
+        return binding
+    return replace(binding, artifact=replace(artifact, signature=sign(signer, artifact.digest, artifact.codec)))
 
 
 def _digests(record: Execution) -> Iterable[Digest]:

@@ -28,6 +28,7 @@ from mlbench.entrypoints.service.firing import Scheduler
 from mlbench.entrypoints.service.peers import OLDEST_PROTOCOL, Peer
 from mlbench.entrypoints.service.sessions import Session
 from mlbench.entrypoints.service.store import Executor, OpenStore
+from mlbench.project.configuration import remember_catalog
 from mlbench.runs.wire import msgspec
 
 if TYPE_CHECKING:
@@ -214,10 +215,12 @@ class Service:
 
     # --- stores ------------------------------------------------------------------------------------------------------
 
-    async def store(self, path: str) -> OpenStore:
+    async def store(self, path: str, catalog: str | None = None) -> OpenStore:
         """Return an open store; several who need it at once get one."""
         path = _real(path)
+        remember_catalog(path, catalog)
         if path in self._stores:
+            self._stores[path].require(catalog)
             return self._stores[path]
         if path not in self._opening:
             self._opening[path] = asyncio.ensure_future(self._open(path))
@@ -302,7 +305,7 @@ class Service:
         prepare = getattr(self._executor, "prepare", None)
         if prepare is not None and peer.session is None and not self._retired:
             self._spawn(prepare(hello.environment))  # a kernel attaches with its first step
-        store = await self.store(hello.store)
+        store = await self.store(hello.store, hello.catalog)
         session, answer = await store.attach(hello, peer.pid)
         peer.session, peer.store, peer.wish.kernel = session, store, hello.kernel
         self._news.join(peer)
@@ -372,7 +375,7 @@ class Service:
     async def _find(self, peer: Peer, body: Json, look: Callable[[OpenStore], Awaitable[T]]) -> T:
         problem: NotFound | None = None
         if body.get("store") is not None:
-            await self.store(body["store"])
+            await self.store(body["store"], body.get("catalog"))
         for store in sorted(self._stores.values(), key=lambda store: store is not peer.store):
             try:
                 return await look(store)
@@ -481,7 +484,7 @@ class Service:
 
     async def _store_of(self, peer: Peer, body: Json) -> OpenStore:
         if body.get("store") is not None:
-            return await self.store(body["store"])
+            return await self.store(body["store"], body.get("catalog"))
         if peer.store is not None:
             return peer.store
         run = body.get("run")

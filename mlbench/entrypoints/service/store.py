@@ -14,6 +14,7 @@ from mlbench.core.errors import MlbenchError, ServiceError, StoreError
 from mlbench.core.ids import Digest, ExecutionId, RunId
 from mlbench.core.messages import KernelHello, RandomState, Spread, StepTask, Submission
 from mlbench.core.records import ENDED, UNDER_WAY, Execution, Failure, FanOut, Json, Reason, Run
+from mlbench.core.urls import without_password
 from mlbench.entrypoints.service.events import News
 from mlbench.entrypoints.service.ledger import Ledger
 from mlbench.entrypoints.service.recollection import Recollection
@@ -27,6 +28,7 @@ from mlbench.entrypoints.service.sessions import (
     notebook_of,
     read_notebook,
 )
+from mlbench.project import signing
 from mlbench.runs import plan as plans
 from mlbench.runs.plan import Plan, advance
 from mlbench.runs.plan.state import Node
@@ -93,6 +95,16 @@ class OpenStore:
         self._reuse = Reuse(project, self.ledger)
         self._transcripts: dict[ExecutionId, Transcript] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    def require(self, catalog: str | None) -> None:
+        """Refuse who names another catalog of this store than the one that is open."""
+        own = without_password(self.project.location.catalog_url)
+        if catalog is not None and without_password(catalog) != own:
+            raise ServiceError(
+                f"The mlbench service has the store {self.path} open with the catalog {own}, and not with "
+                f"{without_password(catalog)}.",
+                "If the catalog has moved, `mlbench service stop`, and run it again.",
+            )
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -428,7 +440,10 @@ class OpenStore:
                 states = await self._end_states(self.plan.nodes[start.random_of].record)
                 task = replace(task, random=_followed(task.random, states))
             node = self.plan.nodes[task.execution]
-            if node.cancelled is None:
+            task = replace(task, signer=await asyncio.to_thread(signing.signer, task.execution))
+            if (refused := self._reuse.refused(task, node.record)) is not None:
+                record, own = refused, True
+            elif node.cancelled is None:
                 known = partial(self._known_items, start, task.random) if task.foreach else None
                 record = await self._executor.submit(task, partial(self._take_news, task.execution), known)
             else:

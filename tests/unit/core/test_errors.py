@@ -9,7 +9,7 @@ import pytest
 from mlbench.core import errors
 
 
-@pytest.mark.parametrize("name", sorted(set(errors.__all__) - {"StepFailed", "QueryError"}))
+@pytest.mark.parametrize("name", sorted(set(errors.__all__) - {"StepFailed", "QueryError", "NotTrusted"}))
 def test_an_error_survives_pickling_with_its_facts(name: str) -> None:
     kind: type[errors.MlbenchError] = getattr(errors, name)
     error = pickle.loads(pickle.dumps(kind("The store is full.", "Free some space.")))
@@ -22,6 +22,17 @@ def test_a_failed_step_survives_pickling_with_its_facts() -> None:
     error = pickle.loads(pickle.dumps(errors.StepFailed("train", "failed", "ValueError: no rows", "Fix the cell.")))
     assert (error.step, error.state, error.reason) == ("train", "failed", "ValueError: no rows")
     assert str(error) == "Step train failed: ValueError: no rows Fix the cell."
+
+
+def test_a_value_that_is_not_trusted_names_who_stored_it_and_both_ways_to_load_it() -> None:
+    error = pickle.loads(pickle.dumps(errors.NotTrusted("model", "3f2a", "train", "ada")))
+    assert (error.name, error.run, error.step, error.user) == ("model", "3f2a", "train", "ada")
+    assert str(error) == (
+        "`model` of step train in run 3f2a was stored by ada, and to load it runs code of theirs. If you trust that: "
+        "mlbench.run('3f2a')['train'].load('model', trust=True), or `mlbench trust ada` for all that ada stores."
+    )
+    own = errors.NotTrusted("model", "3f2a", "train", "ada", "unsigned")
+    assert "has your name on it, but it is not signed with your key" in str(own)
 
 
 def test_a_query_that_cannot_be_read_survives_pickling_with_its_place() -> None:

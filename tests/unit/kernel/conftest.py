@@ -28,7 +28,9 @@ from mlbench.core.ids import RunId, new_id
 from mlbench.core.messages import Event, Submission
 from mlbench.core.records import Execution, Failure, FanOut
 from mlbench.entrypoints.kernel.session import Session
+from mlbench.project.signing import signer
 from mlbench.runs import artifacts, capture
+from mlbench.runs.signing import KERNEL
 
 
 class MemoryService:
@@ -168,7 +170,9 @@ class MemoryService:
             return
         self._print(submission, printed)
         names = [*submission.defs, *submission.quiet_defs]
-        binds = artifacts.save_names(namespace, [name for name in names if name in namespace], self.blobs)
+        binds = artifacts.save_names(
+            namespace, [name for name in names if name in namespace], self.blobs, signer=signer(KERNEL)
+        )
         self.end(replace(record, state="succeeded", binds=tuple(binds), fanout=fanout, ended=time.time_ns()))
 
     def _items(self, submission: Submission, namespace: dict[str, Any], printed: io.StringIO) -> FanOut:

@@ -13,7 +13,9 @@ import pytest
 from mlbench.core.errors import CaptureError, NotFound, ResultError, ServiceError, StepFailed, UsageError
 from mlbench.core.records import Binding
 from mlbench.entrypoints.kernel.pending import is_placeholder
+from mlbench.project.signing import signer
 from mlbench.runs.artifacts import save_names
+from mlbench.runs.signing import KERNEL
 
 
 def test_a_plain_cell_waits_for_the_name_that_it_reads(book: Any) -> None:
@@ -248,7 +250,7 @@ def test_a_hidden_change_makes_the_step_the_provider(book: Any) -> None:
     book.run("%%step hidden --wait\nx = grow(rows)\n")
     assert book.names["rows"] == [1]
     record = next(iter(book.service.records.values()))
-    (binding,) = save_names({"rows": [1, 2]}, ["rows"], book.service.blobs)
+    (binding,) = save_names({"rows": [1, 2]}, ["rows"], book.service.blobs, signer=signer(KERNEL))
     assert isinstance(binding, Binding)
     book.service.records[record.id] = changed = replace(record, binds=(*record.binds, binding))
     track = book.session.news.track(record.id)
@@ -267,7 +269,7 @@ def test_a_replaced_execution_is_followed(book: Any) -> None:
     book.service.records[second.id] = second
     book.service.ended[second.id] = book.service.ended[first.id]
     book.service.news("execution", execution=msgspec.to_builtins(second))
-    (binding,) = save_names({"x": 2}, ["x"], book.service.blobs)
+    (binding,) = save_names({"x": 2}, ["x"], book.service.blobs, signer=signer(KERNEL))
     book.service.end(replace(second, state="succeeded", binds=(binding,)))
     assert book.run("x") == 2
     gate.set()
@@ -285,7 +287,7 @@ def test_the_end_of_an_execution_that_was_replaced_changes_nothing(book: Any) ->
     assert book.service.ended[first.id].wait(20)
     (track,) = book.session.news.tracks()
     assert not track.ended
-    (binding,) = save_names({"x": 2}, ["x"], book.service.blobs)
+    (binding,) = save_names({"x": 2}, ["x"], book.service.blobs, signer=signer(KERNEL))
     book.service.end(replace(second, state="succeeded", binds=(binding,)))
     assert book.run("x") == 2
 
@@ -299,7 +301,7 @@ def test_an_execution_replaced_before_the_answer_comes_is_followed(book: Any, mo
         second = replace(first, id="b" * 26, replaces=first.id)
         book.service.records[second.id] = second
         book.service.news("execution", execution=msgspec.to_builtins(second))
-        (binding,) = save_names({"x": 2}, ["x"], book.service.blobs)
+        (binding,) = save_names({"x": 2}, ["x"], book.service.blobs, signer=signer(KERNEL))
         ended = replace(second, state="succeeded", binds=(binding,))
         book.service.news("execution", execution=msgspec.to_builtins(ended))
         return answer
@@ -534,7 +536,10 @@ def test_a_step_that_was_given_the_older_version_starts_the_next_ones_from_the_n
     book.run("%%step second\ny = grow(rows)\n")
     first, second = (book.service.records[one.execution] for one in book.service.submissions)
     assert book.service.ended[first.id].wait(20)
-    one, two = (save_names({"rows": rows}, ["rows"], book.service.blobs)[0] for rows in ([1, 2], [1, 2, 2]))
+    one, two = (
+        save_names({"rows": rows}, ["rows"], book.service.blobs, signer=signer(KERNEL))[0]
+        for rows in ([1, 2], [1, 2, 2])
+    )
     track = book.session.news.track(first.id)
     track.ended = False
     changed = replace(book.service.records[first.id], binds=(*book.service.records[first.id].binds, one))

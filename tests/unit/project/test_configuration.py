@@ -60,8 +60,47 @@ def test_the_nearest_file_that_names_a_store_above_the_notebook_wins(tmp_path: P
 def test_a_file_may_name_the_catalog(tmp_path: Path) -> None:
     write(tmp_path / "mlbench.toml", 'store = "s"\ncatalog = "sqlite:////local/catalog.sqlite"')
     assert find_store().catalog_url == "sqlite:////local/catalog.sqlite"
-    write(tmp_path / "mlbench.toml", 'store = "s"\ncatalog = "postgresql://host/db"')
-    with pytest.raises(UsageError, match="begins with sqlite:///"):
+    write(tmp_path / "mlbench.toml", 'store = "s"\ncatalog = "postgresql+psycopg://ada:s3cret@db:5432/mlbench"')
+    found = find_store()
+    assert found.catalog_url == "postgresql://ada:s3cret@db:5432/mlbench"
+    assert describe(found)["catalog"] == "postgresql://db:5432/mlbench"
+    assert "s3cret" not in repr(found)
+    for wrong in ('"mysql://ada:s3cret@db/x"', '"s3cret"', "7", '"postgresql://"'):
+        write(tmp_path / "mlbench.toml", f'store = "s"\ncatalog = {wrong}')
+        with pytest.raises(UsageError, match="Write postgresql://HOST/DATABASE") as caught:
+            find_store()
+        assert "s3cret" not in str(caught.value)
+
+
+def test_the_environment_names_the_catalog_of_the_store_that_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLBENCH_CATALOG", "postgres://db/team")
+    monkeypatch.setenv("MLBENCH_STORE", str(tmp_path / "team"))
+    assert find_store().catalog_url == "postgresql://db/team"
+    assert find_store(store=str(tmp_path / "other")).catalog_url.startswith("sqlite:///"), "another one is meant"
+    configuration.remember_catalog(str(tmp_path / "other"), "postgresql://db/other")
+    assert find_store(store=str(tmp_path / "other")).catalog_url == "postgresql://db/other"
+
+
+def test_a_store_whose_catalog_is_on_a_server_says_so_and_gets_no_second_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLBENCH_STORE", str(tmp_path))
+    monkeypatch.setenv("MLBENCH_CATALOG", "postgresql://ada:s3cret@db/team")
+    configuration.note_catalog(find_store())
+    configuration.note_catalog(find_store())
+    assert "s3cret" not in (tmp_path / "catalog.json").read_text()
+    monkeypatch.setenv("MLBENCH_CATALOG", "postgresql://bob:other@db/team")
+    assert find_store().catalog_url == "postgresql://bob:other@db/team"
+    monkeypatch.delenv("MLBENCH_CATALOG")
+    assert find_store().catalog_url == "postgresql://db/team"
+    assert find_store(store=str(tmp_path)).catalog_url == "postgresql://db/team"
+    monkeypatch.setenv("MLBENCH_CATALOG", "postgresql://db/mine")
+    with pytest.raises(StoreError, match=r"is postgresql://db/team, as its file catalog\.json says, and not"):
+        find_store()
+    write(tmp_path / "catalog.json", "{")
+    with pytest.raises(StoreError, match="cannot be read"):
         find_store()
 
 

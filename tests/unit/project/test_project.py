@@ -21,7 +21,9 @@ from mlbench.core.ids import new_id
 from mlbench.core.records import Execution, Failure, FanOut, Job, JobVersion, Metric, Run
 from mlbench.project import Project, find_store
 from mlbench.project.history import NoSuchName, items_as_frame
+from mlbench.project.signing import signer
 from mlbench.runs.artifacts import save_names
+from mlbench.runs.signing import KERNEL
 from mlbench.runs.wire import compact
 
 NOTEBOOK: dict[str, Any] = {
@@ -43,7 +45,7 @@ def an_execution(run: Run, **more: Any) -> Execution:
 
 
 def bound(project: Project, **namespace: Any) -> dict[str, Any]:
-    return {"binds": tuple(save_names(namespace, namespace, project.blobs))}
+    return {"binds": tuple(save_names(namespace, namespace, project.blobs, signer=signer(KERNEL)))}
 
 
 # --- recording --------------------------------------------------------------------------------------------------------
@@ -156,7 +158,7 @@ def test_runs_are_a_table_with_parameters_and_metrics(project: Project) -> None:
     second = project.begin_run(kind="job", notebook="/w/b.ipynb", parameters={"origin": "JFK"})
     table = project.runs()
     assert list(table["id"]) == [second.id, first.id]
-    assert list(table.columns[:6]) == ["id", "kind", "state", "name", "started", "duration"]
+    assert list(table.columns[:6]) == ["id", "kind", "state", "name", "user", "started"]
     assert str(table["started"].dtype).startswith("datetime64")
     assert table["started"][1] == pd.Timestamp(first.started, tz="UTC")
     assert pd.isna(table["duration"][0])

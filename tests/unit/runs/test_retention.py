@@ -179,3 +179,14 @@ def test_what_several_groups_use_is_counted_once() -> None:
         ("b", 1, 0, 20),
     ]
     assert (found.shared, found.unused, found.total) == (27, 5, 42)
+
+
+def test_the_rules_of_one_user_leave_the_runs_of_others() -> None:
+    old = 40 * DAY
+    runs = [
+        RunFacts(id=RunId(name), state="succeeded", user=user)
+        for name, user in (("a", "ada"), ("b", "bob"), ("c", None))
+    ]
+    rules = (parse_rule("1 day"),)
+    assert dropped(runs, rules, (), old, {}, user="bob") == {"b", "c"}
+    assert dropped(runs, rules, (), old, {}) == {"a", "b", "c"}

@@ -414,7 +414,7 @@ class FanOutDrive:
             for name, items in places.items():
                 # What stands in for an item is false itself.
                 items.append(own.get(name) or _unbound(name) if stand_in is None else stand_in)
-        return tuple(save_lists(places, self._blobs))
+        return tuple(save_lists(places, self._blobs, signer=self._task.signer))
 
 
 class DaskChunks:

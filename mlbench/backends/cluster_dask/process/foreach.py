@@ -141,7 +141,9 @@ class Items:
     def __init__(self, spread: Spread, blobs: BlobStore, namespace: Mapping[str, Any]) -> None:
         self._shape = spread.shape
         assert spread.items is not None
-        found: dict[str, list[Any]] = values.unpack(None, blobs.get_parts(spread.items), namespace=namespace)
+        found: dict[str, list[Any]] = values.unpack(
+            None, values.sealed(spread.items, blobs.get_parts(spread.items)), namespace=namespace
+        )
         self.names = tuple(found)
         self._values = list(found.values())
         self._fixed = [all(_is_fixed(value) for value in listed) for listed in self._values]

@@ -367,7 +367,7 @@ class Runner:
 
     def _save(self, names: list[str]) -> tuple[list[Binding], list[tuple[Digest, list[bytes]]]]:
         namespace, quiet = self._namespace, self._task.quiet_defs
-        binds = artifacts.save_names(namespace, names, self._satchel)
+        binds = artifacts.save_names(namespace, names, self._satchel, signer=self._task.signer)
         for binding in binds:
             value = namespace[binding.name]
             kind = (binding.name, type(value))

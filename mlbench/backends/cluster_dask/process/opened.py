@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import glob
 import hashlib
+import itertools
 import os
 import sys
 import sysconfig
@@ -50,7 +51,7 @@ class Opened:
                 folder = os.path.dirname(path) or "."
                 if not glob.has_magic(folder):
                     self._listed(folder)
-                for found in sorted(glob.glob(path, recursive=True))[:_MOST_IN_FOLDER]:
+                for found in sorted(itertools.islice(glob.iglob(path, recursive=True), _MOST_IN_FOLDER)):
                     self._opened(found, "r", 0)
             elif os.path.isdir(path):
                 self._folder(path)

@@ -234,7 +234,7 @@ class Step:
         task, namespace = self._task, self._namespace
         quiet = frozenset(task.quiet_defs)
         names = [name for name in dict.fromkeys((*task.defs, *task.quiet_defs, *hidden)) if name in namespace]
-        binds = artifacts.save_names(namespace, names, self._blobs)
+        binds = artifacts.save_names(namespace, names, self._blobs, signer=task.signer)
         for binding in binds:
             value = namespace[binding.name]
             sentence = binding.problem or faithful.loss(value, binding, self._blobs, namespace)

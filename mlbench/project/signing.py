@@ -1,0 +1,243 @@
+"""The key of a user, and the people whom this user trusts: files of a folder that nobody else can change.
+
+::
+
+    signing.key        64 hexadecimal digits: what this user stores is signed with it
+    NAME.key           keys of this user's other machines: what they have signed is accepted too
+    trusted.json       {"users": ["ada"], "unsigned": ["/data/store"]}
+
+The folder is `MLBENCH_KEYS`, or `mlbench` in the user's folder of configuration: never in a store. Light: kernels
+import it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import secrets
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from mlbench.core.errors import MlbenchError, StoreError, UsageError
+from mlbench.core.messages import Signer
+from mlbench.core.records import Artifact
+from mlbench.runs.signing import KERNEL, is_signed, needs_signature, signer_of
+
+__all__ = ["Trust", "judge", "keys_folder", "set_trust", "signer", "trust"]
+
+_LOG = logging.getLogger(__name__)
+
+_KEY: Final = re.compile(rb"[0-9a-f]{64}\n?")
+_OWN: Final = "signing.key"
+_TRUSTED: Final = "trusted.json"
+_USER: Final = re.compile(r"[^\s\x00-\x1f]{1,100}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """Whom a user trusts: people by name, and stores whose values from before there were signatures are the user's."""
+
+    users: frozenset[str] = field(default_factory=frozenset)
+    unsigned: frozenset[str] = field(default_factory=frozenset)
+
+
+def keys_folder() -> Path:
+    """Return the folder of the keys; it need not be there."""
+    if named := os.environ.get("MLBENCH_KEYS"):
+        return Path(os.path.abspath(Path(named).expanduser()))
+    import platformdirs
+
+    return Path(platformdirs.user_config_dir("mlbench", appauthor=False))
+
+
+def signer(subject: str) -> Signer | None:
+    """Return what signs for an execution, `None` if this user cannot have a key: values are then stored unsigned."""
+    try:
+        return signer_of(_own_key(keys_folder()), subject)
+    except MlbenchError as error:
+        _say_once(str(error))
+        return None
+
+
+@lru_cache(maxsize=8)
+def _say_once(sentence: str) -> None:
+    _LOG.warning("Values are stored unsigned: %s", sentence)
+
+
+def judge(store: str | Path, *, own_session: bool = False) -> Callable[[Artifact], bool]:
+    """Return what says of the artifacts of a store whether they may run code as this user when they are loaded.
+
+    Parameters
+    ----------
+    own_session
+        Whether it is asked by a kernel or a service of what came to be in it: for a user who cannot have a key, what
+        nobody has signed passes there, or nothing would run.
+    """
+    folder = keys_folder()
+    path = os.path.realpath(store)
+
+    def accepts(artifact: Artifact) -> bool:
+        if not needs_signature(artifact.codec):
+            return True
+        if artifact.signature is None:
+            return path in trust().unsigned or (own_session and signer(KERNEL) is None)
+        signature = artifact.signature
+        return any(is_signed(key, signature, artifact.digest, artifact.codec) for key in _keys(folder))
+
+    return accepts
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+
+def _keys(folder: Path) -> tuple[bytes, ...]:
+    """Return the keys of this user, those of other machines too."""
+    try:
+        return _read_keys(folder, folder.stat().st_mtime_ns)  # a key that comes or goes changes the folder
+    except OSError:  # there is none, or none that this user may read
+        return ()
+
+
+@lru_cache(maxsize=8)
+def _read_keys(folder: Path, _changed: int) -> tuple[bytes, ...]:
+    found = []
+    for file in sorted(folder.glob("*.key")):
+        try:
+            found.append(_read(file))
+        except StoreError as error:
+            _LOG.warning("%s", error)
+    return tuple(found)
+
+
+@lru_cache(maxsize=8)
+def _own_key(folder: Path) -> bytes:
+    """Return the key of this user, which is made with its first use."""
+    file = folder / _OWN
+    try:
+        if not file.exists():
+            _make(file)
+        return _read(file)
+    except OSError as error:
+        raise StoreError(
+            f"The key {file}, which signs what you store, cannot be used: {error.strerror or error}.",
+            "Name a folder of yours in MLBENCH_KEYS.",
+        ) from error
+
+
+def _make(file: Path) -> None:
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    beside = file.with_name(f".{secrets.token_hex(8)}")
+    _write(beside, f"{secrets.token_hex(32)}\n".encode("ascii"))
+    try:
+        os.link(beside, file)  # of two processes that make it at once one is first, and both use that one's
+    except FileExistsError:
+        pass
+    finally:
+        beside.unlink()
+    folder = os.open(file.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _write(file: Path, data: bytes) -> None:
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as out:
+        out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _read(file: Path) -> bytes:
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid not in {os.geteuid(), 0} or status.st_mode & 0o077:
+            raise StoreError(
+                f"The key {file} is not yours alone: others can read or change it.", f"Close it: `chmod 600 {file}`."
+            )
+        data = os.read(descriptor, 256)
+    finally:
+        os.close(descriptor)
+    if _KEY.fullmatch(data) is None:
+        raise StoreError(f"The key {file} is no key.", "Restore it, or move it away: mlbench makes another one.")
+    return data.strip()
+
+
+# --- people -----------------------------------------------------------------------------------------------------------
+
+
+def trust() -> Trust:
+    """Return whom this user trusts; nobody if the file cannot be read, which is said."""
+    file = keys_folder() / _TRUSTED
+    try:
+        status = file.stat()
+    except OSError:  # there is none, or none that this user may read
+        return Trust()
+    return _read_trust(file, status.st_mtime_ns, status.st_uid, status.st_mode)
+
+
+@lru_cache(maxsize=8)
+def _read_trust(file: Path, _changed: int, owner: int, mode: int) -> Trust:
+    if owner not in {os.geteuid(), 0} or mode & 0o022:
+        _LOG.warning("%s can be changed by others, so nobody is trusted: `chmod 600 %s`.", file, file)
+        return Trust()
+    try:
+        found = json.loads(file.read_text("utf-8"))
+        return Trust(
+            users=frozenset(map(str, found.get("users", ()))), unsigned=frozenset(map(str, found.get("unsigned", ())))
+        )
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        _LOG.warning("%s cannot be read, so nobody is trusted: %s", file, error)
+        return Trust()
+
+
+def set_trust(*, user: str | None = None, unsigned: str | Path | None = None, remove: bool = False) -> Trust:
+    """Trust somebody, or the unsigned values of a store, from now on, or no more; return whom this user trusts then.
+
+    Raises
+    ------
+    UsageError
+        If it is nobody's name, or others can write to the store.
+    StoreError
+        If it cannot be written down.
+    """
+    known = trust()
+    if user is not None:
+        if _USER.fullmatch(user) is None:
+            raise UsageError(f"{user!r} is no user's name.")
+        known = replace(known, users=known.users - {user} if remove else known.users | {user})
+    if unsigned is not None:
+        path = os.path.realpath(unsigned)
+        status = os.stat(path)
+        if not remove and (status.st_uid != os.geteuid() or status.st_mode & 0o022):
+            raise UsageError(
+                f"Others can write to the store {path}, so what is unsigned in it may be anybody's.",
+                "Load what you know with `trust=True`.",
+            )
+        known = replace(known, unsigned=known.unsigned - {path} if remove else known.unsigned | {path})
+    file = keys_folder() / _TRUSTED
+    beside = file.with_name(f".{secrets.token_hex(8)}")
+    data = json.dumps({"users": sorted(known.users), "unsigned": sorted(known.unsigned)}, indent=1)
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            _write(beside, f"{data}\n".encode())
+            os.replace(beside, file)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                beside.unlink()
+            raise
+    except OSError as error:
+        raise StoreError(
+            f"{file} cannot be written: {error.strerror or error}.", "Name a folder of yours in MLBENCH_KEYS."
+        ) from error
+    return known
