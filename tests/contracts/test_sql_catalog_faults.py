@@ -21,7 +21,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, event, select, text
 
-from mlbench.backends.catalog_sql import SqlCatalog, opening, replace_catalog, searching
+from mlbench.backends.catalog_sql import SqlCatalog, forgetting, opening, replace_catalog, searching
 from mlbench.backends.catalog_sql.tables import metadata
 from mlbench.core.errors import StoreError
 from mlbench.core.ids import Digest, ExecutionId, JobId, RunId, new_id
@@ -268,6 +268,8 @@ def test_what_is_forgotten_leaves_no_row_behind(file: Path) -> None:
         metrics=(Metric(name="rmse", value=0.5),),
     )
     catalog.put_run(run)
+    once = Digest(f"blake3:{'1' * 64}")
+    catalog.put_execution(replace(step, state="running", reads=(Read(name="flights", digest=once),)))
     catalog.put_executions([step, replace(step, id=ExecutionId(new_id()), part_of=step.id, item=0)])
 
     def filled() -> set[str]:
@@ -278,6 +280,34 @@ def test_what_is_forgotten_leaves_no_row_behind(file: Path) -> None:
     assert filled() == of_runs
     catalog.delete_runs([run.id])
     assert filled() == set()
+    catalog.close()
+
+
+def test_runs_are_forgotten_by_their_keys_and_no_table_is_gone_through(file: Path) -> None:
+    catalog = SqlCatalog(url(file))
+    run = Run(id=RunId(new_id()), kind="job", state="succeeded", name="x")
+    artifact = Artifact(digest=Digest(f"blake3:{'0' * 64}"), size=1, type="int", codec="scalar")
+    binds, reads = (Binding(name="model", artifact=artifact),), (Read(name="flights", digest=artifact.digest),)
+    step = Execution(id=ExecutionId(new_id()), run=run.id, step="s", state="succeeded", binds=binds, reads=reads)
+    catalog.put_run(run)
+    catalog.put_executions([step])
+    made: list[tuple[str, Any]] = []
+
+    @event.listens_for(catalog._engine, "before_cursor_execute")
+    def before(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
+        made.append((statement, parameters[0] if many else parameters))
+
+    with catalog._writing() as connection:
+        assert forgetting.forget_runs(connection, [run.id], None) == set()
+    event.remove(catalog._engine, "before_cursor_execute", before)
+    with catalog._engine.connect() as connection:
+        plans = [
+            (one, row[3])
+            for one, given in made
+            for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {one}", given)
+        ]
+    assert len(made) > 10
+    assert [plan for plan in plans if plan[1].startswith("SCAN")] == []
     catalog.close()
 
 

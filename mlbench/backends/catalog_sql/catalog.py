@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
 
 from sqlalchemy import (
     ColumnElement,
@@ -13,14 +13,15 @@ from sqlalchemy import (
     and_,
     delete,
     func,
-    not_,
     or_,
     select,
     text,
+    update,
 )
 
 from mlbench.backends.catalog_sql import tables as t
 from mlbench.backends.catalog_sql.connections import find_row, persistent
+from mlbench.backends.catalog_sql.forgetting import batches, forget_runs, forget_uses, left_behind
 from mlbench.backends.catalog_sql.jobs import Jobs
 from mlbench.backends.catalog_sql.recording import is_final
 from mlbench.backends.catalog_sql.rows import (
@@ -48,10 +49,8 @@ from mlbench.runs import lineage
 
 __all__ = ["SqlCatalog"]
 
-T = TypeVar("T")
-
-_ALL: Final = 500
-"""How many ids or keys one query asks for."""
+_MET_ANEW: Final = 3600 * 10**9
+"""Nanoseconds for which the time at which a run was met stands for now (see `mlbench.runs.retention.GRACE`)."""
 
 
 @persistent
@@ -170,7 +169,7 @@ class SqlCatalog(Jobs):
         c = t.metrics.c
         found: dict[RunId, list[Metric]] = {}
         with self._reading() as connection:
-            for some in _batches(runs):
+            for some in batches(runs):
                 query = select(t.metrics).where(c.run.in_(some), c.part_of.is_(None)).order_by(c.time, c.id)
                 for row in connection.execute(query):
                     found.setdefault(RunId(row.run), []).append(to_metric(row))
@@ -237,7 +236,7 @@ class SqlCatalog(Jobs):
         c = t.executions.c
         found: dict[str, str] = {}
         with self._reading() as connection:
-            for some in _batches(list(dict.fromkeys(keys))):
+            for some in batches(list(dict.fromkeys(keys))):
                 query = select(c.key, c.record).where(c.key.in_(some), c.state.in_(("succeeded", "reused")))
                 found.update((row.key, row.record) for row in connection.execute(query.order_by(c.moment, c.id)))
         return {key: decode(record, Execution) for key, record in found.items()}
@@ -247,22 +246,36 @@ class SqlCatalog(Jobs):
         query = select(c.record).where(c.key == key, c.state == "succeeded").order_by(c.moment.desc(), c.id)
         return self._executions(query.limit(limit))
 
-    def delete_runs(self, runs: Sequence[RunId], /) -> None:
-        for some in _batches(runs):
+    def meet_runs(self, runs: Iterable[RunId], now: int, /) -> set[RunId]:
+        c, found = t.runs.c, set[RunId]()
+        for some in batches(list(dict.fromkeys(runs))):
+            with self._reading() as connection:
+                met = {row.id: row.met for row in connection.execute(select(c.id, c.met).where(c.id.in_(some)))}
+            old = [run for run, moment in met.items() if moment is None or moment < now - _MET_ANEW]
+            if old:
+                with self._writing(durable=False) as connection:
+                    connection.execute(update(t.runs).where(c.id.in_(old)).values(met=now))
+                    still = set(connection.execute(select(c.id).where(c.id.in_(old))).scalars())
+                found |= still
+            found |= met.keys() - old
+        return found
+
+    def delete_runs(self, runs: Sequence[RunId], /, *, met_before: int | None = None) -> set[RunId]:
+        kept: set[str] = set()
+        for some in batches(runs):
             with self._writing() as connection:
-                ended = select(t.runs.c.id).where(t.runs.c.id.in_(some), not_(_is_under_way(t.runs)))
-                gone = list(connection.execute(ended).scalars())
-                if not gone:
-                    continue
-                theirs = select(t.executions.c.id).where(t.executions.c.run.in_(gone))
-                for table in (t.artifacts_bound, t.artifacts_read):
-                    connection.execute(delete(table).where(table.c.execution.in_(theirs)))
-                for table in (t.metrics, t.run_metrics, t.params, t.tags, t.executions):
-                    connection.execute(delete(table).where(table.c.run.in_(gone)))
-                connection.execute(delete(t.runs).where(t.runs.c.id.in_(gone)))
+                kept |= forget_runs(connection, some, met_before)
+        if runs:
+            with self._reading() as connection:
+                left = left_behind(connection)
+            for table, rows in left.items():
+                for few in batches(rows):
+                    with self._writing() as connection:
+                        forget_uses(connection, table, few)
+        return {RunId(run) for run in kept}
 
     def delete_snapshots(self, digests: Sequence[Digest], /) -> None:
-        for some in _batches(digests):
+        for some in batches(digests):
             with self._writing() as connection:
                 connection.execute(delete(t.snapshots).where(t.snapshots.c.digest.in_(some)))
 
@@ -273,7 +286,7 @@ class SqlCatalog(Jobs):
 
     def executions_named(self, ids: Iterable[ExecutionId], /) -> dict[ExecutionId, Execution]:
         found: list[Execution] = []
-        for some in _batches(list(dict.fromkeys(ids))):
+        for some in batches(list(dict.fromkeys(ids))):
             found += self._executions(select(t.executions.c.record).where(t.executions.c.id.in_(some)))
         return {one.id: one for one in found}
 
@@ -289,7 +302,7 @@ class SqlCatalog(Jobs):
         """Return the executions that a table of artifacts names, if their records say so too."""
         c, wanted = t.executions.c, list(dict.fromkeys(digests))
         found: dict[ExecutionId, Execution] = {}
-        for some in _batches(wanted):
+        for some in batches(wanted):
             using = select(table.c.execution).where(table.c.digest.in_(some))
             query = select(c.record).where(c.id.in_(using)).order_by(c.moment, c.id).limit(limit)
             found |= {one.id: one for one in self._executions(query) if not which(one).isdisjoint(some)}
@@ -299,11 +312,6 @@ class SqlCatalog(Jobs):
         with self._reading() as connection:
             found = connection.execute(query).scalars().all()
         return [decode(record, Execution) for record in found]
-
-
-def _batches(them: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(them), _ALL):
-        yield them[start : start + _ALL]
 
 
 def _is_under_way(table: Table) -> ColumnElement[bool]:

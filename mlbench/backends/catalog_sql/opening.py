@@ -30,7 +30,7 @@ from mlbench.core.urls import without_password
 
 __all__ = ["REPLACED", "REVISIONS", "alone", "clear_errors", "open_engine", "sqlite_file"]
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004")
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005")
 """The migrations of `migrations/versions`, oldest first."""
 
 REPLACED: Final = "replaced"

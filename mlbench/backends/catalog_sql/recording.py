@@ -51,7 +51,7 @@ _NO_RUNS_END_IS_LOST: Final = (
 _OF_AN_END: Final = ("state", "ended", "reason", "failed_step", "record")
 """The columns of a run that its end changes; most indexes are of the others, and are left alone then."""
 
-_OF_A_BEGIN: Final = tuple(one.name for one in t.runs.c if one.name not in _OF_AN_END)
+_OF_A_BEGIN: Final = tuple(one.name for one in t.runs.c if one.name not in (*_OF_AN_END, "met"))
 
 _NEVER_REPLACED: Final = {"params", "tags", "artifacts_bound", "artifacts_read"}
 
@@ -184,7 +184,7 @@ class Recorder:
             return query
         if name in _NEVER_REPLACED:
             return query.on_conflict_do_nothing()
-        changes: Json = {one.name: query.excluded[one.name] for one in table.c if one.name != "id"}
+        changes: Json = {one.name: query.excluded[one.name] for one in table.c if one.name not in {"id", "met"}}
         if name == "executions":  # whoever writes an execution without messages did not have them
             changes["messages"] = func.coalesce(query.excluded.messages, table.c.messages)
         lost = _NO_RUNS_END_IS_LOST if name == "runs" else _NO_END_IS_LOST

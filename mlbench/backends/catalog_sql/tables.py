@@ -67,6 +67,7 @@ runs = Table(
     Column("host", Text),
     Column("failed_step", Text),
     Column("job_version", Integer),
+    Column("met", BigInteger),  # when somebody last meant to reuse a step of it
     CheckConstraint(_STATES, name="state"),
     Index(None, "started", "id"),
     Index(None, "state", "started", "id"),
