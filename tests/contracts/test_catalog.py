@@ -76,6 +76,21 @@ def test_runs_that_have_ended_are_forgotten_with_all_that_they_did(catalog: Cata
         catalog.run(gone.id)
 
 
+def test_a_run_that_was_met_is_not_forgotten_by_who_asks_for_those_met_before(catalog: Catalog) -> None:
+    met, old, open_run, unknown = a_run(state="succeeded"), a_run(state="succeeded"), a_run(), RunId(new_id())
+    for run in (met, old, open_run):
+        catalog.put_run(run)
+    assert catalog.meet_runs([old.id], 10**18) == {old.id}
+    assert catalog.meet_runs([met.id, open_run.id, unknown], 2 * 10**18) == {met.id, open_run.id}
+    catalog.put_run(replace(met, tags={"team": "ops"}, name="renamed"))
+    them = [met.id, old.id, open_run.id, unknown]
+    assert catalog.delete_runs(them, met_before=15 * 10**17) == {met.id, open_run.id}
+    assert catalog.meet_runs([old.id], 3 * 10**18) == set()
+    assert catalog.meet_runs([], 3 * 10**18) == set()
+    assert catalog.delete_runs(them) == {open_run.id}
+    assert [run.id for run in catalog.runs()] == [open_run.id]
+
+
 def test_snapshots_are_forgotten(catalog: Catalog) -> None:
     catalog.put_snapshot(SOME, Snapshot(notebook=SOME))
     catalog.delete_snapshots([SOME])
