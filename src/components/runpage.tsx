@@ -113,7 +113,7 @@ export function RunHead(props: IRunHeadProps): JSX.Element {
           <Fact name="Changed since the last success">
             <SinceSuccess
               difference={props.sinceSuccess}
-              failed={failedStep(detail)}
+              detail={detail}
               onCompare={props.onCompare}
             />
           </Fact>
@@ -135,13 +135,13 @@ function failedStep({ run, executions }: IRunDetail): string | null {
 
 interface ISinceSuccessProps {
   readonly difference: IDifference;
-  readonly failed: string | null;
+  readonly detail: IRunDetail;
   readonly onCompare: (earlier: string) => void;
 }
 
 /** The few things that are likeliest to have made it fail. */
-function SinceSuccess({ difference, failed, onCompare }: ISinceSuccessProps): JSX.Element {
-  const causes = telling(difference, failed);
+function SinceSuccess({ difference, detail, onCompare }: ISinceSuccessProps): JSX.Element {
+  const causes = telling(difference, failedStep(detail), detail.edges);
   return (
     <button
       type="button"

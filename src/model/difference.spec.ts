@@ -45,13 +45,17 @@ describe('telling', () => {
       environment: [{ part: 'package numpy', change: 'changed', before: '2.0', after: '2.1' }],
       metrics: [{ name: 'rmse', change: 'changed', step: null, before: 1, after: 2, difference: 1 }]
     };
-    expect(telling(difference, null, 4)).toEqual([
+    expect(telling(difference, null, [], 4)).toEqual([
       'code of train',
       'trees 100 → 200',
       'flights of load (rows 10 to 12)',
       'numpy 2.0 → 2.1'
     ]);
-    expect(telling(difference, null, 2)).toEqual(['code of train', 'trees 100 → 200', '2 more']);
+    expect(telling(difference, null, [], 2)).toEqual([
+      'code of train',
+      'trees 100 → 200',
+      '2 more'
+    ]);
   });
 
   it('names cells with other code in one go, that of the failed step first', () => {
@@ -70,6 +74,18 @@ describe('telling', () => {
       data: [data('train', 'model', 'the content: what is shown of it is the same')]
     };
     expect(telling(difference)).toEqual(['code of train']);
+  });
+
+  it('does not tell data that follow from something above them', () => {
+    const edges = [
+      { parent: 'load', child: 'features' },
+      { parent: 'features', child: 'sweep' }
+    ];
+    const sweep = data('sweep', 'fit', 'min 1 to 2');
+    const edited = { ...NOTHING, code: [cell('load', 'changed')], data: [sweep] };
+    expect(telling(edited, null, edges)).toEqual(['code of load']);
+    const grown = { ...NOTHING, data: [data('load', 'flights', 'rows 10 to 12'), sweep] };
+    expect(telling(grown, null, edges)).toEqual(['flights of load (rows 10 to 12)']);
   });
 
   it('tells nothing where only results differ', () => {

@@ -8,7 +8,8 @@ import type {
   IDifference,
   IFanOutChange,
   IItemChange,
-  IMetricChange
+  IMetricChange,
+  IStepEdge
 } from '../api/schema';
 import { counted, figure } from './format';
 
@@ -42,23 +43,27 @@ export function isEmpty(difference: IDifference): boolean {
 /**
  * The few things that are likeliest to be the cause of another outcome, each in a few words.
  *
- * What came out (metrics, outcome, items) is none; a name whose data differ only since the code of its step does is
- * told by the code.
+ * What came out (metrics, outcome, items) is none, nor are data that differ since the code of their step does, or since
+ * something above them does: these follow from it.
  *
  * @param failed - the step that failed: its code comes first.
+ * @param edges - which step waits for which.
  */
 export function telling(
   difference: IDifference,
   failed: string | null = null,
+  edges: ReadonlyArray<IStepEdge> = [],
   most = 3
 ): ReadonlyArray<string> {
   const { code, parameters, data, environment } = difference;
+  const edited = new Set(code.map(({ name }) => name));
+  const differing = new Set([...edited, ...data.map(({ step }) => step)]);
+  const follows = (step: string) =>
+    edited.has(step) || above(step, edges).some(each => differing.has(each));
   const causes = [
     ...codeWords(code, failed),
     ...parameters.map(each => `${each.name} ${pair(each.before, each.after)}`),
-    ...data
-      .filter(each => each.change === 'changed' && !code.some(({ name }) => name === each.step))
-      .map(dataWords),
+    ...data.filter(({ change, step }) => change === 'changed' && !follows(step)).map(dataWords),
     ...environment.map(
       each => `${each.part.replace(/^package /, '')} ${pair(each.before, each.after)}`
     )
@@ -164,6 +169,21 @@ export function lineCounts({ diff }: ICodeChange): string {
   const count = (sign: string) => diff.filter(line => line.startsWith(sign)).length;
   const [added, removed] = [count('+'), count('-')];
   return [added ? `+${added}` : '', removed ? `−${removed}` : ''].filter(Boolean).join(' ');
+}
+
+/** The steps that a step waits for, and those that these wait for. */
+function above(step: string, edges: ReadonlyArray<IStepEdge>): ReadonlyArray<string> {
+  const found = new Set<string>();
+  const todo = [step];
+  for (let one = todo.pop(); one !== undefined; one = todo.pop()) {
+    for (const { parent } of edges.filter(({ child }) => child === one)) {
+      if (!found.has(parent)) {
+        found.add(parent);
+        todo.push(parent);
+      }
+    }
+  }
+  return [...found];
 }
 
 function changed(text: string | undefined): ICodeLine | undefined {
