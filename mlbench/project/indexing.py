@@ -34,76 +34,106 @@ def reindex(project: Project) -> tuple[dict[str, str], bool]:
     Raises
     ------
     StoreError
-        If somebody has the catalog open.
+        If somebody has a catalog in SQLite open, or the server cannot be written. All is then as it was.
     """
     from mlbench.backends.catalog_sql import replace_catalog
 
     project.close()
-    damaged: dict[str, str] = {}
-    whole = replace_catalog(project.location.catalog_url, lambda new: damaged.update(fill_catalog(new, project.blobs)))
-    return damaged, whole
+    filling = _Filling(project.blobs)
+    whole = replace_catalog(project.location.catalog_url, filling.go_on)
+    return filling.damaged, whole
 
 
 def fill_catalog(catalog: Catalog, blobs: BlobStore) -> dict[str, str]:
     """Fill a new catalog from a store's records; return those that cannot be read, with why."""
-    damaged: dict[str, str] = {}
-
-    def records() -> Iterator[Json]:
-        for piece in blobs.pieces("record"):
-            try:
-                yield blobs.read_record(piece)
-            except NotFound:
-                continue
-            except StoreError as error:
-                damaged[piece.name] = str(error)
-                _LOG.warning("%s", error)
-
-    index(catalog, records())
-    return damaged
+    filling = _Filling(blobs)
+    filling.go_on(catalog)
+    return filling.damaged
 
 
 def index(catalog: Catalog, records: Iterable[Json]) -> None:
     """Write records, in their order, to a catalog; jobs come last, and are due after what they have run for."""
-    from mlbench.runs.wire import msgspec
+    _Index().add(catalog, records)
 
-    jobs: dict[str, Job] = {}
-    fired: dict[str, int] = {}
-    versions: list[tuple[JobId, JobVersion]] = []
-    runs: list[Run] = []
-    executions: list[Execution] = []
 
-    def flush(least: int = 1) -> None:
-        if len(runs) >= least:
-            catalog.put_runs(runs)
-            runs.clear()
-        if len(executions) >= least:
-            catalog.put_executions(executions)
-            executions.clear()
+class _Filling:
+    """The records of a store on their way into a catalog, each once."""
 
-    for record in records:
-        match record["record"]:
-            case "run":
-                run = msgspec.convert(record, Run)
-                runs.append(run)
-                if run.job is not None and run.due is not None:
-                    fired[run.job] = max(run.due, fired.get(run.job, 0))
-            case "execution":
-                executions.append(msgspec.convert(record, Execution))
-            case "executions":
-                executions.extend(msgspec.convert(one, Execution) for one in record["executions"])
-            case "snapshot":
-                catalog.put_snapshot(Digest(record["id"]), msgspec.convert(record, Snapshot))
-            case "job":
-                jobs[record["id"]] = msgspec.convert(record, Job)
-            case "job-version":
-                versions.append((JobId(record["job"]), msgspec.convert(record, JobVersion)))
-        flush(_BATCH)
-    flush()
-    for job in jobs.values():
-        catalog.put_job(_not_again(job, fired.get(job.id)))
-    for job_id, version in versions:
-        if job_id in jobs:
-            catalog.put_job_version(job_id, version)
+    def __init__(self, blobs: BlobStore) -> None:
+        self.damaged: dict[str, str] = {}
+        self._blobs = blobs
+        self._seen: set[str] = set()
+        self._index = _Index()
+
+    def go_on(self, catalog: Catalog) -> None:
+        """Write the records that have come since the last time."""
+        self._index.add(catalog, self._new_records())
+
+    def _new_records(self) -> Iterator[Json]:
+        for piece in self._blobs.pieces("record"):
+            if piece.name in self._seen:
+                continue
+            self._seen.add(piece.name)
+            try:
+                yield self._blobs.read_record(piece)
+            except NotFound:
+                continue
+            except StoreError as error:
+                self.damaged[piece.name] = str(error)
+                _LOG.warning("%s", error)
+
+
+class _Index:
+    """What is known of jobs, which are written when all records have been read."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, Job] = {}
+        self._fired: dict[str, int] = {}
+
+    def add(self, catalog: Catalog, records: Iterable[Json]) -> None:
+        """Write further records, in their order."""
+        from mlbench.runs.wire import msgspec
+
+        versions: list[tuple[JobId, JobVersion]] = []
+        runs: list[Run] = []
+        executions: list[Execution] = []
+
+        def flush(least: int = 1) -> None:
+            if len(runs) >= least:
+                catalog.put_runs(runs)
+                runs.clear()
+            if len(executions) >= least:
+                catalog.put_executions(executions)
+                executions.clear()
+
+        changed: set[str] = set()
+        for record in records:
+            match record["record"]:
+                case "run":
+                    run = msgspec.convert(record, Run)
+                    runs.append(run)
+                    if run.job is not None and run.due is not None:
+                        self._fired[run.job] = max(run.due, self._fired.get(run.job, 0))
+                        changed.add(run.job)
+                case "execution":
+                    executions.append(msgspec.convert(record, Execution))
+                case "executions":
+                    executions.extend(msgspec.convert(one, Execution) for one in record["executions"])
+                case "snapshot":
+                    catalog.put_snapshot(Digest(record["id"]), msgspec.convert(record, Snapshot))
+                case "job":
+                    self._jobs[record["id"]] = msgspec.convert(record, Job)
+                    changed.add(record["id"])
+                case "job-version":
+                    versions.append((JobId(record["job"]), msgspec.convert(record, JobVersion)))
+            flush(_BATCH)
+        flush()
+        for job in self._jobs.values():
+            if job.id in changed:
+                catalog.put_job(_not_again(job, self._fired.get(job.id)))
+        for job_id, version in versions:
+            if job_id in self._jobs:
+                catalog.put_job_version(job_id, version)
 
 
 def _not_again(job: Job, fired: int | None) -> Job:

@@ -1,4 +1,4 @@
-"""Puts a catalog that was made anew into the place of the old one.
+"""Puts a catalog that was made anew into the place of the old one; on a server: see `replacing_on_server`.
 
 SQLite's file must not be replaced under connections that are open: they would go on with one that has no name any more,
 and what they write would be lost. So the old one is locked first, for this process alone, which fails while anybody has
@@ -17,7 +17,7 @@ from pathlib import Path
 from mlbench.backends.catalog_sql.catalog import SqlCatalog
 from mlbench.backends.catalog_sql.opening import REPLACED, REVISIONS, alone, clear_errors, sqlite_file
 from mlbench.backends.catalog_sql.tables import firings
-from mlbench.core.errors import StoreError, UsageError
+from mlbench.core.errors import StoreError
 
 __all__ = ["replace_catalog"]
 
@@ -30,8 +30,8 @@ def replace_catalog(url: str, fill: Callable[[SqlCatalog], None]) -> bool:
     url
         The catalog's.
     fill
-        Given the new one, which is empty. What is in no record is then taken over from the old one, if it can be read:
-        firings, and when jobs are due.
+        Given the new one, which is empty; on a server several times, each time to add what has come since. What is in
+        no record is then taken over from the old one, if it can be read: firings, and when jobs are due.
 
     Returns
     -------
@@ -40,14 +40,14 @@ def replace_catalog(url: str, fill: Callable[[SqlCatalog], None]) -> bool:
 
     Raises
     ------
-    UsageError
-        If it is not a file of SQLite.
     StoreError
-        If others have it open, or the disk cannot be written. The old one is then as it was.
+        If others have the file open, or the disk or the server cannot be written. The old one is then as it was.
     """
     file = sqlite_file(url)
     if file is None:
-        raise UsageError("Only a catalog in SQLite can be made anew.", "Name an empty one: it is filled when used.")
+        from mlbench.backends.catalog_sql.replacing_on_server import replace_on_server
+
+        return replace_on_server(url, fill)
     beside = file.with_name(f"{file.name}.new")
     with clear_errors(str(file)):
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

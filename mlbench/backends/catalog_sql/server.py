@@ -51,6 +51,9 @@ _LASTING: Final = {
 _MIGRATES: Final = 7_283_104_416_531_202_121
 """The number of the lock that one process at a time holds while it makes or migrates the tables."""
 
+REPLACES: Final = _MIGRATES + 1
+"""The number of the lock that one process at a time holds while it makes a catalog anew."""
+
 
 def open_server(url: str) -> Engine:
     """Return an engine on a server's database. Nothing is connected yet.
@@ -119,7 +122,7 @@ def _limited(steps: Generator[Any, Any, T], connection: Any) -> Generator[Any, A
 
 
 @contextmanager
-def alone_on_server(engine: Engine) -> Iterator[Connection]:
+def alone_on_server(engine: Engine, number: int = _MIGRATES) -> Iterator[Connection]:
     """Yield a connection with a transaction in which this process alone makes or migrates the tables.
 
     Who is killed in it leaves nothing: PostgreSQL undoes the making of tables too.
@@ -132,7 +135,7 @@ def alone_on_server(engine: Engine) -> Iterator[Connection]:
                 connection.execute(text("SET LOCAL lock_timeout = '120s'"))
                 connection.execute(text("SET LOCAL statement_timeout = 0"))
                 connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-                connection.execute(text("SELECT pg_advisory_xact_lock(:one)"), {"one": _MIGRATES})
+                connection.execute(text("SELECT pg_advisory_xact_lock(:one)"), {"one": number})
                 yield connection
         finally:
             raw.patience = _ANSWER_SECONDS

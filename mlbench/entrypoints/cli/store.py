@@ -140,9 +140,10 @@ def _print_plan(decided: Plan) -> None:
 @store.command(epilog="Example: mlbench store reindex")
 @json_option
 def reindex(as_json: bool) -> int:
-    """Make the catalog anew from the records. Nobody may have it open: stop the service first.
+    """Make the catalog anew from the records.
 
-    What is queued, and the history of firings, is in the catalog alone: it is taken over if the old one can be read.
+    Nobody may have one in SQLite open: stop the service first. On PostgreSQL all go on. What is queued, and the history
+    of firings, is in the catalog alone: it is taken over if the old one can be read.
     The exit status is 1 if a record could not be read.
     """
     from mlbench.project.indexing import reindex as made_anew

@@ -91,6 +91,15 @@ def test_cells_whose_ids_changed_are_known_by_step_text_or_likeness() -> None:
     assert changes(before, after) == [("changed", "load"), ("changed", "cell 3")]
 
 
+def test_a_cell_of_the_same_letters_is_another_one_unless_most_of_its_words_stand_as_before() -> None:
+    before = [cell("mean = read(rows)\nfit = chart(delay)", "a")]
+    assert changes(before, [cell("chart = mean(fit)\ndelay = rows(read)", "b")]) == [
+        ("added", "cell 1"),
+        ("removed", "cell 1"),
+    ]
+    assert changes(before, [cell("mean = read(rows)\nfit = chart(delay, 3)", "b")]) == [("changed", "cell 1")]
+
+
 def test_a_cell_that_stands_elsewhere_has_moved_and_the_others_have_not() -> None:
     one, two, three = cell("1", "a"), cell("2", "b"), cell("3", "c")
     assert changes([one, two, three], [three, one, two]) == [("moved", "cell 1")]
