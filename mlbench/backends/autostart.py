@@ -66,10 +66,14 @@ class Autostart:
                 )
 
 
+_KEPT: Final = ("MLBENCH_STORE", "MLBENCH_RUNTIME", "MLBENCH_KEYS", "XDG_CONFIG_HOME")
+"""Variables that say where things of this user are: kernels and the service have to agree on them."""
+
+
 def find() -> Autostart:
     """Return how the service can be started with this machine, for this interpreter and this user's settings."""
     command = [sys.executable, "-m", "mlbench.entrypoints.service", "run"]
-    kept = {name: os.environ[name] for name in ("MLBENCH_STORE", "MLBENCH_RUNTIME") if os.environ.get(name)}
+    kept = {name: os.environ[name] for name in _KEPT if os.environ.get(name)}
     if sys.platform == "darwin":
         path = Path.home() / "Library" / "LaunchAgents" / f"{LABEL}.plist"
         wanted = {

@@ -144,7 +144,7 @@ class NotTrusted(MlbenchError):
     user
         Who stored it, as its run says.
     why
-        `foreign`, or `unsigned` if that is this user's own name: then it is the signature that is missing.
+        `foreign`, or `unsigned` if it has no signature, or none of this user's although it has this user's name.
     """
 
     def __init__(
@@ -157,9 +157,13 @@ class NotTrusted(MlbenchError):
     ) -> None:
         of = "".join((f" of step {step}" if step else "", f" in run {run}" if run else ""))
         load = f"mlbench.run({run!r})[{step!r}].load({name!r}, trust=True)" if run and step else None
-        if why == "unsigned":
+        remedy: str | None
+        if why == "unsigned" and user is None:
+            message = f"`{name}`{of} is not signed, so that nobody can tell who stored it, and to load it runs code."
+            remedy = "Run its cell again, or, if all that is unsigned here is yours: `mlbench trust --unsigned`."
+        elif why == "unsigned":
             message = f"`{name}`{of} has your name on it, but it is not signed with your key, and to load it runs code."
-            remedy: str | None = f"If it is yours: {load}." if load else "Run its step again."
+            remedy = f"If it is yours: {load}." if load else "Run its step again."
         else:
             message = f"`{name}`{of} was stored by {user or 'somebody else'}, and to load it runs code of theirs."
             ways = [load, f"`mlbench trust {user}` for all that {user} stores" if user else None]

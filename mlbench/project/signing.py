@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from mlbench.core.errors import MlbenchError, StoreError, UsageError
 from mlbench.core.messages import Signer
@@ -62,13 +62,13 @@ def signer(subject: str) -> Signer | None:
     try:
         return signer_of(_own_key(keys_folder()), subject)
     except MlbenchError as error:
-        _say_once(str(error))
+        _say_once(f"Values are stored unsigned: {error}")
         return None
 
 
 @lru_cache(maxsize=8)
 def _say_once(sentence: str) -> None:
-    _LOG.warning("Values are stored unsigned: %s", sentence)
+    _LOG.warning("%s", sentence)
 
 
 def judge(store: str | Path, *, own_session: bool = False) -> Callable[[Artifact], bool]:
@@ -100,15 +100,27 @@ def judge(store: str | Path, *, own_session: bool = False) -> Callable[[Artifact
 def _keys(folder: Path) -> tuple[bytes, ...]:
     """Return the keys of this user, those of other machines too."""
     try:
-        return _read_keys(folder, folder.stat().st_mtime_ns)  # a key that comes or goes changes the folder
+        files = _key_files(folder, folder.stat().st_mtime_ns)  # a key that comes or goes changes the folder
+        return _read_keys(tuple((file, *_looks(file)) for file in files))
     except OSError:  # there is none, or none that this user may read
         return ()
 
 
 @lru_cache(maxsize=8)
-def _read_keys(folder: Path, _changed: int) -> tuple[bytes, ...]:
+def _key_files(folder: Path, _changed: int) -> tuple[Path, ...]:
+    return tuple(sorted(folder.glob("*.key")))
+
+
+def _looks(file: Path) -> tuple[int, ...]:
+    """Return what changes with a file, and with who may read it."""
+    status = file.stat()
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_mode, status.st_uid
+
+
+@lru_cache(maxsize=8)
+def _read_keys(files: tuple[tuple[Any, ...], ...]) -> tuple[bytes, ...]:
     found = []
-    for file in sorted(folder.glob("*.key")):
+    for file, *_ in files:
         try:
             found.append(_read(file))
         except StoreError as error:
@@ -116,19 +128,23 @@ def _read_keys(folder: Path, _changed: int) -> tuple[bytes, ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=8)
 def _own_key(folder: Path) -> bytes:
     """Return the key of this user, which is made with its first use."""
     file = folder / _OWN
     try:
         if not file.exists():
             _make(file)
-        return _read(file)
+        return _read_own(file, _looks(file))
     except OSError as error:
         raise StoreError(
             f"The key {file}, which signs what you store, cannot be used: {error.strerror or error}.",
             "Name a folder of yours in MLBENCH_KEYS.",
         ) from error
+
+
+@lru_cache(maxsize=8)
+def _read_own(file: Path, _looks: tuple[int, ...]) -> bytes:
+    return _read(file)
 
 
 def _make(file: Path) -> None:
@@ -176,7 +192,16 @@ def _read(file: Path) -> bytes:
 
 
 def trust() -> Trust:
-    """Return whom this user trusts; nobody if the file cannot be read, which is said."""
+    """Return whom this user trusts; nobody if the file cannot be used, which is said."""
+    try:
+        return _trusted()
+    except StoreError as error:
+        _say_once(str(error))
+        return Trust()
+
+
+def _trusted() -> Trust:
+    """Return whom this user trusts. Raise `StoreError` if the file that says so cannot be used."""
     file = keys_folder() / _TRUSTED
     try:
         status = file.stat()
@@ -188,16 +213,16 @@ def trust() -> Trust:
 @lru_cache(maxsize=8)
 def _read_trust(file: Path, _changed: int, owner: int, mode: int) -> Trust:
     if owner not in {os.geteuid(), 0} or mode & 0o022:
-        _LOG.warning("%s can be changed by others, so nobody is trusted: `chmod 600 %s`.", file, file)
-        return Trust()
+        raise StoreError(f"{file} can be changed by others, so nobody is trusted.", f"Close it: `chmod 600 {file}`.")
     try:
         found = json.loads(file.read_text("utf-8"))
         return Trust(
             users=frozenset(map(str, found.get("users", ()))), unsigned=frozenset(map(str, found.get("unsigned", ())))
         )
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        _LOG.warning("%s cannot be read, so nobody is trusted: %s", file, error)
-        return Trust()
+        raise StoreError(
+            f"{file} cannot be read, so nobody is trusted: {error}", "Mend it, or move it away."
+        ) from error
 
 
 def set_trust(*, user: str | None = None, unsigned: str | Path | None = None, remove: bool = False) -> Trust:
@@ -210,7 +235,7 @@ def set_trust(*, user: str | None = None, unsigned: str | Path | None = None, re
     StoreError
         If it cannot be written down.
     """
-    known = trust()
+    known = _trusted()
     if user is not None:
         if _USER.fullmatch(user) is None:
             raise UsageError(f"{user!r} is no user's name.")

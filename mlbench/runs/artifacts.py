@@ -234,7 +234,7 @@ class Loader:
         if not trusted and needs_signature(artifact.codec):
             trusted = self._accepts is None or self._accepts(artifact)
             if not trusted and artifact.codec != "items":  # what lies in a list may be data alone
-                raise NotTrusted(binding.name)
+                raise NotTrusted(binding.name, why="foreign" if artifact.signature else "unsigned")
         unpacked = _Unpacked(binding.name, self._namespace, trusted=trusted)
         if artifact.codec == "items":
             return self._list(unpacked, artifact)

@@ -446,7 +446,8 @@ def test_items_that_came_by_themselves_are_found_by_what_they_bound_once_their_f
     from mlbench.runs.itemrecords import EndedItem
 
     whole, items = a_fan_out(3, binds=(a_binding("model", "d"),))
-    ended = [replace(one, state="succeeded", messages=()) for one in items]
+    states = ("succeeded", "reused", "succeeded")
+    ended = [replace(one, state=state, messages=()) for one, state in zip(items, states, strict=True)]
     catalog.put_execution(replace(whole, state="running", binds=()))
     catalog.put_items([EndedItem.of(one) for one in ended])
     catalog.put_execution(replace(whole, state="succeeded", binds=()))

@@ -242,6 +242,33 @@ def test_a_commit_of_unknown_fate_is_settled_by_its_key(fresh: SqlCatalog, monke
         assert len(connection.execute(select(t.params)).all()) == 1
 
 
+def test_a_fate_that_cannot_be_looked_at_yet_is_looked_at_again(
+    fresh: SqlCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sqlalchemy.exc import OperationalError
+
+    job = Job(id=JobId(new_id()), name="n", notebook="/n.ipynb", version=VERSION, next_due=60)
+    fresh.put_job(job)
+    firings = [Firing(job=job.id, due=due, state="queued", manual=True) for due in (60, 61)]
+    assert all(map(fresh.add_firing, firings))
+    look, looks = fresh._settle_claim_firing, [1]
+
+    def starting(*arguments: Any, **named: Any) -> Any:
+        if looks:
+            looks.clear()
+            import psycopg
+
+            raise OperationalError("", {}, psycopg.OperationalError("connection refused"), connection_invalidated=True)
+        return look(*arguments, **named)
+
+    monkeypatch.setattr(SqlCatalog, "_settle_claim_firing", lambda _, *one, **more: starting(*one, **more))
+    losing(fresh, monkeypatch)
+    claimed = fresh.claim_firing("me", 7)
+    assert claimed is not None
+    assert not looks
+    assert [firing.state for firing in fresh.firings(limit=10)].count("running") == 1, "it was not claimed twice"
+
+
 # --- a server that is gone, or silent ---------------------------------------------------------------------------------
 
 

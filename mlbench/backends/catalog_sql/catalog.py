@@ -52,6 +52,7 @@ from mlbench.runs.itemrecords import made_in
 
 __all__ = ["SqlCatalog"]
 
+_NOTED_AT_ONCE: Final = 5_000
 _ITEMS: Final = "items"
 """Stands in a digest's place where it was noted what a fan-out's items bound."""
 
@@ -325,10 +326,16 @@ class SqlCatalog(Jobs):
         with self._reading() as connection:
             fanouts = list(connection.execute(todo).scalars())
         for fanout in fanouts:
-            with self._writing() as connection:
-                items = connection.execute(select(c.id, c.record).where(c.part_of == fanout, c.state == "succeeded"))
-                made = [(digest, item.id, name) for item in items for digest, name in made_in(item.record)]
-                self._recorder.note_bound(connection, [*made, (_ITEMS, fanout, "")])
+            with self._reading() as connection:
+                items = connection.execute(
+                    select(c.id, c.record).where(c.part_of == fanout, c.state.in_(("succeeded", "reused")))
+                )
+                made = sorted((digest, item.id, name) for item in items for digest, name in made_in(item.record))
+            for begin in range(0, len(made), _NOTED_AT_ONCE):  # others write in between
+                with self._writing(durable=False) as connection:
+                    self._recorder.note_bound(connection, made[begin : begin + _NOTED_AT_ONCE])
+            with self._writing(durable=False) as connection:
+                self._recorder.note_bound(connection, [(_ITEMS, fanout, "")])
         self._noted = version
 
     def readers(self, digests: Iterable[Digest], /, *, limit: int = 1000) -> list[Execution]:

@@ -112,7 +112,7 @@ class Connections:
 def persistent(catalog: C) -> C:
     """Have each call of a catalog made again while its server is away: see `mlbench.backends.catalog_sql.server`."""
     for name in vars(Catalog):
-        if not name.startswith("_") and name not in {"close", "version"}:
+        if not name.startswith("_") and name != "close":
             setattr(catalog, name, _persistent(getattr(catalog, name)))
     return catalog
 
@@ -129,9 +129,10 @@ def _persistent(method: Callable[..., Any]) -> Callable[..., Any]:
         fate.committing, fate.claimed = False, None
 
         def settle() -> Any:
-            was_committing, fate.committing = fate.committing, False
-            look = getattr(self, settles, None) if was_committing else None
-            return look(*given, **named) if look is not None else None
+            look = getattr(self, settles, None) if fate.committing else None
+            found = look(*given, **named) if look is not None else None  # if this fails too, it is looked at again
+            fate.committing = False
+            return found
 
         return persist(lambda: method(self, *given, **named), self._where, settle)
 

@@ -174,7 +174,7 @@ class Newsroom:
     async def _look_at_catalogs(self) -> None:
         try:
             versions = await asyncio.to_thread(self._read_versions)
-        except MlbenchError as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, the pages go on listening
             log.warning("The catalog cannot be read: %s", error)
             return
         if versions == self._versions or time.monotonic() - self._last_event < LOOK_EVERY:

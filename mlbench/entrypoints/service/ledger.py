@@ -140,7 +140,8 @@ class Ledger:
             await asyncio.wait([self._task], timeout=patience)
             self._task.cancel()
         for entry in (*self._busy.values(), *self._waiting.values()):
-            logger.error("What became of %s could not be written to the catalog: %s", entry.record.id, entry.record)
+            said = f"{len(entry.record.items)} items" if isinstance(entry.record, _Items) else entry.record
+            logger.error("What became of %s could not be written to the catalog: %s", entry.record.id, said)
         await asyncio.to_thread(self._thread.shutdown)
 
     async def _work(self) -> None:
@@ -206,12 +207,12 @@ class Ledger:
             if isinstance(entry.record, Run) and not problems:
                 put = partial(self._project.catalog.put_run, entry.record)
                 entry.written = self._try(put, [entry.record.id], problems)
+        items = [entry for entry in ready if isinstance(entry.record, _Items)]
+        if items and not problems:  # before the fan-outs: of one that has ended all items are known
+            self._put_items(items, problems)
         executions = [entry for entry in ready if isinstance(entry.record, Execution)]
         if executions and not problems:
             self._put_executions(executions, problems)
-        items = [entry for entry in ready if isinstance(entry.record, _Items)]
-        if items and not problems:
-            self._put_items(items, problems)
         return problems[0] if problems else None
 
     def _put_executions(self, entries: Sequence[_Entry], problems: list[str]) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
 from mlbench.backends.cluster_dask.process.opened import MOST_FILES, has_changed
 from mlbench.core.errors import ArtifactCorrupt, MlbenchError, NotFound, NotTrusted
-from mlbench.core.ids import Digest, ExecutionId, short
+from mlbench.core.ids import Digest, ExecutionId, RunId, short
 from mlbench.core.messages import RandomState, Signer, Spread, StepTask
 from mlbench.core.records import Binding, Execution, Failure, Run
 from mlbench.entrypoints.service.ledger import Ledger
@@ -58,10 +58,8 @@ class Reuse:
             Where the step's generators would start; None in a notebook that was never seeded.
         """
         for candidate in await self._ledger.ask(partial(self._candidates, look)):
-            if not await asyncio.to_thread(self._holds, look, states, candidate):
-                continue
             ours = await self._ledger.ask(partial(self._vouched, candidate))
-            if ours is None:
+            if ours is None or not await asyncio.to_thread(self._holds, look, states, ours):
                 continue
             met = await self._ledger.ask(partial(self._meet, ours))
             if met is None:
@@ -104,8 +102,9 @@ class Reuse:
         for name, given in task.inputs.items():
             binding = msgspec.convert(given, Binding)
             if binding.artifact is not None and not self._accepts(binding.artifact):
-                why = NotTrusted(name).message
-                failure = Failure(ename="NotTrusted", evalue=why, remedy="Run the cell that makes it again.")
+                said = NotTrusted(name, why="foreign" if binding.artifact.signature else "unsigned")
+                remedy = said.remedy or "Run the cell that makes it again."
+                failure = Failure(ename="NotTrusted", evalue=said.message, remedy=remedy)
                 return replace(record, state="failed", reason="error", failure=failure, ended=time.time_ns())
         return None
 
@@ -136,7 +135,8 @@ class Reuse:
         look: Look,
         states: RandomState | None,
     ) -> dict[int, Execution]:
-        known = {key: ours for key, one in known.items() if (ours := self._vouched(one)) is not None}
+        user_of = lru_cache(maxsize=None)(self._user_of)
+        known = {key: ours for key, one in known.items() if (ours := self._vouched(one, user_of)) is not None}
         changed = lru_cache(maxsize=None)(has_changed)
         folder_of = lru_cache(maxsize=None)(self._folder_of)
         found: dict[int, Execution] = {}
@@ -153,7 +153,13 @@ class Reuse:
             found = {number: one for number, one in found.items() if self._kept(one)}
         return self._items_met(found)
 
-    def _vouched(self, found: Execution) -> Execution | None:
+    def _user_of(self, run: RunId) -> str | None:
+        try:
+            return self._project.catalog.run(run).user
+        except NotFound:
+            return None
+
+    def _vouched(self, found: Execution, user_of: Callable[[RunId], str | None] | None = None) -> Execution | None:
         """Return an execution whose values may run code as this user, signed by this user; `None` if they may not.
 
         Steps and kernels load what they are given without another question: what others have stored, and are not
@@ -162,10 +168,7 @@ class Reuse:
         if all(one.artifact is None or self._accepts(one.artifact) for one in found.binds):
             return found
         users = signing.trust().users
-        try:
-            if not users or self._project.catalog.run(found.run).user not in users:
-                return None
-        except NotFound:
+        if not users or (user_of or self._user_of)(found.run) not in users:
             return None
         signer = signing.signer(found.id)
         return replace(found, binds=tuple(_signed(one, signer) for one in found.binds))

@@ -38,7 +38,10 @@ def is_wrong(plan: Plan, node: Node) -> bool | None:
         if above.phase != "ended":
             sure = False
             continue
-        made = next((bound.artifact for bound in above.record.binds if bound.name == name), None)
-        if above.record.state not in SUCCEEDED or made is None or made.digest != given.get(name):
+        made = next((bound for bound in above.record.binds if bound.name == name), None)
+        if above.record.state not in SUCCEEDED or made is None:
+            return True
+        # of a module, and of what was not stored, no digest is known: the code that makes it is the same
+        if (made.artifact.digest if made.artifact is not None else None) != given.get(name):
             return True
     return False if sure else None

@@ -66,6 +66,16 @@ def test_a_key_that_others_can_read_signs_and_vouches_for_nothing(
     assert not signing.judge(tmp_path, own_session=True)(artifact("x.y.z"))
 
 
+def test_a_key_that_is_closed_as_the_sentence_says_counts_at_once(keys: Path, tmp_path: Path) -> None:
+    own = artifact(sign(signing.signer("e1"), DIGEST, "pickle"))
+    (keys / "signing.key").chmod(0o640)
+    assert signing.signer("e1") is None
+    assert not signing.judge(tmp_path)(own)
+    (keys / "signing.key").chmod(0o600)
+    assert signing.signer("e1") is not None
+    assert signing.judge(tmp_path)(own)
+
+
 def test_a_key_that_is_none_is_refused(keys: Path, caplog: pytest.LogCaptureFixture) -> None:
     keys.mkdir()
     (keys / "signing.key").write_text("short")
@@ -90,7 +100,10 @@ def test_a_list_of_people_that_others_can_change_counts_for_nothing(keys: Path) 
     signing.set_trust(user="ada")
     (keys / "trusted.json").chmod(0o666)
     assert signing.trust().users == frozenset()
+    with pytest.raises(StoreError, match="can be changed by others"):
+        signing.set_trust(user="bob")
     (keys / "trusted.json").chmod(0o600)
+    assert signing.trust().users == {"ada"}, "and nobody was forgotten over it"
     (keys / "trusted.json").write_text(json.dumps(["ada"]))
     assert signing.trust().users == frozenset()
 

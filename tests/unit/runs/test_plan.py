@@ -370,6 +370,19 @@ def test_a_step_found_after_a_restart_is_kept_when_the_one_above_makes_the_same_
     assert desk.plan.nodes["train"].replaced_by is None
 
 
+def test_a_step_found_after_a_restart_is_kept_when_the_one_above_gives_it_a_module(desk: Desk) -> None:
+    module = (Binding(name="load", module="numpy"),)
+    desk.submit("load", key="1")
+    desk.tell(plans.Ended(at=2, record=replace(desk.plan.nodes["load"].record, state="succeeded", binds=module)))
+    desk.submit("train", "load", key="2")
+    desk.start("train")
+    desk.tell(plans.Detached(at=5, kernel="k"))
+    desk.submit("load2", step="load", key="1", defs=("load",))
+    desk.submit("train2", "load:load2", step="train", key="2", defs=("train",))
+    desk.tell(plans.Ended(at=9, record=replace(desk.plan.nodes["load2"].record, state="succeeded", binds=module)))
+    assert desk.cancelled == []
+
+
 def test_a_step_found_after_a_restart_runs_again_when_the_one_above_makes_something_else(desk: Desk) -> None:
     _restarted(desk)
     desk.end("load2")

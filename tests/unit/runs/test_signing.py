@@ -45,9 +45,9 @@ class Trap:
 
 def test_a_trap_that_somebody_else_stored_is_not_sprung(tmp_path: Path) -> None:
     blobs, trap = MemoryBlobs(), tmp_path / "sprung"
-    for key in (THEIRS, None):
+    for key, said in ((THEIRS, "`x` was stored by somebody else"), (None, "`x` is not signed")):
         binding = saved(Trap(trap), blobs, key)
-        with pytest.raises(NotTrusted, match="`x` was stored by somebody else"):
+        with pytest.raises(NotTrusted, match=said):
             Loader(blobs, accepts=accepts()).load(binding)
         assert not trap.exists()
     Loader(blobs, accepts=accepts()).load(saved(Trap(trap), blobs))
