@@ -104,22 +104,29 @@ def test_it_has_what_the_records_say_and_what_the_old_one_alone_knew(project: Pr
 def test_what_others_write_meanwhile_is_in_it(project: Project, url: str) -> None:
     a_recorded_run(project, "before")
     written: list[str] = []
-    begun, enough = threading.Event(), threading.Event()
-    writer = Project(project.location)
+    begun, enough = threading.Barrier(4), threading.Event()
 
     def write() -> None:
+        writer = Project(project.location)
+        written.append(a_recorded_run(writer, "meanwhile").id)
+        begun.wait(30)
         while not enough.is_set():
-            written.append(a_recorded_run(writer, "meanwhile").id)
-            begun.set()
+            run = a_recorded_run(writer, "meanwhile")
+            written.append(run.id)
+            writer.search("metrics.rmse < 1 and params.origin = 'JFK'", sort="-metrics.rmse")
+        writer.close()
 
-    thread = threading.Thread(target=write)
-    thread.start()
-    assert begun.wait(30)
-    for _ in range(3):
-        assert reindex(project) == ({}, True)
-    enough.set()
-    thread.join(60)
-    writer.close()
+    threads = [threading.Thread(target=write) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        begun.wait(30)
+        for _ in range(3):
+            assert reindex(project) == ({}, True)
+    finally:
+        enough.set()
+        for thread in threads:
+            thread.join(60)
     found = {run.id for run in project.catalog.runs(limit=10_000)}
     assert found.issuperset(written)
     assert len(found) == len(written) + 1

@@ -1,14 +1,15 @@
 """Puts a catalog that was made anew into the place of one on a server, while others go on using it.
 
 The new tables are made and filled in a schema of their own. Then one transaction locks the old ones, so that whoever
-writes waits, takes over what has come meanwhile and what no record says, drops the old tables and moves the new ones
-into their place. Whoever is killed before it commits leaves that schema, which the next one makes anew, and the old
-catalog as it was.
+writes waits and whoever reads goes on, takes over what has come meanwhile and what no record says, drops the old tables
+and moves the new ones into their place. Whoever is killed before it commits leaves that schema, which the next one
+makes anew, and the old catalog as it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from typing import Final
 
@@ -23,6 +24,16 @@ from mlbench.core.records import Execution, Run
 from mlbench.core.urls import without_password
 
 __all__ = ["replace_on_server"]
+
+_WAIT: Final = "600ms"
+"""How long a lock is waited for at a time: less than the second after which the server ends one of two who wait."""
+
+_TRIES: Final = 100
+_PAUSE: Final = 0.1
+"""Seconds between two tries."""
+
+_HELD: Final = {"40P01", "55P03"}
+"""SQLSTATE of a deadlock, and of a lock that was not got in time."""
 
 _OURS: Final = (*(table.name for table in t.metadata.sorted_tables), "alembic_version")
 
@@ -92,10 +103,29 @@ def _quoted(name: str) -> str:
 
 
 def _lock(connection: Connection) -> None:
-    there = [name for name in _OURS if name in set(inspect(connection).get_table_names())]
-    connection.execute(text("SET LOCAL lock_timeout = '10s'"))
-    if there:
-        connection.execute(text(f"LOCK TABLE {', '.join(there)} IN ACCESS EXCLUSIVE MODE"))
+    """Have all others wait who are about to write; who reads goes on."""
+    names = set(inspect(connection).get_table_names())
+    connection.execute(text(f"SET LOCAL lock_timeout = '{_WAIT}'"))
+    if there := [name for name in _OURS if name in names]:
+        _patiently(connection, [f"LOCK TABLE {', '.join(there)} IN EXCLUSIVE MODE"])
+
+
+def _patiently(connection: Connection, statements: Sequence[str]) -> None:
+    """Execute statements that need locks, all of them or none; let those go on who hold some, and try again.
+
+    Others lock tables in orders of their own. Who waits for us while we wait for him is not let down: we give up first.
+    """
+    for left in range(_TRIES, 0, -1):
+        try:
+            with connection.begin_nested():
+                for statement in statements:
+                    connection.execute(text(statement))
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) not in _HELD or left == 1:
+                raise
+            time.sleep(_PAUSE)
+        else:
+            return
 
 
 def _take_over(connection: Connection, new: SqlCatalog, beside: str) -> None:
@@ -121,16 +151,15 @@ def _take_over(connection: Connection, new: SqlCatalog, beside: str) -> None:
 def _exchange(connection: Connection, place: str, beside: str) -> None:
     """Drop the old tables, and move the new ones into their place, with the owner and the rights of the old ones."""
     there = set(inspect(connection).get_table_names())
-    rights = [*_rights(connection, place, beside)]
-    for name in reversed(_OURS):
-        if name in there:
-            connection.execute(text(f"DROP TABLE {_quoted(place)}.{name}"))
-    for statement in (
+    rights = _rights(connection, place, beside)
+    old = [f"{_quoted(place)}.{name}" for name in _OURS if name in there]
+    statements = [
+        *([f"DROP TABLE {', '.join(old)}"] if old else []),
         *rights,
         *(f"ALTER TABLE {_quoted(beside)}.{name} SET SCHEMA {_quoted(place)}" for name in _OURS),
         f"DROP SCHEMA {_quoted(beside)}",
-    ):
-        connection.execute(text(statement))
+    ]
+    _patiently(connection, statements)
 
 
 def _rights(connection: Connection, place: str, beside: str) -> list[str]:
