@@ -531,6 +531,23 @@ def test_cancelling_keeps_what_was_done(store: Path, tmp_path: Path) -> None:
     assert later.end.spread is None
 
 
+@pytest.mark.parametrize(("lost", "end"), [(True, ("failed", "worker-lost")), (False, ("cancelled", "service-lost"))])
+def test_an_item_ends_with_its_worker_or_its_service_and_says_which(
+    store: Path, tmp_path: Path, lost: bool, end: tuple[str, str]
+) -> None:
+    path = tmp_path / "go"
+    source = f"import time\ny = x\nwhile x == 1 and not time.sleep(0.01): open({str(path)!r}, 'w')"
+    _, thread, ended = begin_all(spread_task(store, source, {"x": "range(4)"}, defs=("y",)))
+    await_true(path.exists)
+    supervisor.close(lost=lost)
+    thread.join(30)
+    (one,) = ended
+    record = one.records[1]
+    assert (record.state, record.reason) == end
+    assert lost == (record.failure is not None and record.failure.ename == "WorkerLost")
+    assert one.end.left == (2, 3)
+
+
 def test_a_paused_fan_out_stands_still_and_its_timeout_with_it(store: Path, tmp_path: Path) -> None:
     path = tmp_path / "pid"
     source = f"""

@@ -510,12 +510,20 @@ class _ChunkRun(Attendance):
         return msgspec.json.encode(end)
 
     def _cancel_item(self) -> None:
-        """Let the item that ran when all was cancelled be cancelled too."""
+        """Let the item that ran when all was cancelled be cancelled too, or fail if it was lost with its worker."""
         reason, number = self._close(), self._current
         if reason is None or number is None or number in self._ends.ended:
             return
         item = self._end_item(number)
-        item.state, item.reason = "cancelled", reason
+        if self._running.lost:
+            item.state, item.reason = "failed", "worker-lost"
+            item.failure = Failure(
+                ename="WorkerLost",
+                evalue=f"The worker that ran this item of step {self._task.step} has ended.",
+                remedy="Run the cell again with --cache: the items that have ended are not run again.",
+            )
+        else:
+            item.state, item.reason = "cancelled", reason
         item.messages = self._texts.take()
 
 
