@@ -163,6 +163,7 @@ class Spreading:
         self._work, self._worked = 0.0, 0.0
         self._losses = self._sent_by_last_loss = 0
         self._stopped: Reason | None = None
+        self._cancelled_for: Reason | None = None
         self._failure: tuple[Failure, Reason | None] | None = None
         self._keys: Sequence[str] = ()
 
@@ -440,6 +441,10 @@ class Spreading:
                 failure=self._failed_items(),
                 note=note,
             )
+        if self._counts[_CODE["cancelled"]]:
+            return Outcome(
+                state="failed", reason=self._cancelled_for or "error", failure=self._cancelled_items(), note=note
+            )
         return Outcome(state="succeeded", note=note)
 
     # --- one item ----------------------------------------------------------------------------------------------------
@@ -507,6 +512,8 @@ class Spreading:
                 self.files.setdefault((file.path, file.mode), file)
         if record.state == "failed":
             self._keep_failure(number, record)
+        elif record.state == "cancelled":
+            self._cancelled_for = self._cancelled_for or record.reason
         else:
             self.made[number] = bound(record)
 
@@ -588,6 +595,16 @@ class Spreading:
             line=first.line if first is not None else None,
             remedy="Put it right and run the cell with --cache: only what failed or changed is run again. "
             "With --catch the step succeeds without them.",
+        )
+
+    def _cancelled_items(self) -> Failure:
+        """Say that items are missing of a fan-out that nobody has stopped: their worker has given them up."""
+        count = self._counts[_CODE["cancelled"]]
+        return Failure(
+            ename="ItemsCancelled" if count > 1 else "ItemCancelled",
+            evalue=f"{count:,} of {self.total:,} items {'were' if count > 1 else 'was'} cancelled where they ran, "
+            f"though nobody had stopped step {self.step}.",
+            remedy="Run the cell again with --cache: the items that have ended are not run again.",
         )
 
 

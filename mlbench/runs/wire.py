@@ -47,10 +47,12 @@ def encoded(record: Any) -> bytes:
     """
     metrics: Sequence[Any] = record.get("metrics", ()) if isinstance(record, dict) else getattr(record, "metrics", ())
     if any(not math.isfinite(metric.value) for metric in metrics):
-        record = msgspec.to_builtins(record)
-        for metric in record["metrics"]:
+        told = msgspec.to_builtins(metrics)
+        for metric in told:
             if not math.isfinite(metric["value"]):
                 metric["value"] = str(metric["value"])
+        # Of what is a dictionary, parts may be JSON already (`Raw`).
+        record = {**(record if isinstance(record, dict) else msgspec.to_builtins(record)), "metrics": told}
     return msgspec.json.encode(record)
 
 

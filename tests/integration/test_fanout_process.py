@@ -9,6 +9,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +20,7 @@ import pytest
 
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.cluster_dask.worker import supervisor
+from mlbench.backends.cluster_dask.worker.itemends import ItemEnds
 from mlbench.backends.cluster_dask.worker.servers import StepServer
 from mlbench.core.messages import Chunk
 from mlbench.core.records import Execution, Json
@@ -531,6 +533,23 @@ def test_cancelling_keeps_what_was_done(store: Path, tmp_path: Path) -> None:
     assert later.end.spread is None
 
 
+@pytest.mark.parametrize(("lost", "end"), [(True, ("failed", "worker-lost")), (False, ("cancelled", "service-lost"))])
+def test_an_item_ends_with_its_worker_or_its_service_and_says_which(
+    store: Path, tmp_path: Path, lost: bool, end: tuple[str, str]
+) -> None:
+    path = tmp_path / "go"
+    source = f"import time\ny = x\nwhile x == 1 and not time.sleep(0.01): open({str(path)!r}, 'w')"
+    _, thread, ended = begin_all(spread_task(store, source, {"x": "range(4)"}, defs=("y",)))
+    await_true(path.exists)
+    supervisor.close(lost=lost)
+    thread.join(30)
+    (one,) = ended
+    record = one.records[1]
+    assert (record.state, record.reason) == end
+    assert lost == (record.failure is not None and record.failure.ename == "WorkerLost")
+    assert one.end.left == (2, 3)
+
+
 def test_a_paused_fan_out_stands_still_and_its_timeout_with_it(store: Path, tmp_path: Path) -> None:
     path = tmp_path / "pid"
     source = f"""
@@ -693,6 +712,36 @@ def test_metrics_tags_and_the_context_are_the_items_own(store: Path) -> None:
 def test_metrics_of_an_item_that_died_are_kept(store: Path) -> None:
     ended = fan_out(store, "import mlbench, os\nmlbench.log(loss=1.5)\nos._exit(1)", foreach={"x": "range(2)"})
     assert [[one.value for one in ended.records[number].metrics] for number in range(2)] == [[1.5], [1.5]]
+
+
+def test_what_is_heard_of_an_item_after_its_end_is_its_own_and_costs_no_more_the_more_there_is(store: Path) -> None:
+    ends = ItemEnds(replace(spread_task(store, "", {"x": "[0]"}), chunk=Chunk(numbers=(0,))))
+    logged = {"type": "metrics", "metrics": [{"name": "loss", "value": 1.5}]}
+    ends.item(0).take_news(logged)
+    before = ends.item(0).metrics
+    item = ends.end(0)
+    ends.item(0).take_news(logged)
+    ends.item(0).take_news({"type": "tags", "tags": {"late": "yes"}})
+    assert item.tags == {"late": "yes"}
+    assert item.metrics is before  # not a copy for each point
+    assert [one.value for one in item.metrics or ()] == [1.5, 1.5]
+
+
+def test_an_item_that_never_stops_logging_is_still_ended_by_its_timeout(store: Path) -> None:
+    source = """
+    import mlbench
+    print("begun")
+    points = {str(one): 1.0 for one in range(200)}
+    while True:
+        mlbench.log(**points)
+    """
+    ended = fan_out(store, source, foreach={"x": "[0]"}, timeout=1.0)
+    record = ended.records[0]
+    assert (record.state, record.reason) == ("failed", "timeout")
+    assert ended.text(0, "stdout") == "begun\n"
+    assert record.started is not None
+    assert record.ended is not None
+    assert (record.ended - record.started) / 1e9 < 10
 
 
 def test_files_and_connections_are_the_items_own(store: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -253,6 +254,21 @@ def test_a_cancel_keeps_what_is_done_and_begins_nothing_more() -> None:
     outcome = one.outcome()
     assert (outcome.state, outcome.reason) == ("cancelled", "user")
     assert (one.fanout.succeeded, one.fanout.failed, one.fanout.cancelled) == (1, 1, 8)
+
+
+def test_an_item_that_was_cancelled_though_nobody_stopped_the_fan_out_makes_it_fail() -> None:
+    for catch in (False, True):
+        one = a_spreading(2, catch=catch)
+        while (chunk := one.next(0.0, 1)) is not None:
+            done = tuple(
+                replace(record, state="cancelled", reason="service-lost") if record.item == 1 else record
+                for record in records(chunk)
+            )
+            one.ended(chunk.place, ChunkEnd(executions=done), 0.0)
+        outcome = one.outcome()
+        assert (outcome.state, outcome.reason) == ("failed", "service-lost")
+        assert outcome.failure is not None
+        assert outcome.failure.evalue.startswith("1 of 2 items was cancelled")
 
 
 def test_a_lost_worker_fails_what_was_under_way_and_the_rest_is_sent_again() -> None:

@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mlbench.core.records import Metric
+from mlbench.runs.wire import encoded, msgspec
+
 THREADS = """
 import sys, threading, time
 sys.setswitchinterval(1e-6)
@@ -52,3 +55,12 @@ def test_whoever_fills_records_has_msgspec_from_there(root: Path) -> None:
     fillers = [path for path in (root / "mlbench").rglob("*.py") if "msgspec.convert(" in path.read_text("utf-8")]
     assert len(fillers) > 10
     assert [path.name for path in fillers if "mlbench.runs.wire import" not in path.read_text("utf-8")] == []
+
+
+def test_a_metric_without_a_number_is_a_text_also_beside_what_is_json_already() -> None:
+    record = {"binds": msgspec.Raw(b'[{"name":"y"}]'), "metrics": [Metric(name="loss", value=float("nan"))], "item": 3}
+    assert msgspec.json.decode(encoded(record)) == {
+        "binds": [{"name": "y"}],
+        "metrics": [{"name": "loss", "value": "nan", "step": None, "time": 0}],
+        "item": 3,
+    }

@@ -45,6 +45,8 @@ _EXIT_SECONDS: Final = 3.0
 _MOST_DEATHS: Final = 2
 """So many processes may end one after the other without that an item was begun."""
 _MOST_IN_FIRST: Final = 5_000
+_MOST_PIECES: Final = 4
+"""So many pieces are heard at once of an item's process that never falls silent: its limits and text wait for that."""
 
 _log = logging.getLogger(__name__)
 
@@ -65,12 +67,16 @@ def run_chunk(task: StepTask, publish: Callable[[ExecutionId, list[Json]], None]
 
 
 class _Child:
-    """A process that runs items: the one that was forked for them, or (`process` is None) the one that loaded all."""
+    """A process that runs items: the one that was forked for them, or (`process` is None) the one that loaded all.
+
+    `number` is that of the last message heard over its own connection: all messages up to it have been heard.
+    """
 
     def __init__(self, process: int | None, connection: int | None) -> None:
         self.process = process
         self.connection = connection
         self.frames = Frames(read_word)
+        self.number = 0
         self.over_at = 0.0
         self.draws: tuple[str, ...] = ()
         self.ended: list[int] = []
@@ -206,8 +212,8 @@ class _ChunkRun(Attendance):
         self._since, self._held_before = time.monotonic(), self._held()
         busy = False
 
-        def read() -> float:
-            """Take what is there; return the number up to which all is known, text and messages."""
+        def read(*, whole: bool = False) -> tuple[float, bool]:
+            """Take what is there; return the number up to which all is known, and whether more lies there."""
             for descriptor, reader in readers.items():
                 for number, text in reader.read_marked(descriptor):
                     self._texts.add_text(number, reader.name, text)
@@ -215,8 +221,9 @@ class _ChunkRun(Attendance):
                     _unregister(poll, descriptor)
             known = min((reader.number for reader in readers.values() if not reader.ended), default=float("inf"))
             self._hear_process(pipes.channel, frames, poll)
-            self._hear_child(poll)
-            return known
+            if self._hear_child(poll, whole=whole) or self._child is None:
+                return known, False
+            return min(known, self._child.number), True
 
         now = time.monotonic()
         while self._status is None:
@@ -227,14 +234,14 @@ class _ChunkRun(Attendance):
             if now - before_that > STALL_SECONDS and self._was_given_up():
                 kill(process)
             before = self._count
-            known = read()
-            busy = self._count - before > 2
+            known, more = read()
+            busy = not more and self._count - before > 2
             if pipes.status.fileno() in ready:
                 self._hear_status(pipes, told, process)
             self._texts.settle(known)
             self._enforce(process)
             self._tell_items()
-        read()
+        read(whole=True)
         for reader in readers.values():
             if text := reader.last():
                 self._texts.add_text(reader.number, reader.name, text)
@@ -264,17 +271,24 @@ class _ChunkRun(Attendance):
             for message in frames.feed(data):
                 self._hear(message, poll)
 
-    def _hear_child(self, poll: select.poll) -> None:
+    def _hear_child(self, poll: select.poll, *, whole: bool) -> bool:
+        """Take what the items' process has said, or, unless `whole`, some of it; say whether that was all."""
         child = self._child
         if child is None or child.connection is None:
-            return
+            return True
+        pieces = 0
         while data := read_now(child.connection):
             for message in child.frames.feed(data):
                 self._hear(message, poll)
+                child.number = message.n if isinstance(message, ItemEnd) else message["n"]
+            pieces += 1
+            if pieces == _MOST_PIECES and not whole:
+                return False
         if data == b"":
             _unregister(poll, child.connection)
             os.close(child.connection)
             child.connection = None
+        return True
 
     def _hear(self, message: Json | ItemEnd, poll: select.poll) -> None:
         """Take one message; those whose place among the text matters are kept until that is known."""
@@ -290,7 +304,7 @@ class _ChunkRun(Attendance):
         elif kind == "child":
             self._meet_child(message, poll)
         elif kind == "ended":
-            self._hear_child(poll)
+            self._hear_child(poll, whole=True)
             self._end_child(message, poll)
         elif kind == "changed":
             self._changed.update(dict.fromkeys(message["names"]))
@@ -510,12 +524,20 @@ class _ChunkRun(Attendance):
         return msgspec.json.encode(end)
 
     def _cancel_item(self) -> None:
-        """Let the item that ran when all was cancelled be cancelled too."""
+        """Let the item that ran when all was cancelled be cancelled too, or fail if it was lost with its worker."""
         reason, number = self._close(), self._current
         if reason is None or number is None or number in self._ends.ended:
             return
         item = self._end_item(number)
-        item.state, item.reason = "cancelled", reason
+        if self._running.lost:
+            item.state, item.reason = "failed", "worker-lost"
+            item.failure = Failure(
+                ename="WorkerLost",
+                evalue=f"The worker that ran this item of step {self._task.step} has ended.",
+                remedy="Run the cell again with --cache: the items that have ended are not run again.",
+            )
+        else:
+            item.state, item.reason = "cancelled", reason
         item.messages = self._texts.take()
 
 

@@ -31,7 +31,7 @@ class Item(msgspec.Struct, gc=False):
     peak: int | None = None
     draws: tuple[str, ...] = ()
     messages: Sequence[Json] = ()
-    metrics: tuple[Metric, ...] = ()
+    metrics: list[Metric] | None = None
     tags: dict[str, str] | None = None
 
     def take(self, messages: Sequence[Json]) -> None:
@@ -49,7 +49,11 @@ class Item(msgspec.Struct, gc=False):
     def take_news(self, news: Json) -> None:
         """Take what the item logs."""
         if news["type"] == "metrics":
-            self.metrics += msgspec.convert(news["metrics"], tuple[Metric, ...])
+            logged = msgspec.convert(news["metrics"], list[Metric])
+            if self.metrics is None:
+                self.metrics = logged
+            else:
+                self.metrics += logged
         else:
             self.tags = {**(self.tags or {}), **news["tags"]}
 
@@ -88,8 +92,8 @@ class ItemEnds:
         self._common |= {"run": task.run, "step": task.step, "part_of": task.execution}
 
     def item(self, number: int) -> Item:
-        """Return what is known of an item that may not have ended."""
-        item = self._begun.get(number)
+        """Return what is known of an item, which may have ended: a thread that it left may log later."""
+        item = self.ended.get(number) or self._begun.get(number)
         if item is None:
             item = self._begun[number] = Item()
         return item
