@@ -411,7 +411,11 @@ const plugin: JupyterFrontEndPlugin<void> = {
       execute: () => current()?.runWhatChanged()
     });
     const withLastRun = async (work: (run: string, path: string | null) => void) => {
-      const { path, notebookId } = runs.question;
+      const notebook = current();
+      if (!notebook) {
+        return;
+      }
+      const { path, notebookId } = notebook;
       try {
         const [last] = (await client.runs({ path, notebookId, limit: 1 })).runs;
         if (last) {
@@ -426,12 +430,14 @@ const plugin: JupyterFrontEndPlugin<void> = {
     commands.addCommand(Commands.openLastRun, {
       label: 'Open the Last Run of This Notebook',
       describedBy: { args: NO_ARGS },
+      isEnabled: () => current() !== null,
       execute: () =>
         withLastRun((run, path) => void commands.execute(Commands.openRun, { run, path }))
     });
     commands.addCommand(Commands.compareLastRun, {
       label: 'Compare the Last Run With the Last Success Before It',
       describedBy: { args: NO_ARGS },
+      isEnabled: () => current() !== null,
       execute: () => withLastRun((run, path) => compare(run, 'last-success', path))
     });
     commands.addCommand(Commands.compareWith, {

@@ -14,7 +14,7 @@ import type {
 } from '../api/schema';
 import { exact, millis, moment, size } from '../model/format';
 import { executionName, LineageRow, rowsAbove, rowsBelow } from '../model/lineage';
-import { said } from '../model/difference';
+import { exactly } from '../model/difference';
 import { shortDigest } from './difference';
 import { Preview, summary } from './preview';
 import { Copy, Fact, Line, LinkButton } from './shared';
@@ -169,7 +169,7 @@ function Parameters(props: { readonly parameters: PartialJSONObject }): JSX.Elem
     <>
       {Object.entries(props.parameters).map(([name, value]) => (
         <span className="jp-mlb-RunHead-parameter" key={name}>
-          <code>{name}</code> {said(value)}
+          <code>{name}</code> {exactly(value)}
         </span>
       ))}
     </>

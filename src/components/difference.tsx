@@ -15,6 +15,7 @@ import {
   itemWords,
   lineCounts,
   metricDifference,
+  parameterSides,
   Part,
   PARTS,
   said,
@@ -145,11 +146,10 @@ function PartBody(props: IPartBodyProps): JSX.Element {
       return (
         <Pairs
           {...props}
-          rows={difference.parameters.map(({ name, before, after, change }) => ({
-            name,
-            before: change === 'added' ? null : said(before),
-            after: change === 'removed' ? null : said(after)
-          }))}
+          rows={difference.parameters.map(change => {
+            const [before, after] = parameterSides(change);
+            return { name: change.name, before, after };
+          })}
         />
       );
     case 'environment':

@@ -2,6 +2,7 @@
  * One line on a step's cell whose kernel cannot run steps yet.
  */
 
+import { Clipboard } from '@jupyterlab/apputils';
 import * as React from 'react';
 
 import { LinkButton } from './shared';
@@ -29,7 +30,7 @@ export function Notice({ kind, install, onInsert }: INoticeProps): JSX.Element {
         <>
           <span>This kernel’s environment lacks mlbench. Run in a cell, then restart it:</span>
           <code className="jp-mlb-Notice-line">{install}</code>
-          <LinkButton onClick={() => void navigator.clipboard?.writeText(install)}>copy</LinkButton>
+          <LinkButton onClick={() => Clipboard.copyToSystem(install)}>copy</LinkButton>
         </>
       )}
     </div>

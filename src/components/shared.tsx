@@ -2,6 +2,7 @@
  * What several views share: the time that goes on, arrow keys, and lines that say what to do.
  */
 
+import { Clipboard } from '@jupyterlab/apputils';
 import * as React from 'react';
 
 /** The present, again each second while something is going on, else each half minute. */
@@ -68,9 +69,7 @@ export function Problem({ sentence, onRetry }: IProblemProps): JSX.Element {
       </span>
       <span className="jp-mlb-Line-actions">
         {onRetry && <LinkButton onClick={onRetry}>Try again</LinkButton>}
-        <LinkButton onClick={() => void navigator.clipboard?.writeText(sentence)}>
-          Copy details
-        </LinkButton>
+        <LinkButton onClick={() => Clipboard.copyToSystem(sentence)}>Copy details</LinkButton>
       </span>
     </Line>
   );
@@ -132,7 +131,9 @@ export function Copy(props: { readonly text: string; readonly label: string }): 
     <LinkButton
       title={props.text}
       onClick={() => {
-        void navigator.clipboard?.writeText(props.text).then(() => setDone(true));
+        // The browser's own clipboard is there over HTTPS only.
+        Clipboard.copyToSystem(props.text);
+        setDone(true);
       }}
     >
       {isDone ? 'Copied' : props.label}

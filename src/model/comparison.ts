@@ -10,6 +10,10 @@ import { Client, sentence } from '../api/client';
 import type { NewsFeed } from '../api/news';
 import type { IDifference, INews, IRunDetail } from '../api/schema';
 
+const AT_MOST_EVERY = 1000;
+/** How often it is compared anew while a run of the two is under way: that reads both of them, and their data. */
+const WHILE_UNDER_WAY = 10000;
+
 /** How the lines of code stand. */
 export type CodeLayout = 'unified' | 'beside';
 
@@ -70,21 +74,26 @@ export class ComparisonModel implements IDisposable {
     if (!this._isDisposed) {
       this._isDisposed = true;
       this._again.dispose();
+      this._later.dispose();
       Signal.clearData(this);
     }
   }
 
   private async _load(): Promise<void> {
+    const ticket = ++this._ticket;
     try {
       const compared = isId(this.other)
         ? await this._ofTwo(this.other)
         : await this._ofEarlier(this.other);
-      if (this._isDisposed) {
+      if (this._isDisposed || ticket !== this._ticket) {
         return;
       }
       this._compared = compared;
       this._error = null;
     } catch (error) {
+      if (ticket !== this._ticket) {
+        return;
+      }
       this._error = sentence(error);
     }
     if (!this._isDisposed) {
@@ -115,18 +124,38 @@ export class ComparisonModel implements IDisposable {
 
   private _onNews(_: NewsFeed, news: INews): void {
     const { before, after } = this._compared ?? {};
-    const isOfThese = news.run === before?.run.id || news.run === after?.run.id;
-    if (news.type !== 'messages' && news.run !== null && isOfThese) {
+    const isOfAll = news.type === 'changed' || news.type === 'reset';
+    const isOfThese =
+      news.run !== null && (news.run === before?.run.id || news.run === after?.run.id);
+    if (news.type === 'messages' || !(isOfAll || isOfThese)) {
+      return;
+    }
+    const areBothOver = [before, after].every(each => !isGoing(each?.run.state));
+    if (areBothOver || isOfEnd(news)) {
       this.refresh();
+    } else {
+      void this._later.invoke().catch(() => undefined);
     }
   }
 
-  private _again = new Throttler(() => this._load(), { limit: 1000, edge: 'trailing' });
+  private _again = new Throttler(() => this._load(), { limit: AT_MOST_EVERY, edge: 'trailing' });
   private _changed = new Signal<this, void>(this);
   private _compared: ICompared | null = null;
   private _error: string | null = null;
   private _isDisposed = false;
+  private _later = new Throttler(() => this._load(), { limit: WHILE_UNDER_WAY, edge: 'trailing' });
   private _layout: CodeLayout = 'beside';
+  private _ticket = 0;
+}
+
+function isGoing(state: unknown): boolean {
+  return state === 'queued' || state === 'running';
+}
+
+/** Whether a run is said to be over. */
+function isOfEnd({ type, body }: INews): boolean {
+  const run = body.run as { readonly state?: unknown } | undefined;
+  return type === 'run' && run?.state !== undefined && !isGoing(run.state);
 }
 
 function isId(text: string): boolean {

@@ -1,5 +1,14 @@
 import type { IDifference } from '../api/schema';
-import { alike, isEmpty, itemWords, pair, sideBySide, telling } from './difference';
+import {
+  alike,
+  exactly,
+  isEmpty,
+  itemWords,
+  pair,
+  parameterSides,
+  sideBySide,
+  telling
+} from './difference';
 
 const NOTHING: IDifference = {
   before: 'a',
@@ -58,6 +67,17 @@ describe('telling', () => {
     ]);
   });
 
+  it('tells parameters exactly, and one of None from one that was not there', () => {
+    const change = (before: number | null, after: number | null) => ({
+      ...NOTHING,
+      parameters: [{ name: 'rate', change: 'changed' as const, before, after }]
+    });
+    expect(telling(change(0.00012341, 0.00012342))).toEqual(['rate 0.00012341 → 0.00012342']);
+    expect(telling(change(null, 12000))).toEqual(['rate null → 12000']);
+    const added = { name: 'rate', change: 'added' as const, before: null, after: null };
+    expect(telling({ ...NOTHING, parameters: [added] })).toEqual(['rate null, not there before']);
+  });
+
   it('names cells with other code in one go, that of the failed step first', () => {
     const code = ['load', 'clean', 'train', 'score', 'report'].map(each => cell(each, 'changed'));
     expect(telling({ ...NOTHING, code: code.slice(0, 2) })).toEqual(['code of load and clean']);
@@ -114,6 +134,18 @@ describe('words', () => {
     expect(pair(null, 3)).toBe('3, not there before');
     expect(pair('x', null)).toBe('x before, now gone');
     expect(pair(0.123456, true)).toBe('0.1235 → true');
+  });
+
+  it('say a parameter as it is', () => {
+    expect([12345.678, 'JFK', '1', '', [0.1]].map(exactly)).toEqual([
+      '12345.678',
+      'JFK',
+      '"1"',
+      '""',
+      '[0.1]'
+    ]);
+    const gone = { name: 'x', change: 'removed' as const, before: 'a', after: null };
+    expect(parameterSides(gone)).toEqual(['a', null]);
   });
 
   it('say of an item all that differs', () => {

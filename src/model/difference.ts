@@ -9,6 +9,7 @@ import type {
   IFanOutChange,
   IItemChange,
   IMetricChange,
+  IParameterChange,
   IStepEdge
 } from '../api/schema';
 import { counted, figure } from './format';
@@ -62,7 +63,7 @@ export function telling(
     edited.has(step) || above(step, edges).some(each => differing.has(each));
   const causes = [
     ...codeWords(code, failed),
-    ...parameters.map(each => `${each.name} ${pair(each.before, each.after)}`),
+    ...parameters.map(each => `${each.name} ${pair(...parameterSides(each))}`),
     ...data.filter(({ change, step }) => change === 'changed' && !follows(step)).map(dataWords),
     ...environment.map(
       each => `${each.part.replace(/^package /, '')} ${pair(each.before, each.after)}`
@@ -129,6 +130,19 @@ export function pair(before: unknown, after: unknown): string {
   return after === null || after === undefined
     ? `${said(before)} before, now gone`
     : `${said(before)} → ${said(after)}`;
+}
+
+/** A parameter as it was and as it is, exactly; null where there was none, which a parameter of `None` is not. */
+export function parameterSides(change: IParameterChange): [string | null, string | null] {
+  return [
+    change.change === 'added' ? null : exactly(change.before),
+    change.change === 'removed' ? null : exactly(change.after)
+  ];
+}
+
+/** A value as it is; a text stands in quotation marks where it could be taken for something else. */
+export function exactly(value: unknown): string {
+  return typeof value === 'string' && !isLiteral(value) ? value : JSON.stringify(value);
 }
 
 /** A value in few words. */
@@ -206,6 +220,18 @@ function codeWords(
     ...(last ? [`code of ${names.length ? `${names.join(', ')} and ${last}` : last}`] : []),
     ...code.filter(({ change }) => change !== 'changed').map(each => `${each.name} ${each.change}`)
   ];
+}
+
+function isLiteral(text: string): boolean {
+  if (!text.trim()) {
+    return true;
+  }
+  try {
+    JSON.parse(text);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 function dataWords({ step, name, details }: IDataChange): string {

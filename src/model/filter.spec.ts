@@ -7,8 +7,22 @@ import type { IRefused, IRunsQuestion, RunsModel } from './runs';
 
 class Runs {
   readonly changed = new Signal<this, void>(this);
-  question: Partial<IRunsQuestion> = {};
+  answered: Partial<IRunsQuestion> = {};
   refused: IRefused | null = null;
+
+  get question(): Partial<IRunsQuestion> {
+    return this._question;
+  }
+
+  set question(question: Partial<IRunsQuestion>) {
+    this._question = question;
+    if (!question.query?.startsWith('nothing')) {
+      this.answered = question;
+    }
+    this.changed.emit();
+  }
+
+  private _question = this.answered;
 }
 
 const NAMES = ['metrics.rmse', 'metrics.r2', 'params.origin', 'state', 'started'];
@@ -81,6 +95,22 @@ describe('FilterModel', () => {
     again.filter.clear();
     again.filter.sortBy(null);
     expect(again.runs.question).toMatchObject({ query: '', sort: null, goal: '-metrics.r2' });
+  });
+
+  it('does not remember a query that is refused', async () => {
+    const saved = {};
+    const { filter, runs } = made(saved);
+    filter.scope = scope('a.ipynb');
+    await settled();
+    filter.type({ text: "state = 'failed'", caret: 16 });
+    filter.apply();
+    filter.type({ text: 'nothing = ', caret: 10 });
+    filter.apply();
+    expect(runs.question.query).toBe('nothing = ');
+    const again = made(saved);
+    again.filter.scope = scope('a.ipynb');
+    await settled();
+    expect(again.filter.text).toBe("state = 'failed'");
   });
 
   it('does not say what is wrong with a name that may go on', async () => {

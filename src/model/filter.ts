@@ -41,7 +41,7 @@ export class FilterModel implements IDisposable {
     private _state: IStateDB | null
   ) {
     this._restored = this._restore();
-    _runs.changed.connect(this._emit, this);
+    _runs.changed.connect(this._onRuns, this);
   }
 
   get changed(): ISignal<this, void> {
@@ -109,6 +109,7 @@ export class FilterModel implements IDisposable {
         return;
       }
       this._isReady = true;
+      this._isToRemember = false;
       this._setting = this._remembered.get(keyOf(scope)) ?? NOTHING;
       this._text = this._setting.query;
       this.closeProposals();
@@ -228,8 +229,14 @@ export class FilterModel implements IDisposable {
     this._changed.emit();
   }
 
+  private _onRuns(): void {
+    this._remember();
+    this._emit();
+  }
+
   private _set(setting: ISetting): void {
     this._setting = setting;
+    this._isToRemember = true;
     this._ask();
     this._remember();
   }
@@ -241,7 +248,13 @@ export class FilterModel implements IDisposable {
     this._emit();
   }
 
+  /** Remember what was set, once it is known to be no query that is refused. */
   private _remember(): void {
+    const isGood = !this._setting.query.trim() || this._runs.answered === this._runs.question;
+    if (!this._isToRemember || !isGood) {
+      return;
+    }
+    this._isToRemember = false;
     const key = keyOf(this._scope);
     this._remembered.delete(key);
     const { query, sort, goal } = this._setting;
@@ -272,6 +285,7 @@ export class FilterModel implements IDisposable {
   private _changed = new Signal<this, void>(this);
   private _isDisposed = false;
   private _isReady = false;
+  private _isToRemember = false;
   private _later = new Debouncer(() => {
     if (this._text !== this._setting.query) {
       this._set({ ...this._setting, query: this._text });

@@ -51,13 +51,15 @@ export abstract class Listing implements IDisposable {
   }
 
   protected abstract concerns(news: INews): boolean;
-  protected abstract load(): Promise<void>;
+  /** Ask, and say whether the answer was still wanted. */
+  protected abstract load(): Promise<boolean>;
 
-  protected async attempt(work: () => Promise<void>): Promise<void> {
+  protected async attempt(work: () => Promise<boolean>): Promise<void> {
     try {
-      await work();
-      this._error = null;
-      this._isLoaded = true;
+      if (await work()) {
+        this._error = null;
+        this._isLoaded = true;
+      }
     } catch (error) {
       this._error = sentence(error);
     }
@@ -106,13 +108,15 @@ export class JobsModel extends Listing {
     return news.type === 'job' || (news.type === 'run' && isOfJob(news));
   }
 
-  protected async load(): Promise<void> {
+  protected async load(): Promise<boolean> {
     const ticket = ++this._ticket;
     const answer = await this.client.jobs();
-    if (!this.isDisposed && ticket === this._ticket) {
-      this._jobs = answer.jobs;
-      this._service = answer.service;
+    if (this.isDisposed || ticket !== this._ticket) {
+      return false;
     }
+    this._jobs = answer.jobs;
+    this._service = answer.service;
+    return true;
   }
 
   private _jobs: ReadonlyArray<IJobView> = [];

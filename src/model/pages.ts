@@ -40,6 +40,11 @@ export class Pages<T extends IEntry> {
     return this._pages.length === 0;
   }
 
+  /** Whether there is a page with a number, be it empty. */
+  has(at: number): boolean {
+    return at < this._pages.length;
+  }
+
   /** How many entries are held. */
   get held(): number {
     return this._pages.reduce((sum, page) => sum + (page.rows?.length ?? 0), 0);

@@ -17,6 +17,15 @@ class Server {
   /** Answers are held back while it is set. */
   gate: Promise<void> | null = null;
 
+  /** Hold answers back until what is returned is called. */
+  close(): () => void {
+    let open: () => void = () => undefined;
+    this.gate = new Promise(resolve => {
+      open = resolve;
+    });
+    return open;
+  }
+
   async runs(question: IAsked): Promise<IRunList> {
     this.asked.push(question);
     await this.gate;
@@ -122,6 +131,19 @@ describe('RunsModel', () => {
     expect(runs.count).toBe(402);
   });
 
+  it('takes the first run of a notebook that had none, and asks no more than that', async () => {
+    const { server, feed, runs } = started(0);
+    runs.question = ALL;
+    await until(runs, () => runs.isLoaded);
+    const before = server.asked.length;
+    server.ids = ['run 1'];
+    feed.tell();
+    await until(runs, () => idAt(runs, 0) === 'run 1');
+    await new Promise(resolve => setTimeout(resolve, 0));
+    expect(runs.length).toBe(1);
+    expect(server.asked.length - before).toBeLessThan(4);
+  });
+
   it('stays with what is listed while a query cannot be read, and says where', async () => {
     const { runs } = started(100);
     runs.question = ALL;
@@ -135,6 +157,72 @@ describe('RunsModel', () => {
     expect(runs.refused).toBeNull();
     await until(runs, () => runs.isFiltered);
     expect([runs.count, idAt(runs, 0)]).toEqual([10, 'run 97']);
+  });
+
+  it('follows the news and the scrolling while a query is refused', async () => {
+    const { server, feed, runs } = started(400);
+    runs.question = ALL;
+    await until(runs, () => runs.length > 0);
+    runs.question = { ...ALL, query: 'metric.rmse < 12' };
+    await until(runs, () => runs.refused !== null);
+    runs.show(30, 50);
+    await until(runs, () => runs.length > 50);
+    server.ids.unshift('new');
+    feed.tell();
+    await until(runs, () => idAt(runs, 0) === 'new');
+    expect(runs.refused).not.toBeNull();
+    expect(runs.count).toBe(401);
+  });
+
+  it('takes the news that came while a query was being refused', async () => {
+    const { server, feed, runs } = started(0);
+    runs.question = ALL;
+    await until(runs, () => runs.isLoaded);
+    const open = server.close();
+    runs.question = { ...ALL, query: 'metric.rmse < 12' };
+    server.ids.unshift('first');
+    feed.tell();
+    open();
+    await until(runs, () => idAt(runs, 0) === 'first');
+    expect(runs.refused).not.toBeNull();
+  });
+
+  it('knows nothing of another notebook before its answer', async () => {
+    const { server, runs } = started(100);
+    runs.question = ALL;
+    await until(runs, () => runs.length > 0);
+    const open = server.close();
+    runs.question = { ...ALL, path: 'b.ipynb' };
+    runs.question = { ...ALL, path: 'c.ipynb' };
+    expect([runs.count, runs.isLoaded]).toEqual([0, false]);
+    open();
+    const later = server.close();
+    await new Promise(resolve => setTimeout(resolve, 0));
+    expect([runs.count, runs.isLoaded]).toEqual([100, true]);
+    runs.question = { ...ALL, path: 'd.ipynb' };
+    open();
+    runs.question = { ...ALL, path: 'e.ipynb' };
+    await Promise.resolve();
+    expect([runs.count, runs.isLoaded]).toEqual([0, false]);
+    later();
+    await until(runs, () => runs.isLoaded);
+    expect(runs.answered?.path).toBe('e.ipynb');
+  });
+
+  it('asks for what is in sight of a list that came while another one was filled', async () => {
+    const { server, runs } = started(400);
+    runs.question = ALL;
+    await until(runs, () => runs.length > 0);
+    const open = server.close();
+    runs.show(40, 50);
+    server.gate = null;
+    runs.question = { ...ALL, sort: 'name' };
+    await until(runs, () => !runs.isBehind);
+    runs.show(40, 50);
+    open();
+    await until(runs, () => runs.length > 50);
+    expect(idAt(runs, 0)).toBe('run 1');
+    expect(idAt(runs, 60)).toBe([...server.ids].sort()[60]);
   });
 
   it('does not show the answer to a question that is no longer asked', async () => {

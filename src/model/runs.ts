@@ -109,12 +109,13 @@ export class RunsModel extends Listing {
       this._pages.clear();
       this._answered = null;
       this._best = null;
+      this._count = 0;
       this._users.clear();
       this.forget();
     } else {
       this.emit();
     }
-    void this.attempt(() => this.load());
+    void this.attempt(() => this._load());
   }
 
   /** The last run that the list begins with, if it is held. */
@@ -144,21 +145,31 @@ export class RunsModel extends Listing {
     return news.type === 'run' || (news.type === 'execution' && news.run !== null);
   }
 
-  protected async load(): Promise<void> {
-    const question = this._question;
+  protected async load(): Promise<boolean> {
+    this._pages.setStale();
+    return this._load();
+  }
+
+  /** The question to which the list is the answer, or is to be: while a query is refused, the one before it. */
+  private get _followed(): IRunsQuestion {
+    return (this._refused && this._answered) ?? this._question;
+  }
+
+  private async _load(): Promise<boolean> {
+    const question = this._followed;
     if (question === this._answered && !this._pages.isEmpty) {
-      this._pages.setStale();
       await Promise.all([this._fill(), this._findBest(question)]);
-      return;
+      return question === this._answered;
     }
     let page: IRunList;
     try {
       page = await this._ask(question, null, PAGE);
     } catch (error) {
-      if (question !== this._question) {
-        return;
+      if (question !== this._followed) {
+        return false;
       }
-      if (!(error instanceof Refusal) || error.problem.place === null || !question.query) {
+      const isOfQuery = question.query !== '' && question !== this._answered;
+      if (!(error instanceof Refusal) || error.problem.place === null || !isOfQuery) {
         throw error;
       }
       const { place } = error.problem;
@@ -168,37 +179,50 @@ export class RunsModel extends Listing {
         place,
         isUnfinished: isUnfinished(question.query, place)
       };
-      return;
+      this.emit();
+      // What is listed goes on, with the news that came meanwhile.
+      return this._answered === null || this._load();
     }
-    if (this.isDisposed || question !== this._question) {
-      return;
+    if (this.isDisposed || question !== this._followed) {
+      return false;
     }
-    this._refused = null;
     this._answered = question;
     this._count = page.count;
     this._pages.reset(page.runs, page.next);
     this._meet(page.runs);
     this.emit();
     await this._findBest(question);
+    return question === this._answered;
   }
 
   /** Ask for page after page until what is in sight is there, and what is new at the front. */
-  private async _fill(): Promise<void> {
+  private async _fill(): Promise<boolean> {
     if (this._isFilling) {
-      return;
+      return false;
     }
     this._isFilling = true;
     try {
-      let wanted = this._wanted();
-      while (wanted && !this.isDisposed && this._answered === this._question) {
-        const question = this._question;
+      for (let wanted = this._wanted(); wanted && !this.isDisposed; wanted = this._wanted()) {
+        const question = this._answered;
+        if (question === null) {
+          return false;
+        }
         const limit = wanted.size ? Math.min(LARGEST_PAGE, wanted.size + PAGE) : LARGEST_PAGE;
-        const page = await this._ask(question, wanted.before, limit);
-        if (this.isDisposed || question !== this._question) {
-          return;
+        let page: IRunList;
+        try {
+          page = await this._ask(question, wanted.before, limit);
+        } catch (error) {
+          if (question === this._answered) {
+            throw error;
+          }
+          continue;
+        }
+        if (this.isDisposed || question !== this._answered) {
+          // Another list is shown by now, which may lack something itself.
+          continue;
         }
         const isInOrder = question.sort === null;
-        const isKnown = wanted.size > 0;
+        const isKnown = this._pages.has(wanted.at);
         const isNew = page.runs.length > 0;
         if (!isKnown) {
           this._pages.append(page.runs, page.next);
@@ -217,8 +241,8 @@ export class RunsModel extends Listing {
         this._meet(page.runs);
         this._pages.trim(this._shown.first, this._shown.last, MOST_HELD);
         this.emit();
-        wanted = this._wanted();
       }
+      return this._answered !== null;
     } finally {
       this._isFilling = false;
     }
@@ -226,7 +250,7 @@ export class RunsModel extends Listing {
 
   private _wanted() {
     const { first, last } = this._shown;
-    const head = this._question.sort === null ? this._pages.staleHead : null;
+    const head = this._answered?.sort === null ? this._pages.staleHead : null;
     return head ?? this._pages.wanted(Math.max(0, first - PAGE), last + AHEAD);
   }
 
@@ -243,10 +267,16 @@ export class RunsModel extends Listing {
       return;
     }
     const query = "state = 'succeeded'";
-    const found = await this.client.runs({ path, notebookId, query, sort: goal, metric, limit: 1 });
-    if (!this.isDisposed && question === this._question) {
-      const [first] = found.runs;
-      this._best = first?.metric?.name === metric ? first.run.id : null;
+    try {
+      const asked = { path, notebookId, query, sort: goal, metric, limit: 1 };
+      const [first] = (await this.client.runs(asked)).runs;
+      if (!this.isDisposed && question === this._answered) {
+        this._best = first?.metric?.name === metric ? first.run.id : null;
+      }
+    } catch (error) {
+      if (question === this._answered) {
+        throw error;
+      }
     }
   }
 

@@ -303,7 +303,21 @@ export class Sidebar extends SidePanel {
   private _noRuns(): JSX.Element {
     const { runs, filter } = this._options;
     const { path, query } = runs.question;
-    if (!runs.isLoaded || (runs.isBehind && !runs.refused)) {
+    if (runs.refused) {
+      return (
+        <Line>
+          <span>
+            {runs.refused.isUnfinished
+              ? 'The filter is not complete yet.'
+              : 'The filter cannot be read.'}
+          </span>
+          <span className="jp-mlb-Line-actions">
+            <LinkButton onClick={() => filter.clear()}>Clear the filter</LinkButton>
+          </span>
+        </Line>
+      );
+    }
+    if (!runs.isLoaded || runs.isBehind) {
       return <Line>Asking for the runs …</Line>;
     }
     if (query.trim()) {
@@ -369,7 +383,7 @@ export class Sidebar extends SidePanel {
     const { path } = runs.question;
     const name = path?.split('/').pop() ?? 'all notebooks';
     const count = runs.count.toLocaleString('en-US');
-    return runs.isLoaded ? `${name} · ${count}${runs.isFiltered ? ' found' : ''}` : name;
+    return runs.answered ? `${name} · ${count}${runs.isFiltered ? ' found' : ''}` : name;
   };
 
   private _runsAction = (): JSX.Element | null => {
