@@ -105,7 +105,7 @@ def test_a_plugin_that_is_registered_again_ends_no_step(monkeypatch: pytest.Monk
     from mlbench.backends.cluster_dask.worker import supervisor
 
     ended: list[bool] = []
-    monkeypatch.setattr(supervisor, "close", lambda: ended.append(True))
+    monkeypatch.setattr(supervisor, "close", lambda *, lost: ended.append(lost))
 
     class Worker:
         status = distributed.Status.running
