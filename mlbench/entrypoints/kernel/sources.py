@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import hashlib
-import importlib.metadata
 import importlib.util
 import os
 import re
@@ -18,7 +17,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from mlbench.backends.blobs_local.files import is_shared
 from mlbench.core.messages import Environment
 
 __all__ = ["Modules", "environment", "file_of", "imports_of", "modules_of", "user_key", "variables", "version_of"]
@@ -137,12 +135,14 @@ def version_of(package: str) -> str:
 @lru_cache(maxsize=1024)
 def _version_of(package: str, stamp: str) -> str:
     """Look once for each state of the installation: a kernel that has imported an older one does not count."""
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError, ValueError):
-        return importlib.metadata.version(package)
+    from importlib import metadata
+
+    with contextlib.suppress(metadata.PackageNotFoundError, ValueError):
+        return metadata.version(package)
     versions = []
     for name in sorted(set(_distributions(stamp).get(package, ()))):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions.append(f"{name} {importlib.metadata.version(name)}")
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions.append(f"{name} {metadata.version(name)}")
     if versions:
         return ", ".join(versions)
     said = getattr(sys.modules.get(package), "__version__", "")
@@ -151,7 +151,9 @@ def _version_of(package: str, stamp: str) -> str:
 
 @lru_cache(maxsize=1)
 def _distributions(stamp: str) -> Mapping[str, list[str]]:  # noqa: ARG001  what changes when something is installed
-    return importlib.metadata.packages_distributions()
+    from importlib import metadata
+
+    return metadata.packages_distributions()
 
 
 _SET_BY_OTHERS: Final = re.compile(
@@ -241,6 +243,8 @@ def user_key(folder: Path) -> bytes:
         if len(secret := path.read_bytes()) == _KEY:
             return secret
         path.unlink(missing_ok=True)  # whoever made it was killed while at it, or had no space left
+    from mlbench.backends.blobs_local.files import is_shared
+
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     handle, written = tempfile.mkstemp(dir=folder, prefix="key-")  # for this user's eyes only
     try:

@@ -12,7 +12,6 @@ from mlbench.core.ids import ExecutionId, RunId
 from mlbench.core.records import Execution, Failure
 from mlbench.entrypoints.kernel.news import News, as_execution
 from mlbench.entrypoints.kernel.submission import Track
-from mlbench.runs.plan.words import GRACE
 
 __all__ = ["ASK_EVERY", "Waiting", "listed", "names_in"]
 
@@ -128,6 +127,8 @@ class Waiting:
             self._say(f"The stop could not be passed on: {error}")
             return
         if names:
+            from mlbench.runs.plan.words import GRACE
+
             they = "It is" if len(names) == 1 else "They are"
             self._say(
                 f"Stopping {listed(names)}. {they} paused now, and cancelled in {GRACE:.0f} seconds "
