@@ -238,22 +238,23 @@ def test_loading_is_cheap_and_starts_nothing(tmp_path: Path) -> None:
     import sys
 
     program = (
-        "import sys, time, os\n"
+        "import sys, os\n"
         "from IPython.core.interactiveshell import InteractiveShell\n"
         "shell = InteractiveShell.instance()\n"
-        "begun = time.process_time(); shell.run_cell('%load_ext mlbench'); loading = time.process_time() - begun\n"
+        "before = set(sys.modules)\n"
+        "shell.run_cell('%load_ext mlbench')\n"
         "assert '%%step' and 'step' in shell.magics_manager.magics['cell']\n"
-        "heavy = {'distributed', 'dask', 'sqlalchemy', 'alembic', 'msgspec', 'cloudpickle'} & set(sys.modules)\n"
+        "heavy = {'distributed', 'dask', 'sqlalchemy', 'alembic', 'msgspec', 'cloudpickle', 'importlib.metadata',\n"
+        "    'mlbench.backends.blobs_local', 'mlbench.runs.plan'} & (set(sys.modules) - before)\n"
         "assert not heavy, heavy\n"
         "assert not os.path.exists(os.environ['MLBENCH_RUNTIME'])\n"
-        "begun = time.process_time(); import pandas; print(loading / (time.process_time() - begun))\n"
     )
     environment = {**os.environ, "MLBENCH_RUNTIME": str(tmp_path / "run"), "MLBENCH_STORE": str(tmp_path / "store")}
     found = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120, check=False
     )
-    assert found.returncode == 0, found.stderr
-    assert float(found.stdout) < 0.2
+    # a failure in a shell's cell is shown, and `benchmarks load_ext` says what loading takes
+    assert (found.returncode, found.stdout) == (0, ""), found.stdout + found.stderr
 
 
 @pytest.mark.slow
