@@ -120,6 +120,17 @@ class BlobStore(Protocol):
         """
         ...
 
+    def claim(self, name: str, /) -> bool:
+        """Take a name of letters, digits and hyphens that nobody has; return False if somebody has it.
+
+        Of several who ask at once, wherever they are, one has it: until `let_go`, or until `sweep` finds it old.
+        """
+        ...
+
+    def let_go(self, name: str, /) -> None:
+        """Give a name back, whoever has it; do nothing if nobody has."""
+        ...
+
     def pieces(self, kind: Literal["object", "pack", "record"], /) -> Iterator[Piece]:
         """Yield the files of a kind, records the oldest first; what comes or goes meanwhile may be among them or not.
 
