@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -15,7 +18,7 @@ import pytest
 
 from mlbench.core.ids import new_id
 
-__all__ = ["S3Server", "needs_s3"]
+__all__ = ["Proxy", "S3Server", "needs_s3"]
 
 
 def needs_s3() -> None:
@@ -81,3 +84,69 @@ class S3Server:
 _SIGNED = {
     "Authorization": "AWS4-HMAC-SHA256 Credential=testing/20200101/us-east-1/s3/aws4_request, SignedHeaders=host"
 }
+
+
+class Proxy:
+    """What stands between a client and a server: it counts, cuts and stalls what goes through it."""
+
+    def __init__(self, server: S3Server) -> None:
+        self._to = ("127.0.0.1", server.port)
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self.up = 0
+        self.down = 0
+        self.cut_at: int | None = None
+        """Bytes that may go up before every connection is cut, now and later."""
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def is_cut(self) -> bool:
+        return self.cut_at is not None and self.up >= self.cut_at
+
+    def close(self) -> None:
+        """Take no connection any more."""
+        self._listening.close()
+        self._cut()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listening.accept()
+                if self.is_cut:
+                    _reset(client)
+                    continue
+                server = socket.create_connection(self._to)
+                with self._lock:
+                    self._open |= {client, server}
+                threading.Thread(target=self._pump, args=(client, server, True), daemon=True).start()
+                threading.Thread(target=self._pump, args=(server, client, False), daemon=True).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket, upwards: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                if upwards:
+                    self.up += len(data)
+                    if self.is_cut:
+                        self._cut()
+                        return
+                else:
+                    self.down += len(data)
+                target.sendall(data)
+        for one in (source, target):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def _cut(self) -> None:
+        with self._lock:
+            for one in self._open:
+                _reset(one)
+            self._open.clear()
+
+
+def _reset(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()

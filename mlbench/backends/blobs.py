@@ -9,12 +9,23 @@ from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.backends.blobs_local import THREAD, LocalBlobs
 from mlbench.core.errors import MlbenchError, StoreError
 from mlbench.core.ids import Digest
 from mlbench.core.ports import BlobStore
 
-__all__ = ["canonical", "is_there", "is_url", "local_folder", "open_blobs", "problem_of", "rest", "url_of"]
+__all__ = [
+    "THREAD",
+    "canonical",
+    "is_there",
+    "is_url",
+    "local_folder",
+    "open_blobs",
+    "problem_of",
+    "rest",
+    "url_name",
+    "url_of",
+]
 
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -84,7 +95,7 @@ def url_of(named: str) -> str:
     scheme, rest = scheme.lower(), rest.rstrip("/")
     parts = urlsplit(f"{scheme}://{rest}")
     if scheme in {"file", "local"}:
-        return unquote(parts.path) or "/"
+        return str(unquote(parts.path)) or "/"
     if parts.password is not None or parts.query:
         raise StoreError(
             f"The store's URL {scheme}://{rest.rpartition('@')[2].partition('?')[0]} has credentials or options in it.",
@@ -93,6 +104,11 @@ def url_of(named: str) -> str:
     if not rest or "::" in named or any(not sign.isprintable() for sign in named):
         raise StoreError(f"{named!r} names no store.", "Write one such as s3://bucket/folder.")
     return f"{scheme}://{rest}"
+
+
+def url_name(url: str) -> str:
+    """Return a short name for a URL, by which folders of this machine that belong to its store are called."""
+    return os.path.basename(local_folder(url))
 
 
 def canonical(place: str) -> str:
@@ -122,12 +138,12 @@ def is_there(place: str) -> bool:
 def problem_of(place: str, proof: Digest | None) -> str | None:
     """Return why a place is not the store that has kept a proof, if it is not; nothing is made there."""
     try:
-        if not is_url(place):
-            if not os.path.isfile(os.path.join(place, "format")):
-                return "there is no store under that path."
-            if not os.access(os.path.join(place, "objects"), os.W_OK):
-                return "it cannot be written there."
-        if proof is not None and not open_blobs(place, make=False).has(proof):
+        if not is_url(place) and not os.path.isfile(os.path.join(place, "format")):
+            return "there is no store under that path."
+        if not is_url(place) and not os.access(os.path.join(place, "objects"), os.W_OK):
+            return "it cannot be written there."
+        blobs = open_blobs(place, make=False)
+        if proof is not None and not blobs.has(proof):
             return "another store lies under that path."
     except (OSError, MlbenchError) as error:
         return f"{error}."

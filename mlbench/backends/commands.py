@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 from typing import IO
 
 __all__ = ["Command", "start"]
@@ -44,12 +43,12 @@ class Command:
         return lines[-1].strip() if lines else ""
 
 
-def start(*arguments: str, store: Path) -> Command:
+def start(*arguments: str, store: str) -> Command:
     """Start `mlbench` with arguments, on a store."""
     said = tempfile.TemporaryFile()  # noqa: SIM115  the process writes to it for as long as it lasts
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", _RUN, *arguments],
-        env={**os.environ, "MLBENCH_STORE": os.fspath(store)},
+        env={**os.environ, "MLBENCH_STORE": store},
         stdin=subprocess.DEVNULL,
         stdout=said,
         stderr=subprocess.STDOUT,

@@ -127,6 +127,15 @@ class MemoryBlobs:
         self._times |= dict.fromkeys(found, time.time_ns())
         return len(found) == len(wanted)
 
+    def verify(self, digest: Digest, /) -> None:
+        data = self._object(digest)
+        if digest not in {f"blake3:{values.digest_of(one)}" for one in (memoryview(data), *_manifest(data))}:
+            raise ArtifactCorrupt(f"The object {digest} is damaged.")
+
+    def set_aside(self, digest: Digest, /) -> None:
+        self._objects.pop(digest, None)
+        self._times.pop(digest, None)
+
     def claim(self, name: str, /) -> bool:
         return self._claimed.setdefault(name, token := object()) is token
 

@@ -120,6 +120,14 @@ class BlobStore(Protocol):
         """
         ...
 
+    def verify(self, digest: Digest, /) -> None:
+        """Read everything kept under a digest. Raise `NotFound`, or `ArtifactCorrupt` if a bit of it is wrong."""
+        ...
+
+    def set_aside(self, digest: Digest, /) -> None:
+        """Take a damaged object out of the way, so that whoever makes it again can keep it."""
+        ...
+
     def claim(self, name: str, /) -> bool:
         """Take a name of letters, digits and hyphens that nobody has; return False if somebody has it.
 

@@ -300,7 +300,7 @@ class _Recording:
     def _greet(self, client: ServiceClient) -> None:
         """Tell the service of the run, also the one that has taken the place of a service that was lost."""
         assert self._project is not None
-        client.request("open_run", {"store": str(self._project.location.path), "run": self._run})
+        client.request("open_run", {"store": self._project.location.place, "run": self._run})
         if self.request.watch is not None:
             client.request("subscribe", {"from": None, "life": None, "messages": False})
 
@@ -339,7 +339,7 @@ class _Recording:
                 if reason in ("user", "kernel-lost", "timeout"):
                     answer = self._client.request("cancel", {"run": self.run_id, "reason": reason})
                     self._say({"type": "cancelled", "steps": [one["step"] for one in answer["cancelled"]]})
-                self._client.request("close_run", {"store": str(self._project.location.path), "run": self._run})
+                self._client.request("close_run", {"store": self._project.location.place, "run": self._run})
             except ServiceError as lost:
                 logger.warning("The service was not told of the run's end: %s", lost)
         self._tell()
@@ -488,7 +488,7 @@ def _local_path(path: Any) -> str | None:
 def _store_of(notebook: str | None) -> str | None:
     from mlbench.project.configuration import find_store
 
-    return str(find_store(notebook).path)
+    return find_store(notebook).place
 
 
 # --- kernels -----------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mlbench.backends.blobs import is_url, url_name, url_of
 from mlbench.core.errors import StoreError, UsageError
 from mlbench.core.records import Json
 
@@ -42,13 +43,20 @@ _NETWORK = frozenset({
 class StoreLocation:
     """A store's folder, why it is this one (a sentence), and its catalog's URL.
 
-    `notice` is one line for the user where the catalog does not lie in the store.
+    `notice` is one line for the user where the catalog does not lie in the store. Of a store under a URL, `url`, `path`
+    is the folder on this machine in which lies what others do not see: its key, and its catalog if that is not shared.
     """
 
     path: Path
     source: str
     catalog_url: str
     notice: str | None = None
+    url: str | None = None
+
+    @property
+    def place(self) -> str:
+        """What names the store to others of this user: its URL, or its folder's path."""
+        return self.url or str(self.path)
 
 
 def find_store(notebook: str | None = None, *, store: str | None = None) -> StoreLocation:
@@ -59,12 +67,12 @@ def find_store(notebook: str | None = None, *, store: str | None = None) -> Stor
     notebook
         Its path; without one, the working directory decides.
     store
-        A directory that overrides everything.
+        A directory or a URL that overrides everything.
 
     Raises
     ------
     StoreError
-        If a file of settings cannot be read, or names something that is no directory.
+        If a file of settings cannot be read, or names something that is neither a directory nor a URL.
     UsageError
         If it has a setting that does not exist.
     """
@@ -105,7 +113,7 @@ def find_retention(folder: Path | None = None) -> tuple[Rule, ...]:
 def describe(location: StoreLocation) -> Json:
     """Return what `mlbench config` shows of a store, as plain JSON."""
     return {
-        "store": str(location.path),
+        "store": location.place,
         "source": location.source,
         "catalog": location.catalog_url,
         "notice": location.notice,
@@ -131,11 +139,15 @@ def low_space(path: str | Path) -> str | None:
     )
 
 
-def _directory(named: Any, beside: Path) -> Path:
+def _directory(named: Any, beside: Path) -> Path | str:
+    """Return the directory that a text names, or the URL that it is."""
     if not isinstance(named, str) or not named.strip() or "\0" in named:
-        raise StoreError(f"A store is named by the path of a directory, not by {named!r}.")
-    if "://" in named:
-        raise StoreError(f"The store {named} is a URL, which this version cannot use.", "Name a directory.")
+        raise StoreError(f"A store is named by the path of a directory or by a URL, not by {named!r}.")
+    if is_url(named):
+        url = url_of(named)
+        if is_url(url):
+            return url
+        named = url
     path = Path(os.path.abspath(beside / Path(named).expanduser()))
     if path.exists() and not path.is_dir():
         raise StoreError(f"The store {path} is not a directory.", "Name another in MLBENCH_STORE.")
@@ -179,7 +191,9 @@ def _read_settings(file: Path) -> Json | None:
     return settings
 
 
-def _located(path: Path, source: str, catalog: str | None = None) -> StoreLocation:
+def _located(path: Path | str, source: str, catalog: str | None = None) -> StoreLocation:
+    if isinstance(path, str):
+        return _located_elsewhere(path, source, catalog)
     if catalog is not None:
         if not str(catalog).startswith("sqlite:///"):
             raise UsageError(
@@ -193,6 +207,24 @@ def _located(path: Path, source: str, catalog: str | None = None) -> StoreLocati
         )
         return StoreLocation(path=path, source=source, catalog_url=_sqlite(local), notice=notice)
     return StoreLocation(path=path, source=source, catalog_url=_sqlite(path))
+
+
+def _located_elsewhere(url: str, source: str, catalog: str | None) -> StoreLocation:
+    """Return the place of a store under a URL; its catalog is on this machine, unless another is named."""
+    import platformdirs
+
+    folder = Path(platformdirs.user_data_dir("mlbench", appauthor=False)) / "catalogs" / url_name(url)
+    if catalog is not None:
+        if not str(catalog).startswith(("sqlite:///", "postgresql")):
+            raise UsageError(f"The catalog {catalog!r} is not a URL that begins with postgresql:// or sqlite:///.")
+        return StoreLocation(path=folder, url=url, source=source, catalog_url=str(catalog))
+    kind = file_system(folder)
+    local = (_local_folder(folder) if kind in _NETWORK else None) or folder
+    notice = (
+        f"The store {url} is shared, its catalog is not: it is made from the store's records in {local}. "
+        'To share it, name a database: catalog = "postgresql://…".'
+    )
+    return StoreLocation(path=folder, url=url, source=source, catalog_url=_sqlite(local), notice=notice)
 
 
 def _sqlite(folder: Path) -> str:

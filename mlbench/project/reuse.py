@@ -95,7 +95,7 @@ def resume_apart(project: Project, run: Run) -> Run:
     if run.state == "succeeded":
         raise UsageError(f"Run {short(run.id)} succeeded: there is nothing to resume.")
     since = time.time_ns()
-    command = commands.start("resume", run.id, store=project.location.path)
+    command = commands.start("resume", run.id, store=project.location.place)
     for _ in range(_PATIENCE * _LOOKS):
         ended = command.has_ended(1 / _LOOKS)
         for begun in project.catalog.runs(notebook=path, limit=20):

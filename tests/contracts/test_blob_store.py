@@ -163,7 +163,7 @@ def test_threads_that_pack_and_read_at_once_do_not_disturb_each_other(blobs: Blo
     assert all(them == list(range(them[0], them[0] + 30)) for them in found)
 
 
-# --- names that are taken ----------------------------------------------------------------------------------------------
+# --- names that are taken ---------------------------------------------------------------------------------------------
 
 
 def test_of_several_who_take_a_name_one_has_it(blobs: BlobStore) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import io
 import logging
 import os
 import threading
@@ -18,20 +19,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
+from mlbench.backends.blobs_local import THREAD
 from mlbench.backends.blobs_local.files import Buffer, Pieces
 from mlbench.core.errors import MlbenchError, StoreError
 
-__all__ = ["THREAD", "Entry", "Remote"]
+__all__ = ["Entry", "Remote"]
 
 _log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _Item = TypeVar("_Item")
 
-THREAD: Final = "mlbench-store"
-"""The name of the thread that a store's connections live in."""
-
-_BLOCK: Final = 16 << 20
+_BLOCK: Final = 8 << 20
 """Bytes that are sent or fetched at a time; a few of these are in memory, however large an object is."""
 
 _AT_ONCE: Final = 4
@@ -39,6 +38,13 @@ _REQUESTS: Final = 16
 """How many blocks, and how many small requests, are under way at the same time."""
 
 _CONFLICTS: Final = 5
+
+_CONNECT: Final = 10
+_ANSWER: Final = 30
+_ATTEMPTS: Final = 3
+_SLOW: Final = 100_000
+"""Seconds for which S3 may take no connection, or send nothing; how often a request is made at most; and the bytes
+in a second that a way may be too slow for."""
 
 _LIBRARIES: Final = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 
@@ -130,14 +136,14 @@ class Remote:
             self._thread.start()
             options["loop"] = self._loop
         if protocol in {"s3", "s3a"}:
-            retries = {"total_max_attempts": 2, "mode": "standard"}
-            options["config_kwargs"] = {"connect_timeout": 10, "read_timeout": 60, "retries": retries}
+            retries = {"total_max_attempts": _ATTEMPTS, "mode": "standard"}
+            options["config_kwargs"] = {"connect_timeout": _CONNECT, "read_timeout": _ANSWER, "retries": retries}
             options["max_concurrency"] = 1  # we read and write by blocks, several at once
         if protocol == "memory":
             options = {}
         self._fs, self._root = fsspec.core.url_to_fs(self.url, **options)
         if hasattr(self._fs, "call_s3"):
-            self._fs.retries = 3
+            self._fs.retries = 1  # botocore's own attempts rewind what they send, these do not
         self._root = self._root.rstrip("/")
         find = getattr(self._fs, "_find", None)
         self._prefixed = find is not None and "prefix" in inspect.signature(find).parameters
@@ -171,9 +177,15 @@ class Remote:
 
     def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
         """Return bytes, all or from `start` to `end`. Raise `FileNotFoundError`."""
-        with self.clear_errors():
-            data: bytes = self.file_system.cat_file(self._path(name), start=start, end=end)
-            return data
+        for turn in range(_ATTEMPTS):
+            try:
+                with self.clear_errors():
+                    data: bytes = self.file_system.cat_file(self._path(name), start=start, end=end)
+                    return data
+            except StoreError as error:  # an answer that breaks off is nobody else's to ask for again
+                if turn == _ATTEMPTS - 1 or not _is_broken(error.__cause__):
+                    raise
+        raise AssertionError
 
     def fetch(self, name: str, size: int, write: Callable[[int, bytes], None]) -> None:
         """Have bytes of a large object written at their offsets as they come, several blocks at once."""
@@ -251,10 +263,10 @@ class Remote:
             self.file_system.rm_file(self._path(name))
 
     def _write(self, name: str, size: int, pieces: Pieces, *, new: bool) -> None:
-        if size > _BLOCK:
-            write = self._write_s3 if hasattr(self.file_system, "call_s3") else self._write_stream
+        if hasattr(self.file_system, "call_s3"):
+            write = self._put_s3 if size <= _BLOCK else self._upload_s3
         else:
-            write = self._write_at_once
+            write = self._pipe if size <= _BLOCK else self._stream
         with self.clear_errors():
             try:
                 write(name, size, pieces, new=new)
@@ -264,19 +276,21 @@ class Remote:
                 self.file_system.makedirs(self._path(name).rpartition("/")[0], exist_ok=True)
                 write(name, size, pieces, new=new)
 
-    def _write_at_once(self, name: str, size: int, pieces: Pieces, *, new: bool) -> None:
-        path, data = self._path(name), b"".join(_blocks(pieces, size))
-        if not new:
-            self.file_system.pipe_file(path, data)
-            return
+    def _pipe(self, name: str, size: int, pieces: Pieces, *, new: bool) -> None:
+        data = b"".join(_blocks(pieces, size))
+        self._send("pipe_file", size, self._path(name), data, **({"mode": "create"} if new else {}))
+
+    def _put_s3(self, name: str, size: int, pieces: Pieces, *, new: bool) -> None:
+        bucket, key, _ = self.file_system.split_path(self._path(name))
+        body = io.BytesIO(b"".join(_blocks(pieces, size)))  # bytes as they are would hold up the loop
         try:
-            self.file_system.pipe_file(path, data, mode="create")
+            self._send("call_s3", size, "put_object", Bucket=bucket, Key=key, Body=body, **_condition(new=new))
         except Exception as error:
             if _says(error, "PreconditionFailed", "412"):
-                raise FileExistsError(path) from error
+                raise FileExistsError(name) from error
             raise
 
-    def _write_s3(self, name: str, size: int, pieces: Pieces, *, new: bool) -> None:
+    def _upload_s3(self, name: str, size: int, pieces: Pieces, *, new: bool) -> None:
         """Write by S3's own multipart upload, which shows nothing until it is completed, several parts at once."""
         call = self.file_system.call_s3
         bucket, key, _ = self.file_system.split_path(self._path(name))
@@ -284,14 +298,15 @@ class Remote:
         place["UploadId"] = call("create_multipart_upload", **place)["UploadId"]
         step = max(_BLOCK, -(-size // 9_999))  # S3 takes 10,000 parts
 
-        def send(part: tuple[int, bytes]) -> dict[str, Any]:
+        def send(part: tuple[int, bytearray]) -> dict[str, Any]:
             number, data = part
-            return {"PartNumber": number, "ETag": call("upload_part", **place, PartNumber=number, Body=data)["ETag"]}
+            body = io.BytesIO(data)
+            answer = self._send("call_s3", len(data), "upload_part", **place, PartNumber=number, Body=body)
+            return {"PartNumber": number, "ETag": answer["ETag"]}
 
         try:
             parts = self.each(send, enumerate(_blocks(pieces, size, step), 1), at_once=_AT_ONCE)
-            condition = {"IfNoneMatch": "*"} if new else {}
-            call("complete_multipart_upload", **place, MultipartUpload={"Parts": parts}, **condition)
+            call("complete_multipart_upload", **place, MultipartUpload={"Parts": parts}, **_condition(new=new))
         except BaseException as error:
             with suppress(Exception):  # what is left of it, `sweep` removes
                 call("abort_multipart_upload", **place)
@@ -299,7 +314,26 @@ class Remote:
                 raise FileExistsError(name) from error
             raise
 
-    def _write_stream(self, name: str, size: int, pieces: Pieces, *, new: bool) -> None:
+    def _send(self, name: str, size: int, *given: Any, **more: Any) -> Any:
+        """Call a method of the file system that sends so many bytes; raise `TimeoutError` if it takes too long.
+
+        While the other side is asked whether it wants them, no time-out of the libraries counts.
+        """
+        file_system = self.file_system
+        if self._loop is None:
+            return getattr(file_system, name)(*given, **more)
+        import fsspec
+
+        async def send() -> Any:
+            return await asyncio.wait_for(getattr(file_system, f"_{name}")(*given, **more), seconds)
+
+        seconds = _ATTEMPTS * _ANSWER + size / _SLOW
+        try:
+            return fsspec.asyn.sync(self._loop, send)
+        except (TimeoutError, fsspec.asyn.FSTimeoutError) as error:
+            raise TimeoutError(f"nothing was heard of what was sent within {seconds:.0f} s") from error
+
+    def _stream(self, name: str, size: int, pieces: Pieces, *, new: bool) -> None:
         path = self._path(name)
         if new and self.file_system.exists(path):
             raise FileExistsError(path)
@@ -398,6 +432,10 @@ class Remote:
         return f"{self._root}/{name}" if name else self._root
 
 
+def _condition(*, new: bool) -> dict[str, str]:
+    return {"IfNoneMatch": "*"} if new else {}
+
+
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     loop.set_default_executor(ThreadPoolExecutor(2, thread_name_prefix=THREAD))
@@ -408,7 +446,7 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
 
-def _blocks(pieces: Pieces, size: int, step: int = _BLOCK) -> Iterator[bytes]:
+def _blocks(pieces: Pieces, size: int, step: int = _BLOCK) -> Iterator[bytearray]:
     """Yield a file of pieces at offsets as blocks of so many bytes; what no piece covers is zero."""
     views = [(offset, memoryview(piece).cast("B")) for offset, piece in pieces if _length(piece)]
     for begin in range(0, size, step):
@@ -417,7 +455,7 @@ def _blocks(pieces: Pieces, size: int, step: int = _BLOCK) -> Iterator[bytes]:
             first, last = max(offset, begin), min(offset + view.nbytes, begin + len(block))
             if first < last:
                 block[first - begin : last - begin] = view[first - offset : last - offset]
-        yield bytes(block)
+        yield block
 
 
 def _length(piece: Buffer) -> int:
@@ -463,6 +501,14 @@ def _says(error: BaseException | None, *words: str) -> bool:
 
 def _is_speaker(error: BaseException) -> bool:
     return any(kind.__module__.partition(".")[0] in _SPEAKERS for kind in type(error).__mro__)
+
+
+def _is_broken(error: BaseException | None) -> bool:
+    """Say whether an answer began and broke off."""
+    return any(type(one).__name__ in _BROKEN for one in _chain(error))
+
+
+_BROKEN: Final = frozenset({"ClientPayloadError", "IncompleteRead", "IncompleteReadError", "ResponseStreamingError"})
 
 
 def _sentence(error: BaseException) -> str:

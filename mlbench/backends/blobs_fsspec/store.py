@@ -93,7 +93,11 @@ class FsspecBlobs:
         self._cache = ReadCache(self.url)
         self._packs = RemotePacks(self._remote, self._cache)
         self._records = Recordings(self._remote)
-        self._prepare(make=make)
+        try:
+            self._prepare(make=make)
+        except BaseException:
+            self.rest()
+            raise
 
     def __repr__(self) -> str:
         return f"FsspecBlobs({self.url!r})"
@@ -235,6 +239,21 @@ class FsspecBlobs:
                 return not missing and len(wanted) == len(asked)
         return False
 
+    def verify(self, digest: Digest, /) -> None:
+        """Read everything kept under a digest. Raise `ArtifactCorrupt` if a bit of it is not what it should be."""
+        if not is_digest(digest):
+            raise NotFound(f"{digest!r} is not a digest.")
+        data = self._object_bytes(digest)
+        if data is not None:
+            check(digest, data)
+        else:
+            self._from_packs(digest)
+
+    def set_aside(self, digest: Digest, /) -> None:
+        """Take a damaged object out of the way, so that whoever makes it again can keep it."""
+        if is_digest(digest):
+            self._remove(_object(digest))
+
     # --- files --------------------------------------------------------------------------------------------------------
 
     def pieces(self, kind: Literal["object", "pack", "record"], /) -> Iterator[Piece]:
@@ -360,6 +379,10 @@ class FsspecBlobs:
     def records(self, kind: str | None = None, /) -> Iterator[Json]:
         """Yield the records, oldest first. What is no record is passed over."""
         return self._records.records(kind)
+
+    def records_since(self, since: int, /) -> Iterator[Piece]:
+        """Yield the records written since a time (UTC nanoseconds), and perhaps some that are older, oldest first."""
+        return self._records.pieces(since)
 
     def find_record(self, kind: str, identifier: str, /) -> Json | None:
         """Return the latest record of a kind and id written in this month or the one before, if there is one."""

@@ -176,7 +176,7 @@ class _Followed:
             from mlbench.runs.wire import msgspec
 
             try:
-                answer = self._client.request("execution", {"id": execution, "store": str(self._project.location.path)})
+                answer = self._client.request("execution", {"id": execution, "store": self._project.location.place})
                 return msgspec.convert(answer["execution"], Execution), int(answer.get("seq", 0))
             except NotFound:
                 pass  # the service has let go of it, so it is in the catalog

@@ -234,7 +234,7 @@ def _tell_service(project: Project, *, start: bool = True) -> str | None:
 
     try:
         with connect(role="cli", start=start) as client:
-            client.request("jobs_changed", {"store": str(project.location.path)})
+            client.request("jobs_changed", {"store": project.location.place})
     except MlbenchError as error:
         return None if not start else f"No service fires schedules now: {error}"
     return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from mlbench.core.errors import ServiceError
@@ -34,12 +33,12 @@ class Attachment:
     Parameters
     ----------
     store
-        Returns the store's folder.
+        Returns where the store is.
     connect
         Finds or starts the service; called at the first step.
     """
 
-    def __init__(self, front: Front, store: Callable[[], Path], news: News, connect: Connect | None) -> None:
+    def __init__(self, front: Front, store: Callable[[], str], news: News, connect: Connect | None) -> None:
         self._front = front
         self._store = store
         self._news = news
@@ -86,7 +85,7 @@ class Attachment:
         front = self._front
         return KernelHello(
             kernel=front.kernel_id,
-            store=str(self._store()),
+            store=self._store(),
             environment=environment(preloadable()),
             notebook=front.notebook,
             run=front.engine_run(),

@@ -38,20 +38,27 @@ class Storage:
         self._notebook = notebook
         self._say = say
         self._path: Path | None = None
+        self._place = ""
         self._blobs: Any = None
         self._loader: Any = None
         self._kept: dict[int, tuple[Any, Binding]] = {}
 
+    def place(self) -> str:
+        """Return where the store is: a folder, or a URL."""
+        self.path()
+        return self._place
+
     def path(self) -> Path:
-        """Return the store's folder."""
+        """Return the store's folder on this machine."""
         if self._path is None:
-            from mlbench.backends.blobs_local import LocalBlobs
+            from mlbench.backends.blobs import open_blobs
             from mlbench.project.configuration import find_store, low_space
             from mlbench.runs.artifacts import Loader
 
             location = find_store(self._notebook)
             self._path = location.path
-            self._blobs = LocalBlobs(location.path)
+            self._place = location.place
+            self._blobs = open_blobs(location.place)
             self._loader = Loader(self._blobs, Settled(self._namespace))
             for notice in (location.notice, low_space(location.path)):
                 if notice:

@@ -126,7 +126,7 @@ class Newsroom:
     async def jobs_changed(self) -> None:
         """Tell the service, which is started if there is none, that jobs are to be looked at again."""
         for project in await asyncio.to_thread(self._stores.met):
-            await self.ask("jobs_changed", {"store": str(project.location.path)}, start=True)
+            await self.ask("jobs_changed", {"store": project.location.place}, start=True)
 
     async def close(self) -> None:
         """Stop listening."""
@@ -184,7 +184,7 @@ class Newsroom:
         self._versions = versions
 
     def _read_versions(self) -> dict[str, int]:
-        return {str(project.location.path): project.catalog.version() for project in self._stores.met()}
+        return {project.location.place: project.catalog.version() for project in self._stores.met()}
 
     async def _pass_on(self) -> None:
         while True:

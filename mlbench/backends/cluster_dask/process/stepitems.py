@@ -20,7 +20,7 @@ import sys
 import traceback
 from typing import Any, Final, NoReturn
 
-from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.backends.blobs import open_blobs, rest
 from mlbench.backends.cluster_dask.channel import Channel, MarkedChannel
 from mlbench.backends.cluster_dask.process.foreach import Items, evaluate, keep
 from mlbench.backends.cluster_dask.process.itemrunner import LONG, Runner, flush_c, show
@@ -66,7 +66,7 @@ class _Process:
         self._chunk: Chunk = task.chunk
         self._channel = channel
         self._step = Step(task, channel)
-        self._blobs = LocalBlobs(task.store)
+        self._blobs = open_blobs(task.store)
         self._shell: ZMQInteractiveShell = ZMQInteractiveShell.instance()
 
     def run(self) -> None:
@@ -133,6 +133,7 @@ class _Process:
     # --- forks -------------------------------------------------------------------------------------------------------
 
     def _run_all(self, runner: Runner) -> None:
+        rest()  # a store's threads are not in a fork
         forks = _can_fork()
         left = list(range(len(self._chunk.numbers)))
         apart = self._chunk.apart or runner.changes
