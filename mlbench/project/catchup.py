@@ -133,9 +133,10 @@ class _Found:
 def _in_months(blobs: BlobStore, seen: _Seen, since: int) -> tuple[Iterator[Piece], dict[str, int]]:
     """Return what is to be read after all records were counted, and how many there are in the months that are over."""
     counts = Counter(piece.name[:7] for piece in blobs.pieces("record"))
-    this = time.strftime("%Y/%m", time.gmtime(since // 10**9))
+    this, before = (time.strftime("%Y/%m", time.gmtime(moment // 10**9)) for moment in (since, since - 31 * _DAY))
     new = not seen.until
-    other = {month for month, count in counts.items() if new or seen.months.get(month, count) != count}
+    known = {month: counts[month] for month in (this, before)} | seen.months  # these were followed as they went on
+    other = {month for month, count in counts.items() if new or known.get(month) != count}
     wanted = (piece for piece in blobs.pieces("record") if piece.name[:7] in other or piece.time >= since)
     return wanted, {month: count for month, count in counts.items() if month < this or new}
 
