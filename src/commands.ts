@@ -7,6 +7,11 @@ export const CATEGORY = 'mlbench';
 export const Commands = {
   showSidebar: 'mlbench:show-sidebar',
   openRun: 'mlbench:open-run',
+  openArtifact: 'mlbench:open-artifact',
+  filterRuns: 'mlbench:filter-runs',
+  compareRuns: 'mlbench:compare-runs',
+  compareWith: 'mlbench:compare-run-with',
+  compareLastRun: 'mlbench:compare-last-run',
   openItem: 'mlbench:open-item',
   runWhatChanged: 'mlbench:run-what-changed',
   scheduleNotebook: 'mlbench:schedule-notebook',

@@ -23,15 +23,18 @@ import { IStateDB } from '@jupyterlab/statedb';
 import type { ReadonlyJSONObject, ReadonlyPartialJSONObject } from '@lumino/coreutils';
 import { Menu } from '@lumino/widgets';
 
-import { Client, sentence } from './api/client';
+import { Client, IArtifactName, sentence } from './api/client';
 import { NewsFeed } from './api/news';
 import type { IRunDetail } from './api/schema';
 import { CATEGORY, Commands } from './commands';
 import { mlbenchIcon } from './icons';
-import { JobsModel, RunsModel } from './model/listing';
+import { FilterModel } from './model/filter';
+import { JobsModel } from './model/listing';
 import { RunModel } from './model/run';
+import { RunsModel } from './model/runs';
 import { ScheduleModel } from './model/schedule';
 import { goesOn, isUnderWay, stepName } from './model/steps';
+import { results } from './results';
 import { IMlbench } from './tokens';
 import { fanOutFactory } from './widgets/fanout';
 import { INotebookOptions, OpenNotebook } from './widgets/notebook';
@@ -140,6 +143,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
       }
     });
     const runs = new RunsModel(client, news);
+    const filter = new FilterModel(client, runs, state);
     const jobs = new JobsModel(client, news);
     rendermime.addFactory(
       fanOutFactory((execution, item) => {
@@ -151,12 +155,44 @@ const plugin: JupyterFrontEndPlugin<void> = {
     const report = (error: unknown) => Notification.error(sentence(error));
     const current = () => notebooks.get(tracker.currentWidget);
 
+    const openArtifact = ({ digest, execution, name }: IArtifactName, path: string | null) =>
+      void commands.execute(Commands.openArtifact, {
+        digest,
+        execution: execution ?? null,
+        name: name ?? null,
+        path
+      });
+    const compare = (run: string, other: string, path: string | null) =>
+      void commands.execute(Commands.compareRuns, { run, with: other, path });
+    const runMenu = new Menu({ commands });
+    const showRunMenu = (
+      run: string,
+      path: string | null,
+      x: number,
+      y: number,
+      canOpen: boolean
+    ) => {
+      const args = { run, path };
+      runMenu.clearItems();
+      if (canOpen) {
+        runMenu.addItem({ command: Commands.openRun, args: { ...args, menu: true } });
+        runMenu.addItem({ type: 'separator' });
+      }
+      const command = Commands.compareRuns;
+      runMenu.addItem({ command, args: { ...args, with: 'last-success' } });
+      runMenu.addItem({ command, args: { ...args, with: 'run-before' } });
+      runMenu.addItem({ command: Commands.compareWith, args });
+      runMenu.open(x, y);
+    };
     const jobMenu = new Menu({ commands });
     const sidebar = new Sidebar({
       icon: mlbenchIcon,
       state,
       runs,
+      filter,
       jobs,
+      onRunMenu: ({ run, path }, x, y) => showRunMenu(run.id, path, x, y, true),
+      onCompare: compare,
       onOpenRun: (run, path) => void commands.execute(Commands.openRun, { run, path }),
       onOpenJob: ({ last, path }) => {
         if (last?.run) {
@@ -249,6 +285,9 @@ const plugin: JupyterFrontEndPlugin<void> = {
           await client.cancelExecution(execution).catch(report);
         },
         onOpenRun: (run, from) => void commands.execute(Commands.openRun, { run, path: from }),
+        onOpenArtifact: openArtifact,
+        onCompare: compare,
+        onCompareMenu: (run, from, x, y) => showRunMenu(run, from, x, y, false),
         resume
       });
       void pages.add(page);
@@ -327,7 +366,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
       execute: () => shell.activateById(sidebar.id)
     });
     commands.addCommand(Commands.openRun, {
-      label: 'Open a Run',
+      label: args => (args.menu ? 'Open' : 'Open a Run'),
       describedBy: { args: RUN_ARGS },
       execute: args => {
         if (!labShell) {
@@ -371,13 +410,49 @@ const plugin: JupyterFrontEndPlugin<void> = {
       isEnabled: () => (current()?.steps.toRun.length ?? 0) > 0,
       execute: () => current()?.runWhatChanged()
     });
+    const withLastRun = async (work: (run: string, path: string | null) => void) => {
+      const { path, notebookId } = runs.question;
+      try {
+        const [last] = (await client.runs({ path, notebookId, limit: 1 })).runs;
+        if (last) {
+          work(last.run.id, last.path);
+        } else {
+          Notification.info('There is no run yet: run a step to make the first.');
+        }
+      } catch (error) {
+        report(error);
+      }
+    };
     commands.addCommand(Commands.openLastRun, {
       label: 'Open the Last Run of This Notebook',
       describedBy: { args: NO_ARGS },
-      isEnabled: () => runs.runs.length > 0,
+      execute: () =>
+        withLastRun((run, path) => void commands.execute(Commands.openRun, { run, path }))
+    });
+    commands.addCommand(Commands.compareLastRun, {
+      label: 'Compare the Last Run With the Last Success Before It',
+      describedBy: { args: NO_ARGS },
+      execute: () => withLastRun((run, path) => compare(run, 'last-success', path))
+    });
+    commands.addCommand(Commands.compareWith, {
+      label: 'Compare With …',
+      describedBy: { args: RUN_ARGS },
+      execute: async args => {
+        const path = typeof args.path === 'string' ? args.path : null;
+        try {
+          sidebar.compare(await client.run(String(args.run), path));
+          shell.activateById(sidebar.id);
+        } catch (error) {
+          report(error);
+        }
+      }
+    });
+    commands.addCommand(Commands.filterRuns, {
+      label: 'Filter Runs',
+      describedBy: { args: NO_ARGS },
       execute: () => {
-        const [last] = runs.runs;
-        return last && commands.execute(Commands.openRun, { run: last.run.id, path: last.path });
+        shell.activateById(sidebar.id);
+        sidebar.focusFilter();
       }
     });
     commands.addCommand(Commands.scheduleNotebook, {
@@ -429,7 +504,9 @@ const plugin: JupyterFrontEndPlugin<void> = {
       Commands.turnIntoStep,
       Commands.runWhatChanged,
       Commands.cancelStep,
-      Commands.openLastRun
+      Commands.openLastRun,
+      Commands.filterRuns,
+      Commands.compareLastRun
     ]) {
       palette?.addItem({ command, category: CATEGORY });
     }
@@ -458,5 +535,5 @@ const RUN_ARGS = {
   required: ['run']
 };
 
-const plugins: JupyterFrontEndPlugin<unknown>[] = [client, plugin];
+const plugins: JupyterFrontEndPlugin<unknown>[] = [client, plugin, results];
 export default plugins;

@@ -266,6 +266,7 @@ class MemoryCatalog:
         self._version = 0
         self._snapshots: dict[Digest, Snapshot] = {}
         self._runs: dict[str, Run] = {}
+        self._met: dict[str, int] = {}
         self._executions: dict[str, Execution] = {}
         self._jobs: dict[str, Job] = {}
         self._job_versions: dict[tuple[str, int], JobVersion] = {}
@@ -453,12 +454,22 @@ class MemoryCatalog:
         found = [(one.item, one) for one in them if one.part_of == execution and one.item is not None]
         return sorted(found, key=lambda pair: pair[0])
 
-    def delete_runs(self, runs: Sequence[RunId], /) -> None:
+    def meet_runs(self, runs: Iterable[RunId], now: int, /) -> set[RunId]:
+        with self._lock:
+            there = {run for run in runs if run in self._runs}
+            self._met.update(dict.fromkeys(there, now))
+            return there
+
+    def delete_runs(self, runs: Sequence[RunId], /, *, met_before: int | None = None) -> set[RunId]:
         with self._lock:
             self._version += 1
-            gone = {run for run in runs if run in self._runs and self._runs[run].state in ENDED}
+            there = {run for run in runs if run in self._runs}
+            gone = {run for run in there if self._runs[run].state in ENDED}
+            if met_before is not None:
+                gone = {run for run in gone if self._met.get(run, met_before - 1) < met_before}
             self._runs = {key: run for key, run in self._runs.items() if key not in gone}
             self._executions = {key: one for key, one in self._executions.items() if one.run not in gone}
+            return there - gone
 
     def delete_snapshots(self, digests: Sequence[Digest], /) -> None:
         with self._lock:

@@ -32,7 +32,7 @@ _PASSES: Final = 3
 
 def owner_of_this_process() -> str:
     """Return the owner text of this process."""
-    return owner_of(os.getpid())
+    return _own(os.getpid())
 
 
 def user_name() -> str | None:
@@ -80,6 +80,14 @@ def _is_hidden(pid: int) -> bool:
     except OSError:
         return False
     return False
+
+
+@functools.cache
+def _own(pid: int) -> str:
+    return owner_of(pid)
+
+
+os.register_at_fork(after_in_child=_own.cache_clear)  # a pid is used again
 
 
 @functools.cache

@@ -232,10 +232,6 @@ class WrittenItem(Protocol):
         """Return the record as JSON without its messages, and these as JSON, if there are any."""
         ...
 
-    def made(self) -> Iterator[tuple[Digest, str]]:
-        """Yield the digest and the name of each value that it bound and that is stored."""
-        ...
-
 
 class Catalog(Protocol):
     """The index of all records, and the only home of leases and firings.
@@ -366,8 +362,18 @@ class Catalog(Protocol):
         """Return the executions with a key that succeeded, newest first, without their messages."""
         ...
 
-    def delete_runs(self, runs: Sequence[RunId], /) -> None:
-        """Forget runs that have ended, with their executions and metrics; firings stay, and one under way too."""
+    def meet_runs(self, runs: Iterable[RunId], now: int, /) -> set[RunId]:
+        """Note that steps of these runs are about to be reused, at a time (nanoseconds); return those that are there.
+
+        Whoever reuses a step calls it first: a run that was met is not forgotten by who asks for those met before that.
+        """
+        ...
+
+    def delete_runs(self, runs: Sequence[RunId], /, *, met_before: int | None = None) -> set[RunId]:
+        """Forget runs that have ended, with their executions and metrics; firings stay.
+
+        Return those that stay too: what is under way, and with `met_before` what was met at or after that time.
+        """
         ...
 
     def delete_snapshots(self, digests: Sequence[Digest], /) -> None:

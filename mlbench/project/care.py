@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -332,19 +332,26 @@ def _mark(
     survey = reading.survey
     unkept = dropped(survey.runs.values(), rules, survey.kept, now, survey.jobs, user=user)
     gone = survey.without_origins(unkept)
+    needed = _needed(reading, gone, until)
+    return gone, unkept - gone, needed, _unneeded_snapshots(reading, needed, until)
+
+
+def _needed(reading: _Reading, gone: Collection[RunId], until: int) -> set[Digest]:
     try:
-        needed = survey.needed(gone, reading.inside, reading.met_since(until))
+        return reading.survey.needed(gone, reading.inside, reading.met_since(until))
     except ArtifactCorrupt as error:
         raise StoreError(
             f"Nothing is freed while a list of artifacts is damaged, since what it names is not known. {error.message}",
             "Repair it with `mlbench store verify --repair-from OTHER`.",
         ) from error
-    snapshots = [
+
+
+def _unneeded_snapshots(reading: _Reading, needed: Collection[Digest], until: int) -> list[Digest]:
+    return [
         digest
-        for digest, names in survey.snapshot_records.items()
+        for digest, names in reading.survey.snapshot_records.items()
         if digest not in needed and all(reading.pieces[name].time < until for name in names)
     ]
-    return gone, unkept - gone, needed, snapshots
 
 
 def _refuse_damaged(reading: _Reading) -> None:
@@ -374,17 +381,19 @@ def _judge_pack(blobs: BlobStore, piece: Piece, needed: set[Digest], found: Plan
 def free(project: Project, decided: Plan) -> int:
     """Free what was decided, as far as nobody has come to need it since; return how many bytes that freed.
 
-    Runs go from the catalog first, so that nobody finds and reuses what they made, then their records, then, after the
-    records that have come meanwhile were read too, the objects. Killed at any moment, it leaves a store that is whole,
+    Runs go from the catalog first, so that nobody finds and reuses what they made; those that somebody has met stay
+    (`Catalog.meet_runs`). Then go their records, then, after the records that have come meanwhile were read too, the
+    objects. Killed at any moment, it leaves a store that is whole,
     and goes on the next time.
     """
     blobs, reading, survey = project.blobs, decided.reading, decided.reading.survey
     blobs.sweep(decided.horizon)
     freed = decided.leftovers
     reading.go_on()
-    gone, _, _, snapshots = _mark(reading, decided.rules, decided.now, decided.horizon, decided.user)
+    gone = _mark(reading, decided.rules, decided.now, decided.horizon, decided.user)[0]
     gone &= {run.id for run in decided.runs}
-    project.catalog.delete_runs(sorted(gone))
+    gone -= project.catalog.delete_runs(sorted(gone), met_before=decided.horizon)
+    snapshots = _unneeded_snapshots(reading, _needed(reading, gone, decided.horizon), decided.horizon)
     spared = [digest for digest in snapshots if digest in set(decided.snapshots)]
     project.catalog.delete_snapshots(spared)
     names = [name for run in sorted(gone) for name in _run_last(survey.records.get(run, ()))]
@@ -395,7 +404,7 @@ def free(project: Project, decided: Plan) -> int:
     # The second pass: whoever has reused something has said so since, or has met it and refreshed its time.
     reading.go_on()
     _refuse_damaged(reading)
-    needed = survey.needed(gone, reading.inside, reading.met_since(decided.horizon))
+    needed = _needed(reading, gone, decided.horizon)
     for piece in (*decided.objects, *decided.packs):
         inside = _contents(blobs, piece) if piece.kind == "pack" else {piece.name}
         if inside.isdisjoint(needed) and blobs.free(piece, before=decided.horizon):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from mlbench.core.errors import NotFound, ResultError, StoreError, UsageError
 from mlbench.core.ids import Digest, ExecutionId, is_digest, short
-from mlbench.core.queries import Column, Comparison, Place
+from mlbench.core.queries import Column, Comparison, Place, Query
 from mlbench.core.records import Artifact, Binding, Execution, Run, Snapshot
 from mlbench.project.history import with_items
 from mlbench.runs import lineage as lineages
@@ -23,7 +23,7 @@ from mlbench.runs.lineage import Lineage
 if TYPE_CHECKING:
     from mlbench.project import Project
 
-__all__ = ["DifferenceView", "LineageView", "difference", "last_success", "lineage", "lineage_of"]
+__all__ = ["DifferenceView", "LineageView", "difference", "last_success", "lineage", "lineage_of", "run_before"]
 
 LARGEST_LOADED: Final = 1 << 30
 """Bytes of a value that is loaded to see where it differs from another one."""
@@ -158,19 +158,39 @@ def last_success(project: Project, run: Run) -> Run:
     NotFound
         If there is none.
     """
-    if run.notebook is not None or run.notebook_id is not None:
-        found = project.catalog.search(
-            Comparison(Column("state"), "=", "succeeded"),
-            notebook=run.notebook,
-            notebook_id=run.notebook_id,
-            limit=1,
-            after=Place(None, run.started, run.id),
+    found = _before(project, run, Comparison(Column("state"), "=", "succeeded"))
+    if found is None:
+        raise NotFound(
+            f"No run of this notebook before run {short(run.id)} has succeeded.", "Name the run to compare it with."
         )
-        if found.runs:
-            return found.runs[0]
-    raise NotFound(
-        f"No run of this notebook before run {short(run.id)} has succeeded.", "Name the run to compare it with."
+    return found
+
+
+def run_before(project: Project, run: Run) -> Run:
+    """Return the last run of a notebook before this one, whatever became of it.
+
+    Raises
+    ------
+    NotFound
+        If there is none.
+    """
+    found = _before(project, run)
+    if found is None:
+        raise NotFound(f"Run {short(run.id)} is the first of its notebook.", "Name the run to compare it with.")
+    return found
+
+
+def _before(project: Project, run: Run, query: Query | None = None) -> Run | None:
+    if run.notebook is None and run.notebook_id is None:
+        return None
+    found = project.catalog.search(
+        query,
+        notebook=run.notebook,
+        notebook_id=run.notebook_id,
+        limit=1,
+        after=Place(None, run.started, run.id),
     )
+    return found.runs[0] if found.runs else None
 
 
 class DifferenceView:

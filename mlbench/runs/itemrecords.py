@@ -80,13 +80,6 @@ class EndedItem(msgspec.Struct, kw_only=True, gc=False):
         messages = bytes(fields.pop("messages")).decode()
         return msgspec.json.encode(fields).decode(), messages if messages != "[]" else None
 
-    def made(self) -> Iterator[tuple[Digest, str]]:
-        """Yield the digest and the name of each value that it bound and that is stored."""
-        data = bytes(self.binds)
-        for named in _named(data) if data else ():
-            if named.artifact is not None:
-                yield named.artifact.digest, named.name
-
 
 class _Kept(msgspec.Struct, gc=False):
     digest: Digest
@@ -95,6 +88,10 @@ class _Kept(msgspec.Struct, gc=False):
 class _Named(msgspec.Struct, gc=False):
     name: str
     artifact: _Kept | None = None
+
+
+class _Made(msgspec.Struct, gc=False):
+    binds: tuple[_Named, ...] = ()
 
 
 ItemRecord = Execution | EndedItem
@@ -120,6 +117,19 @@ def bindings(of: Bound) -> tuple[Binding, ...]:
     if isinstance(of, bytes):
         return _bindings(of) if of else ()
     return of
+
+
+def made_in(record: str) -> Iterator[tuple[Digest, str]]:
+    """Yield the digest and the name of each stored value that the JSON of a record says was bound.
+
+    Examples
+    --------
+    >>> list(made_in('{"id": "a", "binds": [{"name": "x", "artifact": {"digest": "blake3:1"}}, {"name": "y"}]}'))
+    [('blake3:1', 'x')]
+    """
+    for named in _made(record).binds:
+        if named.artifact is not None:
+            yield named.artifact.digest, named.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,6 +217,6 @@ def _loosely(decoder: msgspec.json.Decoder[_T], data: bytes | msgspec.Raw) -> _T
 _answer: Final = msgspec.json.Decoder(_Answer).decode
 _item: Final = msgspec.json.Decoder(EndedItem)
 _bindings: Final = msgspec.json.Decoder(tuple[Binding, ...]).decode
-_named: Final = msgspec.json.Decoder(tuple[_Named, ...]).decode
+_made: Final = msgspec.json.Decoder(_Made).decode
 _execution: Final = msgspec.json.Decoder(Execution)
 look_at(EndedChunk)

@@ -4,13 +4,14 @@
 
 import { ServerConnection } from '@jupyterlab/services';
 
-import { request, sentence } from './request';
+import { Refusal, request, sentence } from './request';
 import type {
   ICancelled,
-  ICompletions,
   ICellText,
+  ICompletions,
   IDashboard,
   IDashboards,
+  IDifference,
   IDocument,
   IExecution,
   IExecutionDetail,
@@ -23,6 +24,7 @@ import type {
   IJobList,
   IJobQuestion,
   IJobView,
+  ILineage,
   INewJob,
   INotebookView,
   IOutputs,
@@ -35,7 +37,7 @@ import type {
   ITaken
 } from './schema';
 
-export { sentence };
+export { Refusal, sentence };
 
 export interface IRunsQuestion {
   readonly path?: string | null;
@@ -44,6 +46,8 @@ export interface IRunsQuestion {
   readonly query?: string | null;
   /** By what instead of the start; a minus before it is for the greatest first. */
   readonly sort?: string | null;
+  /** The metric that each run comes with. */
+  readonly metric?: string | null;
   readonly before?: string | null;
   readonly limit?: number;
 }
@@ -54,6 +58,13 @@ export interface IItemsQuestion {
   /** Only items after this number. */
   readonly after?: number;
   readonly limit?: number;
+}
+
+/** An artifact: by its digest, or the one that an execution bound to a name. */
+export interface IArtifactName {
+  readonly digest: string;
+  readonly execution?: string | null;
+  readonly name?: string | null;
 }
 
 export class Client {
@@ -77,6 +88,7 @@ export class Client {
       notebook_id: question.notebookId,
       query: question.query,
       sort: question.sort,
+      metric: question.metric,
       before: question.before,
       limit: question.limit
     });
@@ -98,6 +110,28 @@ export class Client {
   runNotebook(id: string, executed: boolean, path: string | null = null): Promise<INotebookView> {
     return request(this.serverSettings, 'GET', `runs/${id}/notebook`, {
       executed: executed ? 1 : 0,
+      notebook: path
+    });
+  }
+
+  /**
+   * What differs between a run and an earlier one.
+   *
+   * @param earlier - its id, or `last-success` or `run-before` of the same notebook.
+   */
+  difference(id: string, earlier: string, path: string | null = null): Promise<IDifference> {
+    return request(this.serverSettings, 'GET', `runs/${id}/diff`, {
+      with: earlier,
+      notebook: path
+    });
+  }
+
+  /** What an artifact was made of, and what was made of it. */
+  lineage(artifact: IArtifactName, path: string | null = null): Promise<ILineage> {
+    const { digest, execution, name } = artifact;
+    return request(this.serverSettings, 'GET', `artifacts/${digest}/lineage`, {
+      execution,
+      name,
       notebook: path
     });
   }

@@ -520,6 +520,7 @@ export interface IRunSummary {
   readonly metric: IMetric | null;
   readonly error: string | null;
   readonly job: string | null;
+  readonly changed: ReadonlyArray<string>;
 }
 
 export interface ISchedulePreview {

@@ -5,10 +5,12 @@
 import type { PartialJSONObject } from '@lumino/coreutils';
 import * as React from 'react';
 
+import type { IArtifactName } from '../api/client';
 import type { IAttempt, IBinding, IExecution, IMetric, IRead } from '../api/schema';
 import { duration, exact, figure, millis, size } from '../model/format';
+import { pythonCode } from './artifact';
 import { Preview, summary } from './preview';
-import { LinkButton, Line, Sentence, useNow } from './shared';
+import { Copy, LinkButton, Line, Sentence, useNow } from './shared';
 import { StateIcon } from './stateicon';
 import { timeOf } from './steplist';
 
@@ -23,6 +25,7 @@ export interface IExecutionProps {
   readonly onOpenRun: (run: string) => void;
   /** The fan-out that it is an item of is chosen instead. */
   readonly onChoose: (execution: string) => void;
+  readonly onOpenArtifact: (artifact: IArtifactName) => void;
 }
 
 /** What an execution is called: its step, or the values of its item. */
@@ -120,14 +123,20 @@ export function ExecutionView(props: IExecutionProps): JSX.Element {
       {execution.reads.length > 0 && (
         <Part title="Reads">
           {execution.reads.map(read => (
-            <ReadCard key={read.name} read={read} />
+            <ReadCard key={read.name} read={read} onOpen={props.onOpenArtifact} />
           ))}
         </Part>
       )}
       {execution.binds.length > 0 && (
         <Part title="Made">
           {execution.binds.map(binding => (
-            <BindingCard key={binding.name} binding={binding} bundle={bundle} />
+            <BindingCard
+              key={binding.name}
+              binding={binding}
+              execution={execution}
+              bundle={bundle}
+              onOpen={props.onOpenArtifact}
+            />
           ))}
         </Part>
       )}
@@ -207,7 +216,13 @@ function ErrorText({ execution }: { readonly execution: IExecution }): JSX.Eleme
   );
 }
 
-function ReadCard({ read }: { readonly read: IRead }): JSX.Element {
+interface IReadCardProps {
+  readonly read: IRead;
+  readonly onOpen: (artifact: IArtifactName) => void;
+}
+
+function ReadCard({ read, onOpen }: IReadCardProps): JSX.Element {
+  const { name, digest, execution } = read;
   const facts = [
     read.type?.split('.').pop(),
     read.size === null ? null : size(read.size),
@@ -216,30 +231,65 @@ function ReadCard({ read }: { readonly read: IRead }): JSX.Element {
   return (
     <div className="jp-mlb-Card">
       <div className="jp-mlb-Card-head">
-        <code>{read.name}</code>
+        {digest !== null && execution !== null ? (
+          <ArtifactLink name={name} onOpen={() => onOpen({ digest, execution, name })} />
+        ) : (
+          <code>{name}</code>
+        )}
         <span title={read.digest ?? undefined}>{facts.filter(Boolean).join(' · ')}</span>
       </div>
     </div>
   );
 }
 
+interface IArtifactLinkProps {
+  readonly name: string;
+  readonly onOpen: () => void;
+}
+
+function ArtifactLink({ name, onOpen }: IArtifactLinkProps): JSX.Element {
+  return (
+    <LinkButton
+      title={`Open ${name}: where it comes from and what was made of it`}
+      onClick={onOpen}
+    >
+      <code>{name}</code>
+    </LinkButton>
+  );
+}
+
 interface IBindingCardProps {
   readonly binding: IBinding;
+  readonly execution: IExecution;
+  readonly onOpen: (artifact: IArtifactName) => void;
   readonly bundle: (data: PartialJSONObject) => JSX.Element;
 }
 
-function BindingCard({ binding, bundle }: IBindingCardProps): JSX.Element {
-  const { artifact } = binding;
+function BindingCard(props: IBindingCardProps): JSX.Element {
+  const { binding, execution, bundle, onOpen } = props;
+  const { artifact, name } = binding;
   return (
     <div className="jp-mlb-Card">
       <div className="jp-mlb-Card-head">
-        <code>{binding.name}</code>
+        {artifact ? (
+          <ArtifactLink
+            name={name}
+            onOpen={() => onOpen({ digest: artifact.digest, execution: execution.id, name })}
+          />
+        ) : (
+          <code>{name}</code>
+        )}
         {artifact && (
           <span title={artifact.digest}>
             {summary(artifact.type, artifact.preview)} · {size(artifact.size)}
           </span>
         )}
         {binding.module && <span>module {binding.module}</span>}
+        {artifact && execution.part_of === null && (
+          <span className="jp-mlb-Card-action">
+            <Copy text={pythonCode(execution.run, execution.step, name)} label="Copy Python" />
+          </span>
+        )}
       </div>
       {binding.problem && <div className="jp-mlb-Card-problem">{binding.problem}</div>}
       {artifact && <Preview preview={artifact.preview} bundle={bundle} />}

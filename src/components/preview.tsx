@@ -115,6 +115,9 @@ function said(value: PartialJSONValue | undefined): string {
   if (typeof value === 'number' && !Number.isInteger(value)) {
     return String(Number(value.toPrecision(6)));
   }
+  if (Array.isArray(value)) {
+    return `[${value.map(said).join(', ')}]`;
+  }
   return typeof value === 'string' ? value : JSON.stringify(value);
 }
 

@@ -2,9 +2,11 @@
  * A run's page: what happened in the head, its steps with their times, and the details of one of them.
  */
 
+import { caretDownIcon } from '@jupyterlab/ui-components';
 import * as React from 'react';
 
-import type { IExecution, IRunDetail } from '../api/schema';
+import type { IDifference, IExecution, IRunDetail } from '../api/schema';
+import { isEmpty, telling } from '../model/difference';
 import { fanoutWords } from '../model/fanout';
 import { clock, counted, duration, exact, figure, millis, moment, size } from '../model/format';
 import { layOut } from '../model/lanes';
@@ -13,7 +15,7 @@ import { isUnderWay } from '../model/steps';
 import { itemName } from './execution';
 import { LaneRow, laneWidth } from './lanes';
 import { runName } from './runlist';
-import { LinkButton, moveFocus, useNow } from './shared';
+import { Fact, LinkButton, moveFocus, useNow } from './shared';
 import { StateIcon } from './stateicon';
 import { remark, timeOf } from './steplist';
 
@@ -27,6 +29,12 @@ export interface IRunHeadProps {
   readonly isResuming: boolean;
   readonly onResume: () => void;
   readonly onOpenRun: (run: string) => void;
+  /** What differs from the last run that succeeded, where there is one and this is known. */
+  readonly sinceSuccess: IDifference | null;
+  /** Show what differs from an earlier run. */
+  readonly onCompare: (earlier: string) => void;
+  /** Show what this run can be compared with, at a place of the page. */
+  readonly onCompareMenu: (x: number, y: number) => void;
 }
 
 export function RunHead(props: IRunHeadProps): JSX.Element {
@@ -63,6 +71,19 @@ export function RunHead(props: IRunHeadProps): JSX.Element {
             {props.isResuming && ' …'}
           </button>
         )}
+        <button
+          type="button"
+          className="jp-mlb-Button"
+          aria-haspopup="menu"
+          title="See what differs from another run"
+          onClick={event => {
+            const box = event.currentTarget.getBoundingClientRect();
+            props.onCompareMenu(box.left, box.bottom);
+          }}
+        >
+          Compare
+          <caretDownIcon.react tag="span" width="14px" height="14px" />
+        </button>
       </div>
       <dl className="jp-mlb-RunHead-facts">
         <Fact name="Started">
@@ -88,6 +109,15 @@ export function RunHead(props: IRunHeadProps): JSX.Element {
             ))}
           </Fact>
         )}
+        {props.sinceSuccess && (
+          <Fact name="Changed since the last success">
+            <SinceSuccess
+              difference={props.sinceSuccess}
+              failed={failedStep(detail)}
+              onCompare={props.onCompare}
+            />
+          </Fact>
+        )}
         {detail.code && <Fact name="Code">{detail.code}</Fact>}
         {run.notebook && (
           <Fact name="Notebook">
@@ -99,12 +129,29 @@ export function RunHead(props: IRunHeadProps): JSX.Element {
   );
 }
 
-function Fact(props: { readonly name: string; readonly children: React.ReactNode }): JSX.Element {
+function failedStep({ run, executions }: IRunDetail): string | null {
+  return run.failed_step ?? executions.find(each => each.state === 'failed')?.step ?? null;
+}
+
+interface ISinceSuccessProps {
+  readonly difference: IDifference;
+  readonly failed: string | null;
+  readonly onCompare: (earlier: string) => void;
+}
+
+/** The few things that are likeliest to have made it fail. */
+function SinceSuccess({ difference, failed, onCompare }: ISinceSuccessProps): JSX.Element {
+  const causes = telling(difference, failed);
   return (
-    <div>
-      <dt>{props.name}</dt>
-      <dd>{props.children}</dd>
-    </div>
+    <button
+      type="button"
+      className={`jp-mlb-LinkButton${causes.length ? ' jp-mlb-RunHead-causes' : ''}`}
+      title={`See all that differs from run ${difference.before.slice(0, 4)}`}
+      onClick={() => onCompare('last-success')}
+    >
+      {causes.join(' · ') ||
+        (isEmpty(difference) ? 'nothing that is recorded' : 'nothing but what came out')}
+    </button>
   );
 }
 

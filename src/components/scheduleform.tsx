@@ -7,6 +7,7 @@ import * as React from 'react';
 import type { ICheckLine, IFormField, IJobCheck, ISchedulePreview } from '../api/schema';
 import { due } from '../model/format';
 import { IWhen, WEEKDAYS, WORDS } from '../model/schedule';
+import { Segments } from './shared';
 
 export interface IScheduleFormProps {
   readonly name: string | null;
@@ -90,19 +91,12 @@ function When(props: IScheduleFormProps): JSX.Element {
   return (
     <fieldset className="jp-mlb-Field">
       <legend className="jp-mlb-Field-label">When</legend>
-      <div className="jp-mlb-Segments" role="radiogroup" aria-label="When">
-        {WORDS.map(word => (
-          <label key={word} className={word === when.word ? 'jp-mod-on' : ''}>
-            <input
-              type="radio"
-              name="jp-mlb-when"
-              checked={word === when.word}
-              onChange={() => onWhen({ word })}
-            />
-            {word}
-          </label>
-        ))}
-      </div>
+      <Segments
+        label="When"
+        choices={WORDS.map(word => [word, word] as const)}
+        chosen={when.word}
+        onChoose={word => onWhen({ word })}
+      />
       <div className="jp-mlb-Schedule-time">
         {when.word === 'Weekly' && (
           <>

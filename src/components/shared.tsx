@@ -76,6 +76,70 @@ export function Problem({ sentence, onRetry }: IProblemProps): JSX.Element {
   );
 }
 
+export interface IFactProps {
+  readonly name: string;
+  readonly children: React.ReactNode;
+}
+
+/** A fact in the head of a page. */
+export function Fact({ name, children }: IFactProps): JSX.Element {
+  return (
+    <div>
+      <dt>{name}</dt>
+      <dd>{children}</dd>
+    </div>
+  );
+}
+
+export interface ISegmentsProps<T extends string> {
+  readonly label: string;
+  /** Each choice with its word. */
+  readonly choices: ReadonlyArray<readonly [T, string]>;
+  readonly chosen: T;
+  readonly onChoose: (choice: T) => void;
+}
+
+/** One of few, all of which are seen. */
+export function Segments<T extends string>(props: ISegmentsProps<T>): JSX.Element {
+  const name = React.useId();
+  return (
+    <div className="jp-mlb-Segments" role="radiogroup" aria-label={props.label}>
+      {props.choices.map(([choice, word]) => (
+        <label key={choice} className={choice === props.chosen ? 'jp-mod-on' : ''}>
+          <input
+            type="radio"
+            name={name}
+            checked={choice === props.chosen}
+            onChange={() => props.onChoose(choice)}
+          />
+          {word}
+        </label>
+      ))}
+    </div>
+  );
+}
+
+/** Copies a text, and says for a moment that it did. */
+export function Copy(props: { readonly text: string; readonly label: string }): JSX.Element {
+  const [isDone, setDone] = React.useState(false);
+  React.useEffect(() => {
+    if (isDone) {
+      const timer = window.setTimeout(() => setDone(false), 2000);
+      return () => window.clearTimeout(timer);
+    }
+  }, [isDone]);
+  return (
+    <LinkButton
+      title={props.text}
+      onClick={() => {
+        void navigator.clipboard?.writeText(props.text).then(() => setDone(true));
+      }}
+    >
+      {isDone ? 'Copied' : props.label}
+    </LinkButton>
+  );
+}
+
 export interface ILinkButtonProps {
   readonly onClick: () => void;
   readonly children: React.ReactNode;

@@ -6,9 +6,9 @@ import { IDisposable } from '@lumino/disposable';
 import { Throttler } from '@lumino/polling';
 import { ISignal, Signal } from '@lumino/signaling';
 
-import { Client, IItemsQuestion, sentence } from '../api/client';
+import { Client, IItemsQuestion, Refusal, sentence } from '../api/client';
 import type { NewsFeed } from '../api/news';
-import type { IExecution, INews, INotebookView, IRunDetail } from '../api/schema';
+import type { IDifference, IExecution, INews, INotebookView, IRunDetail } from '../api/schema';
 import { Origins } from './origins';
 import { IMessage, merged } from './outputs';
 import { isUnderWay } from './steps';
@@ -78,6 +78,11 @@ export class RunModel implements IDisposable {
 
   get notebookError(): string | null {
     return this._notebookError;
+  }
+
+  /** What differs from the last run that succeeded; null where there is none, or this has not failed. */
+  get sinceSuccess(): IDifference | null {
+    return this._sinceSuccess;
   }
 
   get isDisposed(): boolean {
@@ -190,11 +195,30 @@ export class RunModel implements IDisposable {
           void this._loadSelected();
         }
       }
+      if (detail.run.state === 'failed' && !this._isSinceAsked) {
+        this._isSinceAsked = true;
+        void this._loadSinceSuccess();
+      }
       if (this._tab === 'notebook' && detail.run.output && this._notebook?.has_executed === false) {
         void this.showNotebook(true);
       }
     } catch (error) {
       this._error = sentence(error);
+    }
+    if (!this._isDisposed) {
+      this._changed.emit();
+    }
+  }
+
+  /** Ask what has changed since the last success; the first run, or one that never succeeded, has none. */
+  private async _loadSinceSuccess(): Promise<void> {
+    try {
+      this._sinceSuccess = await this._client.difference(this.id, 'last-success', this.path);
+    } catch (error) {
+      this._isSinceAsked = error instanceof Refusal;
+      if (!(error instanceof Refusal && error.status === 404)) {
+        console.warn(sentence(error));
+      }
     }
     if (!this._isDisposed) {
       this._changed.emit();
@@ -300,9 +324,11 @@ export class RunModel implements IDisposable {
   private _detail: IRunDetail | null = null;
   private _error: string | null = null;
   private _isDisposed = false;
+  private _isSinceAsked = false;
   private _notebook: INotebookView | null = null;
   private _notebookError: string | null = null;
   private _selected: IExecution | null = null;
+  private _sinceSuccess: IDifference | null = null;
   private _tab: RunTab = 'steps';
   private _watching: IDisposable | null = null;
 }

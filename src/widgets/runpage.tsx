@@ -6,6 +6,7 @@ import { MainAreaWidget } from '@jupyterlab/apputils';
 import { LabIcon, ReactWidget, UseSignal } from '@jupyterlab/ui-components';
 import * as React from 'react';
 
+import type { IArtifactName } from '../api/client';
 import { ExecutionView } from '../components/execution';
 import { NotebookRead } from '../components/notebookview';
 import { RunHead, StepsTable, Tabs } from '../components/runpage';
@@ -21,6 +22,11 @@ export interface IRunPageOptions {
   readonly onGoToCell: (path: string, cell: string) => void;
   readonly onCancelExecution: (execution: string) => Promise<void>;
   readonly onOpenRun: (run: string, path: string | null) => void;
+  readonly onOpenArtifact: (artifact: IArtifactName, path: string | null) => void;
+  /** Show what differs between a run and an earlier one. */
+  readonly onCompare: (run: string, earlier: string, path: string | null) => void;
+  /** Show what a run can be compared with, at a place of the page. */
+  readonly onCompareMenu: (run: string, path: string | null, x: number, y: number) => void;
   /** Resume a failed run from a step; null says of a run that it cannot be. */
   readonly resume: (detail: IRunDetail) => IResume | null;
 }
@@ -85,6 +91,9 @@ function RunPageBody(options: IRunPageOptions): JSX.Element {
           void resume?.start().finally(() => setResuming(false));
         }}
         onOpenRun={openRun}
+        sinceSuccess={model.sinceSuccess}
+        onCompare={earlier => options.onCompare(model.id, earlier, model.path)}
+        onCompareMenu={(x, y) => options.onCompareMenu(model.id, model.path, x, y)}
       />
       <Tabs tab={model.tab} onTab={tab => (model.tab = tab)} />
       {model.tab === 'steps' ? (
@@ -131,6 +140,7 @@ function RunPageBody(options: IRunPageOptions): JSX.Element {
                 reusedFrom={model.reusedFrom(selected)}
                 onOpenRun={openRun}
                 onChoose={execution => model.choose(execution)}
+                onOpenArtifact={artifact => options.onOpenArtifact(artifact, model.path)}
                 onGoToCell={
                   path && selected.cell
                     ? () => options.onGoToCell(path, selected.cell as string)

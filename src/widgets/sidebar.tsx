@@ -10,19 +10,24 @@ import {
   UseSignal
 } from '@jupyterlab/ui-components';
 import type { IStateDB } from '@jupyterlab/statedb';
+import { MessageLoop } from '@lumino/messaging';
 import { ISignal, Signal } from '@lumino/signaling';
-import { AccordionPanel } from '@lumino/widgets';
+import { AccordionPanel, Widget } from '@lumino/widgets';
 import * as React from 'react';
 
 import type { IJobView, IRunSummary } from '../api/schema';
+import { SortChoice } from '../components/filter';
 import { JobList } from '../components/joblist';
-import { RunList } from '../components/runlist';
+import { ComparedWith, IComparedRun, RunList } from '../components/runlist';
 import { Line, LinkButton, Problem } from '../components/shared';
 import { GoesOn } from '../components/goeson';
 import { StepList } from '../components/steplist';
 import { counted } from '../model/format';
-import type { JobsModel, RunsModel } from '../model/listing';
+import type { FilterModel } from '../model/filter';
+import type { JobsModel } from '../model/listing';
+import type { RunsModel } from '../model/runs';
 import type { StepsModel } from '../model/steps';
+import { FilterLine } from './filter';
 
 /** The notebook that is in front. */
 export interface ICurrentNotebook {
@@ -41,8 +46,12 @@ export interface ISidebarOptions {
   readonly icon: LabIcon;
   readonly state: IStateDB | null;
   readonly runs: RunsModel;
+  readonly filter: FilterModel;
   readonly jobs: JobsModel;
   readonly onOpenRun: (run: string, path: string | null) => void;
+  readonly onRunMenu: (run: IRunSummary, x: number, y: number) => void;
+  /** Show what differs between a run and another one: its id, or what stands for an earlier one. */
+  readonly onCompare: (run: string, other: string, path: string | null) => void;
   readonly onOpenJob: (job: IJobView) => void;
   readonly onJobMenu: (job: IJobView, x: number, y: number) => void;
   readonly onSchedule: () => void;
@@ -59,11 +68,21 @@ export class Sidebar extends SidePanel {
     this.title.icon = _options.icon;
     this.title.caption = 'mlbench: steps, runs and jobs';
     this.node.setAttribute('aria-label', 'mlbench');
+    this._line = new FilterLine(_options.filter);
+    this.header.addWidget(this._line);
+    this.node.addEventListener('keydown', this._onKey);
+    // The sections have what the filter leaves them, which is less while it says what is wrong.
+    this._resized.observe(this.header.node);
     this._addSection('This notebook', 'steps', this._steps, this._stepsCount, this._stepsAction);
     this._addSection('Runs', 'runs', this._runs, this._runsCount, this._runsAction);
     this._addSection('Jobs', 'jobs', this._jobs, this._jobsCount, this._jobsAction);
     (this.content as AccordionPanel).setRelativeSizes([3, 5, 3]);
     void this._restoreSections();
+  }
+
+  override dispose(): void {
+    this._resized.disconnect();
+    super.dispose();
   }
 
   get current(): ICurrentNotebook | null {
@@ -85,15 +104,33 @@ export class Sidebar extends SidePanel {
     return this._changed;
   }
 
+  /** Let the keyboard go to the filter. */
+  focusFilter(): void {
+    this._line.focus();
+  }
+
+  /** Have the user choose the run that one is compared with. */
+  compare(run: IComparedRun | null): void {
+    this._compared = run;
+    this._changed.emit();
+  }
+
+  /** Give up choosing. */
+  private _onKey = (event: KeyboardEvent): void => {
+    if (event.key === 'Escape' && this._compared) {
+      this.compare(null);
+    }
+  };
+
   private _onSteps(): void {
     this._followScope();
     this._changed.emit();
   }
 
   private _followScope(): void {
-    const { runs } = this._options;
+    const { filter } = this._options;
     const current = this._allNotebooks ? null : this._current;
-    runs.scope = { path: current?.path ?? null, notebookId: current?.notebookId ?? null };
+    filter.scope = { path: current?.path ?? null, notebookId: current?.notebookId ?? null };
   }
 
   private _addSection(
@@ -109,7 +146,7 @@ export class Sidebar extends SidePanel {
     section.title.label = label;
     const signals: ISignal<object, unknown>[] = [
       this._changed,
-      this._options.runs.changed,
+      this._options.filter.changed,
       this._options.jobs.changed
     ];
     const live = (render: () => JSX.Element | null) => () => (
@@ -228,47 +265,111 @@ export class Sidebar extends SidePanel {
   };
 
   private _runs = (): JSX.Element => {
-    const { runs } = this._options;
-    if (runs.error && !runs.runs.length) {
-      return <Problem sentence={runs.error} onRetry={() => runs.refresh()} />;
-    }
-    if (!runs.isLoaded && !runs.runs.length) {
+    const { runs, filter } = this._options;
+    return (
+      <div className="jp-mlb-Runs">
+        {(runs.length > 1 || filter.sort !== null) && (
+          <SortChoice
+            sort={filter.sort}
+            metrics={filter.metrics}
+            onSort={sort => filter.sortBy(sort)}
+            onOpen={() => void filter.loadMetrics()}
+          />
+        )}
+        {runs.error && <Problem sentence={runs.error} onRetry={() => runs.refresh()} />}
+        {this._compared && (
+          <ComparedWith
+            run={this._compared}
+            onWith={earlier => this._compareWith(earlier)}
+            onCancel={() => this.compare(null)}
+          />
+        )}
+        {runs.length ? (
+          <RunList
+            runs={runs}
+            compared={this._compared?.run.id ?? null}
+            onOpen={this._onOpenRun}
+            onCompare={this._onCompare}
+            onMenu={this._options.onRunMenu}
+          />
+        ) : (
+          !runs.error && this._noRuns()
+        )}
+      </div>
+    );
+  };
+
+  /** What is said where no run is listed. */
+  private _noRuns(): JSX.Element {
+    const { runs, filter } = this._options;
+    const { path, query } = runs.question;
+    if (!runs.isLoaded || (runs.isBehind && !runs.refused)) {
       return <Line>Asking for the runs …</Line>;
     }
-    if (!runs.runs.length) {
+    if (query.trim()) {
       return (
         <Line>
-          {runs.scope.path
-            ? 'Runs of this notebook appear here, newest first. Run a step to make the first.'
-            : 'Runs of all notebooks appear here, newest first. Run a step to make the first.'}
+          <span>
+            {path ? 'No run of this notebook fits the filter.' : 'No run fits the filter.'}
+          </span>
+          <span className="jp-mlb-Line-actions">
+            <LinkButton onClick={() => filter.clear()}>Clear the filter</LinkButton>
+            {path && (
+              <LinkButton onClick={() => this._lookInAll(query)}>Look in all notebooks</LinkButton>
+            )}
+          </span>
         </Line>
       );
     }
     return (
-      <>
-        {runs.error && <Problem sentence={runs.error} onRetry={() => runs.refresh()} />}
-        <RunList
-          runs={runs.runs}
-          hasMore={runs.hasMore}
-          onMore={this._onMore}
-          onOpen={this._onOpenRun}
-        />
-      </>
+      <Line>
+        {path
+          ? 'Runs of this notebook appear here, newest first. Run a step to make the first.'
+          : 'Runs of all notebooks appear here, newest first. Run a step to make the first.'}
+      </Line>
     );
-  };
+  }
 
-  private _onMore = (): void => {
-    void this._options.runs.more();
-  };
+  /** Look for the same among the runs of all notebooks. */
+  private _lookInAll(query: string): void {
+    this._toggleScope();
+    void this._options.filter.lookFor(query);
+  }
+
+  private _toggleScope(): void {
+    this._allNotebooks = !this._allNotebooks;
+    this._followScope();
+    this._changed.emit();
+  }
 
   private _onOpenRun = (summary: IRunSummary): void => {
     this._options.onOpenRun(summary.run.id, summary.path);
   };
 
+  private _onCompare = (summary: IRunSummary): void => {
+    if (!this._compared) {
+      this.compare(summary);
+    } else if (this._compared.run.id === summary.run.id) {
+      this.compare(null);
+    } else {
+      this._compareWith(summary.run.id);
+    }
+  };
+
+  private _compareWith(other: string): void {
+    if (this._compared) {
+      const { run, path } = this._compared;
+      this.compare(null);
+      this._options.onCompare(run.id, other, path);
+    }
+  }
+
   private _runsCount = (): string => {
     const { runs } = this._options;
-    const name = runs.scope.path?.split('/').pop() ?? 'all notebooks';
-    return runs.isLoaded ? `${name} · ${runs.count.toLocaleString('en-US')}` : name;
+    const { path } = runs.question;
+    const name = path?.split('/').pop() ?? 'all notebooks';
+    const count = runs.count.toLocaleString('en-US');
+    return runs.isLoaded ? `${name} · ${count}${runs.isFiltered ? ' found' : ''}` : name;
   };
 
   private _runsAction = (): JSX.Element | null => {
@@ -276,13 +377,7 @@ export class Sidebar extends SidePanel {
       return null;
     }
     return (
-      <LinkButton
-        onClick={() => {
-          this._allNotebooks = !this._allNotebooks;
-          this._followScope();
-          this._changed.emit();
-        }}
-      >
+      <LinkButton onClick={() => this._toggleScope()}>
         {this._allNotebooks ? 'This notebook' : 'All notebooks'}
       </LinkButton>
     );
@@ -329,6 +424,11 @@ export class Sidebar extends SidePanel {
     ) : null;
 
   private _allNotebooks = false;
+  private _compared: IComparedRun | null = null;
+  private _line: FilterLine;
+  private _resized = new ResizeObserver(() => {
+    MessageLoop.postMessage(this.content, Widget.ResizeMessage.UnknownSize);
+  });
   private _changed = new Signal<this, void>(this);
   private _current: ICurrentNotebook | null = null;
 }

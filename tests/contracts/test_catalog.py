@@ -76,6 +76,21 @@ def test_runs_that_have_ended_are_forgotten_with_all_that_they_did(catalog: Cata
         catalog.run(gone.id)
 
 
+def test_a_run_that_was_met_is_not_forgotten_by_who_asks_for_those_met_before(catalog: Catalog) -> None:
+    met, old, open_run, unknown = a_run(state="succeeded"), a_run(state="succeeded"), a_run(), RunId(new_id())
+    for run in (met, old, open_run):
+        catalog.put_run(run)
+    assert catalog.meet_runs([old.id], 10**18) == {old.id}
+    assert catalog.meet_runs([met.id, open_run.id, unknown], 2 * 10**18) == {met.id, open_run.id}
+    catalog.put_run(replace(met, tags={"team": "ops"}, name="renamed"))
+    them = [met.id, old.id, open_run.id, unknown]
+    assert catalog.delete_runs(them, met_before=15 * 10**17) == {met.id, open_run.id}
+    assert catalog.meet_runs([old.id], 3 * 10**18) == set()
+    assert catalog.meet_runs([], 3 * 10**18) == set()
+    assert catalog.delete_runs(them) == {open_run.id}
+    assert [run.id for run in catalog.runs()] == [open_run.id]
+
+
 def test_snapshots_are_forgotten(catalog: Catalog) -> None:
     catalog.put_snapshot(SOME, Snapshot(notebook=SOME))
     catalog.delete_snapshots([SOME])
@@ -423,6 +438,25 @@ def test_items_are_among_those_who_bound_an_artifact_and_only_what_has_ended_is(
     }
     catalog.put_execution(replace(under_way, state="succeeded"))
     assert under_way.id in {one.id for one in catalog.makers([a_digest("d")])}
+
+
+def test_items_that_came_by_themselves_are_found_by_what_they_bound_once_their_fan_out_has_ended(
+    catalog: Catalog,
+) -> None:
+    from mlbench.runs.itemrecords import EndedItem
+
+    whole, items = a_fan_out(3, binds=(a_binding("model", "d"),))
+    ended = [replace(one, state="succeeded", messages=()) for one in items]
+    catalog.put_execution(replace(whole, state="running", binds=()))
+    catalog.put_items([EndedItem.of(one) for one in ended])
+    catalog.put_execution(replace(whole, state="succeeded", binds=()))
+    for _ in range(2):
+        assert {one.id for one in catalog.makers([a_digest("d")])} == {one.id for one in ended}
+    again = replace(whole, id=ExecutionId("b" * 26), state="succeeded", binds=())
+    further = [replace(one, id=ExecutionId(f"{one.id[:-1]}7"), part_of=again.id) for one in ended]
+    catalog.put_items([EndedItem.of(one) for one in further])
+    catalog.put_execution(again)
+    assert {one.id for one in catalog.makers([a_digest("d")])} == {one.id for one in (*ended, *further)}
 
 
 def test_executions_are_found_by_their_ids_and_those_that_are_not_there_are_left_out(catalog: Catalog) -> None:

@@ -21,7 +21,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, event, select, text
 
-from mlbench.backends.catalog_sql import SqlCatalog, opening, replace_catalog, searching
+from mlbench.backends.catalog_sql import SqlCatalog, forgetting, opening, replace_catalog, searching
 from mlbench.backends.catalog_sql.tables import metadata
 from mlbench.core.errors import StoreError
 from mlbench.core.ids import Digest, ExecutionId, JobId, RunId, new_id
@@ -182,6 +182,56 @@ def test_all_is_synced_but_what_says_no_end(file: Path) -> None:
     catalog.close()
 
 
+def test_the_end_of_a_run_writes_only_what_it_changes(file: Path) -> None:
+    catalog = SqlCatalog(url(file))
+    run = Run(id=RunId(new_id()), kind="papermill", state="running", name="x", notebook="/n.ipynb", parameters={"a": 1})
+    catalog.put_run(run)
+    log = file.with_name("catalog.sqlite-wal")
+    before = log.stat().st_size
+    catalog.put_run(replace(run, state="succeeded", ended=5))
+    pages = (log.stat().st_size - before) // 4096
+    assert pages <= 3, "its row, and the two indexes that its state is in"
+    assert (catalog.run(run.id).state, catalog.runs(under_way=True)) == ("succeeded", [])
+    assert [one.id for one in catalog.search(parse("params.a = 1 and state = 'succeeded'")).runs] == [run.id]
+    catalog.close()
+
+
+def test_what_has_no_metric_any_more_is_not_found_by_it(file: Path) -> None:
+    catalog = SqlCatalog(url(file))
+    run = Run(id=RunId(new_id()), kind="job", state="succeeded", name="x", metrics=(Metric(name="rmse", value=1.0),))
+    catalog.put_run(run)
+    step = Execution(id=ExecutionId(new_id()), run=run.id, step="a", state="succeeded")
+    catalog.put_executions(
+        [replace(step, metrics=(Metric(name="auc", value=0.5), Metric(name="rmse", value=3.0, time=9)))]
+    )
+    assert catalog.names_in_use("metrics") == ["auc", "rmse"]
+    assert catalog.count_runs(parse("metrics.rmse = 3")) == 1
+    catalog.put_executions([step])
+    assert catalog.names_in_use("metrics") == ["rmse"]
+    assert catalog.count_runs(parse("metrics.rmse = 1")) == 1
+    catalog.put_run(replace(run, metrics=(), started=7))
+    assert catalog.names_in_use("metrics") == []
+    catalog.close()
+
+
+def test_postgresql_is_not_loaded_for_a_catalog_in_sqlite(file: Path) -> None:
+    SqlCatalog(url(file)).close()  # to make one Alembic is needed, which loads all
+    source = (
+        "import sys\n"
+        "from mlbench.backends.catalog_sql import SqlCatalog\n"
+        "from mlbench.core.records import Execution, Metric, Run\n"
+        "from mlbench.runs.search import parse, parse_sort\n"
+        "catalog = SqlCatalog(sys.argv[1])\n"
+        "metrics = (Metric(name='m', value=1.0),)\n"
+        "catalog.put_run(Run(id='a' * 26, kind='job', state='succeeded', name='x', metrics=metrics))\n"
+        "catalog.put_executions([Execution(id='b' * 26, run='a' * 26, step='s', state='succeeded')])\n"
+        "catalog.search(parse('params.x = 1'), sort=parse_sort('-metrics.m'))\n"
+        "not_needed = ('sqlalchemy.dialects.postgresql', 'alembic', 'psycopg')\n"
+        "print([name for name in sys.modules if name.startswith(not_needed)])\n"
+    )
+    assert outputs(processes(source, 1, url(file))) == ["[]\n"]
+
+
 def differences(connection: Connection) -> list[Any]:
     """Return where a database has other tables than the code says. Alembic cannot compare an index that falls."""
     falls = {"include_object": lambda _thing, name, *_: name != "ix_run_metrics_rising"}
@@ -218,6 +268,8 @@ def test_what_is_forgotten_leaves_no_row_behind(file: Path) -> None:
         metrics=(Metric(name="rmse", value=0.5),),
     )
     catalog.put_run(run)
+    once = Digest(f"blake3:{'1' * 64}")
+    catalog.put_execution(replace(step, state="running", reads=(Read(name="flights", digest=once),)))
     catalog.put_executions([step, replace(step, id=ExecutionId(new_id()), part_of=step.id, item=0)])
 
     def filled() -> set[str]:
@@ -228,6 +280,34 @@ def test_what_is_forgotten_leaves_no_row_behind(file: Path) -> None:
     assert filled() == of_runs
     catalog.delete_runs([run.id])
     assert filled() == set()
+    catalog.close()
+
+
+def test_runs_are_forgotten_by_their_keys_and_no_table_is_gone_through(file: Path) -> None:
+    catalog = SqlCatalog(url(file))
+    run = Run(id=RunId(new_id()), kind="job", state="succeeded", name="x")
+    artifact = Artifact(digest=Digest(f"blake3:{'0' * 64}"), size=1, type="int", codec="scalar")
+    binds, reads = (Binding(name="model", artifact=artifact),), (Read(name="flights", digest=artifact.digest),)
+    step = Execution(id=ExecutionId(new_id()), run=run.id, step="s", state="succeeded", binds=binds, reads=reads)
+    catalog.put_run(run)
+    catalog.put_executions([step])
+    made: list[tuple[str, Any]] = []
+
+    @event.listens_for(catalog._engine, "before_cursor_execute")
+    def before(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
+        made.append((statement, parameters[0] if many else parameters))
+
+    with catalog._writing() as connection:
+        assert forgetting.forget_runs(connection, [run.id], None) == set()
+    event.remove(catalog._engine, "before_cursor_execute", before)
+    with catalog._engine.connect() as connection:
+        plans = [
+            (one, row[3])
+            for one, given in made
+            for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {one}", given)
+        ]
+    assert len(made) > 10
+    assert [plan for plan in plans if plan[1].startswith("SCAN")] == []
     catalog.close()
 
 

@@ -327,6 +327,31 @@ async def test_a_run_in_a_list_says_what_tells_it_apart(jp_fetch: Any, notebook:
     assert run["error"] == "train: ValueError: <img src=x onerror=act()>"
 
 
+async def test_a_run_in_a_list_names_the_parameters_that_the_run_before_it_had_otherwise(
+    jp_fetch: Any, notebook: Path
+) -> None:
+    given = ({"n": 1, "origin": "JFK"}, {"n": 2, "origin": "JFK"}, {}, {"n": 2, "origin": "JFK", "deep": True})
+    for ago, parameters in zip((40, 30, 20, 10), given, strict=True):
+        put_run(notebook, ago=ago, parameters=parameters)
+    changed = [["n", "origin", "deep"], [], ["n"], ["n", "origin"]]
+    for question in ({}, {"query": "state = 'failed'"}, {"sort": "-started"}):
+        runs = (await ask(jp_fetch, "runs", **question))["runs"]
+        assert [each["changed"] for each in runs] == changed
+    page = await ask(jp_fetch, "runs", limit="3")
+    assert [each["changed"] for each in page["runs"]] == changed[:3]  # the run before the last one is on the next page
+
+
+async def test_the_runs_of_a_list_come_with_the_metric_that_is_asked_for(jp_fetch: Any, notebook: Path) -> None:
+    metrics = (Metric(name="auc", value=0.5, time=1), Metric(name="loss", value=2.0, time=2))
+    run = put_run(notebook)
+    Project.open(notebook=str(notebook)).put_execution(
+        Execution(id=ExecutionId(new_id()), run=run.id, step="score", state="succeeded", metrics=metrics)
+    )
+    for name, shown in (("auc", "auc"), ("loss", "loss"), ("none", "loss")):
+        (found,) = (await ask(jp_fetch, "runs", metric=name))["runs"]
+        assert found["metric"]["name"] == shown
+
+
 async def test_a_notebook_without_runs_has_an_empty_page(jp_fetch: Any, notebook: Path) -> None:
     assert await ask(jp_fetch, "runs", notebook="flights.ipynb") == {"runs": [], "count": 0, "next": None}
 
@@ -486,8 +511,11 @@ async def test_two_runs_say_what_differs_and_in_which_order(jp_fetch: Any, noteb
     failed = put_run(notebook, ago=-100)
     found = await ask(jp_fetch, f"runs/{failed.id}/diff", **{"with": "last-success"})
     assert (found["before"], found["after"]) == (after.id, failed.id)
-    code, _ = await refused(ask(jp_fetch, f"runs/{before.id}/diff", **{"with": "last-success"}))
-    assert code == 404
+    found = await ask(jp_fetch, f"runs/{after.id}/diff", **{"with": "run-before"})
+    assert (found["before"], found["after"]) == (before.id, after.id)
+    for earlier in ("last-success", "run-before"):
+        code, _ = await refused(ask(jp_fetch, f"runs/{before.id}/diff", **{"with": earlier}))
+        assert code == 404
     for query in ({}, {"with": "abcd"}, {"with": "../../etc/passwd"}):
         code, said = await refused(ask(jp_fetch, f"runs/{after.id}/diff", **query))
         assert (code, said["type"]) == (400, "UsageError")

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
 
 from sqlalchemy import (
     ColumnElement,
-    Connection,
     Select,
     Table,
     and_,
-    bindparam,
     delete,
     func,
-    insert,
     not_,
     or_,
     select,
@@ -25,21 +22,15 @@ from sqlalchemy import (
 
 from mlbench.backends.catalog_sql import tables as t
 from mlbench.backends.catalog_sql.connections import find_row, persistent
+from mlbench.backends.catalog_sql.forgetting import batches, forget_runs, forget_uses, left_behind
 from mlbench.backends.catalog_sql.jobs import Jobs
+from mlbench.backends.catalog_sql.recording import is_final
 from mlbench.backends.catalog_sql.rows import (
-    bound_rows,
     decode,
     encode,
     execution_row,
-    item_row,
-    metric_rows,
-    param_row,
-    read_rows,
-    run_row,
-    tag_row,
     to_execution,
     to_metric,
-    use_rows,
 )
 from mlbench.backends.catalog_sql.searching import condition_of, names_in_use, search
 from mlbench.core.errors import NotFound
@@ -57,19 +48,15 @@ from mlbench.core.records import (
     Snapshot,
 )
 from mlbench.runs import lineage
+from mlbench.runs.itemrecords import made_in
 
 __all__ = ["SqlCatalog"]
 
-T = TypeVar("T")
+_ITEMS: Final = "items"
+"""Stands in a digest's place where it was noted what a fan-out's items bound."""
 
-_ALL: Final = 500
-"""How many ids or keys one query asks for."""
-
-_NO_END_IS_LOST: Final = "excluded.state NOT IN ('queued', 'running') OR executions.state IN ('queued', 'running')"
-
-_NO_RUNS_END_IS_LOST: Final = (
-    "excluded.state NOT IN ('queued', 'running') OR runs.state IN ('queued', 'running') OR runs.kind = 'interactive'"
-)
+_MET_ANEW: Final = 3600 * 10**9
+"""Nanoseconds for which the time at which a run was met stands for now (see `mlbench.runs.retention.GRACE`)."""
 
 
 @persistent
@@ -98,36 +85,12 @@ class SqlCatalog(Jobs):
     def put_runs(self, runs: Sequence[Run], /) -> None:
         them: dict[str, Run] = {}
         for run in runs:
-            if not _is_final(them.get(run.id), run):
+            if not is_final(them.get(run.id), run):
                 them[run.id] = run
+        if not them:
+            return
         with self._writing(durable=any(run.state in ENDED for run in them.values())) as connection:
-            known: dict[str, Run] = {}
-            for some in _batches(list(them)):
-                found = connection.execute(_KNOWN_RUNS, {"them": some}).scalars()
-                known.update((run.id, run) for run in (decode(record, Run) for record in found))
-            new = [run for run in them.values() if not _is_final(known.get(run.id), run)]
-            self._insert_all(connection, "runs", [run_row(run) for run in new])
-            self._put_parts(connection, [(run, known.get(run.id)) for run in new])
-
-    def _put_parts(self, connection: Connection, runs: Sequence[tuple[Run, Run | None]]) -> None:
-        """Write the rows that runs consist of besides their own, as far as they are other than before."""
-        for kind, make in (("parameters", param_row), ("tags", tag_row)):
-            table = t.params if kind == "parameters" else t.tags
-            changed = [(run, one) for run, one in runs if getattr(run, kind) != (getattr(one, kind) if one else {})]
-            for some in _batches([run.id for run, one in changed if one is not None]):
-                connection.execute(delete(table).where(table.c.run.in_(some)))
-            rows = [make(run.id, *part) for run, _ in changed for part in getattr(run, kind).items()]
-            self._insert_all(connection, table.name, rows)
-        logged = [(run, one) for run, one in runs if run.metrics != (one.metrics if one is not None else ())]
-        c = t.metrics.c
-        for some in _batches([run.id for run, one in logged if one is not None and one.metrics]):
-            connection.execute(delete(t.metrics).where(c.run.in_(some), c.execution.is_(None), c.part_of.is_(None)))
-        self._insert_all(connection, "metrics", [row for run, _ in logged for row in metric_rows(run.id, run.metrics)])
-        moved = [run.id for run, one in runs if one is None or one.started != run.started]
-        changed_runs = {run.id for run, _ in logged}
-        self._keep_last_metrics(connection, sorted(changed_runs))
-        for some in _batches([run for run in moved if run not in changed_runs]):
-            connection.execute(_KEEP_STARTED, {"them": some})
+            self._recorder.put_runs(connection, them.values())
 
     def run(self, prefix: str, /) -> Run:
         with self._reading() as connection:
@@ -212,7 +175,7 @@ class SqlCatalog(Jobs):
         c = t.metrics.c
         found: dict[RunId, list[Metric]] = {}
         with self._reading() as connection:
-            for some in _batches(runs):
+            for some in batches(runs):
                 query = select(t.metrics).where(c.run.in_(some), c.part_of.is_(None)).order_by(c.time, c.id)
                 for row in connection.execute(query):
                     found.setdefault(RunId(row.run), []).append(to_metric(row))
@@ -235,39 +198,14 @@ class SqlCatalog(Jobs):
         if not them:
             return
         with self._writing(durable=any(one.state in ENDED for one, _ in them.values())) as connection:
-            known: dict[str, str] = {}
-            for some in _batches(list(them)):
-                found = select(t.executions.c.id, t.executions.c.state).where(t.executions.c.id.in_(some))
-                known.update((row.id, row.state) for row in connection.execute(found.with_for_update()))
-            for identifier, state in known.items():
-                if state in ENDED and them[identifier][0].state in UNDER_WAY:
-                    del them[identifier]
-            self._insert_all(connection, "executions", [row for _, row in them.values()])
-            again = [them[identifier][0] for identifier in known if identifier in them]
-            changed = self._forget_metrics(connection, again)
-            changed |= {one.run for one, _ in them.values() if one.metrics and one.part_of is None}
-            metrics = [row for one, _ in them.values() for row in metric_rows(one.run, one.metrics, one)]
-            written = [one for one, _ in them.values()]
-            self._insert_all(connection, "artifacts_bound", bound_rows(written))
-            self._insert_all(connection, "artifacts_read", read_rows(written))
-            self._insert_all(connection, "metrics", metrics)
-            self._keep_last_metrics(connection, sorted(changed))
+            self._recorder.put_executions(connection, them)
 
     def put_items(self, items: Sequence[WrittenItem], /) -> None:
         them = {item.id: item for item in items}
         if not them:
             return
-        rows = [item_row(item) for item in them.values()]
-        c = t.metrics.c
         with self._writing() as connection:
-            self._insert_all(connection, "executions", rows)
-            for whole in {item.part_of for item in them.values()}:
-                if connection.execute(select(c.id).where(c.part_of == whole).limit(1)).first() is not None:
-                    self._forget_metrics(connection, [item for item in them.values() if item.part_of == whole])
-            made = ((digest, item.id, name) for item in them.values() for digest, name in item.made())
-            self._insert_all(connection, "artifacts_bound", use_rows(made))
-            metrics = [row for item in them.values() for row in metric_rows(item.run, item.metrics, item)]
-            self._insert_all(connection, "metrics", metrics)
+            self._recorder.put_items(connection, list(them.values()))
 
     def execution(self, prefix: str, /) -> Execution:
         with self._reading() as connection:
@@ -311,7 +249,7 @@ class SqlCatalog(Jobs):
         c = t.executions.c
         found: dict[str, str] = {}
         with self._reading() as connection:
-            for some in _batches(list(dict.fromkeys(keys))):
+            for some in batches(list(dict.fromkeys(keys))):
                 query = select(c.key, c.record).where(c.key.in_(some), c.state.in_(("succeeded", "reused")))
                 found.update((row.key, row.record) for row in connection.execute(query.order_by(c.moment, c.id)))
         return {key: decode(record, Execution) for key, record in found.items()}
@@ -321,22 +259,36 @@ class SqlCatalog(Jobs):
         query = select(c.record).where(c.key == key, c.state == "succeeded").order_by(c.moment.desc(), c.id)
         return self._executions(query.limit(limit))
 
-    def delete_runs(self, runs: Sequence[RunId], /) -> None:
-        for some in _batches(runs):
+    def meet_runs(self, runs: Iterable[RunId], now: int, /) -> set[RunId]:
+        c, found = t.runs.c, set[RunId]()
+        for some in batches(list(dict.fromkeys(runs))):
+            with self._reading() as connection:
+                met = {row.id: row.met for row in connection.execute(select(c.id, c.met).where(c.id.in_(some)))}
+            old = [run for run, moment in met.items() if moment is None or moment < now - _MET_ANEW]
+            if old:
+                with self._writing(durable=False) as connection:
+                    connection.execute(update(t.runs).where(c.id.in_(old)).values(met=now))
+                    still = set(connection.execute(select(c.id).where(c.id.in_(old))).scalars())
+                found |= still
+            found |= met.keys() - old
+        return found
+
+    def delete_runs(self, runs: Sequence[RunId], /, *, met_before: int | None = None) -> set[RunId]:
+        kept: set[str] = set()
+        for some in batches(runs):
             with self._writing() as connection:
-                ended = select(t.runs.c.id).where(t.runs.c.id.in_(some), not_(_is_under_way(t.runs)))
-                gone = list(connection.execute(ended).scalars())
-                if not gone:
-                    continue
-                theirs = select(t.executions.c.id).where(t.executions.c.run.in_(gone))
-                for table in (t.artifacts_bound, t.artifacts_read):
-                    connection.execute(delete(table).where(table.c.execution.in_(theirs)))
-                for table in (t.metrics, t.run_metrics, t.params, t.tags, t.executions):
-                    connection.execute(delete(table).where(table.c.run.in_(gone)))
-                connection.execute(delete(t.runs).where(t.runs.c.id.in_(gone)))
+                kept |= forget_runs(connection, some, met_before)
+        if runs:
+            with self._reading() as connection:
+                left = left_behind(connection)
+            for table, rows in left.items():
+                for few in batches(rows):
+                    with self._writing() as connection:
+                        forget_uses(connection, table, few)
+        return {RunId(run) for run in kept}
 
     def delete_snapshots(self, digests: Sequence[Digest], /) -> None:
-        for some in _batches(digests):
+        for some in batches(digests):
             with self._writing() as connection:
                 connection.execute(delete(t.snapshots).where(t.snapshots.c.digest.in_(some)))
 
@@ -347,12 +299,37 @@ class SqlCatalog(Jobs):
 
     def executions_named(self, ids: Iterable[ExecutionId], /) -> dict[ExecutionId, Execution]:
         found: list[Execution] = []
-        for some in _batches(list(dict.fromkeys(ids))):
+        for some in batches(list(dict.fromkeys(ids))):
             found += self._executions(select(t.executions.c.record).where(t.executions.c.id.in_(some)))
         return {one.id: one for one in found}
 
     def makers(self, digests: Iterable[Digest], /, *, limit: int = 1000) -> list[Execution]:
-        return self._users(t.artifacts_bound, digests, lineage.binds, limit)
+        wanted = list(dict.fromkeys(digests))
+        if wanted:
+            self._note_items()
+        return self._users(t.artifacts_bound, wanted, lineage.binds, limit)
+
+    def _note_items(self) -> None:
+        """Note what the items of fan-outs bound that have ended since somebody last asked.
+
+        An index by digest costs an item more than all else that is written of it, and few are ever asked for.
+        """
+        version = self.version()
+        if version == self._noted:
+            return
+        c, b = t.executions.c, t.artifacts_bound.c
+        whole = t.executions.alias()
+        parts = select(c.part_of).where(c.part_of.is_not(None)).distinct()
+        noted = select(b.execution).where(b.digest == _ITEMS)
+        todo = select(whole.c.id).where(whole.c.id.in_(parts), whole.c.id.not_in(noted), not_(_is_under_way(whole)))
+        with self._reading() as connection:
+            fanouts = list(connection.execute(todo).scalars())
+        for fanout in fanouts:
+            with self._writing() as connection:
+                items = connection.execute(select(c.id, c.record).where(c.part_of == fanout, c.state == "succeeded"))
+                made = [(digest, item.id, name) for item in items for digest, name in made_in(item.record)]
+                self._recorder.note_bound(connection, [*made, (_ITEMS, fanout, "")])
+        self._noted = version
 
     def readers(self, digests: Iterable[Digest], /, *, limit: int = 1000) -> list[Execution]:
         return self._users(t.artifacts_read, digests, lineage.given, limit)
@@ -363,7 +340,7 @@ class SqlCatalog(Jobs):
         """Return the executions that a table of artifacts names, if their records say so too."""
         c, wanted = t.executions.c, list(dict.fromkeys(digests))
         found: dict[ExecutionId, Execution] = {}
-        for some in _batches(wanted):
+        for some in batches(wanted):
             using = select(table.c.execution).where(table.c.digest.in_(some))
             query = select(c.record).where(c.id.in_(using)).order_by(c.moment, c.id).limit(limit)
             found |= {one.id: one for one in self._executions(query) if not which(one).isdisjoint(some)}
@@ -374,94 +351,8 @@ class SqlCatalog(Jobs):
             found = connection.execute(query).scalars().all()
         return [decode(record, Execution) for record in found]
 
-    # --- rows ---------------------------------------------------------------------------------------------------------
 
-    def _insert_all(self, connection: Connection, table: str, rows: Sequence[Json]) -> None:
-        """Insert rows, or replace them. The driver gets them as they are: for thousands, looking at each costs most."""
-        if not rows:
-            return
-        if table not in self._inserts:
-            query = self._insert_query(table).compile(dialect=self._engine.dialect, column_keys=list(rows[0]))
-            self._inserts[table] = str(query), query.positiontup
-        written, order = self._inserts[table]
-        given = rows if order is None else [tuple(map(row.__getitem__, order)) for row in rows]
-        connection.exec_driver_sql(written, given)
-
-    def _insert_query(self, name: str) -> Any:
-        table = t.metadata.tables[name]
-        query = self._insert(table)
-        if name == "metrics":
-            return query
-        if name in {"params", "tags", "artifacts_bound", "artifacts_read"}:
-            return query.on_conflict_do_nothing()
-        changes: Json = {one.name: query.excluded[one.name] for one in table.c if one.name != "id"}
-        if name == "executions":  # whoever writes an execution without messages did not have them
-            changes["messages"] = func.coalesce(query.excluded.messages, table.c.messages)
-        lost = _NO_RUNS_END_IS_LOST if name == "runs" else _NO_END_IS_LOST
-        return query.on_conflict_do_update(index_elements=["id"], set_=changes, where=text(lost))
-
-    def _forget_metrics(self, connection: Connection, executions: Sequence[Execution | WrittenItem]) -> set[str]:
-        """Delete the metrics of executions; return the runs that lost some, of items aside."""
-        c = t.metrics.c
-        whose: dict[tuple[str, str | None], list[str]] = {}
-        for one in executions:
-            whose.setdefault((one.run, one.part_of), []).append(one.id)
-        changed: set[str] = set()
-        for (run, part_of), them in whose.items():
-            which = (c.run == run, c.part_of.is_(None)) if part_of is None else (c.part_of == part_of,)
-            for some in _batches(them):
-                gone = connection.execute(delete(t.metrics).where(*which, c.execution.in_(some)))
-                if gone.rowcount and part_of is None:
-                    changed.add(run)
-        return changed
-
-    def _keep_last_metrics(self, connection: Connection, runs: Sequence[str]) -> None:
-        """Write the last value of each metric of runs anew, from what their metrics are now."""
-        for some in _batches(runs):
-            if self._engine.dialect.name == "postgresql":
-                for run in some:  # until the end of the transaction, since what another one adds cannot be seen yet
-                    connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(run, 3))))
-            connection.execute(_FORGET_LAST, {"them": some})
-            connection.execute(_KEEP_LAST, {"them": some})
-
-
-def _is_final(before: Run | None, run: Run) -> bool:
-    """Say whether a run's end is known, so that it is under way no more.
-
-    An interactive run goes on when its kernel runs a further step; every other end is final.
-    """
-    return before is not None and before.state in ENDED and before.kind != "interactive" and run.state in UNDER_WAY
-
-
-def _keeping_last() -> Any:
-    """Return the statement that writes the last value of each metric of some runs."""
-    c = t.metrics.c
-    place = func.row_number().over(partition_by=(c.run, c.name), order_by=(c.time.desc(), c.id.desc()))
-    numbered = select(c.run, c.name, c.value, place.label("place")).where(c.run.in_(_THEM), c.part_of.is_(None))
-    found = numbered.subquery()
-    started = func.coalesce(select(t.runs.c.started).where(t.runs.c.id == found.c.run).scalar_subquery(), 0)
-    last = select(found.c.run, found.c.name, found.c.value, started).where(found.c.place == 1)
-    return insert(t.run_metrics).from_select(["run", "name", "value", "started"], last)
-
-
-# Statements that each run's record needs are put together once: that costs more than to execute them.
-_THEM: Final[Any] = bindparam("them", expanding=True)
-_KNOWN_RUNS: Final = select(t.runs.c.record).where(t.runs.c.id.in_(_THEM)).with_for_update()
-_FORGET_LAST: Final = delete(t.run_metrics).where(t.run_metrics.c.run.in_(_THEM))
-_KEEP_LAST: Final = _keeping_last()
-_KEEP_STARTED: Final = (
-    update(t.run_metrics)
-    .where(t.run_metrics.c.run.in_(_THEM))
-    .values(started=select(t.runs.c.started).where(t.runs.c.id == t.run_metrics.c.run).scalar_subquery())
-)
-
-
-def _batches(them: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(them), _ALL):
-        yield them[start : start + _ALL]
-
-
-def _is_under_way(table: Table) -> ColumnElement[bool]:
+def _is_under_way(table: Any) -> ColumnElement[bool]:
     # In these words, and not as parameters, so that SQLite sees that the partial index holds all that is asked for.
     return or_(table.c.state == text("'queued'"), table.c.state == text("'running'"))
 

@@ -7,13 +7,13 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Table, select, text
 
 from mlbench.backends.catalog_sql import tables as t
 from mlbench.backends.catalog_sql.opening import clear_errors, open_engine, sqlite_file
+from mlbench.backends.catalog_sql.recording import Recorder
 from mlbench.backends.catalog_sql.server import persist
 from mlbench.core.errors import NotFound
 from mlbench.core.ids import is_prefix
@@ -56,11 +56,11 @@ class Connections:
         self.on_server = not url.startswith("sqlite")
         self._where = str(self._file or without_password(url))
         self._fate = threading.local()
-        # each dialect has one of its own, and PostgreSQL's is slow to import
-        self._insert: Any = import_module(f"sqlalchemy.dialects.{self._engine.dialect.name}").insert
-        self._inserts: dict[str, tuple[str, Sequence[str] | None]] = {}
+        self._recorder = Recorder(self._engine.dialect)
+        self._insert = self._recorder.insert
         self._watch: sqlite3.Connection | None = None
         self._watching = threading.Lock()
+        self._noted: int | None = None
         self.is_new = self._holds_nothing()
 
     def _holds_nothing(self) -> bool:

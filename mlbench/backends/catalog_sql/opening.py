@@ -30,7 +30,7 @@ from mlbench.core.urls import without_password
 
 __all__ = ["REPLACED", "REVISIONS", "alone", "clear_errors", "open_engine", "sqlite_file"]
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004")
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005")
 """The migrations of `migrations/versions`, oldest first."""
 
 REPLACED: Final = "replaced"
@@ -38,6 +38,10 @@ REPLACED: Final = "replaced"
 
 _BUSY_SECONDS = 10
 _LOCK_SECONDS = 60
+
+_LOG_PAGES = 4_000
+"""How long the log grows (16 MB) until it is copied into the database, which waits for the disk twice: a page that is
+written by each run is copied once for all of them."""
 
 
 def sqlite_file(url: str) -> Path | None:
@@ -152,6 +156,7 @@ def _prepare_sqlite(engine: Engine) -> None:
             "synchronous=FULL",
             "foreign_keys=ON",
             f"cache_size=-{_CACHE_KIB}",
+            f"wal_autocheckpoint={_LOG_PAGES}",
         ):
             connection.execute(f"PRAGMA {pragma}")
         connection.create_function("mlbench_lower", 1, _lower, deterministic=True)
@@ -159,11 +164,12 @@ def _prepare_sqlite(engine: Engine) -> None:
     @event.listens_for(engine, "begin")
     def begun(connection: Connection) -> None:
         options = connection.get_execution_options()
+        driver: Any = connection.connection.driver_connection  # for nothing but these, SQLAlchemy would cost most
         if not options.get("mlbench_writes", False):
-            connection.exec_driver_sql("BEGIN")
+            driver.execute("BEGIN")
             return
-        connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options.get('mlbench_syncs', True) else 'NORMAL'}")
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        driver.execute(f"PRAGMA synchronous={'FULL' if options.get('mlbench_syncs', True) else 'NORMAL'}")
+        driver.execute("BEGIN IMMEDIATE")
 
 
 def _lower(value: Any) -> Any:
@@ -267,10 +273,10 @@ def clear_errors(where: str) -> Iterator[None]:
     """Say what a database says about its disk or lock as one sentence; let everything else through."""
     try:
         yield
-    except DBAPIError as error:
+    except (DBAPIError, sqlite3.Error) as error:
         if not where.startswith("/"):
             raise  # what a server says is heard where it is asked again
-        said = str(error.orig)
+        said = str(error.orig if isinstance(error, DBAPIError) else error)
         if "disk I/O error" in said and _is_full(where):
             said = "disk is full"  # SQLite says so of the files that it maps, beside the database
         for sign, sentence, remedy in _SENTENCES:

@@ -1,6 +1,9 @@
 """The tables: each record as JSON, beside it the columns that are searched, sorted or changed by themselves.
 
 A column that is changed by itself (a job's `next_due`, all of a firing) is the truth, and the JSON's field follows it.
+
+Only migrations make tables and indexes. Where an index is said to be partial in SQLite it is so in PostgreSQL too: to
+say that here as well would have each process that opens a catalog of SQLite load PostgreSQL's dialect.
 """
 
 from __future__ import annotations
@@ -64,6 +67,7 @@ runs = Table(
     Column("host", Text),
     Column("failed_step", Text),
     Column("job_version", Integer),
+    Column("met", BigInteger),  # when somebody last meant to reuse a step of it
     CheckConstraint(_STATES, name="state"),
     Index(None, "started", "id"),
     Index(None, "state", "started", "id"),
@@ -71,7 +75,7 @@ runs = Table(
     Index(None, "notebook_id", "started", "id"),
     Index(None, "job", "started", "id"),
     Index(None, "kernel", "started", "id"),
-    Index("ix_runs_under_way", "state", sqlite_where=_UNDER_WAY, postgresql_where=_UNDER_WAY),
+    Index("ix_runs_under_way", "state", sqlite_where=_UNDER_WAY),
 )
 
 executions = Table(
@@ -91,10 +95,10 @@ executions = Table(
     Column("messages", Text),
     CheckConstraint(_STATES, name="state"),
     # Items are many, and each index that they are in has its price when they are written.
-    Index("ix_executions_run_position", "run", "position", sqlite_where=_NO_ITEM, postgresql_where=_NO_ITEM),
-    Index("ix_executions_part_of_item_state", "part_of", "item", "state", sqlite_where=_ITEM, postgresql_where=_ITEM),
-    Index("ix_executions_key_moment", "key", "moment", sqlite_where=_KEYED, postgresql_where=_KEYED),
-    Index("ix_executions_under_way", "state", sqlite_where=_UNDER_WAY, postgresql_where=_UNDER_WAY),
+    Index("ix_executions_run_position", "run", "position", sqlite_where=_NO_ITEM),
+    Index("ix_executions_part_of_item_state", "part_of", "item", "state", sqlite_where=_ITEM),
+    Index("ix_executions_key_moment", "key", "moment", sqlite_where=_KEYED),
+    Index("ix_executions_under_way", "state", sqlite_where=_UNDER_WAY),
 )
 
 # Which executions bound an artifact, and which were given one. Rows are added, and taken away only with their run:
@@ -129,8 +133,8 @@ metrics = Table(
     Column("step", BigInteger),
     Column("value", Double),  # none: not a number (SQLite has no other word for it)
     Column("time", BigInteger, nullable=False),
-    Index("ix_metrics_run_execution", "run", "execution", sqlite_where=_NO_ITEM, postgresql_where=_NO_ITEM),
-    Index("ix_metrics_part_of_name_item", "part_of", "name", "item", sqlite_where=_ITEM, postgresql_where=_ITEM),
+    Index("ix_metrics_run_execution", "run", "execution", sqlite_where=_NO_ITEM),
+    Index("ix_metrics_part_of_name_item", "part_of", "name", "item", sqlite_where=_ITEM),
 )
 
 run_metrics = Table(
@@ -141,7 +145,7 @@ run_metrics = Table(
     Column("value", Double),  # none: not a number
     Column("started", BigInteger, nullable=False),  # the run's, since of equal values the newest comes first
     # Read backwards for the greatest first and forwards for the least: two, so that the newest comes first either way.
-    Index("ix_run_metrics_falling", "name", "value", "started", "run", sqlite_where=_NUMBER, postgresql_where=_NUMBER),
+    Index("ix_run_metrics_falling", "name", "value", "started", "run", sqlite_where=_NUMBER),
     Index(
         "ix_run_metrics_rising",
         "name",
@@ -149,7 +153,6 @@ run_metrics = Table(
         text("started DESC"),
         text("run DESC"),
         sqlite_where=_NUMBER,
-        postgresql_where=_NUMBER,
     ),
 )
 
@@ -219,5 +222,5 @@ firings = Table(
     Column("created", BigInteger, nullable=False),
     Column("claimed", BigInteger),
     CheckConstraint(_STATES, name="state"),
-    Index("ix_firings_queued", "due", "job", sqlite_where=_QUEUED, postgresql_where=_QUEUED),
+    Index("ix_firings_queued", "due", "job", sqlite_where=_QUEUED),
 )

@@ -8,14 +8,14 @@ from tornado import web
 from mlbench.core.errors import NotFound, UsageError
 from mlbench.core.ids import Digest, is_id
 from mlbench.entrypoints.labserver.door import Handler
-from mlbench.project.comparison import difference, last_success, lineage, lineage_of
+from mlbench.project.comparison import difference, last_success, lineage, lineage_of, run_before
 from mlbench.runs.diff import Difference
 from mlbench.runs.lineage import Lineage, values_of
 
 __all__ = ["DifferenceOfRuns", "LineageOfArtifact"]
 
-LAST_SUCCESS = "last-success"
-"""Stands for the last run of the notebook before that succeeded."""
+EARLIER = {"last-success": last_success, "run-before": run_before}
+"""What stands for a run of the notebook before: the last that succeeded, or the last."""
 
 
 class LineageOfArtifact(Handler):
@@ -58,8 +58,8 @@ class DifferenceOfRuns(Handler):
     def _difference(self, identifier: str) -> Difference:
         path = self.get_query_argument("notebook", None)
         other = self.get_query_argument("with", "")
-        if other != LAST_SUCCESS and not is_id(other):
-            raise UsageError(f"with is the id of the run that this one is compared with, or {LAST_SUCCESS}.")
+        if other not in EARLIER and not is_id(other):
+            raise UsageError(f"with is the id of the run that this one is compared with, or {' or '.join(EARLIER)}.")
         project, run = self.stores.find(lambda project: project.catalog.run(identifier), path)
-        before = last_success(project, run) if other == LAST_SUCCESS else project.catalog.run(other)
+        before = EARLIER[other](project, run) if other in EARLIER else project.catalog.run(other)
         return difference(project, before, run)

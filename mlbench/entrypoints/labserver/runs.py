@@ -15,6 +15,7 @@ from mlbench.core.records import ENDED, UNDER_WAY, Execution, Json, Metric, Run,
 from mlbench.entrypoints.labserver import schema
 from mlbench.entrypoints.labserver.door import Handler
 from mlbench.project import Project
+from mlbench.project.comparison import run_before
 from mlbench.project.identity import is_own
 from mlbench.project.reuse import resume_apart
 from mlbench.runs.search import completions, parse, parse_sort, read_place, write_place
@@ -26,7 +27,7 @@ LARGEST_PAGE = 200
 
 
 class RunPage(Handler):
-    """`GET runs?notebook=&notebook_id=&query=&sort=&limit=&before=`."""
+    """`GET runs?notebook=&notebook_id=&query=&sort=&metric=&limit=&before=`."""
 
     @web.authenticated
     @authorized
@@ -56,13 +57,17 @@ class RunPage(Handler):
             **which,
         )
         metrics = project.catalog.metrics([run.id for run in page.runs])
+        if name := self.get_query_argument("metric", None):
+            named = {run: tuple(one for one in logged if one.name == name) for run, logged in metrics.items()}
+            metrics = {run: named[run] or logged for run, logged in metrics.items()}
+        follows = page.runs if sort is None and query is None else ()
         return schema.RunList(
-            runs=[self._summary(project, run, metrics.get(run.id, ())) for run in page.runs],
+            runs=[self._summary(project, run, metrics.get(run.id, ()), follows) for run in page.runs],
             count=project.catalog.count_runs(query, **which),
             next=write_place(page.next) if page.next is not None else None,
         )
 
-    def _summary(self, project: Project, run: Run, metrics: Sequence[Metric]) -> schema.RunSummary:
+    def _summary(self, project: Project, run: Run, metrics: Sequence[Metric], page: Sequence[Run]) -> schema.RunSummary:
         executions = project.steps(run.id)
         return schema.RunSummary(
             run=run,
@@ -72,6 +77,7 @@ class RunPage(Handler):
             metric=metrics[-1] if metrics else None,
             error=failure_line(run, executions),
             job=_job_name(project, run),
+            changed=_changed_parameters(project, run, page),
         )
 
 
@@ -203,6 +209,20 @@ def _edges(executions: list[Execution]) -> list[schema.StepEdge]:
         if parent is not None and parent != each.step and parent in steps.values()
     }
     return [schema.StepEdge(parent=parent, child=child) for parent, child in sorted(edges)]
+
+
+def _changed_parameters(project: Project, run: Run, page: Sequence[Run]) -> list[str]:
+    """Name the parameters that the run before had otherwise; it may follow on a page that has all runs in order."""
+    if not run.parameters:
+        return []
+    older = iter(page)
+    found = next((one for one in older if one.id == run.id), None)
+    before = next((one for one in older if one.notebook == run.notebook), None) if found is not None else None
+    try:
+        then = (before or run_before(project, run)).parameters
+    except NotFound:
+        then = {}
+    return [name for name, value in run.parameters.items() if name not in then or then[name] != value]
 
 
 def _snapshot(project: Project, run: Run) -> Snapshot | None:

@@ -42,7 +42,10 @@ class Status(Struct, frozen=True, kw_only=True):
 
 
 class RunSummary(Struct, frozen=True, kw_only=True):
-    """A run as a list shows it: `metric` is its headline, `error` one line of why it failed."""
+    """A run as a list shows it: `metric` is its headline, `error` one line of why it failed.
+
+    `changed` names the parameters that the run before it of the same notebook did not have so.
+    """
 
     run: Run
     path: str | None = None
@@ -51,6 +54,7 @@ class RunSummary(Struct, frozen=True, kw_only=True):
     metric: Metric | None = None
     error: str | None = None
     job: str | None = None
+    changed: list[str] = []
 
 
 class RunList(Struct, frozen=True, kw_only=True):

@@ -63,7 +63,10 @@ class Reuse:
             ours = await self._ledger.ask(partial(self._vouched, candidate))
             if ours is None:
                 continue
-            origin, run = await self._ledger.ask(partial(self._origin, ours))
+            met = await self._ledger.ask(partial(self._meet, ours))
+            if met is None:
+                continue
+            origin, run = met
             full = replace(ours, messages=origin.messages, reused_from=origin.id)
             return full, described(run, origin)
         return None
@@ -146,9 +149,9 @@ class Reuse:
             if not any(map(changed, one.files)):
                 found[number] = one
         digests = list(dict.fromkeys(digest for one in found.values() for digest in _digests(one)))
-        if self._can_be_read(digests):
-            return found
-        return {number: one for number, one in found.items() if self._kept(one)}
+        if not self._can_be_read(digests):
+            found = {number: one for number, one in found.items() if self._kept(one)}
+        return self._items_met(found)
 
     def _vouched(self, found: Execution) -> Execution | None:
         """Return an execution whose values may run code as this user, signed by this user; `None` if they may not.
@@ -213,17 +216,37 @@ class Reuse:
         except (MlbenchError, OSError):
             return False
 
-    def _origin(self, found: Execution) -> tuple[Execution, Run | None]:
-        """Return the execution that ran, of which others took what it made, with its messages and its run."""
+    def _meet(self, found: Execution) -> tuple[Execution, Run | None] | None:
+        """Return the execution that ran, of which others took what it made, with its messages and its run.
+
+        Its run is not forgotten from now on, since a record will name it; `None` if it has been meanwhile.
+        """
         catalog = self._project.catalog
-        try:
-            full = catalog.execution(found.reused_from or found.id)
-        except NotFound:
-            full = catalog.execution(found.id)
-        try:
-            return full, catalog.run(full.run)
-        except NotFound:
-            return full, None
+        for identifier in filter(None, (found.reused_from, found.id)):
+            named = catalog.executions_named([identifier])
+            catalog.meet_runs([one.run for one in named.values()], time.time_ns())
+            try:
+                full = catalog.execution(identifier)  # whoever forgets it has done so, or leaves it
+            except NotFound:
+                continue
+            try:
+                return full, catalog.run(full.run)
+            except NotFound:
+                return full, None
+        return None
+
+    def _items_met(self, found: Mapping[int, Execution]) -> dict[int, Execution]:
+        """Return the items whose runs, and the runs that they were reused from, are not forgotten from now on."""
+        catalog = self._project.catalog
+        origins = catalog.executions_named(one.reused_from for one in found.values() if one.reused_from is not None)
+        runs = {one.run for one in (*found.values(), *origins.values())}
+        there = catalog.meet_runs(runs, time.time_ns())
+        ran_in = {identifier: one.run for identifier, one in origins.items() if one.run in there}
+        return {
+            number: one if one.reused_from in ran_in else replace(one, reused_from=None)
+            for number, one in found.items()
+            if one.run in there or one.reused_from in ran_in
+        }
 
 
 def described(run: Run | None, origin: Execution) -> str:

@@ -172,6 +172,31 @@ def test_a_run_of_which_a_kept_one_has_reused_a_step_stays_and_its_lineage_is_wh
         lineage(project, other.id, made.step, "model")
 
 
+def test_a_run_that_is_met_after_the_last_look_stays_with_all_that_it_needs(project: Project) -> None:
+    old, other = a_run(project, model="m" * 100), a_run(project, model="o" * 100)
+    (made,) = project.catalog.executions(old.id)
+    kept = [digest_of(project, old, "model"), old.snapshot]
+    age(project)
+    new = project.begin_run(kind="papermill", notebook="/n/again.ipynb")
+    decided = care.plan(project, SHORT, alive=dead)
+    assert {run.id for run in decided.runs} == {old.id, other.id}
+    forget = project.catalog.delete_runs
+
+    def met_just_now(runs: Any, **more: Any) -> set[RunId]:
+        assert project.catalog.meet_runs([old.id], time.time_ns()) == {old.id}
+        return forget(runs, **more)
+
+    project.catalog.delete_runs = met_just_now  # type: ignore[method-assign]
+    care.free(project, decided)
+    project.put_execution(replace(made, id=ExecutionId(new_id()), run=new.id, state="reused", reused_from=made.id))
+    project.end_run(new, "succeeded")
+    assert {run.id for run in project.catalog.runs()} == {old.id, new.id}
+    assert [one.id for one in lineage(project, new.id, made.step, "model").executions] == [made.id]
+    assert all(digest is not None and project.blobs.has(digest) for digest in kept)
+    assert care.verify(project).whole
+    assert project.catalog.meet_runs([other.id], time.time_ns()) == set(), "whoever comes too late runs the step"
+
+
 def test_a_run_that_is_kept_stays_until_it_is_no_longer(project: Project) -> None:
     run = a_run(project, model="x" * 100)
     age(project)

@@ -1,0 +1,122 @@
+import type { IDifference } from '../api/schema';
+import { alike, isEmpty, itemWords, pair, sideBySide, telling } from './difference';
+
+const NOTHING: IDifference = {
+  before: 'a',
+  after: 'b',
+  code: [],
+  parameters: [],
+  data: [],
+  environment: [],
+  metrics: [],
+  outcome: [],
+  items: []
+};
+
+const cell = (name: string, change: 'added' | 'changed' | 'moved', type = 'code') => ({
+  what: 'cell' as const,
+  change,
+  name,
+  cell: null,
+  type,
+  diff: []
+});
+
+const data = (step: string, name: string, ...details: string[]) => ({
+  step,
+  name,
+  change: 'changed' as const,
+  before: 'x',
+  after: 'y',
+  details
+});
+
+describe('telling', () => {
+  it('names causes in the order in which they matter, and how many are left', () => {
+    const difference: IDifference = {
+      ...NOTHING,
+      code: [
+        cell('notes', 'changed', 'markdown'),
+        cell('clean', 'moved'),
+        cell('train', 'changed')
+      ],
+      parameters: [{ name: 'trees', change: 'changed', before: 100, after: 200 }],
+      data: [data('load', 'flights', 'rows 10 to 12')],
+      environment: [{ part: 'package numpy', change: 'changed', before: '2.0', after: '2.1' }],
+      metrics: [{ name: 'rmse', change: 'changed', step: null, before: 1, after: 2, difference: 1 }]
+    };
+    expect(telling(difference, null, 4)).toEqual([
+      'code of train',
+      'trees 100 → 200',
+      'flights of load (rows 10 to 12)',
+      'numpy 2.0 → 2.1'
+    ]);
+    expect(telling(difference, null, 2)).toEqual(['code of train', 'trees 100 → 200', '2 more']);
+  });
+
+  it('names cells with other code in one go, that of the failed step first', () => {
+    const code = ['load', 'clean', 'train', 'score', 'report'].map(each => cell(each, 'changed'));
+    expect(telling({ ...NOTHING, code: code.slice(0, 2) })).toEqual(['code of load and clean']);
+    expect(telling({ ...NOTHING, code: [...code, cell('new', 'added')] }, 'train')).toEqual([
+      'code of train, load, clean and 2 more',
+      'new added'
+    ]);
+  });
+
+  it('does not tell the data of a step whose code has changed', () => {
+    const difference: IDifference = {
+      ...NOTHING,
+      code: [cell('train', 'changed')],
+      data: [data('train', 'model', 'the content: what is shown of it is the same')]
+    };
+    expect(telling(difference)).toEqual(['code of train']);
+  });
+
+  it('tells nothing where only results differ', () => {
+    expect(
+      telling({ ...NOTHING, outcome: [{ step: null, before: 'succeeded', after: 'failed' }] })
+    ).toEqual([]);
+  });
+});
+
+describe('sideBySide', () => {
+  it('puts what was removed beside what was added', () => {
+    const same = (text: string) => ({ text, isChanged: false });
+    const changed = (text: string) => ({ text, isChanged: true });
+    expect(sideBySide(['@@ -1,3 +4,4 @@', ' a', '-b', '+c', '+d', ' e'])).toEqual([
+      { head: 'line 4' },
+      { before: same('a'), after: same('a') },
+      { before: changed('b'), after: changed('c') },
+      { before: undefined, after: changed('d') },
+      { before: same('e'), after: same('e') }
+    ]);
+  });
+});
+
+describe('words', () => {
+  it('say what is new and what is gone', () => {
+    expect(pair(null, 3)).toBe('3, not there before');
+    expect(pair('x', null)).toBe('x before, now gone');
+    expect(pair(0.123456, true)).toBe('0.1235 → true');
+  });
+
+  it('say of an item all that differs', () => {
+    expect(
+      itemWords({
+        label: { a: '1' },
+        before: 'succeeded',
+        after: 'failed: ValueError',
+        names: ['model'],
+        metrics: [
+          { name: 'rmse', change: 'changed', step: null, before: 1, after: 2, difference: 1 }
+        ]
+      })
+    ).toBe('succeeded → failed: ValueError · model differs · rmse 1 → 2');
+  });
+
+  it('name the parts that are alike', () => {
+    expect(alike(NOTHING)).toHaveLength(7);
+    expect(isEmpty(NOTHING)).toBe(true);
+    expect(alike({ ...NOTHING, code: [cell('x', 'added')] })).not.toContain('cells and modules');
+  });
+});
