@@ -52,6 +52,7 @@ class MemoryBlobs:
         self._contents: dict[Digest, dict[Digest, bytes]] = {}
         self._records: dict[str, Json] = {}
         self._times: dict[str, int] = {}
+        self._claimed: dict[str, object] = {}
 
     def put(self, data: bytes | memoryview, /, *, durable: bool = True) -> Digest:  # noqa: ARG002  (nothing lasts here)
         digest = Digest(f"blake3:{values.digest_of(data)}")
@@ -125,6 +126,21 @@ class MemoryBlobs:
         found = [one if one in self._objects else self._packs[one] for one in wanted if self.has(one)]
         self._times |= dict.fromkeys(found, time.time_ns())
         return len(found) == len(wanted)
+
+    def verify(self, digest: Digest, /) -> None:
+        data = self._object(digest)
+        if digest not in {f"blake3:{values.digest_of(one)}" for one in (memoryview(data), *_manifest(data))}:
+            raise ArtifactCorrupt(f"The object {digest} is damaged.")
+
+    def set_aside(self, digest: Digest, /) -> None:
+        self._objects.pop(digest, None)
+        self._times.pop(digest, None)
+
+    def claim(self, name: str, /) -> bool:
+        return self._claimed.setdefault(name, token := object()) is token
+
+    def let_go(self, name: str, /) -> None:
+        self._claimed.pop(name, None)
 
     def append(self, kind: str, identifier: str, record: Json | bytes, /, *, durable: bool = True) -> None:  # noqa: ARG002
         import msgspec

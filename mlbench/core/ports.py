@@ -121,6 +121,25 @@ class BlobStore(Protocol):
         """
         ...
 
+    def verify(self, digest: Digest, /) -> None:
+        """Read everything kept under a digest. Raise `NotFound`, or `ArtifactCorrupt` if a bit of it is wrong."""
+        ...
+
+    def set_aside(self, digest: Digest, /) -> None:
+        """Take a damaged object out of the way, so that whoever makes it again can keep it."""
+        ...
+
+    def claim(self, name: str, /) -> bool:
+        """Take a name of letters, digits and hyphens that nobody has; return False if somebody has it.
+
+        Of several who ask at once, wherever they are, one has it: until `let_go`, or until `sweep` finds it old.
+        """
+        ...
+
+    def let_go(self, name: str, /) -> None:
+        """Give a name back, whoever has it; do nothing if nobody has."""
+        ...
+
     def pieces(self, kind: Literal["object", "pack", "record"], /) -> Iterator[Piece]:
         """Yield the files of a kind, records the oldest first; what comes or goes meanwhile may be among them or not.
 

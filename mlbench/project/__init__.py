@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.backends.blobs import open_blobs
 from mlbench.core.errors import NotFound, StoreError
 from mlbench.core.ids import Digest, NotebookId, RunId, new_id
 from mlbench.core.ports import Catalog
@@ -46,6 +46,9 @@ __all__ = ["Project", "StoreLocation", "find_store"]
 
 _log = logging.getLogger(__name__)
 
+_MOMENT = 10.0
+"""Seconds for which a catalog that is this machine's alone is taken to know what others have recorded."""
+
 
 class Project:
     """A store with its use cases.
@@ -60,9 +63,10 @@ class Project:
 
     def __init__(self, location: StoreLocation, *, catalog: Catalog | None = None) -> None:
         self.location = location
-        self.blobs = LocalBlobs(location.path)
+        self.blobs = open_blobs(location.place)
         self._catalog = catalog
         self._opening = threading.Lock()
+        self._caught_up = 0.0
 
     @classmethod
     def open(cls, store: str | None = None, notebook: str | None = None) -> Project:
@@ -76,7 +80,7 @@ class Project:
         return cls(find_store(notebook, store=store))
 
     def __repr__(self) -> str:
-        return f"Project({str(self.location.path)!r})"
+        return f"Project({self.location.place!r})"
 
     @property
     def catalog(self) -> Catalog:
@@ -85,14 +89,35 @@ class Project:
             if self._catalog is None:
                 from mlbench.backends.catalog_sql import SqlCatalog
 
+                if self._is_own:
+                    self.location.path.mkdir(mode=0o700, parents=True, exist_ok=True)
                 catalog = SqlCatalog(self.location.catalog_url)
                 note_catalog(self.location)
-                if catalog.is_new:
+                if self._is_own:
+                    self._catch_up(catalog, anew=catalog.is_new)
+                elif catalog.is_new:
                     from mlbench.project.indexing import fill_catalog
 
                     fill_catalog(catalog, self.blobs)  # it was lost or moved, and the records are there already
                 self._catalog = catalog
             return self._catalog
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether the catalog is this machine's, on a store that others may write to."""
+        return self.location.url is not None and self.location.catalog_url.startswith("sqlite")
+
+    def catch_up(self) -> None:
+        """Have the catalog know what others have recorded, unless it was looked at a moment ago."""
+        catalog = self.catalog
+        if self._is_own and time.monotonic() - self._caught_up > _MOMENT:
+            self._catch_up(catalog)
+
+    def _catch_up(self, catalog: Catalog, *, anew: bool = False) -> None:
+        from mlbench.project.catchup import catch_up
+
+        self._caught_up = time.monotonic()
+        catch_up(catalog, self.blobs, self.location.path, anew=anew)
 
     def close(self) -> None:
         """Close the catalog's connections."""
@@ -295,6 +320,7 @@ class Project:
         from mlbench.project.identity import runs_of
         from mlbench.runs.search import parse, parse_sort
 
+        self.catch_up()
         wanted, order = parse(query or ""), parse_sort(sort) if sort is not None else None
         if user is not None:
             theirs = Comparison(Column("user"), "=", user)
@@ -329,7 +355,8 @@ class Project:
         from mlbench.project.history import RunView
         from mlbench.project.signing import judge
 
-        return RunView(self.catalog.run(prefix), self.catalog, self.blobs, judge(self.location.path))
+        self.catch_up()
+        return RunView(self.catalog.run(prefix), self.catalog, self.blobs, judge(self.location.place))
 
     def steps(self, run: RunId) -> list[Execution]:
         """Return the executions that count in a run, the last one of each step, without their messages."""

@@ -5,7 +5,7 @@ above the notebook, else it is in the user's data directory.
 
 Its catalog is a file of SQLite in it, unless `MLBENCH_CATALOG`, or `catalog` in the file that names the store, says
 otherwise. A store whose catalog is on a server says so itself, in its file `catalog.json`, so that nobody begins a
-second one.
+second one. Of a store under a URL the catalog lies on this machine, unless it is named.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from mlbench.backends.blobs import is_url, url_name, url_of
 from mlbench.core.errors import StoreError, UsageError
 from mlbench.core.records import Json
 from mlbench.core.urls import without_password
@@ -57,16 +58,23 @@ _NETWORK = frozenset({
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreLocation:
-    """A store's folder, why it is this one (a sentence), and its catalog's URL.
+    """A store's folder or URL, why it is this one (a sentence), and its catalog's URL.
 
-    `notice` is one line for the user where the catalog does not lie in the store. The URL may hold a password: it is
-    never shown (see `without_password`).
+    `notice` is one line for the user where the catalog does not lie in the store. The catalog's URL may hold a
+    password: it is never shown (see `without_password`). Of a store under a URL, `url`, `path` is the folder on this
+    machine in which lies what others do not see: its key, and its catalog if that is not shared.
     """
 
     path: Path
     source: str
     catalog_url: str = field(repr=False)
     notice: str | None = None
+    url: str | None = None
+
+    @property
+    def place(self) -> str:
+        """What names the store to others of this user: its URL, or its folder's path."""
+        return self.url or str(self.path)
 
     @property
     def on_a_server(self) -> bool:
@@ -75,11 +83,11 @@ class StoreLocation:
 
     def named(self) -> Json:
         """Return what names this store in a request to the service, which has settings and variables of its own."""
-        return {"store": str(self.path), "catalog": self.catalog_url}
+        return {"store": self.place, "catalog": self.catalog_url}
 
     def variables(self) -> dict[str, str]:
         """Return the environment variables by which another process of this user finds it."""
-        return {"MLBENCH_STORE": str(self.path), "MLBENCH_CATALOG": self.catalog_url}
+        return {"MLBENCH_STORE": self.place, "MLBENCH_CATALOG": self.catalog_url}
 
 
 def find_store(notebook: str | None = None, *, store: str | None = None) -> StoreLocation:
@@ -90,12 +98,12 @@ def find_store(notebook: str | None = None, *, store: str | None = None) -> Stor
     notebook
         Its path; without one, the working directory decides.
     store
-        A directory that overrides everything.
+        A directory or a URL that overrides everything.
 
     Raises
     ------
     StoreError
-        If a file of settings cannot be read, or names something that is no directory.
+        If a file of settings cannot be read, or names something that is neither a directory nor a URL.
     UsageError
         If it has a setting that does not exist.
     """
@@ -126,8 +134,11 @@ def remember_catalog(store: str, url: str | None) -> None:
 
 
 def note_catalog(location: StoreLocation) -> None:
-    """Have a store say that its catalog is on a server, for all who come to it later and are not told."""
-    if not location.on_a_server:
+    """Have a store say that its catalog is on a server, for all who come to it later and are not told.
+
+    One under a URL does not: who is not told of its catalog has one of their own, which catches up with the records.
+    """
+    if location.url is not None or not location.on_a_server:
         return
     file = location.path / _NOTE
     if file.exists():
@@ -179,7 +190,7 @@ def find_retention(folder: Path | None = None) -> tuple[Rule, ...]:
 def describe(location: StoreLocation) -> Json:
     """Return what `mlbench config` shows of a store, as plain JSON."""
     return {
-        "store": str(location.path),
+        "store": location.place,
         "source": location.source,
         "catalog": without_password(location.catalog_url),
         "notice": location.notice,
@@ -205,11 +216,15 @@ def low_space(path: str | Path) -> str | None:
     )
 
 
-def _directory(named: Any, beside: Path) -> Path:
+def _directory(named: Any, beside: Path) -> Path | str:
+    """Return the directory that a text names, or the URL that it is."""
     if not isinstance(named, str) or not named.strip() or "\0" in named:
-        raise StoreError(f"A store is named by the path of a directory, not by {named!r}.")
-    if "://" in named:
-        raise StoreError(f"The store {named} is a URL, which this version cannot use.", "Name a directory.")
+        raise StoreError(f"A store is named by the path of a directory or by a URL, not by {named!r}.")
+    if is_url(named):
+        url = url_of(named)
+        if is_url(url):
+            return url
+        named = url
     path = Path(os.path.abspath(beside / Path(named).expanduser()))
     if path.exists() and not path.is_dir():
         raise StoreError(f"The store {path} is not a directory.", "Name another in MLBENCH_STORE.")
@@ -253,7 +268,9 @@ def _read_settings(file: Path) -> Json | None:
     return settings
 
 
-def _located(path: Path, source: str, catalog: Any = None) -> StoreLocation:
+def _located(path: Path | str, source: str, catalog: Any = None) -> StoreLocation:
+    if isinstance(path, str):
+        return _located_elsewhere(path, source, catalog)
     noted = _noted(path)
     if catalog is not None:
         url = _checked_url(catalog)
@@ -295,6 +312,22 @@ def _checked_url(catalog: Any) -> str:
 
 
 _SERVERS: Final = ("postgresql", "postgres", "postgresql+psycopg")
+
+
+def _located_elsewhere(url: str, source: str, catalog: Any) -> StoreLocation:
+    """Return the place of a store under a URL; its catalog is on this machine, unless another is named."""
+    import platformdirs
+
+    folder = Path(platformdirs.user_data_dir("mlbench", appauthor=False)) / "catalogs" / url_name(url)
+    if catalog is not None:
+        return StoreLocation(path=folder, url=url, source=source, catalog_url=_checked_url(catalog))
+    kind = file_system(folder)
+    local = (_local_folder(folder) if kind in _NETWORK else None) or folder
+    notice = (
+        f"The store {url} is shared, its catalog is not: it is made from the store's records in {local}. "
+        'To share it, name a database: catalog = "postgresql://…".'
+    )
+    return StoreLocation(path=folder, url=url, source=source, catalog_url=_sqlite(local), notice=notice)
 
 
 def _sqlite(folder: Path) -> str:

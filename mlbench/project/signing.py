@@ -25,6 +25,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+from mlbench.backends.blobs import canonical, is_url
 from mlbench.core.errors import MlbenchError, StoreError, UsageError
 from mlbench.core.messages import Signer
 from mlbench.core.records import Artifact
@@ -71,23 +72,25 @@ def _say_once(sentence: str) -> None:
     _LOG.warning("%s", sentence)
 
 
-def judge(store: str | Path, *, own_session: bool = False) -> Callable[[Artifact], bool]:
+def judge(store: str, *, own_session: bool = False) -> Callable[[Artifact], bool]:
     """Return what says of the artifacts of a store whether they may run code as this user when they are loaded.
 
     Parameters
     ----------
+    store
+        Its place: a path or a URL.
     own_session
         Whether it is asked by a kernel or a service of what came to be in it: for a user who cannot have a key, what
         nobody has signed passes there, or nothing would run.
     """
     folder = keys_folder()
-    path = os.path.realpath(store)
+    place = canonical(store)
 
     def accepts(artifact: Artifact) -> bool:
         if not needs_signature(artifact.codec):
             return True
         if artifact.signature is None:
-            return path in trust().unsigned or (own_session and signer(KERNEL) is None)
+            return place in trust().unsigned or (own_session and signer(KERNEL) is None)
         signature = artifact.signature
         return any(is_signed(key, signature, artifact.digest, artifact.codec) for key in _keys(folder))
 
@@ -225,7 +228,7 @@ def _read_trust(file: Path, _changed: int, owner: int, mode: int) -> Trust:
         ) from error
 
 
-def set_trust(*, user: str | None = None, unsigned: str | Path | None = None, remove: bool = False) -> Trust:
+def set_trust(*, user: str | None = None, unsigned: str | None = None, remove: bool = False) -> Trust:
     """Trust somebody, or the unsigned values of a store, from now on, or no more; return whom this user trusts then.
 
     Raises
@@ -241,14 +244,13 @@ def set_trust(*, user: str | None = None, unsigned: str | Path | None = None, re
             raise UsageError(f"{user!r} is no user's name.")
         known = replace(known, users=known.users - {user} if remove else known.users | {user})
     if unsigned is not None:
-        path = os.path.realpath(unsigned)
-        status = os.stat(path)
-        if not remove and (status.st_uid != os.geteuid() or status.st_mode & 0o022):
+        place = canonical(unsigned)
+        if not remove and _others_write(place):
             raise UsageError(
-                f"Others can write to the store {path}, so what is unsigned in it may be anybody's.",
+                f"Others can write to the store {place}, so what is unsigned in it may be anybody's.",
                 "Load what you know with `trust=True`.",
             )
-        known = replace(known, unsigned=known.unsigned - {path} if remove else known.unsigned | {path})
+        known = replace(known, unsigned=known.unsigned - {place} if remove else known.unsigned | {place})
     file = keys_folder() / _TRUSTED
     beside = file.with_name(f".{secrets.token_hex(8)}")
     data = json.dumps({"users": sorted(known.users), "unsigned": sorted(known.unsigned)}, indent=1)
@@ -266,3 +268,11 @@ def set_trust(*, user: str | None = None, unsigned: str | Path | None = None, re
             f"{file} cannot be written: {error.strerror or error}.", "Name a folder of yours in MLBENCH_KEYS."
         ) from error
     return known
+
+
+def _others_write(place: str) -> bool:
+    """Say whether others may write to a store; nobody can tell that of a URL."""
+    if is_url(place):
+        return True
+    status = os.stat(place)
+    return status.st_uid != os.geteuid() or bool(status.st_mode & 0o022)

@@ -7,16 +7,43 @@ from pathlib import Path
 
 import pytest
 
+from mlbench.backends.blobs_fsspec import FsspecBlobs
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.catalog_sql import SqlCatalog
 from mlbench.backends.memory import MemoryBlobs, MemoryCatalog
+from mlbench.core.ids import new_id
 from mlbench.core.ports import BlobStore, Catalog
 from tests.postgres import Server
+from tests.s3 import S3Server, needs_s3
 
 
-@pytest.fixture(params=["memory", "local"])
-def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
-    return MemoryBlobs() if request.param == "memory" else LocalBlobs(tmp_path / "store")
+@pytest.fixture(params=["memory", "local", "fsspec", "s3"])
+def blobs(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BlobStore]:
+    if request.param == "memory":
+        yield MemoryBlobs()
+        return
+    if request.param == "local":
+        yield LocalBlobs(tmp_path / "store")
+        return
+    monkeypatch.setenv("MLBENCH_CACHE", str(tmp_path / "cache"))
+    if request.param == "fsspec":
+        made = FsspecBlobs(f"memory://{new_id()}/store")
+    else:
+        server: S3Server = request.getfixturevalue("s3")
+        for name, value in server.variables.items():
+            monkeypatch.setenv(name, value)
+        made = FsspecBlobs(f"{server.bucket()}/store")
+    yield made
+    made.rest()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """A server that speaks S3, of this session."""
+    needs_s3()
+    server = S3Server()
+    yield server
+    server.kill()
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql"])

@@ -163,6 +163,23 @@ def test_threads_that_pack_and_read_at_once_do_not_disturb_each_other(blobs: Blo
     assert all(them == list(range(them[0], them[0] + 30)) for them in found)
 
 
+# --- names that are taken ---------------------------------------------------------------------------------------------
+
+
+def test_of_several_who_take_a_name_one_has_it(blobs: BlobStore) -> None:
+    had: list[bool] = []
+    threads = [threading.Thread(target=lambda: had.append(blobs.claim("abcd-1"))) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(had) == [False] * 4 + [True]
+    blobs.let_go("abcd-1")
+    blobs.let_go("abcd-1")
+    assert blobs.claim("abcd-1")
+    assert blobs.claim("abcd-2")
+
+
 # --- records ----------------------------------------------------------------------------------------------------------
 
 
@@ -261,7 +278,7 @@ def some_of_each(blobs: BlobStore) -> tuple[Digest, Digest, Digest]:
 
 
 def test_all_files_are_listed_with_their_sizes_and_times(blobs: BlobStore) -> None:
-    before = time.time_ns() - 10**8  # a disk's clock is coarse
+    before = time.time_ns() - 10**9  # an object store's clock has whole seconds
     plain, alone, inside = some_of_each(blobs)
     pieces = all_pieces(blobs)
     assert {piece.name for piece in pieces if piece.kind == "object"} == {plain, alone}

@@ -7,4 +7,7 @@ and write here themselves.
 
 from mlbench.backends.blobs_local.store import STORE_FORMAT, LocalBlobs
 
-__all__ = ["STORE_FORMAT", "LocalBlobs"]
+__all__ = ["STORE_FORMAT", "THREAD", "LocalBlobs"]
+
+THREAD = "mlbench-store"
+"""How the names of threads begin that read and write a store for a step: what they open is not the step's."""

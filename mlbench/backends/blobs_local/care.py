@@ -11,19 +11,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Literal
 
-from mlbench.backends.blobs_local.checks import check, checked, corrupt
+from mlbench.backends.blobs_local.checks import checked, corrupt, index_of, problems
 from mlbench.backends.blobs_local.files import make_folders, read_range, write_files
-from mlbench.backends.blobs_local.packs import Index, Packs, Place, lay_out, open_plain
+from mlbench.backends.blobs_local.packs import Packs, Place, lay_out, open_plain
+from mlbench.backends.blobs_local.recording import RECORD, decode, is_record_name
 from mlbench.core.errors import ArtifactCorrupt, NotFound, StoreError
 from mlbench.core.ids import Digest, is_digest
 from mlbench.core.ports import Piece
 from mlbench.core.records import Json
 
-__all__ = ["FULL", "RECORD", "Care", "read_record"]
+__all__ = ["FULL", "Care", "read_record"]
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-
-RECORD: Final = re.compile(r"(\d{19})-([a-z]+(?:-[a-z]+)*)-([A-Za-z0-9._]{1,120})\.json")
 
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
 _FREED: Final = re.compile(r"freed-(object|pack)-([0-9a-f]{64})")
@@ -165,11 +164,9 @@ class Care:
 
     def _where(self, piece: Piece) -> str:
         if piece.kind == "record":
-            year, _, rest = piece.name.partition("/")
-            month, _, file = rest.partition("/")
-            if not (year.isdigit() and month.isdigit() and RECORD.fullmatch(f"{file}.json")):
+            if not is_record_name(piece.name):
                 raise ValueError(f"not a record's name: {piece.name!r}")
-            return os.path.join(self.root, "records", year, month, f"{file}.json")
+            return os.path.join(self.root, "records", *f"{piece.name}.json".split("/"))
         digest = Digest(piece.name)
         if not is_digest(digest):
             raise ValueError(f"not a digest: {piece.name!r}")
@@ -192,30 +189,10 @@ class Care:
     def _problems(self, piece: Piece, data: memoryview) -> dict[str, str]:
         """Return what is wrong in the bytes of a file, by digest or name."""
         self._where(piece)
-        if piece.kind == "record":
-            return _problems_of_record(piece.name, bytes(data))
-        digest = Digest(piece.name)
-        try:
-            if piece.kind == "object":
-                check(digest, data)
-                return {}
-            places = self._index(digest, data)
-        except ArtifactCorrupt as error:
-            return {digest: error.message}
-        found: dict[str, str] = {}
-        for inside, (_, offset, size) in places.items():
-            try:
-                checked(inside, data[offset : offset + size], size)
-            except ArtifactCorrupt as error:
-                found[inside] = error.message
-        return found
+        return problems(piece, data)
 
     def _index(self, pack: Digest, data: memoryview) -> dict[Digest, Place]:
-        try:
-            name = pack.partition(":")[2]
-            return dict(Index(name, data.nbytes, lambda offset, size: data[offset : offset + size]))
-        except ValueError as error:
-            raise corrupt(pack, f"a pack that is damaged: {error}") from error
+        return index_of(pack, data)
 
     def _path(self, digest: Digest) -> str:
         name = digest.partition(":")[2]
@@ -264,30 +241,7 @@ def _put_back(aside: str, path: str) -> None:
         os.unlink(aside)
 
 
-def _problems_of_record(name: str, text: bytes) -> dict[str, str]:
-    import msgspec
-
-    try:
-        record: Json = msgspec.json.decode(text, type=dict)
-    except msgspec.DecodeError as error:
-        return {name: f"The record {name} cannot be read: {error}."}
-    if record.get("record") != RECORD.fullmatch(f"{name.rpartition('/')[2]}.json")[2]:  # type: ignore[index]
-        return {name: f"The record {name} is of another kind than its name says."}
-    return {}
-
-
 def read_record(path: str) -> Json:
     """Return the record in a file. Raise `StoreError` if it is none."""
-    import msgspec
-
     with open(path, "rb") as file:
-        text = file.read()
-    try:
-        record: Json = msgspec.json.decode(text, type=dict)
-    except msgspec.DecodeError as error:
-        raise StoreError(f"The record {path} cannot be read.", "Restore it from a backup, or remove it.") from error
-    for one in (record, *(record.get("executions") or ())):
-        for metric in (isinstance(one, dict) and one.get("metrics")) or ():
-            if isinstance(metric, dict) and isinstance(metric.get("value"), str):
-                metric["value"] = float(metric["value"])
-    return record
+        return decode(file.read(), path)

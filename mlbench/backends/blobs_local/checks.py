@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from mlbench.backends.blobs_local.packs import Index, Place
+from mlbench.backends.blobs_local.recording import problems_of_record
 from mlbench.core.errors import ArtifactCorrupt
 from mlbench.core.ids import Digest
+from mlbench.core.ports import Piece
 from mlbench.runs import values
 
-__all__ = ["check", "checked", "corrupt"]
+__all__ = ["check", "checked", "corrupt", "index_of", "problems"]
 
 
 def check(digest: Digest, data: memoryview) -> None:
@@ -46,3 +49,33 @@ def checked(digest: Digest, data: memoryview, size: int, *, hashed: bool = True)
             if (found := values.digest_of(part)) != expected:
                 raise corrupt(f"blake3:{expected} in {digest}", f"blake3:{found}")
     return parts
+
+
+def index_of(pack: Digest, data: memoryview) -> dict[Digest, Place]:
+    """Return where everything lies in the bytes of a pack. Raise `ArtifactCorrupt` if its index is damaged."""
+    try:
+        name = pack.partition(":")[2]
+        return dict(Index(name, data.nbytes, lambda offset, size: data[offset : offset + size]))
+    except ValueError as error:
+        raise corrupt(pack, f"a pack that is damaged: {error}") from error
+
+
+def problems(piece: Piece, data: memoryview) -> dict[str, str]:
+    """Return what is wrong in the bytes of a store's file, by digest or name."""
+    if piece.kind == "record":
+        return problems_of_record(piece.name, bytes(data))
+    digest = Digest(piece.name)
+    try:
+        if piece.kind == "object":
+            check(digest, data)
+            return {}
+        places = index_of(digest, data)
+    except ArtifactCorrupt as error:
+        return {digest: error.message}
+    found: dict[str, str] = {}
+    for inside, (_, offset, size) in places.items():
+        try:
+            checked(inside, data[offset : offset + size], size)
+        except ArtifactCorrupt as error:
+            found[inside] = error.message
+    return found

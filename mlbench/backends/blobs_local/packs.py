@@ -162,6 +162,10 @@ class Packs:
             index = Index(name, os.fstat(file).st_size, partial(read_range, file))
         finally:
             os.close(file)
+        return self.remember(name, index)
+
+    def remember(self, name: str, index: Index) -> Index:
+        """Keep an index in memory, and forget the oldest if they are many; return it."""
         with self._lock:
             self._indexes[name] = index
             kept = sum(one.count for one in self._indexes.values())

@@ -17,15 +17,14 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import stat
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from mlbench.backends.blobs_local.care import FULL, RECORD, Care, read_record
+from mlbench.backends.blobs_local.care import FULL, Care, read_record
 from mlbench.backends.blobs_local.checks import checked, corrupt
 from mlbench.backends.blobs_local.files import (
     Buffer,
@@ -38,9 +37,10 @@ from mlbench.backends.blobs_local.files import (
     write_files,
 )
 from mlbench.backends.blobs_local.packs import Packs, Place, lay_out, open_plain
+from mlbench.backends.blobs_local.recording import RECORD, claimed_name, encode, identifier_in_names, record_name
 from mlbench.core.errors import ArtifactCorrupt, NotFound, StoreError
 from mlbench.core.ids import Digest, is_digest
-from mlbench.core.records import SCHEMA, Json
+from mlbench.core.records import Json
 from mlbench.runs import values
 
 __all__ = ["STORE_FORMAT", "LocalBlobs"]
@@ -65,10 +65,6 @@ _OURS = ("objects", "packs", "records", "tmp", "format", "reserve", "catalog", "
 """How the names begin that a store's directory may have before it is one: another process may be making it."""
 
 _LOOKS = 3
-
-_KIND = re.compile(r"[a-z]+(-[a-z]+)*")
-_NAME = re.compile(r"[A-Za-z0-9._:-]{1,120}")
-_NOT_IN_FILE_NAMES = str.maketrans(":-", "..")
 
 
 class LocalBlobs(Care):
@@ -236,6 +232,23 @@ class LocalBlobs(Care):
         with self._clear_errors(), suppress(FileNotFoundError):
             os.rename(self._path(digest), os.path.join(self._tmp, f"damaged-{os.urandom(8).hex()}"))
 
+    def claim(self, name: str, /) -> bool:
+        """Take a name that nobody has; return False if somebody has it."""
+        with self._clear_errors():
+            try:
+                os.close(os.open(self._claimed(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            except FileExistsError:
+                return False
+        return True
+
+    def let_go(self, name: str, /) -> None:
+        """Give a name back, whoever has it."""
+        with self._clear_errors(), suppress(FileNotFoundError):
+            os.unlink(self._claimed(name))
+
+    def _claimed(self, name: str) -> str:
+        return os.path.join(self._tmp, claimed_name(name))
+
     # --- records ------------------------------------------------------------------------------------------------------
 
     def append(self, kind: str, identifier: str, record: Json | bytes, /, *, durable: bool = True) -> None:
@@ -244,22 +257,11 @@ class LocalBlobs(Care):
         `schema`, `record` (its kind), `id` and `time` are added, where it has no field of that name. One that is JSON
         already has none of these, and at least one other.
         """
-        import msgspec
-
-        if not _KIND.fullmatch(kind) or not _NAME.fullmatch(identifier):
-            raise ValueError(f"not a record's kind and id: {kind!r}, {identifier!r}")
         now = time.time_ns()
-        head = {"schema": SCHEMA, "record": kind, "id": identifier, "time": now}
-        if isinstance(record, bytes):
-            data = msgspec.json.encode(head)[:-1] + b"," + record[1:]
-        else:
-            data = msgspec.json.encode(head | _numbers_as_text(msgspec.to_builtins(record)))
-        moment = time.gmtime(now // 1_000_000_000)
-        folder = os.path.join(self.root, "records", f"{moment.tm_year:04}", f"{moment.tm_mon:02}")
-        name = identifier.translate(_NOT_IN_FILE_NAMES)
+        path = os.path.join(self.root, "records", f"{record_name(kind, identifier, now)}.json")
+        data = encode(kind, identifier, record, now)
         with self._clear_errors():
-            made = make_folders(folder)
-            path = os.path.join(folder, f"{now:019}-{kind}-{name}.json")
+            made = make_folders(os.path.dirname(path))
             try:
                 write_files(self._tmp, [(path, len(data), [(0, data)])], made, durable=durable)
             except OSError as error:
@@ -276,7 +278,7 @@ class LocalBlobs(Care):
 
     def find_record(self, kind: str, identifier: str, /) -> Json | None:
         """Return the latest record of a kind and id written in this month or the one before, if there is one."""
-        name = identifier.translate(_NOT_IN_FILE_NAMES)
+        name = identifier_in_names(identifier)
         for folder in reversed(self._months()[-2:]):
             fitting = [file for _, found, file in _listed(folder) if found == kind and file.endswith(f"-{name}.json")]
             if fitting:
@@ -454,20 +456,3 @@ def _listed(folder: str) -> Iterator[tuple[str, str, str]]:
     for name in os.listdir(folder):
         if found := RECORD.fullmatch(name):
             yield found[1], found[2], name
-
-
-def _numbers_as_text(record: Json) -> Json:
-    """Return a record whose metrics that JSON has no number for (nan, inf) are texts; they are read back as numbers."""
-    if record.get("executions"):
-        record = {**record, "executions": [_numbers_as_text(one) for one in record["executions"]]}
-    metrics: list[dict[str, Any]] = record.get("metrics") or []
-    if all(isinstance(metric.get("value"), float) and abs(metric["value"]) < _INFINITE for metric in metrics):
-        return record
-    plain = [
-        {**metric, "value": str(value)} if isinstance(value, float) and not abs(value) < _INFINITE else metric
-        for metric, value in ((metric, metric.get("value")) for metric in metrics)
-    ]
-    return {**record, "metrics": plain}
-
-
-_INFINITE = float("inf")

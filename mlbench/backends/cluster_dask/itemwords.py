@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from mlbench.backends.blobs import local_folder
 from mlbench.core.ids import Digest
 from mlbench.core.messages import StepTask
 from mlbench.core.records import Failure, FileUse, Json
@@ -40,13 +41,13 @@ class ItemEnd(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class Mark:
     """Says which item of a chunk was begun last, to whoever asks when neither its process nor its worker is left.
 
-    It is a file beside what is being written in the store. Nothing depends on it while all goes well: where it cannot
-    be written, less is known after a loss.
+    It is a file beside what is being written in the store; of a store under a URL, on this machine. Nothing depends on
+    it while all goes well: where it cannot be written, less is known after a loss.
     """
 
     def __init__(self, task: StepTask) -> None:
         assert task.chunk is not None
-        self._path = Path(task.store, "tmp", f"begun-{task.execution}-{task.chunk.place}")
+        self._path = Path(local_folder(task.store), "tmp", f"begun-{task.execution}-{task.chunk.place}")
         self._file: int | None = None
 
     def open(self) -> None:

@@ -12,6 +12,7 @@ from mlbench.entrypoints.cli.output import console, json_option, plain, print_js
 @json_option
 def config(notebook: str | None, as_json: bool) -> None:
     """Show which store is used here, or for NOTEBOOK, and why."""
+    from mlbench.backends.blobs import local_folder
     from mlbench.backends.service_socket import Door, installed_version
     from mlbench.core.urls import without_password
     from mlbench.project.configuration import find_store
@@ -20,10 +21,11 @@ def config(notebook: str | None, as_json: bool) -> None:
     door = Door.find()
     facts = {
         "version": installed_version(),
-        "store": str(found.path),
+        "store": found.place,
         "source": found.source,
         "catalog": without_password(found.catalog_url),
         "notice": found.notice,
+        "cache": local_folder(found.url) if found.url is not None else None,
         "socket": str(door.socket),
     }
     if as_json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final, get_args
@@ -33,7 +32,6 @@ def store() -> None:
 @click.option(
     "--repair-from",
     "other",
-    type=click.Path(exists=True, file_okay=False),
     metavar="OTHER",
     help="Fetch what is damaged or missing from this store, where it has it whole.",
 )
@@ -164,22 +162,23 @@ def reindex(as_json: bool) -> int:
 
 
 @store.command(epilog="Example: mlbench store copy ~/.local/share/mlbench /data/mlbench")
-@click.argument("source", metavar="SRC", type=click.Path(exists=True, file_okay=False))
-@click.argument("target", metavar="DST", type=click.Path(file_okay=False))
+@click.argument("source", metavar="SRC")
+@click.argument("target", metavar="DST")
 @json_option
 def copy(source: str, target: str, as_json: bool) -> int:
-    """Copy the store in the directory SRC into DST, which is made if it is not there, and may hold another one's runs.
+    """Copy the store SRC into DST, which is made if it is not there, and may hold another one's runs.
 
-    A copy that broke off goes on where it ended. All is checked on the way; the exit status is 1 if anything is
-    damaged.
+    Each is a directory or a URL, such as s3://bucket/folder. A copy that broke off goes on where it ended. All is
+    checked on the way; the exit status is 1 if anything is damaged.
     """
-    from mlbench.project import Project
+    from mlbench.backends.blobs import canonical
+    from mlbench.project import Project, find_store
     from mlbench.project.copying import copy as copied
 
-    origin = _existing(source)
-    if os.path.realpath(source) == os.path.realpath(target):
-        raise StoreError(f"{source} and {target} are one directory.", "Name another one to copy to.")
-    done = copied(origin, Project.open(store=target))
+    origin, destination = _existing(source), find_store(store=target)
+    if canonical(origin.location.place) == canonical(destination.place):
+        raise StoreError(f"{source} and {target} are one store.", "Name another one to copy to.")
+    done = copied(origin, Project(destination))
     if as_json:
         print_json(done)
         return int(bool(done.damaged))
@@ -252,10 +251,13 @@ def _here() -> Project:
     return Project.open()
 
 
-def _existing(path: str) -> Project:
-    """Open the store in a directory, which must be one: none is made."""
-    from mlbench.project import Project
+def _existing(place: str) -> Project:
+    """Open the store in a directory or under a URL, which must be one: none is made."""
+    from mlbench.backends.blobs import is_url, open_blobs
+    from mlbench.project import Project, find_store
 
-    if not os.path.isfile(os.path.join(path, "format")):
-        raise StoreError(f"{path} is no store of mlbench.", "Name a directory that has a file `format`.")
-    return Project.open(store=path)
+    location = find_store(store=place)
+    if not is_url(location.place) and not (location.path / "format").is_file():
+        raise StoreError(f"{place} is no store of mlbench.", "Name a directory that has a file `format`.")
+    open_blobs(location.place, make=False)
+    return Project(location)

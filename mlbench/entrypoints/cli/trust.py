@@ -26,7 +26,7 @@ def trust(user: str | None, unsigned: bool, remove: bool, as_json: bool) -> None
     if remove and user is None and not unsigned:
         raise UsageError("Trust whom no more?", "Write: mlbench trust USER --remove")
     if user is not None or unsigned:
-        found = set_trust(user=user, unsigned=find_store().path if unsigned else None, remove=remove)
+        found = set_trust(user=user, unsigned=find_store().place if unsigned else None, remove=remove)
     else:
         found = whom()
     if as_json:

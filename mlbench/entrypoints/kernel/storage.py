@@ -48,7 +48,7 @@ class Storage:
         self._kept: dict[int, tuple[Any, Binding]] = {}
 
     def path(self) -> Path:
-        """Return the store's folder."""
+        """Return the store's folder on this machine."""
         return self.location().path
 
     def named(self) -> Json:
@@ -58,14 +58,14 @@ class Storage:
     def location(self) -> StoreLocation:
         """Return where the store is; it is made if it is not there."""
         if self._location is None:
-            from mlbench.backends.blobs_local import LocalBlobs
+            from mlbench.backends.blobs import open_blobs
             from mlbench.project.configuration import find_store, low_space
             from mlbench.project.signing import judge
             from mlbench.runs.artifacts import Loader
 
             self._location = location = find_store(self._notebook)
-            self._blobs = LocalBlobs(location.path)
-            self._accepts = judge(location.path, own_session=True)
+            self._blobs = open_blobs(location.place)
+            self._accepts = judge(location.place, own_session=True)
             self._loader = Loader(self._blobs, Settled(self._namespace), self._accepts)
             for notice in (location.notice, low_space(location.path)):
                 if notice:

@@ -184,7 +184,7 @@ class Newsroom:
         self._versions = versions
 
     def _read_versions(self) -> dict[str, int]:
-        return {str(project.location.path): project.catalog.version() for project in self._stores.met()}
+        return {project.location.place: project.catalog.version() for project in self._stores.met()}
 
     async def _pass_on(self) -> None:
         while True:

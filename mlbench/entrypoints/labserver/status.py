@@ -37,7 +37,7 @@ class StatusOfServer(Handler):
         project = await asyncio.to_thread(self.stores.project, self.get_query_argument("notebook", None))
         return schema.Status(
             version=installed_version(),
-            store=str(project.location.path),
+            store=project.location.place,
             store_source=project.location.source,
             service=await asyncio.to_thread(promotion.service_line),
             service_runs=self.newsroom.connected,

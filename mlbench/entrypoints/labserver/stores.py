@@ -35,10 +35,10 @@ class Stores:
         notebook = str(self.absolute(path)) if path else str(self.root / "notebook.ipynb")
         location = find_store(notebook)
         with self._lock:
-            known = self._projects.get(str(location.path))
+            known = self._projects.get(location.place)
             if known is None:
                 known = Project.open(store=None, notebook=notebook)
-                self._projects[str(location.path)] = known
+                self._projects[location.place] = known
             return known
 
     def met(self) -> tuple[Project, ...]:

@@ -132,7 +132,7 @@ class Scheduler:
             try:
                 pause = await self._round()
             except MlbenchError as error:
-                logger.warning("The schedules of %s cannot be looked at now: %s", self.project.location.path, error)
+                logger.warning("The schedules of %s cannot be looked at now: %s", self.project.location.place, error)
             except Exception:
                 # A catalog that is locked or gone for a moment must not end the firing of schedules for good.
                 logger.exception("A round of the scheduler failed; the next is in %.0f seconds", pause)
@@ -338,7 +338,7 @@ class Scheduler:
         if not await asyncio.to_thread(self.project.catalog.attach_run, firing, firing.run):
             raise MlbenchError(f"The firing of {job.name} belongs to another service by now.")
         self._tell(job, firing)
-        body = await self._spawn(str(self.project.location.path), job, firing)
+        body = await self._spawn(self.project.location.place, job, firing)
         self._bodies[firing.run] = body
         late = False
         try:

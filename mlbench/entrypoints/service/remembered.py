@@ -8,6 +8,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from mlbench.backends.blobs import is_url
+
 __all__ = ["note", "stores"]
 
 logger = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ def stores() -> list[str]:
         logger.warning("The list of stores with schedules cannot be read: %s", error)
         return []
     listed = found.get("stores") if isinstance(found, dict) else None
-    return [path for path in listed or [] if isinstance(path, str) and Path(path, "format").is_file()]
+    return [path for path in listed or [] if isinstance(path, str) and (is_url(path) or Path(path, "format").is_file())]
 
 
 def note(store: str, *, scheduled: bool) -> None:

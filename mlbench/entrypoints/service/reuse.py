@@ -47,7 +47,7 @@ class Reuse:
     def __init__(self, project: Project, ledger: Ledger) -> None:
         self._project = project
         self._ledger = ledger
-        self._accepts = signing.judge(project.location.path, own_session=True)
+        self._accepts = signing.judge(project.location.place, own_session=True)
 
     async def find(self, look: Look, states: RandomState | None) -> tuple[Execution, str] | None:
         """Return an execution that stands for a step, with its messages, and what the step's cell is told of it.

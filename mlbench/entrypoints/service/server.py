@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from mlbench.backends.blobs import canonical
 from mlbench.backends.owners import is_alive, owner_of_this_process, sweep
 from mlbench.backends.service_socket.door import Door, ServiceInfo
 from mlbench.backends.service_socket.start import retire_older
@@ -217,7 +218,7 @@ class Service:
 
     async def store(self, path: str, catalog: str | None = None) -> OpenStore:
         """Return an open store; several who need it at once get one."""
-        path = _real(path)
+        path = canonical(path)
         remember_catalog(path, catalog)
         if path in self._stores:
             self._stores[path].require(catalog)
@@ -477,7 +478,7 @@ class Service:
 
     async def op_jobs_changed(self, peer: Peer, body: Json) -> Json:
         store = await self._store_of(peer, body)
-        self._schedulers[_real(store.path)].wake()
+        self._schedulers[canonical(store.path)].wake()
         await self._note_schedules(store)
         self._news.publish("job", {"store": store.path})
         return {}
@@ -497,10 +498,6 @@ class Service:
 def _import_stores() -> None:
     """Import what opens stores while nobody waits for it: it takes most of a second."""
     importlib.import_module("mlbench.backends.catalog_sql.catalog")
-
-
-def _real(path: str) -> str:
-    return os.path.realpath(path)
 
 
 def _read(body: Any, kind: type[T]) -> T:

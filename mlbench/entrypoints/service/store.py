@@ -81,7 +81,7 @@ class OpenStore:
     """
 
     def __init__(self, project: Project, executor: Executor, news: News, owner: str, stir: Callable[[], None]) -> None:
-        self.path = str(project.location.path)
+        self.path = project.location.place
         self.project = project
         self.ledger = Ledger(project, self._tell_problem)
         self.plan = Plan()

@@ -123,7 +123,7 @@ def test_what_is_no_other_store_is_refused(
 ) -> None:
     status, _, err = call(capsys, "store", *command)
     assert status == 2
-    assert "is no store of mlbench" in err or "are one directory" in err
+    assert "is no store of mlbench" in err or "are one store" in err
     assert not (store.parent / "x").exists()
 
 

@@ -110,7 +110,10 @@ def test_a_store_whose_catalog_is_on_a_server_says_so_and_gets_no_second_one(
         ("store = ", StoreError, r"mlbench\.toml cannot be read"),
         ("store = 3", StoreError, "not by 3"),
         ('store = ""', StoreError, "not by ''"),
-        ('store = "s3://bucket"', StoreError, "is a URL"),
+        ('store = "s3://"', StoreError, "names no store"),
+        ('store = "s3://key:secret@bucket"', StoreError, "s3://bucket has credentials"),
+        ('store = "s3://bucket?secret=abc"', StoreError, "s3://bucket has credentials"),
+        ('store = "s3://bucket"\ncatalog = "mysql://host/db"', UsageError, "Write postgresql://HOST"),
         ('sotre = "x"', UsageError, r"has the setting 'sotre', which does not exist\. Did you mean store\?"),
     ],
 )
@@ -120,6 +123,36 @@ def test_a_wrong_setting_is_one_sentence_and_never_silently_the_default(
     write(tmp_path / "mlbench.toml", text)
     with pytest.raises(error, match=sentence):
         find_store()
+
+
+def test_a_url_is_a_store_and_its_own_catalog_is_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "mlbench.toml", 'store = "s3://bucket/team/"')
+    found = find_store()
+    assert (found.url, found.place) == ("s3://bucket/team", "s3://bucket/team")
+    assert found.path.parent == tmp_path / "home" / "mlbench" / "catalogs"
+    assert found.catalog_url == f"sqlite:///{found.path}/catalog.sqlite"
+    assert found.notice is not None
+    assert str(found.path) in found.notice
+    assert "postgresql://" in found.notice
+    assert not found.path.exists()
+    assert describe(found)["store"] == "s3://bucket/team"
+    monkeypatch.setenv("MLBENCH_STORE", "gs://bucket/other")
+    assert find_store().url == "gs://bucket/other"
+    assert find_store().path != found.path
+    assert find_store(store="S3://bucket/team").path == found.path
+
+
+def test_the_catalog_of_a_url_may_be_shared(tmp_path: Path) -> None:
+    write(tmp_path / "mlbench.toml", 'store = "s3://bucket"\ncatalog = "postgresql://host/db"')
+    assert find_store().catalog_url == "postgresql://host/db"
+    assert find_store().notice is None
+
+
+def test_the_url_of_a_file_is_a_directory(tmp_path: Path) -> None:
+    found = find_store(store=f"file://{tmp_path}/my%20store")
+    assert (found.path, found.url, found.place) == (tmp_path / "my store", None, str(tmp_path / "my store"))
 
 
 def test_a_store_that_is_a_file_is_refused(tmp_path: Path) -> None:

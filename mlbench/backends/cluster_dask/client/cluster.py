@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.backends.blobs import open_blobs
 from mlbench.backends.cluster_dask import resources
 from mlbench.backends.cluster_dask.client.companion import Companions
 from mlbench.backends.cluster_dask.client.connection import Connection
@@ -474,7 +474,7 @@ def _find_or_write(submitted: _Submitted, failure: Failure | None) -> Execution:
 
     task = submitted.task
     try:
-        blobs = LocalBlobs(task.store)
+        blobs = open_blobs(task.store)
         found = blobs.find_record("execution", task.execution)
         if found is not None and found.get("state") in ENDED and found.get("attempt", 1) == task.attempt:
             return msgspec.convert(found, Execution)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.backends.blobs import open_blobs
 from mlbench.backends.cluster_dask import versions
 from mlbench.core.ids import Digest
 from mlbench.core.messages import ClusterChoice, StepTask
@@ -117,7 +117,7 @@ class Connection:
         if not self.foreign:
             return getattr(worker, name), supervisor.Sealed(msgspec.msgpack.encode(task))
         if task.store not in self._proofs:
-            self._proofs[task.store] = await asyncio.to_thread(LocalBlobs(task.store).put, os.urandom(32))
+            self._proofs[task.store] = await asyncio.to_thread(open_blobs(task.store).put, os.urandom(32))
         sealed = (msgspec.msgpack.encode(visiting.travelling(task)), self._proofs[task.store])
         # Schedulers read what they are given, and theirs need not have mlbench: only words that every Python has.
         return eval, _CALL.format(name=name), {"sealed": io.BytesIO(msgspec.msgpack.encode(sealed))}

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
-from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.backends.blobs import open_blobs
 from mlbench.backends.cluster_dask.client.connection import CONTROL_SECONDS, Connection
 from mlbench.backends.cluster_dask.itemwords import Mark
 from mlbench.core.errors import MlbenchError
@@ -118,7 +118,7 @@ class FanOutDrive:
         self._task = task
         self._on_event = on_event
         self._known = known
-        self._blobs = LocalBlobs(task.store)
+        self._blobs = open_blobs(task.store)
         self._spreading = Spreading(
             execution=task.execution,
             run=task.run,

@@ -15,9 +15,9 @@ import traceback
 import types
 import warnings
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.backends.blobs import local_folder, open_blobs
 from mlbench.backends.cluster_dask import processors
 from mlbench.backends.cluster_dask.channel import MarkedChannel, encodable
 from mlbench.backends.cluster_dask.itemwords import ItemEnd, Mark
@@ -29,6 +29,7 @@ from mlbench.backends.cluster_dask.process.stepshell import ZMQInteractiveShell
 from mlbench.core.errors import StoreError
 from mlbench.core.ids import Digest
 from mlbench.core.messages import Chunk, StepTask
+from mlbench.core.ports import BlobStore
 from mlbench.core.records import Artifact, Binding, Failure, Json
 from mlbench.runs import artifacts, context, faithful, randomness, surroundings, values
 from mlbench.runs.generators import Generators, find
@@ -153,9 +154,9 @@ class Runner:
             if name not in self._shell.user_ns_hidden and not name.startswith("__")
         }
         self._generators = Generators(task.random if task.seeded else None, find(self._own.values()))
-        self._blobs = LocalBlobs(task.store)
+        self._blobs = open_blobs(task.store)
         self._satchel = _Satchel(self._blobs)
-        self._opened = Opened(without=(task.store,))
+        self._opened = Opened(without=(local_folder(task.store),))
         self._names = tuple(dict.fromkeys((*task.defs, *task.quiet_defs)))
         self._settings = _Settings()
         self._failures = 0
@@ -177,7 +178,7 @@ class Runner:
         """Take the fingerprints of what items are given, to see later whether they have changed it in place."""
         self._generators.settle()
         begun = time.perf_counter()
-        self._values = Values(self._namespace, store=self._task.store)
+        self._values = Values(self._namespace, store=local_folder(self._task.store))
         self._around = surroundings.read(self._shell).libraries
         self._cost = max(1e-5, time.perf_counter() - begun)
 
@@ -362,14 +363,15 @@ class Runner:
 
     def _save(self, names: list[str]) -> tuple[list[Binding], list[tuple[Digest, list[bytes]]]]:
         namespace, quiet = self._namespace, self._task.quiet_defs
-        binds = artifacts.save_names(namespace, names, self._satchel, signer=self._task.signer)
+        satchel = cast("BlobStore", self._satchel)
+        binds = artifacts.save_names(namespace, names, satchel, signer=self._task.signer)
         for binding in binds:
             value = namespace[binding.name]
             kind = (binding.name, type(value))
             sentence = binding.problem
             if sentence is None and kind not in self._compared:
                 self._compared.add(kind)
-                sentence = faithful.loss(value, binding, self._satchel, namespace)
+                sentence = faithful.loss(value, binding, satchel, namespace)
             if sentence and binding.name not in quiet and getattr(value, "closed", False) is not True:
                 print(f"mlbench: {sentence}", file=sys.stderr)  # noqa: T201  the item's own output
         kept = [binding for binding in binds if binding.problem is None or binding.name not in quiet]
@@ -407,11 +409,14 @@ def _shown(value: Any) -> Json | None:
     return {"kind": "text", "text": repr(value)}
 
 
-class _Satchel(LocalBlobs):
-    """A store that sends small artifacts along with their item, to be kept with those of others; and keeps the rest."""
+class _Satchel:
+    """A store that sends small artifacts along with their item, to be kept with those of others; and keeps the rest.
 
-    def __init__(self, blobs: LocalBlobs) -> None:
-        super().__init__(blobs.root)
+    It is the port as far as values are saved in it and looked at again.
+    """
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
         self._held: dict[Digest, list[bytes]] = {}
 
     def put_all(self, artifacts: Any, /, *, durable: bool = True) -> None:
@@ -423,12 +428,21 @@ class _Satchel(LocalBlobs):
             else:
                 large.append((digest, parts))
         if large:
-            super().put_all(large, durable=durable)
+            self._blobs.put_all(large, durable=durable)
 
     def get_parts(self, digest: Digest, /) -> list[memoryview]:
         """Return the parts of an artifact that is held, or kept."""
         held = self._held.get(digest)
-        return [memoryview(bytearray(part)) for part in held] if held is not None else super().get_parts(digest)
+        return [memoryview(bytearray(part)) for part in held] if held is not None else self._blobs.get_parts(digest)
+
+    def get_many(self, digests: Sequence[Digest], /, *, packs: Sequence[Digest] = ()) -> list[list[memoryview]]:
+        """Return the parts of artifacts, held or kept."""
+        if self._held.keys().isdisjoint(digests):
+            return self._blobs.get_many(digests, packs=packs)
+        return [self.get_parts(digest) for digest in digests]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._blobs, name)
 
     def empty(self) -> list[tuple[Digest, list[bytes]]]:
         """Give away what is held."""

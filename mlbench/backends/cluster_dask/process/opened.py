@@ -10,9 +10,11 @@ import os
 import sys
 import sysconfig
 import tempfile
+import threading
 from collections.abc import Collection
 from typing import Any, Final
 
+from mlbench.backends.blobs import THREAD
 from mlbench.backends.cluster_dask import PACKAGE
 from mlbench.core.records import FileUse
 
@@ -23,6 +25,11 @@ MOST_FILES: Final = 5_000
 _MOST_IN_FOLDER: Final = 1_000
 _WRITES: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _EVENTS: Final = frozenset({"open", "socket.connect", "os.listdir", "os.scandir", "sqlite3.connect"})
+
+
+def _is_store() -> bool:
+    """Say whether this is a thread that reads and writes the store, under a URL, for the step."""
+    return threading.current_thread().name.startswith(THREAD)
 
 
 class Opened:
@@ -94,7 +101,7 @@ class Opened:
         return tuple(uses)
 
     def _hook(self, event: str, details: tuple[Any, ...]) -> None:
-        if event not in _EVENTS or not self._on:
+        if event not in _EVENTS or not self._on or _is_store():
             return
         if event == "open":
             self._opened(*details)

@@ -19,7 +19,7 @@ import sys
 import traceback
 from typing import Any, Final, NoReturn
 
-from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.backends.blobs import open_blobs, rest
 from mlbench.backends.cluster_dask import processors
 from mlbench.backends.cluster_dask.channel import Channel, MarkedChannel, PipeEnd, widen
 from mlbench.backends.cluster_dask.process.foreach import Items, evaluate, keep
@@ -65,7 +65,7 @@ class _Process:
         self._chunk: Chunk = task.chunk
         self._channel = channel
         self._step = Step(task, channel)
-        self._blobs = LocalBlobs(task.store)
+        self._blobs = open_blobs(task.store)
         self._shell: ZMQInteractiveShell = ZMQInteractiveShell.instance()
 
     def run(self) -> None:
@@ -132,6 +132,7 @@ class _Process:
     # --- forks -------------------------------------------------------------------------------------------------------
 
     def _run_all(self, runner: Runner) -> None:
+        rest()  # a store's threads are not in a fork
         forks = _can_fork()
         left = list(range(len(self._chunk.numbers)))
         apart = self._chunk.apart or runner.changes

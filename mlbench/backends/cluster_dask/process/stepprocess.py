@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, Final
 
-from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.backends.blobs import local_folder, open_blobs
 from mlbench.backends.cluster_dask import processors
 from mlbench.backends.cluster_dask.channel import Channel
 from mlbench.backends.cluster_dask.process.fingerprints import Values
@@ -144,8 +144,8 @@ class Step:
         self._task = task
         self._channel = channel
         self._shell: ZMQInteractiveShell = ZMQInteractiveShell.instance()
-        self._blobs = LocalBlobs(task.store)
-        self._opened = Opened(without=(task.store,))
+        self._blobs = open_blobs(task.store)
+        self._opened = Opened(without=(local_folder(task.store),))
         self._namespace: dict[str, Any] = {}
 
     def run(self) -> Json:
@@ -178,7 +178,7 @@ class Step:
         processors.share(task.threads, os.environ)
         self.enter()
         shown = (*task.defs, *task.quiet_defs, *task.changes)
-        given = Values(self._namespace, store=task.store, without=shown)
+        given = Values(self._namespace, store=local_folder(task.store), without=shown)
         if task.random:
             randomness.restore(task.random)
         return given, randomness.read_states()

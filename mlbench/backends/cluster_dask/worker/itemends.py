@@ -6,9 +6,9 @@ import socket
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.cluster_dask.itemwords import ItemEnd
 from mlbench.core.messages import Chunk, StepTask
+from mlbench.core.ports import BlobStore
 from mlbench.core.records import Failure, Json, Metric, Reason, State
 from mlbench.runs.itemrecords import label_of
 from mlbench.runs.randomness import start_of
@@ -113,7 +113,7 @@ class ItemEnds:
         """Take the labels of items, of which there are too many to come with their chunk."""
         self._labels.update(zip(numbers, labels, strict=True))
 
-    def write(self, blobs: LocalBlobs, place: int, process: int | None) -> list[bytes]:
+    def write(self, blobs: BlobStore, place: int, process: int | None) -> list[bytes]:
         """Keep what the items bound, then their records; return these as JSON: both are durable by then.
 
         Parameters

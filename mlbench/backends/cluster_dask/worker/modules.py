@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.owners import scratch_folder
 from mlbench.core.errors import ServiceError
 from mlbench.core.ids import Digest
+from mlbench.core.ports import BlobStore
 
 __all__ = ["forget", "unpack"]
 
@@ -23,7 +23,7 @@ _folders: Final[dict[str, str]] = {}
 _root: list[Path] = []
 
 
-def unpack(modules: Mapping[str, Digest], blobs: LocalBlobs) -> str:
+def unpack(modules: Mapping[str, Digest], blobs: BlobStore) -> str:
     """Return a folder that holds the modules, made once for each set of them; it ends with this process.
 
     Parameters

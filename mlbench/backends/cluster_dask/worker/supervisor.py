@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any, Final
 
-from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.backends.blobs import is_there, open_blobs
 from mlbench.backends.cluster_dask.channel import ACK, Frames, frame
 from mlbench.backends.cluster_dask.process.client import leave_slot
 from mlbench.backends.cluster_dask.processors import available
@@ -36,6 +36,7 @@ from mlbench.backends.cluster_dask.worker.servers import StepServers, kill, send
 from mlbench.core.errors import MlbenchError
 from mlbench.core.ids import Digest, ExecutionId
 from mlbench.core.messages import Environment, StepTask
+from mlbench.core.ports import BlobStore
 from mlbench.core.records import ENDED, Binding, Execution, Failure, FileUse, Json, Metric, Reason, State
 from mlbench.runs.transcript import Transcript
 from mlbench.runs.wire import msgspec
@@ -183,13 +184,13 @@ def refused(task: StepTask, error: MlbenchError) -> Execution:
     """Return the record, which is durable if the store is there, of a step that cannot run on this worker."""
     failure = Failure(ename=type(error).__name__, evalue=error.message, remedy=error.remedy)
     record = ended_record(task, state="failed", reason="error", failure=failure)
-    if os.path.isfile(os.path.join(task.store, "format")):
+    if is_there(task.store):
         with contextlib.suppress(MlbenchError, OSError):  # the service writes what it finds no record of
-            LocalBlobs(task.store).append("execution", record.id, msgspec.to_builtins(record), durable=True)
+            open_blobs(task.store).append("execution", record.id, msgspec.to_builtins(record), durable=True)
     return record
 
 
-def ended_already(blobs: LocalBlobs, record: Execution) -> Execution | None:
+def ended_already(blobs: BlobStore, record: Execution) -> Execution | None:
     """Return the end of this attempt that somebody else has recorded: who was given up may not say another one."""
     found = blobs.find_record("execution", record.id)
     if found is None or found.get("state") not in ENDED or found.get("attempt", 1) < record.attempt:
@@ -263,7 +264,7 @@ class Attendance:
         self._running = running
         self._publish = publish
         self._started = started
-        self._blobs = LocalBlobs(task.store)
+        self._blobs = open_blobs(task.store)
         self._news: list[Json] = []
         self._published = 0.0
         self._begun = False

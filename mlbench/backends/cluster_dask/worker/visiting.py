@@ -15,15 +15,15 @@ import site
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
-from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.backends.blobs import open_blobs, problem_of
 from mlbench.backends.cluster_dask import versions
 from mlbench.backends.cluster_dask.worker import modules
 from mlbench.core.errors import MlbenchError, ServiceError, StoreError
 from mlbench.core.ids import Digest
 from mlbench.core.messages import Environment, StepTask, Surroundings
+from mlbench.core.ports import BlobStore
 
 __all__ = ["adapted", "claim", "let_go", "travelling"]
 
@@ -82,7 +82,7 @@ def adapted(task: StepTask, proof: Digest | None, client: Mapping[str, Any] | No
     )
 
 
-def _surroundings(surroundings: Surroundings | None, unpacked: str | None, blobs: LocalBlobs) -> Surroundings | None:
+def _surroundings(surroundings: Surroundings | None, unpacked: str | None, blobs: BlobStore) -> Surroundings | None:
     if surroundings is None:
         return None
     there = os.path.isdir(surroundings.folder)
@@ -91,32 +91,19 @@ def _surroundings(surroundings: Surroundings | None, unpacked: str | None, blobs
     return dataclasses.replace(surroundings, folder=folder, path=(), first=first)
 
 
-def _store(task: StepTask, proof: Digest | None) -> LocalBlobs:
+def _store(task: StepTask, proof: Digest | None) -> BlobStore:
     """Open the kernel's store, and only that: where its path leads to nothing, nothing is made."""
     until = time.monotonic() + _STORE_SECONDS
     while True:
-        problem = _problem_of(Path(task.store), proof)
+        problem = problem_of(task.store, proof)
         if problem is None:
-            return LocalBlobs(task.store)
+            return open_blobs(task.store)
         if time.monotonic() > until:
             raise StoreError(
                 f"The worker {platform.node()} of cluster {_name(task)} cannot use the store {task.store}: {problem}",
                 "Mount the store there under the same path, or name one in MLBENCH_STORE that all workers see.",
             )
         time.sleep(0.1)
-
-
-def _problem_of(store: Path, proof: Digest | None) -> str | None:
-    try:
-        if not (store / "format").is_file():
-            return "there is no store under that path."
-        if not os.access(store / "objects", os.W_OK):
-            return "it cannot be written there."
-        if proof is not None and not LocalBlobs(store).has(proof):
-            return "another store lies under that path."
-    except (OSError, MlbenchError) as error:
-        return f"{error}."
-    return None
 
 
 def _own_variables() -> dict[str, str]:
@@ -160,21 +147,16 @@ def claim(task: StepTask) -> bool:
     A scheduler that is not ours gives the task of a lost worker to another one; a body is never to start twice.
     """
     try:
-        os.close(os.open(_claim(task), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise ServiceError(
-            f"The store {task.store} cannot be written: {error.strerror}.", "See to its disk, then run the cell again."
-        ) from error
-    return True
+        return open_blobs(task.store).claim(_claim(task))
+    except MlbenchError as error:
+        raise ServiceError(error.message, "See to the store, then run the cell again.") from error
 
 
 def let_go(task: StepTask) -> None:
     """Forget the claim of an attempt that has ended, whoever made it."""
-    Path(_claim(task)).unlink(missing_ok=True)
+    open_blobs(task.store).let_go(_claim(task))
 
 
 def _claim(task: StepTask) -> str:
     chunk = f"-{task.chunk.place}" if task.chunk is not None else ""
-    return os.path.join(task.store, "tmp", f"claim-{task.execution}-{task.attempt}{chunk}")
+    return f"{task.execution}-{task.attempt}{chunk}"

@@ -1,0 +1,83 @@
+"""The packs of a store under a URL: their indexes are fetched once, each by two requests, and kept in memory."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from mlbench.backends.blobs_fsspec.cache import ReadCache
+from mlbench.backends.blobs_fsspec.remote import Remote
+from mlbench.backends.blobs_local.packs import Index, Packs
+
+__all__ = ["RemotePacks"]
+
+_LISTED: Final = 1.0
+"""Seconds for which a list of the packs is taken for true."""
+
+_TAIL: Final = 64 << 10
+"""So many bytes of a pack's end are asked for at once: the index of a thousand artifacts is among them."""
+
+
+class RemotePacks(Packs):
+    """Finds what lies in the packs of a store. Calls may come from several threads."""
+
+    def __init__(self, remote: Remote, cache: ReadCache) -> None:
+        super().__init__(cache.path("packs"))
+        self._remote = remote
+        self._sizes: dict[str, int] = {}
+        self._listed = float("-inf")
+
+    def names(self) -> list[str]:
+        """Return the names of all packs, the newest first."""
+        with self._lock:
+            if time.monotonic() - self._listed > _LISTED:
+                began = time.monotonic()
+                found = [(one.time, one.name.rpartition("/")[2], one.size) for one in self._remote.entries("packs")]
+                self._names = [name for _, name, _ in sorted(found, reverse=True)]
+                self._sizes = {name: size for _, name, size in found}
+                self._indexes = {name: index for name, index in self._indexes.items() if name in self._sizes}
+                self._listed = began
+            return self._names
+
+    def look_again(self) -> None:
+        """Have the packs listed anew when they are asked for."""
+        with self._lock:
+            self._listed = float("-inf")
+
+    def forget(self, name: str) -> None:
+        """Know nothing of a pack any more."""
+        with self._lock:
+            self._indexes.pop(name, None)
+            self._listed = float("-inf")
+
+    def size(self, name: str) -> int | None:
+        """Return a pack's size in bytes, `None` if it is gone."""
+        with self._lock:
+            size = self._sizes.get(name)
+        if size is None and (found := self._remote.find(f"packs/{name}")) is not None:
+            size = found.size
+        return size
+
+    def index(self, name: str) -> Index | None:
+        """Return what a pack holds, `None` if it is gone. Raise `ValueError` if it is damaged."""
+        with self._lock:
+            known = self._indexes.get(name)
+        if known is not None:
+            return known
+        size = self.size(name)
+        if size is None:
+            return None
+        try:
+            begin = max(size - _TAIL, 0)
+            tail = self._remote.read(f"packs/{name}", begin, size)
+
+            def read(offset: int, count: int) -> bytes:
+                if offset >= begin:
+                    return tail[offset - begin : offset - begin + count]
+                return self._remote.read(f"packs/{name}", offset, offset + count)
+
+            index = Index(name, size, read)
+        except FileNotFoundError:
+            self.forget(name)
+            return None
+        return self.remember(name, index)

@@ -1,0 +1,119 @@
+"""Records as bytes, and the names that they lie under, in whatever kind of store."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any, Final
+
+from mlbench.core.errors import StoreError
+from mlbench.core.records import SCHEMA, Json
+
+__all__ = [
+    "RECORD",
+    "claimed_name",
+    "decode",
+    "encode",
+    "identifier_in_names",
+    "is_record_name",
+    "problems_of_record",
+    "record_name",
+]
+
+RECORD: Final = re.compile(r"(\d{19})-([a-z]+(?:-[a-z]+)*)-([A-Za-z0-9._]{1,120})\.json")
+"""A record's file: its time in nanoseconds, its kind and its id."""
+
+_KIND = re.compile(r"[a-z]+(-[a-z]+)*")
+_NAME = re.compile(r"[A-Za-z0-9._:-]{1,120}")
+_CLAIM = re.compile(r"[A-Za-z0-9-]{1,120}")
+_NOT_IN_FILE_NAMES = str.maketrans(":-", "..")
+_INFINITE = float("inf")
+
+
+def identifier_in_names(identifier: str) -> str:
+    """Return an id as it stands in a record's name."""
+    return identifier.translate(_NOT_IN_FILE_NAMES)
+
+
+def record_name(kind: str, identifier: str, now: int) -> str:
+    """Return the name `<year>/<month>/<time>-<kind>-<id>` of a record written now (UTC nanoseconds).
+
+    Examples
+    --------
+    >>> record_name("snapshot", "blake3:00", 1_700_000_000_000_000_000)
+    '2023/11/1700000000000000000-snapshot-blake3.00'
+    """
+    if not _KIND.fullmatch(kind) or not _NAME.fullmatch(identifier):
+        raise ValueError(f"not a record's kind and id: {kind!r}, {identifier!r}")
+    moment = time.gmtime(now // 1_000_000_000)
+    return f"{moment.tm_year:04}/{moment.tm_mon:02}/{now:019}-{kind}-{identifier_in_names(identifier)}"
+
+
+def is_record_name(name: str) -> bool:
+    """Say whether a text is the name of a record, and so a path that leads nowhere else."""
+    year, _, rest = name.partition("/")
+    month, _, file = rest.partition("/")
+    return year.isdigit() and month.isdigit() and RECORD.fullmatch(f"{file}.json") is not None
+
+
+def claimed_name(name: str) -> str:
+    """Return the file, among what is being written, that says that somebody has taken a name."""
+    if not _CLAIM.fullmatch(name):
+        raise ValueError(f"not a name that can be taken: {name!r}")
+    return f"claim-{name}"
+
+
+def encode(kind: str, identifier: str, record: Json | bytes, now: int) -> bytes:
+    """Return a record as it is written: `schema`, `record`, `id` and `time` are added where it has no such field.
+
+    One that is JSON already has none of these, and at least one other.
+    """
+    import msgspec
+
+    head = {"schema": SCHEMA, "record": kind, "id": identifier, "time": now}
+    if isinstance(record, bytes):
+        written: bytes = msgspec.json.encode(head)[:-1] + b"," + record[1:]
+        return written
+    return msgspec.json.encode(head | _numbers_as_text(msgspec.to_builtins(record)))
+
+
+def decode(text: bytes, place: str) -> Json:
+    """Return the record that bytes are. Raise `StoreError`, naming the place, if they are none."""
+    import msgspec
+
+    try:
+        record: Json = msgspec.json.decode(text, type=dict)
+    except msgspec.DecodeError as error:
+        raise StoreError(f"The record {place} cannot be read.", "Restore it from a backup, or remove it.") from error
+    for one in (record, *(record.get("executions") or ())):
+        for metric in (isinstance(one, dict) and one.get("metrics")) or ():
+            if isinstance(metric, dict) and isinstance(metric.get("value"), str):
+                metric["value"] = float(metric["value"])
+    return record
+
+
+def problems_of_record(name: str, text: bytes) -> dict[str, str]:
+    """Return what is wrong in the bytes of a record, by its name."""
+    import msgspec
+
+    try:
+        record: Json = msgspec.json.decode(text, type=dict)
+    except msgspec.DecodeError as error:
+        return {name: f"The record {name} cannot be read: {error}."}
+    if record.get("record") != RECORD.fullmatch(f"{name.rpartition('/')[2]}.json")[2]:  # type: ignore[index]
+        return {name: f"The record {name} is of another kind than its name says."}
+    return {}
+
+
+def _numbers_as_text(record: Json) -> Json:
+    """Return a record whose metrics that JSON has no number for (nan, inf) are texts; they are read back as numbers."""
+    if record.get("executions"):
+        record = {**record, "executions": [_numbers_as_text(one) for one in record["executions"]]}
+    metrics: list[dict[str, Any]] = record.get("metrics") or []
+    if all(isinstance(metric.get("value"), float) and abs(metric["value"]) < _INFINITE for metric in metrics):
+        return record
+    plain = [
+        {**metric, "value": str(value)} if isinstance(value, float) and not abs(value) < _INFINITE else metric
+        for metric, value in ((metric, metric.get("value")) for metric in metrics)
+    ]
+    return {**record, "metrics": plain}
