@@ -23,8 +23,9 @@ from mlbench.core.failed import Failed
 from mlbench.core.ids import Digest
 from mlbench.core.ports import BlobStore
 from mlbench.core.records import Artifact, Binding, Json
+from mlbench.runs.chunks import LARGE
 from mlbench.runs.previews import preview, preview_list
-from mlbench.runs.values import Packed, pack, pack_items, read_items, type_name, unpack
+from mlbench.runs.values import Encoded, encode, pack_items, read_items, seal, type_name, unpack
 
 __all__ = ["Loader", "remedy", "save_lists", "save_names"]
 
@@ -52,7 +53,7 @@ def save_names(
     """
     wanted = list(dict.fromkeys(names))
     found: dict[str, Binding] = {}
-    packed: dict[str, Packed] = {}
+    encoded: dict[str, Encoded] = {}
     seen: dict[str, dict[int, Any]] = {}
     kept: dict[Digest, Sequence[bytes | memoryview]] = {}
     for name in wanted:
@@ -65,7 +66,7 @@ def save_names(
             continue
         inside: dict[int, Any] = {}
         try:
-            packed[name] = pack(value, seen=inside)
+            encoded[name] = encode(value, seen=inside)
         except Exception as error:  # noqa: BLE001  (a value's own __reduce__ may raise anything; it is told, not lost)
             found[name] = Binding(name=name, problem=f"`{name}` {remedy(value, error)}")
         else:
@@ -73,18 +74,28 @@ def save_names(
     for group in _sharing(seen):
         together = _bundle(namespace, group) if len(group) > 1 else None
         for name in group:
-            one = together or packed[name]
+            if together is None or name == group[0]:
+                one = together or encoded[name]
+                digest = _keep(one, blobs, kept, durable=durable)
             artifact = Artifact(
-                digest=one.digest,
+                digest=digest,
                 size=one.size,
-                type=packed[name].type,
+                type=encoded[name].type,
                 codec=one.codec,
                 preview=preview(namespace[name]),
             )
             found[name] = Binding(name=name, artifact=artifact, member=name if together else None)
-            kept[one.digest] = one.parts
     blobs.put_all(list(kept.items()), durable=durable)
     return [found[name] for name in wanted]
+
+
+def _keep(one: Encoded, blobs: BlobStore, kept: dict[Digest, Sequence[bytes | memoryview]], *, durable: bool) -> Digest:
+    """Store a large artifact, hashed while it is written; put a small one to those that are stored together."""
+    if one.size >= LARGE:
+        return blobs.put_value(one.codec, one.parts, durable=durable)
+    packed = seal(one)
+    kept[packed.digest] = packed.parts
+    return packed.digest
 
 
 def save_lists(
@@ -293,10 +304,10 @@ def _module(name: str, module: types.ModuleType) -> Binding:
     return Binding(name=name, module=module.__name__)
 
 
-def _bundle(namespace: Mapping[str, Any], names: list[str]) -> Packed | None:
+def _bundle(namespace: Mapping[str, Any], names: list[str]) -> Encoded | None:
     """Return names that share objects as one dictionary, or None if together they cannot be pickled."""
     try:
-        return pack({name: namespace[name] for name in names})
+        return encode({name: namespace[name] for name in names})
     except Exception:  # noqa: BLE001  (each can be stored by itself, as was tried: they are then)
         return None
 

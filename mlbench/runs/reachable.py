@@ -124,6 +124,11 @@ class Survey:
     ----------
     with_uses
         Whether `uses` will be asked.
+
+    Attributes
+    ----------
+    chunked
+        The artifacts that are kept in chunks, each with these: whoever asks `needed` or `uses` fills it first.
     """
 
     def __init__(self, *, with_uses: bool = True) -> None:
@@ -134,6 +139,7 @@ class Survey:
         self.snapshot_records: dict[Digest, list[str]] = {}
         self.jobs: dict[str, str] = {}
         self.lists: set[Digest] = set()
+        self.chunked: dict[Digest, tuple[Digest, ...]] = {}
         self._keeps: dict[RunId, bool] = {}
         self._ran_in: dict[str, RunId] = {}
         self._reused: dict[RunId, set[str]] = {}
@@ -243,6 +249,7 @@ class Survey:
                 todo.update(mentions(self.snapshots[digest]))
             if digest in self.lists:
                 todo.update(inside(digest))
+            needed.update(self.chunked.get(digest, ()))
         return needed
 
     def uses(self, inside: Callable[[Digest], Iterable[Digest]]) -> dict[Digest, set[Use]]:
@@ -255,6 +262,9 @@ class Survey:
             for use in tuple(found[digest]):
                 for part, what in _of_snapshot(self.snapshots[digest], use):
                     found.setdefault(part, set()).add(what)
+        for digest in [one for one in self.chunked if one in found]:
+            for chunk in self.chunked[digest]:
+                found.setdefault(chunk, set()).update(found[digest])
         return found
 
     def under_way(self) -> list[RunFacts]:

@@ -27,23 +27,30 @@ from blake3 import blake3
 
 from mlbench.core.errors import ArtifactCorrupt
 from mlbench.core.ids import Digest
+from mlbench.core.ports import Stream
 
 __all__ = [
     "FORMAT",
     "NOTED",
+    "Encoded",
     "Odd",
     "Packed",
     "Reduce",
     "digest_of",
+    "encode",
     "join",
+    "manifest_of",
     "named_by",
     "pack",
     "pack_items",
     "read_items",
     "read_manifest",
+    "seal",
     "split",
+    "total",
     "type_name",
     "unpack",
+    "whole",
     "writable",
 ]
 
@@ -59,6 +66,21 @@ Reduce = Callable[[Any], Any]
 
 class Odd(Exception):
     """A value that a canonical codec does not know; it is pickled instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A value as bytes that have not been looked at yet: all parts but the manifest. They may be views of the value."""
+
+    codec: str
+    type: str
+    parts: tuple[bytes | memoryview | Stream, ...]
+
+    @property
+    def size(self) -> int:
+        """The bytes of all parts, the manifest's included."""
+        sizes = [_size(part) for part in self.parts]
+        return sum(sizes) + len(manifest_of(self.codec, [("0" * 64, size) for size in sizes]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +122,12 @@ def pack(value: Any, *, reduce: Reduce | None = None, seen: dict[int, Any] | Non
     """
     if reduce is None and type(value) in _PLAIN:
         return _packed_plain(value)
-    codec, parts = "", list[bytes | memoryview]()
+    return seal(encode(value, reduce=reduce, seen=seen))
+
+
+def encode(value: Any, *, reduce: Reduce | None = None, seen: dict[int, Any] | None = None) -> Encoded:
+    """Return a value as bytes that are yet to be hashed: what `pack` does first."""
+    codec, parts = "", list[bytes | memoryview | Stream]()
     if reduce is None:
         try:
             codec, parts = _canonical(value)
@@ -111,8 +138,20 @@ def pack(value: Any, *, reduce: Reduce | None = None, seen: dict[int, Any] | Non
     if not codec:
         from mlbench.runs import pickles
 
-        codec, parts = "pickle", pickles.dump(value, reduce=reduce, seen=seen)
-    return _sealed(codec, type_name(value), parts)
+        codec, parts = "pickle", [*pickles.dump(value, reduce=reduce, seen=seen)]
+    return Encoded(codec, type_name(value), tuple(parts))
+
+
+def seal(encoded: Encoded) -> Packed:
+    """Return a value as bytes with their digest. What is scattered is put together: large ones are better streamed."""
+    return _sealed(encoded.codec, encoded.type, [whole(part) for part in encoded.parts])
+
+
+def whole(part: Buffer | Stream) -> bytes | memoryview:
+    """Return all of a part at once."""
+    if isinstance(part, bytearray):
+        return memoryview(part)
+    return part if isinstance(part, bytes | memoryview) else part.read(0, part.nbytes)
 
 
 def unpack(codec: str | None, parts: Sequence[Buffer], *, namespace: Mapping[str, Any] | None = None) -> Any:
@@ -237,8 +276,13 @@ def digest_of(data: Buffer) -> str:
     return blake3(data, max_threads=blake3.AUTO if size > _THREADED else 1).hexdigest()
 
 
-def _size(part: Buffer) -> int:
-    return part.nbytes if isinstance(part, memoryview) else len(part)
+def _size(part: Buffer | Stream) -> int:
+    return len(part) if isinstance(part, bytes | bytearray) else part.nbytes
+
+
+def total(parts: Iterable[Buffer | Stream]) -> int:
+    """Return how many bytes parts have together."""
+    return sum(map(_size, parts))
 
 
 def _dumps(document: Any) -> bytes:
@@ -250,9 +294,14 @@ def _loads(document: Buffer) -> Any:
 
 
 def _sealed(codec: str, kind: str, parts: Sequence[bytes | memoryview]) -> Packed:
-    manifest = _dumps({"codec": codec, "format": FORMAT, "parts": [[digest_of(part), _size(part)] for part in parts]})
+    manifest = manifest_of(codec, [(digest_of(part), _size(part)) for part in parts])
     whole = (manifest, *parts)
     return Packed(codec, kind, whole, Digest(f"blake3:{digest_of(manifest)}"), sum(map(_size, whole)))
+
+
+def manifest_of(codec: str, parts: Sequence[tuple[str, int]]) -> bytes:
+    """Return the manifest that names a codec and, of each part, its digest (hexadecimal) and size."""
+    return _dumps({"codec": codec, "format": FORMAT, "parts": [[digest, size] for digest, size in parts]})
 
 
 _MANIFEST = re.compile(
@@ -355,19 +404,19 @@ def writable(buffer: Buffer) -> memoryview:
 # --- canonical codecs -------------------------------------------------------------------------------------------------
 
 
-def _canonical(value: Any) -> tuple[str, list[bytes | memoryview]]:
+def _canonical(value: Any) -> tuple[str, list[bytes | memoryview | Stream]]:
     kind = type(value)
     if kind in _SCALARS:
-        return "scalar", _dump_scalar(value)
+        return "scalar", [*_dump_scalar(value)]
     root = kind.__module__.partition(".")[0]
     if root == "numpy":
         return _dump_numpy(value)
     if root == "pandas":
         from mlbench.runs import frames
 
-        return "frame", frames.encode(value)
+        return "frame", [*frames.encode(value)]
     if root == "pyarrow":
-        return "arrow", _dump_arrow(value)
+        return "arrow", [*_dump_arrow(value)]
     raise Odd
 
 
@@ -447,9 +496,33 @@ def plain_dtype(dtype: Any) -> str:
     return str(dtype.str)
 
 
-def array_bytes(array: Any) -> memoryview:
-    """Return the bytes of a one-dimensional contiguous array, not copied."""
-    return memoryview(array.view("u1"))
+_SCATTERED = 1 << 22
+"""Arrays of so many bytes that are not contiguous are put together piece by piece, while they are written."""
+
+
+class _Scattered:
+    """The bytes of an array that is not contiguous, in the order of its indexes."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        self._row = array.nbytes // len(array)
+        self.nbytes: int = array.nbytes
+
+    def read(self, offset: int, size: int, /) -> memoryview:
+        import numpy as np
+
+        first = offset // self._row
+        rows = np.ascontiguousarray(self._array[first : -(-(offset + size) // self._row)])
+        return memoryview(rows.reshape(-1).view("u1").data)[offset - first * self._row :][:size]
+
+
+def array_bytes(array: Any) -> memoryview | Stream:
+    """Return the bytes of an array, in the order of its indexes, not copied."""
+    import numpy as np
+
+    if not array.flags.c_contiguous and array.nbytes >= _SCATTERED and array.nbytes // len(array) < _SCATTERED:
+        return _Scattered(array)
+    return memoryview(np.ascontiguousarray(array).reshape(-1).view("u1").data)
 
 
 def array_from(buffer: Buffer, dtype: str) -> Any:
@@ -461,7 +534,7 @@ def array_from(buffer: Buffer, dtype: str) -> Any:
     return np.frombuffer(writable(buffer), dtype=dtype)
 
 
-def _dump_numpy(value: Any) -> tuple[str, list[bytes | memoryview]]:
+def _dump_numpy(value: Any) -> tuple[str, list[bytes | memoryview | Stream]]:
     import numpy as np
 
     if isinstance(value, np.generic):
@@ -474,9 +547,9 @@ def _dump_numpy(value: Any) -> tuple[str, list[bytes | memoryview]]:
     if not array.flags.c_contiguous:
         # What is contiguous by columns stays so: sums over it depend on the order in their last digits.
         order = "F" if array.flags.f_contiguous else "C"
-        array = array.T if order == "F" else np.ascontiguousarray(array)
+        array = array.T if order == "F" else array
     header = {"dtype": dtype, "order": order, "shape": list(value.shape)}
-    return "ndarray", [_dumps(header), array_bytes(array.reshape(-1))]
+    return "ndarray", [_dumps(header), array_bytes(array)]
 
 
 def _load_array(header: Mapping[str, Any], buffers: Sequence[Buffer]) -> Any:

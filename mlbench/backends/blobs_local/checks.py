@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mlbench.core.errors import ArtifactCorrupt
 from mlbench.core.ids import Digest
 from mlbench.runs import values
+from mlbench.runs.chunks import Recipe, is_recipe
 
-__all__ = ["check", "checked", "corrupt"]
+__all__ = ["check", "check_parts", "checked", "corrupt"]
 
 
 def check(digest: Digest, data: memoryview) -> None:
-    """Raise `ArtifactCorrupt` if bytes are neither those of a digest, nor those of an artifact that has it."""
-    if f"blake3:{values.digest_of(data)}" != digest:
+    """Raise `ArtifactCorrupt` if bytes are not those of a digest, nor of an artifact that has it, nor its recipe."""
+    if f"blake3:{values.digest_of(data)}" == digest:
+        return
+    if not is_recipe(data):
         checked(digest, data, data.nbytes)
+        return
+    try:
+        recipe = Recipe.from_bytes(data)
+    except ValueError as error:
+        raise corrupt(digest, f"what it is made of, and {error}") from error
+    if not recipe.parts or f"blake3:{values.digest_of(recipe.parts[0].data)}" != digest:
+        raise corrupt(digest, "what another artifact is made of")
 
 
 def corrupt(digest: str, got: str) -> ArtifactCorrupt:
@@ -27,22 +39,27 @@ def checked(digest: Digest, data: memoryview, size: int, *, hashed: bool = True)
     """Return the parts of an artifact's file if they are what its digest promises."""
     try:
         parts = values.split(data)
-        manifest = parts[0]
+        parts[0]
     except (ArtifactCorrupt, IndexError) as error:
         raise corrupt(digest, f"{size} bytes that are no artifact") from error
+    check_parts(digest, parts, hashed=hashed)
+    if not hashed and values.layout(parts)[2] != size:
+        raise corrupt(digest, f"{size} bytes of other parts than its manifest names")
+    return parts
+
+
+def check_parts(digest: Digest, parts: Sequence[memoryview], *, hashed: bool = True) -> None:
+    """Raise `ArtifactCorrupt` if the parts of an artifact, manifest first, are not what its digest promises."""
+    manifest = parts[0]
     if (found := f"blake3:{values.digest_of(manifest)}") != digest:
         raise corrupt(digest, found)
     codec, promised = values.read_manifest(manifest)
     named = parts[1 : len(promised) + 1]
     more = len(parts) - 1 - len(named)
-    if (
-        [part.nbytes for part in named] != [length for _, length in promised]
-        or more > (codec in values.NOTED)
-        or (not hashed and values.layout(parts)[2] != size)
-    ):
+    if [part.nbytes for part in named] != [length for _, length in promised] or more > (codec in values.NOTED):
+        size = sum(part.nbytes for part in parts)
         raise corrupt(digest, f"{size} bytes of other parts than its manifest names")
     if hashed:
         for part, (expected, _) in zip(named, promised, strict=True):
             if (found := values.digest_of(part)) != expected:
                 raise corrupt(f"blake3:{expected} in {digest}", f"blake3:{found}")
-    return parts
