@@ -10,6 +10,7 @@ so that storing and reusing it costs nothing more than them.
 
 from __future__ import annotations
 
+import base64
 import importlib
 import re
 import sys
@@ -24,6 +25,7 @@ from mlbench.core.ids import Digest
 from mlbench.core.ports import BlobStore
 from mlbench.core.records import Artifact, Binding, Json
 from mlbench.runs.chunks import LARGE
+from mlbench.runs.files import FILE, FOLDER, StoredFile, StoredFolder, read_folder
 from mlbench.runs.previews import preview, preview_list
 from mlbench.runs.values import Encoded, encode, pack_items, read_items, seal, type_name, unpack
 
@@ -82,11 +84,20 @@ def save_names(
                 size=one.size,
                 type=encoded[name].type,
                 codec=one.codec,
-                preview=preview(namespace[name]),
+                preview=_shown(namespace[name], blobs, durable=durable),
             )
             found[name] = Binding(name=name, artifact=artifact, member=name if together else None)
     blobs.put_all(list(kept.items()), durable=durable)
     return [found[name] for name in wanted]
+
+
+def _shown(value: Any, blobs: BlobStore, *, durable: bool) -> Json:
+    """Return the preview of a value; its picture, if it has one, is stored, and its digest stands in its place."""
+    shown = preview(value)
+    picture = shown.pop("png", None)
+    if picture is not None:
+        shown["picture"] = blobs.put(base64.b64decode(picture), durable=durable)
+    return shown
 
 
 def _keep(one: Encoded, blobs: BlobStore, kept: dict[Digest, Sequence[bytes | memoryview]], *, durable: bool) -> Digest:
@@ -211,6 +222,11 @@ class Loader:
         artifact = binding.artifact
         if artifact.codec == "items":
             return self._list(binding.name, artifact)
+        if artifact.codec == FILE:
+            return StoredFile(binding.name, self._blobs.get_parts(artifact.digest)[2])
+        if artifact.codec == FOLDER:
+            contents = read_folder(self._blobs.get_parts(artifact.digest)[1])
+            return StoredFolder(binding.name, contents, lambda digest: self._blobs.get_parts(digest)[2])
         if binding.member is None:
             return self._unpack(artifact, self._blobs.get_parts(artifact.digest))
         place = (artifact.digest, 0)
