@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "Artifacts",
+    "NoSuchArtifact",
     "NoSuchName",
     "RunView",
     "StepView",
@@ -40,6 +42,13 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 class NoSuchName(NotFound, AttributeError):
     """A step has no such name, or a run no such step."""
+
+    def __init__(self, message: str, remedy: str | None = None) -> None:
+        super().__init__(message, remedy)
+
+
+class NoSuchArtifact(NotFound, KeyError):
+    """A step, or a run's plain cells, logged nothing of that name."""
 
     def __init__(self, message: str, remedy: str | None = None) -> None:
         super().__init__(message, remedy)
@@ -247,6 +256,13 @@ class RunView:
         return last_values(self._catalog.metrics([self.id]).get(self.id, ()))
 
     @property
+    def artifacts(self) -> Artifacts:
+        """What its plain cells logged: `run.artifacts["report.html"]`."""
+        return Artifacts(
+            self.record.artifacts, Loader(self._blobs, vars(sys.modules["__main__"])), "The run's plain cells"
+        )
+
+    @property
     def steps(self) -> tuple[str, ...]:
         """The names of its steps, in the order of their cells."""
         return tuple(self._known())
@@ -293,6 +309,41 @@ class RunView:
         return _html_table(head, ("step", "state", "names", "metrics"), rows)
 
 
+class Artifacts(Mapping[str, Any]):
+    """What was logged by `mlbench.log_artifact`, by its names: files, folders and values.
+
+    A file is a `StoredFile` (`read_text()`, `open()`, `save()`), a folder a `StoredFolder`, which has files by their
+    paths; any other value is itself again.
+    """
+
+    def __init__(self, bindings: Sequence[Binding], loader: Loader, whose: str) -> None:
+        self._bindings = {binding.name: binding for binding in bindings}
+        self._loader = loader
+        self._whose = whose
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._bindings:
+            raise NoSuchArtifact(f"{self._whose} logged no {name!r}.", _nearest(name, self._bindings, "artifacts"))
+        return self._loader.load(self._bindings[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._bindings)
+
+    def __len__(self) -> int:
+        return len(self._bindings)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._bindings
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
+
+    def __repr__(self) -> str:
+        if not self._bindings:
+            return f"{self._whose} logged no artifacts."
+        return "\n".join(f"{name}: {about}" for name, about in map(_line, self._bindings.values()))
+
+
 class StepView:
     """A step of a run: each name that it bound is an attribute, or an item where it is called as something here is."""
 
@@ -335,6 +386,11 @@ class StepView:
     def metrics(self) -> dict[str, float]:
         """The last value of each metric that it logged."""
         return last_values(self._made().metrics)
+
+    @property
+    def artifacts(self) -> Artifacts:
+        """What it logged: `step.artifacts["report.html"].save()`."""
+        return Artifacts(self._made().artifacts, self._loader, f"Step {self.step}")
 
     @property
     def log(self) -> str:
@@ -428,12 +484,18 @@ class StepView:
         return f", {fanout.total or 0:,} items" + (f": {said}" if said else "")
 
     def _texts(self) -> Iterator[tuple[str, str]]:
-        for name, binding in self._bound().items():
-            if binding.artifact is not None:
-                text = str(binding.artifact.preview.get("text") or binding.artifact.type)
-            else:
-                text = f"module {binding.module}" if binding.module else str(binding.problem)
-            yield name, text if len(text) <= 100 else f"{text[:99]}…"
+        yield from map(_line, self._bound().values())
+        for binding in self._made().artifacts:
+            name, text = _line(binding)
+            yield f"artifacts[{name!r}]", text
+
+
+def _line(binding: Binding) -> tuple[str, str]:
+    if binding.artifact is not None:
+        text = str(binding.artifact.preview.get("text") or binding.artifact.type)
+    else:
+        text = f"module {binding.module}" if binding.module else str(binding.problem)
+    return binding.name, text if len(text) <= 100 else f"{text[:99]}…"
 
 
 def _span(run: Run) -> str:

@@ -378,16 +378,15 @@ class Session:
         self.news.flush(tracks)
 
     def emit(self, news: Json) -> None:
-        """Take what a plain cell says of itself: metrics and tags are the run's."""
-        if news["type"] not in ("metrics", "tags"):
+        """Take what a plain cell says of itself: metrics, tags and artifacts are the run's."""
+        if news["type"] not in ("metrics", "tags", "artifacts"):
             return
         what = {news["type"]: news[news["type"]]}
         if self.front.under_engine() and self._delivery is not None:
             self._delivery.tell(what)
-        elif news["type"] == "metrics":
-            self.service().request("metrics", {"run": self.news.run, **what})
         else:
-            self.service().request("tag", {"run": self.news.run, **what})
+            operation = "tag" if news["type"] == "tags" else str(news["type"])
+            self.service().request(operation, {"run": self.news.run, **what})
 
     def cancel(self, step: str | None) -> None:
         """Cancel a step, or all of this run's that are under way (`%cancel`)."""

@@ -22,7 +22,7 @@ from mlbench.entrypoints.service.ledger import Ledger
 from mlbench.runs import randomness
 from mlbench.runs.key import FOLDER, item_keys
 from mlbench.runs.plan import Look
-from mlbench.runs.values import named_by
+from mlbench.runs.values import NAMING, named_by
 
 if TYPE_CHECKING:
     from mlbench.project import Project
@@ -155,7 +155,7 @@ class Reuse:
     def _kept(self, found: Execution) -> bool:
         """Say whether all that an execution made can still be read; what is damaged may be made again."""
         blobs = self._project.blobs
-        artifacts = {one.artifact.digest: one.artifact for one in found.binds if one.artifact is not None}
+        artifacts = {one.artifact.digest: one.artifact for one in (*found.binds, *found.artifacts) if one.artifact}
         try:
             for digest, artifact in artifacts.items():
                 try:
@@ -166,7 +166,7 @@ class Reuse:
                 except ArtifactCorrupt:
                     blobs.set_aside(digest)
                     return False
-                if artifact.codec == "items" and not self._can_be_read(*named_by(blobs.get_parts(digest))):
+                if artifact.codec in NAMING and not self._can_be_read(*named_by(blobs.get_parts(digest))):
                     return False
             rest = () if found.random is None else (found.random,)
             if found.log is not None:

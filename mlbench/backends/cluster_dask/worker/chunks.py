@@ -29,7 +29,7 @@ from mlbench.backends.cluster_dask.worker.supervisor import STALL_SECONDS, Atten
 from mlbench.core.errors import MlbenchError
 from mlbench.core.ids import ExecutionId, new_id
 from mlbench.core.messages import Chunk, ChunkEnd, Spread, StepTask
-from mlbench.core.records import Failure, Json, Metric, Reason, State
+from mlbench.core.records import Binding, Failure, Json, Metric, Reason, State, with_artifacts
 from mlbench.runs.randomness import start_of
 from mlbench.runs.wire import msgspec
 
@@ -90,6 +90,7 @@ class _Item:
     messages: Sequence[Json] = ()
     metrics: tuple[Metric, ...] = ()
     tags: dict[str, str] | None = None
+    artifacts: tuple[Binding, ...] = ()
 
     def take(self, messages: Sequence[Json]) -> None:
         """Take what the item has shown."""
@@ -364,6 +365,8 @@ class _ChunkRun(Attendance):
         item = self._item(message["item"])
         if news["type"] == "metrics":
             item.metrics += msgspec.convert(news["metrics"], tuple[Metric, ...])
+        elif news["type"] == "artifacts":
+            item.artifacts = with_artifacts(item.artifacts, msgspec.convert(news["artifacts"], list[Binding]))
         else:
             item.tags = {**(item.tags or {}), **news["tags"]}
 
@@ -623,6 +626,8 @@ class _ChunkRun(Attendance):
                 record["random_start"] = start_of(self._task.random, item.draws, item=number)
         if item.messages:
             record["messages"] = item.messages
+        if item.artifacts:
+            record["artifacts"] = item.artifacts
         if item.metrics:
             record["metrics"] = item.metrics
         if item.tags:
