@@ -30,6 +30,7 @@ from mlbench.core.ids import NotebookId, RunId, new_id
 from mlbench.core.records import Binding, Failure, Json, Metric, Reason, Run, State, with_artifacts
 from mlbench.notebook import diagnostics, document
 from mlbench.notebook import step as step_line
+from mlbench.runs.context import bindings_of
 
 if TYPE_CHECKING:
     from mlbench.backends.service_socket import ServiceClient
@@ -224,8 +225,6 @@ class _Recording:
         if news["type"] == "kernel":
             self._metrics.extend(Metric(**metric) for metric in news.get("metrics", ()))
             self._tags.update(news.get("tags", {}))
-            from mlbench.runs.wire import bindings_of
-
             self._artifacts = with_artifacts(self._artifacts, bindings_of(news.get("artifacts", ())))
         elif self.request.watch is not None:
             self.request.watch(news)

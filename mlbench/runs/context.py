@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from mlbench.core.errors import UsageError
 from mlbench.core.records import Binding, Json
 
-__all__ = ["Context", "context", "current", "enter", "log", "log_artifact", "progress", "tag"]
+__all__ = ["Context", "bindings_of", "context", "current", "enter", "log", "log_artifact", "progress", "tag"]
 
 
 def _nowhere(_: Json) -> None:
@@ -119,6 +119,13 @@ def log_artifact(value: Any, name: str | None = None) -> None:
     from mlbench.runs.wire import msgspec
 
     _current.emit({"type": "artifacts", "artifacts": [msgspec.to_builtins(_current.keep(value, name))]})
+
+
+def bindings_of(artifacts: Iterable[Json]) -> list[Binding]:
+    """Return what the news of logged artifacts is about."""
+    from mlbench.runs.wire import msgspec
+
+    return msgspec.convert(list(artifacts), list[Binding])
 
 
 def progress(done: float, total: float | None = None) -> None:

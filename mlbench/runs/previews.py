@@ -279,11 +279,12 @@ def _array(value: Any) -> Json:
         with np.errstate(all="ignore"):
             low, high = value.min(), value.max()
             if low != low:  # nan: look at the rest
-                finite = value[~np.isnan(value)]
-                found["missing"] = int(value.size - finite.size)
-                low, high = (finite.min(), finite.max()) if finite.size else (None, None)
+                found["missing"] = int(np.count_nonzero(np.isnan(value)))
+                there = found["missing"] < value.size
+                low = np.fmin.reduce(value, axis=None) if there else None
+                high = np.fmax.reduce(value, axis=None) if there else None
         found["min"], found["max"] = _number(low), _number(high)
-        found["first"] = [_number(item) for item in value.reshape(-1)[:ROWS]]
+        found["first"] = [_number(item) for item in value.flat[:ROWS]]  # no copy, as reshaping may be
     return found
 
 

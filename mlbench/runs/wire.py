@@ -16,7 +16,7 @@ import msgspec
 
 from mlbench.core import messages, records
 
-__all__ = ["bindings_of", "compact", "look_at", "msgspec"]
+__all__ = ["compact", "look_at", "msgspec"]
 
 
 def compact(record: Any) -> records.Json:
@@ -33,11 +33,6 @@ def compact(record: Any) -> records.Json:
     names, defaults, values = _fields(kind)
     pairs = zip(names, values(record), defaults, strict=True)
     return {name: value for name, value, default in pairs if value is not default and value != default}
-
-
-def bindings_of(body: Any) -> list[records.Binding]:
-    """Return the bindings of a list of them as JSON."""
-    return msgspec.convert(list(body), list[records.Binding])
 
 
 @cache

@@ -90,7 +90,13 @@ function Figure({ preview, bundle }: IPreviewProps): JSX.Element | null {
   const data = objectOf(preview.data);
   const png = preview.png ?? preview.image;
   if (typeof preview.picture === 'string') {
-    return <img className="jp-mlb-Preview-picture" src={pictureUrl(preview.picture)} alt={said(preview.text)} />;
+    return (
+      <img
+        className="jp-mlb-Preview-picture"
+        src={pictureUrl(preview.picture)}
+        alt={said(preview.text)}
+      />
+    );
   }
   if (typeof png === 'string') {
     return bundle({ 'image/png': png });

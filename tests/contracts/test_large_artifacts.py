@@ -151,6 +151,12 @@ import resource, sys
 import numpy as np
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.runs.artifacts import save_names
+def peak():
+    try:  # the system's count of a process goes on from that of whoever started it
+        with open("/proc/self/status") as file:
+            return 1024 * int(next(line for line in file if line.startswith("VmHWM")).split()[1])
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 blobs = LocalBlobs(sys.argv[1])
 save_names({"x": np.arange(1_000_000.0)}, ["x"], blobs)
 import pandas as pd
@@ -160,10 +166,10 @@ if sys.argv[2] == "frame":
 if sys.argv[2] == "slice":
     array = array[:, 1:]
 pd.DataFrame({"a": [1.0]}).isna().sum()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 (bound,) = save_names({"array": array}, ["array"], blobs)
 assert bound.artifact is not None and bound.artifact.size > 200_000_000, bound
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak() - before)
 """
 
 
@@ -173,8 +179,7 @@ def test_storing_a_large_value_takes_no_second_copy_of_it(tmp_path: Path, kind: 
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "store"), kind]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    unit = 1 if sys.platform == "darwin" else 1024
-    assert int(done.stdout) * unit < 80 << 20  # of 320 MB
+    assert int(done.stdout) < 80 << 20  # of 320 MB
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------

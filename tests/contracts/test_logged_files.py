@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -122,7 +123,7 @@ def test_a_path_that_is_none_and_a_value_without_a_name_are_refused(blobs: BlobS
     with pytest.raises(UsageError, match="has no name"):
         keep_logged([1], None, blobs)
     with pytest.raises(UsageError, match="can't be stored"):
-        keep_logged(iter([].append, None), "generator", blobs)
+        keep_logged(threading.Lock(), "lock", blobs)
     for name in ("", "../x", "/x", "a\nb", "x" * 300):
         with pytest.raises(UsageError, match="cannot be the name"):
             keep_logged([1], name, blobs)
@@ -134,11 +135,17 @@ def test_a_path_that_is_none_and_a_value_without_a_name_are_refused(blobs: BlobS
 LARGE_FILE = """
 import resource, sys
 from mlbench.backends.blobs_local import LocalBlobs, keep_logged
+def peak():
+    try:  # the system's count of a process goes on from that of whoever started it
+        with open("/proc/self/status") as file:
+            return 1024 * int(next(line for line in file if line.startswith("VmHWM")).split()[1])
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 blobs = LocalBlobs(sys.argv[1])
 keep_logged(sys.argv[2] + ".small", None, blobs)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 keep_logged(sys.argv[2], None, blobs)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak() - before)
 """
 
 
@@ -150,4 +157,4 @@ def test_a_large_file_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", LARGE_FILE, str(tmp_path / "store"), str(tmp_path / "large")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=True)
-    assert int(done.stdout) * (1 if sys.platform == "darwin" else 1024) < 60 << 20  # of 300 MB
+    assert int(done.stdout) < 60 << 20  # of 300 MB

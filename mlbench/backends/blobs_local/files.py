@@ -13,7 +13,18 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-__all__ = ["Buffer", "Map", "Pieces", "make_folders", "read_range", "sync_all", "touch", "write_all", "write_files"]
+__all__ = [
+    "Buffer",
+    "Map",
+    "Pieces",
+    "begin_writeback",
+    "make_folders",
+    "read_range",
+    "sync_all",
+    "touch",
+    "write_all",
+    "write_files",
+]
 
 Buffer = bytes | bytearray | memoryview
 Pieces = Sequence[tuple[int, Buffer]]
@@ -83,6 +94,16 @@ def write_all(file: int, data: memoryview, offset: int) -> None:
     done = 0
     while done < view.nbytes:
         done += os.pwrite(file, view[done : done + _WRITE], offset + done)
+
+
+def begin_writeback(file: int, offset: int, size: int) -> None:
+    """Have the disk begin with what was written, where the system can: the sync at the end then waits for less."""
+    if sys.platform == "linux":
+        _, libc = _libc()
+        libc.sync_file_range(file, offset, size, _SYNC_FILE_RANGE_WRITE)  # a hint: the sync tells what goes wrong
+
+
+_SYNC_FILE_RANGE_WRITE: Final = 2
 
 
 def make_folders(folder: str) -> set[str]:
@@ -239,6 +260,8 @@ def _libc() -> tuple[Any, Any]:
         libc = ctypes.CDLL(None, use_errno=True)
         libc.mmap.restype = ctypes.c_void_p
         libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_longlong]
+        if sys.platform == "linux":
+            libc.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong, ctypes.c_uint]
         libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
         _FOUND.extend((ctypes, libc))
     return _FOUND[0], _FOUND[1]

@@ -24,6 +24,7 @@ from blake3 import blake3
 from mlbench.backends.blobs_local.files import (
     Buffer,
     Map,
+    begin_writeback,
     make_folders,
     read_range,
     sync_all,
@@ -45,6 +46,9 @@ _KNOWN: Final = 200_000
 _TOGETHER: Final = 8 << 20
 _WAITING: Final = 4
 """Bytes that are written in one call, at most, and calls that may wait for the disk while hashing goes on."""
+
+_FLUSHED: Final = 1 << 20
+"""Stretches of so many bytes are on their way to the disk while the next ones are hashed."""
 
 _RUNS: Final = 1024
 """Maps that one artifact is put together of, at most; a part that would need more is copied."""
@@ -121,7 +125,7 @@ class Large:
         """Keep an artifact: of a `codec`, its manifest yet to be made, or with its manifest and `digest`."""
         if digest is not None and self.meet(digest, durable=durable):
             return digest
-        writing = _Writing(self, os.path.join(self._tmp, os.urandom(16).hex()))
+        writing = _Writing(self, os.path.join(self._tmp, os.urandom(16).hex()), durable=durable)
         try:
             hashed = [writing.add(part, wholly=codec is not None) for part in parts]
             made = [part for part, _ in hashed]
@@ -132,7 +136,7 @@ class Large:
                 if self.meet(digest, durable=durable):
                     return digest
             assert digest is not None
-            packs = writing.finish(durable=durable)
+            packs = writing.finish()
             if writing.made is not None:
                 self.place_pack(writing.made)
             text = Recipe(tuple(made), tuple(map(bytes.fromhex, packs))).to_bytes()
@@ -285,9 +289,10 @@ class Large:
 class _Writing:
     """One artifact that is being hashed and written: chunks that are new go into a file, by a thread of its own."""
 
-    def __init__(self, large: Large, path: str) -> None:
+    def __init__(self, large: Large, path: str, *, durable: bool) -> None:
         self.made: str | None = None
         self._large = large
+        self._durable = durable
         self._path = path
         self._file: int | None = None
         self._end = ALIGNED
@@ -362,7 +367,10 @@ class _Writing:
             if self._failed is None:
                 try:
                     assert self._file is not None
-                    write_all(self._file, memoryview(one[0]), one[1])
+                    piece = memoryview(one[0])
+                    write_all(self._file, piece, one[1])
+                    if self._durable and piece.nbytes >= _FLUSHED:
+                        begin_writeback(self._file, one[1], piece.nbytes)
                 except BaseException as error:  # noqa: BLE001  (it is raised by whoever hands over next)
                     self._failed = error
 
@@ -372,13 +380,13 @@ class _Writing:
             self._thread.join()
             self._thread = None
 
-    def finish(self, *, durable: bool) -> list[str]:
+    def finish(self) -> list[str]:
         """Have all chunks in place; return the packs that they lie in, their own first."""
         self._join()
         if self._failed is not None:
             raise self._failed
         packs = self._large.packs
-        if durable and self._used:
+        if self._durable and self._used:
             sync_all([*map(packs.path, self._used), packs.folder])
         if self._file is None:
             return list(self._used)
@@ -387,13 +395,13 @@ class _Writing:
         write_all(self._file, memoryview(CHUNKS), 0)
         write_all(self._file, memoryview(index), self._end)
         made = make_folders(packs.folder)
-        if durable:
+        if self._durable:
             os.fsync(self._file)
         os.rename(self._path, packs.path(name))
         os.close(self._file)
         self._file = None
         self.made = name
-        if durable:
+        if self._durable:
             sync_all([*made, packs.folder])
         return [name, *self._used]
 

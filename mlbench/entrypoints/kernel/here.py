@@ -51,9 +51,7 @@ def run_here(
         elif news["type"] == "tags":
             tags.update(news["tags"])
         elif news["type"] == "artifacts":
-            from mlbench.runs.wire import bindings_of
-
-            artifacts.extend(bindings_of(news["artifacts"]))
+            artifacts.extend(context.bindings_of(news["artifacts"]))
 
     reads = tuple(session.read_of(name) for name in sorted(names.reads) if name in session.namespace)
     outer = context.enter(

@@ -384,9 +384,12 @@ class Session:
         what = {news["type"]: news[news["type"]]}
         if self.front.under_engine() and self._delivery is not None:
             self._delivery.tell(what)
+        elif news["type"] == "metrics":
+            self.service().request("metrics", {"run": self.news.run, **what})
+        elif news["type"] == "artifacts":
+            self.service().request("artifacts", {"run": self.news.run, **what})
         else:
-            operation = "tag" if news["type"] == "tags" else str(news["type"])
-            self.service().request(operation, {"run": self.news.run, **what})
+            self.service().request("tag", {"run": self.news.run, **what})
 
     def cancel(self, step: str | None) -> None:
         """Cancel a step, or all of this run's that are under way (`%cancel`)."""

@@ -28,10 +28,10 @@ from mlbench.entrypoints.service.sessions import (
     read_notebook,
 )
 from mlbench.runs import plan as plans
+from mlbench.runs.context import bindings_of
 from mlbench.runs.plan import Plan, advance
 from mlbench.runs.plan.state import Node
 from mlbench.runs.transcript import Transcript
-from mlbench.runs.wire import bindings_of
 
 if TYPE_CHECKING:
     from mlbench.project import Project
