@@ -22,14 +22,14 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
 from mlbench.backends.blobs_local.files import Buffer, Pieces, read_range
 from mlbench.core.ids import Digest
 from mlbench.runs import values
 
-__all__ = ["Index", "Packs", "Place", "lay_out", "open_plain"]
+__all__ = ["Index", "Packs", "Place", "lay_out", "open_plain", "packs_in"]
 
 _BEGIN: Final = b"MLBPACK1"
 _END: Final = b"MLBPEND1"
@@ -80,6 +80,7 @@ class Index:
         if values.digest_of(self._entries) != name:
             raise ValueError("its index is damaged")
         self.table: dict[bytes, Place] | None = None
+        self.file: tuple[int, int, int] | None = None
 
     def __iter__(self) -> Iterator[tuple[Digest, Place]]:
         for digest, offset, size in _ENTRY.iter_unpack(self._entries):
@@ -150,18 +151,21 @@ class Packs:
         ValueError
             If it is damaged.
         """
-        with self._lock:
-            known = self._indexes.get(name)
-        if known is not None:
-            return known
+        path = self.path(name)
         try:
-            file = open_plain(self.path(name))
+            with self._lock:
+                known = self._indexes.get(name)
+            if known is not None and known.file == _state(os.lstat(path)):
+                return known
+            file = open_plain(path)
         except FileNotFoundError:
             return None
         try:
-            index = Index(name, os.fstat(file).st_size, partial(read_range, file))
+            found = os.fstat(file)
+            index = Index(name, found.st_size, partial(read_range, file))
         finally:
             os.close(file)
+        index.file = _state(found)
         return self.remember(name, index)
 
     def remember(self, name: str, index: Index) -> Index:
@@ -220,7 +224,7 @@ class Packs:
         asked = set(first)
         yield from (name for name in self.names() if name not in asked)
 
-    def _in(self, index: Index, left: Collection[bytes]) -> list[tuple[bytes, Place]]:
+    def _in(self, index: Index, left: dict[bytes, Digest]) -> list[tuple[bytes, Place]]:
         if index.table is None and len(left) <= _FEW:
             return [(digest, place) for digest in left if (place := index.find(digest)) is not None]
         with self._lock:
@@ -229,9 +233,16 @@ class Packs:
             if sum(one.count for one in kept) > _KEPT_TABLES:
                 for one in kept:
                     one.table = None
-        if len(left) < len(table):
-            return [(digest, table[digest]) for digest in left if digest in table]
-        return [(digest, place) for digest, place in table.items() if digest in left]
+        return [(digest, table[digest]) for digest in table.keys() & left.keys()]
+
+
+def _state(found: os.stat_result) -> tuple[int, int, int]:
+    """Return what of a file changes when anybody writes to it."""
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+packs_in: Final = lru_cache(maxsize=4)(Packs)
+"""Returns the packs in a folder, with what is known of them in this process: a store is opened for each chunk."""
 
 
 def _is_name(name: str) -> bool:
@@ -262,22 +273,28 @@ def lay_out(artifacts: Sequence[tuple[Digest, Sequence[Buffer]]]) -> tuple[str, 
     """Return the name, the size and the pieces of the file that is a pack of artifacts, each named once."""
     pieces: list[tuple[int, Buffer]] = []
     entries: list[tuple[bytes, int, int]] = []
+    shapes: dict[tuple[int, ...], tuple[bytes, list[bytes], int]] = {}  # there are few among thousands
     gathered, begin = bytearray(_BEGIN), 0
     for digest, parts in artifacts:
-        head, offsets, size = values.layout(parts)
+        sizes = tuple([len(part) if type(part) is bytes else _size(part) for part in parts])
+        shape = shapes.get(sizes)
+        if shape is None:
+            shape = shapes[sizes] = _shape(parts, sizes)
+        head, gaps, size = shape
         end = begin + len(gathered)
         step = _PAGE if size >= _LARGE else _STEP
         start = -(-end // step) * step
         entries.append((bytes.fromhex(digest[7:]), start, size))
-        gathered += bytes(start - end) + head
-        for offset, part in zip(offsets, parts, strict=True):
-            gathered += bytes(start + offset - begin - len(gathered))
-            if _size(part) >= _TOGETHER:
-                pieces += [(begin, gathered), (start + offset, part)]
-                gathered, begin = bytearray(), start + offset + _size(part)
+        gathered += bytes(start - end)
+        gathered += head
+        for gap, part, length in zip(gaps, parts, sizes, strict=True):
+            gathered += gap
+            if length >= _TOGETHER:
+                behind = begin + len(gathered)
+                pieces += [(begin, gathered), (behind, part)]
+                gathered, begin = bytearray(), behind + length
             else:
                 gathered += part
-        gathered += bytes(start + size - begin - len(gathered))
         if len(gathered) >= _TOGETHER:
             pieces.append((begin, gathered))
             gathered, begin = bytearray(), begin + len(gathered)
@@ -286,6 +303,13 @@ def lay_out(artifacts: Sequence[tuple[Digest, Sequence[Buffer]]]) -> tuple[str, 
     gathered += index + _FOOT.pack(where, len(entries), _END)
     pieces.append((begin, gathered))
     return values.digest_of(index), begin + len(gathered), pieces
+
+
+def _shape(parts: Sequence[Buffer], sizes: Sequence[int]) -> tuple[bytes, list[bytes], int]:
+    """Return the head of an artifact's file, what lies before each of its parts, and its size: all by their sizes."""
+    head, offsets, size = values.layout(parts)
+    ends = [len(head), *(offset + length for offset, length in zip(offsets, sizes, strict=True))]
+    return head, [bytes(offset - end) for offset, end in zip(offsets, ends[:-1], strict=True)], size
 
 
 def _size(part: Buffer) -> int:

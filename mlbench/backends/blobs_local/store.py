@@ -36,7 +36,7 @@ from mlbench.backends.blobs_local.files import (
     touch,
     write_files,
 )
-from mlbench.backends.blobs_local.packs import Packs, Place, lay_out, open_plain
+from mlbench.backends.blobs_local.packs import Place, lay_out, open_plain, packs_in
 from mlbench.backends.blobs_local.recording import RECORD, claimed_name, encode, identifier_in_names, record_name
 from mlbench.core.errors import ArtifactCorrupt, NotFound, StoreError
 from mlbench.core.ids import Digest, is_digest
@@ -86,7 +86,7 @@ class LocalBlobs(Care):
         self.root = Path(root)
         self._objects = os.path.join(self.root, "objects")
         self._tmp = os.path.join(self.root, "tmp")
-        self._packs = Packs(os.path.join(self.root, "packs"))
+        self._packs = packs_in(os.path.join(self.root, "packs"))
         with self._clear_errors():
             self._prepare()
 
