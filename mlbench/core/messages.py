@@ -228,9 +228,9 @@ class Chunk:
     `numbers` are the items' (from 0, the last `--foreach` fastest), `executions`, `attempts` and `keys` (where they
     have some) theirs, in the same order. The first chunk of a fan-out has no `spread` and no numbers: its process
     evaluates the `--foreach`, and then begins items from the first on for `seconds`, with ids of its own making: none
-    with 0. In every chunk no item is begun once `seconds` are over (None: all are). `place` is the chunk's own number
-    in its fan-out. A `spread` may come without labels and digests, where they are many. With `apart` each item gets a
-    process of its own, forked from one
+    with 0. In every chunk no item is begun once `seconds` are over (None: all are), unless by what they have cost the
+    others are done within `rest` seconds more. `place` is the chunk's own number in its fan-out. A `spread` may come
+    without labels and digests, where they are many. With `apart` each item gets a process of its own, forked from one
     that has loaded everything.
     """
 
@@ -241,6 +241,7 @@ class Chunk:
     place: int = 0
     spread: Spread | None = None
     seconds: float | None = None
+    rest: float = 0.0
     most_items: int = MAX_ITEMS
     apart: bool = False
 

@@ -37,6 +37,10 @@ LIMIT: Final = 2.0
 PROBE: Final = 0.2
 """The same for the first chunks, which are to find out what items cost."""
 
+REST: Final = 0.4
+"""Seconds of work that is left of one of the first chunks which it does rather than send back: a further process for
+it costs a tenth of that."""
+
 MOST_IN_CHUNK: Final = 5_000
 
 OVERHEAD: Final = 5e-5
@@ -246,10 +250,10 @@ class Spreading:
         if len(self._sent) >= window:
             return None
         if cost is None:
-            size, seconds = -(-self._unsent // parallel), PROBE
+            size, seconds, rest = -(-self._unsent // parallel), PROBE, REST
         else:
             share = max(-(-self._unsent // (2 * parallel)), int(LEAST / cost))
-            size, seconds = min(int(AIM / cost), share), LIMIT
+            size, seconds, rest = min(int(AIM / cost), share), LIMIT, 0.0
         numbers = self._take(max(1, min(size, MOST_IN_CHUNK)), now)
         if not numbers:
             return None
@@ -264,6 +268,7 @@ class Spreading:
                 keys=tuple(self._keys[number] for number in numbers) if self._keys else (),
                 spread=self.spread,
                 seconds=seconds,
+                rest=rest,
                 most_items=self._most_items,
                 apart=self.apart,
             )

@@ -190,6 +190,16 @@ def test_no_item_is_begun_once_the_time_is_over(store: Path) -> None:
     assert sorted([*ended.records, *ended.end.left]) == list(range(50))
 
 
+@pytest.mark.parametrize(("rest", "all_done"), [(0.0, False), (0.1, False), (30.0, True)])
+def test_what_is_little_is_done_although_the_time_is_over(store: Path, rest: float, all_done: bool) -> None:
+    given = spread_task(store, "import time\ntime.sleep(0.05)\ny = x", {"x": "range(20)"}, defs=("y",))
+    spread = evaluated(given).spread
+    assert spread is not None
+    ended = run_chunk(given, chunk_of(spread, range(20), seconds=0.2, rest=rest))
+    assert (len(ended.records) == 20) is all_done
+    assert sorted([*ended.records, *ended.end.left]) == list(range(20))
+
+
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
