@@ -29,7 +29,7 @@ from mlbench.backends.blobs_local.files import Buffer, Pieces, read_range
 from mlbench.core.ids import Digest
 from mlbench.runs import values
 
-__all__ = ["Index", "Packs", "Place", "lay_out", "open_plain", "packs_in"]
+__all__ = ["Index", "Packs", "Place", "Shapes", "lay_out", "open_plain", "packs_in"]
 
 _BEGIN: Final = b"MLBPACK1"
 _END: Final = b"MLBPEND1"
@@ -269,30 +269,52 @@ def open_plain(path: str) -> int:
     return file
 
 
+class Shapes:
+    """What the files of artifacts have besides their parts: it depends on the sizes of these, which are few."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, ...], tuple[bytes, list[bytes], int]] = {}
+
+    def of(self, parts: Sequence[Buffer]) -> tuple[bytes, list[bytes], int]:
+        """Return the head of an artifact's file, what lies before each of its parts, and its size."""
+        sizes = tuple([len(part) if type(part) is bytes else _size(part) for part in parts])
+        known = self._known.get(sizes)
+        if known is None:
+            head, offsets, size = values.layout(parts)
+            ends = [len(head), *map(sum, zip(offsets, sizes, strict=True))]
+            gaps = [bytes(offset - end) for offset, end in zip(offsets, ends, strict=False)]
+            known = self._known[sizes] = head, gaps, size
+        return known
+
+    def joined(self, parts: Sequence[Buffer]) -> bytes:
+        """Return what `mlbench.runs.values.join` does, sooner."""
+        head, gaps, _ = self.of(parts)
+        pieces: list[Buffer] = [head]
+        for gap, part in zip(gaps, parts, strict=True):
+            pieces += (gap, part)
+        return b"".join(pieces)
+
+
 def lay_out(artifacts: Sequence[tuple[Digest, Sequence[Buffer]]]) -> tuple[str, int, Pieces]:
     """Return the name, the size and the pieces of the file that is a pack of artifacts, each named once."""
     pieces: list[tuple[int, Buffer]] = []
     entries: list[tuple[bytes, int, int]] = []
-    shapes: dict[tuple[int, ...], tuple[bytes, list[bytes], int]] = {}  # there are few among thousands
+    shapes = Shapes()
     gathered, begin = bytearray(_BEGIN), 0
     for digest, parts in artifacts:
-        sizes = tuple([len(part) if type(part) is bytes else _size(part) for part in parts])
-        shape = shapes.get(sizes)
-        if shape is None:
-            shape = shapes[sizes] = _shape(parts, sizes)
-        head, gaps, size = shape
+        head, gaps, size = shapes.of(parts)
         end = begin + len(gathered)
         step = _PAGE if size >= _LARGE else _STEP
         start = -(-end // step) * step
         entries.append((bytes.fromhex(digest[7:]), start, size))
         gathered += bytes(start - end)
         gathered += head
-        for gap, part, length in zip(gaps, parts, sizes, strict=True):
+        for gap, part in zip(gaps, parts, strict=True):
             gathered += gap
-            if length >= _TOGETHER:
+            if size >= _TOGETHER and _size(part) >= _TOGETHER:
                 behind = begin + len(gathered)
                 pieces += [(begin, gathered), (behind, part)]
-                gathered, begin = bytearray(), behind + length
+                gathered, begin = bytearray(), behind + _size(part)
             else:
                 gathered += part
         if len(gathered) >= _TOGETHER:
@@ -303,13 +325,6 @@ def lay_out(artifacts: Sequence[tuple[Digest, Sequence[Buffer]]]) -> tuple[str, 
     gathered += index + _FOOT.pack(where, len(entries), _END)
     pieces.append((begin, gathered))
     return values.digest_of(index), begin + len(gathered), pieces
-
-
-def _shape(parts: Sequence[Buffer], sizes: Sequence[int]) -> tuple[bytes, list[bytes], int]:
-    """Return the head of an artifact's file, what lies before each of its parts, and its size: all by their sizes."""
-    head, offsets, size = values.layout(parts)
-    ends = [len(head), *(offset + length for offset, length in zip(offsets, sizes, strict=True))]
-    return head, [bytes(offset - end) for offset, end in zip(offsets, ends[:-1], strict=True)], size
 
 
 def _size(part: Buffer) -> int:
