@@ -231,7 +231,8 @@ class Chunk:
     with 0. In every chunk no item is begun once `seconds` are over (None: all are), unless by what they have cost the
     others are done within `rest` seconds more. `place` is the chunk's own number in its fan-out. A `spread` may come
     without labels and digests, where they are many. With `apart` each item gets a process of its own, forked from one
-    that has loaded everything.
+    that has loaded everything. Where `at_once` is given, so many chunks of the fan-out, and no more, have items under
+    way at once on a worker; a further one is made ready there.
     """
 
     numbers: tuple[int, ...] = ()
@@ -244,6 +245,7 @@ class Chunk:
     rest: float = 0.0
     most_items: int = MAX_ITEMS
     apart: bool = False
+    at_once: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -154,6 +154,27 @@ def test_max_parallel_is_the_most_that_is_under_way() -> None:
     assert one.next(0.0, 8) is None
 
 
+def test_one_more_chunk_is_made_ready_where_the_cluster_lets_them_run_in_turn() -> None:
+    one = a_spreading(1_000, max_parallel=2, in_turn=True)
+    first = [taken(one, slots=8), taken(one, slots=8)]
+    assert one.next(0.0, 8) is None  # nobody knows yet how long the others would hold it up
+    for chunk in first:
+        part = replace(chunk, numbers=chunk.numbers[:9], executions=chunk.executions[:9], attempts=chunk.attempts[:9])
+        one.ended(chunk.place, ChunkEnd(executions=records(part, cost=0.01), left=chunk.numbers[9:]), 0.0)
+    assert [taken(one, slots=8).at_once for _ in range(3)] == [2, 2, 2]
+    assert one.next(0.0, 8) is None
+
+
+def test_no_chunk_waits_for_its_turn_behind_items_that_take_long() -> None:
+    one = a_spreading(100, max_parallel=2, in_turn=True)
+    for chunk in [taken(one, slots=8), taken(one, slots=8)]:
+        part = replace(chunk, numbers=chunk.numbers[:1], executions=chunk.executions[:1], attempts=chunk.attempts[:1])
+        one.ended(chunk.place, ChunkEnd(executions=records(part, cost=5.0), left=chunk.numbers[1:]), 0.0)
+    taken(one, slots=8)
+    taken(one, slots=8)
+    assert one.next(0.0, 8) is None
+
+
 def test_the_rest_is_shared_out_so_that_no_process_has_the_last_second_to_itself() -> None:
     one = a_spreading(200)
     chunks = run_out(one, 2, lambda _: 0.01)

@@ -168,7 +168,7 @@ class Runner:
         self._around: dict[str, bytes] = {}
         self._cost = 0.0
         self.unsure: list[int] = []
-        self._until = None if self._chunk.seconds is None else time.monotonic() + self._chunk.seconds
+        self._until: float | None = None
         self._rest = self._chunk.rest
         self.begun_any = False
         self._mark = Mark(task)
@@ -184,6 +184,10 @@ class Runner:
         self._values = Values(self._namespace, store=local_folder(self._task.store))
         self._around = surroundings.read(self._shell).libraries
         self._cost = max(1e-5, time.perf_counter() - begun)
+
+    def set_clock(self) -> None:
+        """Let the time begin in which items may be begun."""
+        self._until = None if self._chunk.seconds is None else time.monotonic() + self._chunk.seconds
 
     def late(self) -> bool:
         """Say whether no item is to be begun any more."""
