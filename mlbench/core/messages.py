@@ -230,8 +230,8 @@ class Chunk:
     evaluates the `--foreach`, and then begins items from the first on for `seconds`, with ids of its own making: none
     with 0. In every chunk no item is begun once `seconds` are over (None: all are). `place` is the chunk's own number
     in its fan-out. A `spread` may come without labels and digests, where they are many. With `apart` each item gets a
-    process of its own, forked from one
-    that has loaded everything.
+    process of its own, forked from one that has loaded everything. With `unsure` items have ended in a process that
+    then died, and may have seen what others among them had changed in place: even a single item is looked at then.
     """
 
     numbers: tuple[int, ...] = ()
@@ -243,6 +243,7 @@ class Chunk:
     seconds: float | None = None
     most_items: int = MAX_ITEMS
     apart: bool = False
+    unsure: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

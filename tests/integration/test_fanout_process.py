@@ -330,19 +330,6 @@ def test_what_was_begun_before_a_hidden_change_was_seen_is_run_again_apart(store
     assert ended.values("seen") == [0] * 3 + [1] * 57
 
 
-def test_items_that_ended_before_one_that_died_are_looked_at_later(store: Path) -> None:
-    source = """
-    import os
-    seen = len(rows)
-    if x != 3: poke(rows)
-    if x == 3: os._exit(3)
-    """
-    space = {"rows": [], "poke": lambda rows: rows.append(1)}
-    ended = fan_out(store, source, captured=space, defs=("seen",), foreach={"x": "range(8)"})
-    assert ended.states == ["succeeded"] * 3 + ["failed"] + ["succeeded"] * 4
-    assert [one for one in ended.values("seen") if one is not None] == [0] * 7
-
-
 def test_a_step_that_binds_nothing_never_runs_a_body_twice(store: Path, tmp_path: Path) -> None:
     path = tmp_path / "effects"
     source = f"""
@@ -586,32 +573,65 @@ def test_nothing_that_an_item_started_outlives_its_chunk(store: Path) -> None:
     await_true(lambda: not any(alive(one) for one in processes))
 
 
-def test_a_process_that_has_threads_runs_items_itself_and_is_replaced(store: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def threaded(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """Return what a fan-out takes whose process has a thread once it has loaded what it is given."""
     (tmp_path / "threaded.py").write_text(
         "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
     )
-    path = tmp_path / "bodies"
-    source = f"""
-import os, signal
-with open({str(path)!r}, "a") as file: file.write(f"{{x}}\\n")
-print("item", x, flush=True)
-seen = len(rows)
-poke(rows)
-if x == 2: os._exit(1)
-"""
     sys.path.insert(0, str(tmp_path))
     try:
         import threaded  # type: ignore[import-not-found]
 
         space = {"rows": [], "poke": lambda rows: rows.append(1), "threaded": threaded}
-        given = environment(PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
-        ended = fan_out(store, source, captured=space, defs=("seen",), environment=given)
+        yield {
+            "captured": space,
+            "defs": ("seen",),
+            "environment": environment(PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path])),
+        }
     finally:
         sys.path.remove(str(tmp_path))
+        sys.modules.pop("threaded", None)
+
+
+def test_a_process_that_has_threads_runs_items_itself_and_is_replaced(store: Path, threaded: dict[str, Any]) -> None:
+    source = """
+    import os
+    print("item", x, flush=True)
+    seen = len(rows)
+    poke(rows)
+    if x == 2: os._exit(1)
+    """
+    ended = fan_out(store, source, **threaded)
     assert ended.states == ["succeeded", "succeeded", "failed", "succeeded", "succeeded"]
     assert ended.values("seen") == [0, 0, None, 0, 0]
     assert ended.end.changed == ("rows",)
     assert [ended.text(number) for number in range(5)] == [f"item {number}\n" for number in range(5)]
+
+
+SLOW_TO_LOOK_AT = {"large": [str(number) for number in range(100_000)]}
+"""What items take far less time than it takes to look whether they have changed it."""
+
+
+@pytest.mark.parametrize("count", [8, 4])
+@pytest.mark.parametrize("threads", [True, False])
+def test_items_that_ended_before_one_that_died_run_again_if_a_later_one_changes_what_they_saw(
+    store: Path, threaded: dict[str, Any], threads: bool, count: int
+) -> None:
+    source = """
+    import os
+    first, seen = large[0], len(rows)
+    if x != 2: poke(rows)
+    if x == 2: os._exit(3)
+    """
+    threaded["captured"] |= SLOW_TO_LOOK_AT
+    if not threads:
+        del threaded["captured"]["threaded"], threaded["environment"]
+    ended = fan_out(store, source, foreach={"x": f"range({count})"}, **threaded)
+    assert ended.states == ["succeeded"] * 2 + ["failed"] + ["succeeded"] * (count - 3)
+    assert ended.values("seen") == [0, 0, None] + [0] * (count - 3)
+    assert ended.end.changed == ("rows",)
+    assert not ended.end.left
 
 
 # --- what they show ---------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import traceback
 import types
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final, cast
 
 from mlbench.backends.blobs import local_folder, open_blobs
@@ -126,7 +127,8 @@ class Runner:
     """Runs items one after the other, in one process.
 
     `unsure` are the places of items that ended in a process which then died before it was seen whether they had
-    changed what others have too: where a later look finds a change, they run again as well.
+    changed what others have too: where a later look finds a change, they run again as well. Of those that ended in
+    processes which loaded all for themselves the supervisor knows.
     """
 
     def __init__(
@@ -182,6 +184,17 @@ class Runner:
         self._around = surroundings.read(self._shell).libraries
         self._cost = max(1e-5, time.perf_counter() - begun)
 
+    @property
+    def doubts(self) -> bool:
+        """Whether items that have ended depend on what is found to be changed, or not, by those that come."""
+        return bool(self.unsure) or self._chunk.unsure
+
+    def run_again(self) -> list[int]:
+        """Return the places of the items that are unsure, which now run again."""
+        places, self.unsure = self.unsure, []
+        self._chunk = replace(self._chunk, unsure=False)
+        return places
+
     def late(self) -> bool:
         """Say whether no item is to be begun any more."""
         return self._until is not None and time.monotonic() >= self._until
@@ -224,9 +237,10 @@ class Runner:
                     break
                 looked, clean = time.monotonic(), count
                 progress.look(count)
+                self._channel.tell({"op": "clean"})
             if seconds > LONG:
                 break
-        if count - clean > 1 and not progress.changed:
+        if count - clean > (0 if self.doubts else 1) and not progress.changed:
             self._has_changed(places, clean, count)
         return randomness.drew(before, randomness.read_states()) if before else ()
 
