@@ -255,6 +255,14 @@ LEAKS = {
         "seen = pd.get_option('display.precision') == 9\npd.set_option('display.precision', 9)",
         {"pd": pd},
     ),
+    "a handler of logging": (
+        "import logging\nseen = len(logging.root.handlers)\nlogging.getLogger().addHandler(logging.StreamHandler())",
+        {},
+    ),
+    "a level of a logger that an item makes": (
+        "import logging\nseen = logging.getLogger('own').level\nlogging.getLogger('own').setLevel(10)",
+        {},
+    ),
     "the last value": ("seen = _ if '_' in globals() and isinstance(_, int) else 0\nx + 1", {}),
 }
 
@@ -297,6 +305,40 @@ def test_no_item_sees_what_another_left_behind(store: Path, leak: str, apart: bo
     hidden = {"a hidden append": "rows", "an array written in place": "array", "a frame's column": "frame"}
     if leak in hidden and not apart:
         assert ended.end.changed == (hidden[leak],)
+
+
+LATER = """
+import importlib
+{module} = importlib.import_module("{module}") if x else None
+seen = bool(x) and {seen}
+if x:
+    {change}
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "seen", "change"),
+    [
+        ("matplotlib", "matplotlib.rcParams['lines.linewidth'] == 9", "matplotlib.rcParams['lines.linewidth'] = 9"),
+        ("pandas", "pandas.get_option('display.precision') == 9", "pandas.set_option('display.precision', 9)"),
+        ("numpy", "numpy.geterr()['over'] == 'ignore'", "numpy.seterr(over='ignore')"),
+    ],
+)
+def test_what_items_set_in_a_library_that_they_import_is_their_own(
+    store: Path, module: str, seen: str, change: str
+) -> None:
+    cold = {"defs": ("seen",), "environment": environment(), "foreach": {"x": "range(6)"}}
+    ended = succeed(store, LATER.format(module=module, seen=seen, change=change), **cold)
+    assert ended.values("seen") == [False] * 6
+    assert ended.end.changed == (f"the settings of {module}",)
+
+
+@pytest.mark.parametrize("module", ["numpy", "pandas", "matplotlib.pyplot", "sklearn.linear_model"])
+def test_items_that_only_import_a_library_are_not_said_to_change_it(store: Path, module: str) -> None:
+    given = {"defs": ("seen",), "environment": environment(), "foreach": {"x": "range(6)"}}
+    source = f"import importlib\nif x: importlib.import_module('{module}')\nseen = x"
+    ended = succeed(store, source, **given)
+    assert ended.end.changed == ()
 
 
 def test_items_that_only_read_a_frame_are_not_said_to_change_it(store: Path) -> None:

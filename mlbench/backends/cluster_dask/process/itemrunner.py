@@ -29,7 +29,7 @@ from mlbench.backends.cluster_dask.process.stepprocess import Step
 from mlbench.backends.cluster_dask.process.stepshell import ZMQInteractiveShell
 from mlbench.core.errors import StoreError
 from mlbench.core.ids import Digest
-from mlbench.core.messages import Chunk, StepTask
+from mlbench.core.messages import Chunk, StepTask, Surroundings
 from mlbench.core.ports import BlobStore
 from mlbench.core.records import Artifact, Binding, Failure, Json
 from mlbench.runs import artifacts, context, faithful, randomness, surroundings, values
@@ -165,7 +165,8 @@ class Runner:
         self._number = 0
         self._compared: set[tuple[str, type]] = set()
         self._values: Values | None = None
-        self._around: dict[str, bytes] = {}
+        self._around: Surroundings | None = None
+        self._modules: frozenset[str] = frozenset()
         self._cost = 0.0
         self.unsure: list[int] = []
         self._until = None if self._chunk.seconds is None else time.monotonic() + self._chunk.seconds
@@ -181,8 +182,9 @@ class Runner:
         self._generators.settle()
         begun = time.perf_counter()
         self._values = Values(self._namespace, store=local_folder(self._task.store))
-        self._around = surroundings.read(self._shell).libraries
+        self._around = surroundings.read(self._shell)
         self._cost = max(1e-5, time.perf_counter() - begun)
+        self._modules = frozenset(sys.modules)
 
     @property
     def doubts(self) -> bool:
@@ -261,8 +263,12 @@ class Runner:
 
     def _settings_changed(self) -> list[str]:
         """Return what items have set in libraries, for all that comes after them in their process."""
-        now = surroundings.read(self._shell).libraries
-        changed = [name for name, settings in now.items() if self._around.get(name, settings) != settings]
+        now = surroundings.read(self._shell)
+        if self._around is None or now.libraries == self._around.libraries:
+            return []
+        changed = surroundings.changed(self._around, now, self._modules)
+        if not changed:  # libraries have been imported, which is not looked at again
+            self._around, self._modules = now, frozenset(sys.modules)
         return [f"the settings of {name}" for name in changed]
 
     def _reset(self) -> None:
