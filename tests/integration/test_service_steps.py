@@ -385,13 +385,18 @@ def test_a_page_takes_back_the_interrupt_that_ends_its_kernels_wait(quick: House
 
 
 def test_a_kernel_that_restarts_after_its_interrupt_loses_nothing(quick: House, go: Path) -> None:
-    kernel = quick.kernel()
+    kernel, other = quick.kernel(), quick.kernel("other")
     load = kernel.submit("load", f"wait {go}", key="K")
+    waited = other.submit("waited", "sleep 60")
     kernel.state(load, "running")
-    kernel.client.request("interrupt", {"executions": [load]})
-    kernel.client.close()
+    other.state(waited, "running")
+    with quick.standing_still():  # so that no time passes for it between the interrupt and the kernel's end
+        kernel.tell("interrupt", {"executions": [load]})
+        kernel.client.close()
+    quick.wait_until_detached("kernel")
     again = quick.kernel()
-    time.sleep(1.5)
+    other.client.request("interrupt", {"executions": [waited]})
+    assert other.state(waited).state == "cancelled"  # what was interrupted before is over too, if it is to be
     answer = again.ask("load", f"wait {go}", key="K")
     assert answer["attached"]
     assert answer["execution"]["id"] == load
