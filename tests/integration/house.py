@@ -30,7 +30,7 @@ from mlbench.core.messages import Environment, Event, KernelHello, StepTask, Sub
 from mlbench.core.records import ENDED, Artifact, Binding, Execution, Failure, Json
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 30.0
+PATIENCE = 90.0
 
 
 # --- steps in memory -------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from mlbench.core.messages import Chunk
 from mlbench.core.records import Execution, Json
 from mlbench.runs import artifacts, randomness
 from tests.integration.items import Ended, begin_all, chunk_of, evaluated, run_all, run_chunk, spread_task
-from tests.integration.steps import alive, await_true, environment
+from tests.integration.steps import PATIENCE, Clock, Shown, alive, await_true, environment, stopped
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -384,15 +384,17 @@ def test_a_step_that_binds_nothing_never_runs_a_body_twice(store: Path, tmp_path
     assert bodies(path) == sorted(str(number) for number in range(30))
 
 
-def test_the_time_that_a_server_takes_to_be_warm_is_not_the_items(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_that_a_server_takes_to_be_warm_is_not_the_items(
+    store: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await_ready = StepServer.await_ready
 
     def late(server: StepServer, stop: Callable[[], bool]) -> None:
-        threading.Event().wait(2.5)
         await_ready(server, stop)
+        clock.advance(10_000.0)
 
     monkeypatch.setattr(StepServer, "await_ready", late)
-    assert succeed(store, "y = x", defs=("y",), timeout=2.0).values("y") == [0, 1, 2, 3, 4]
+    assert succeed(store, "y = x", defs=("y",), timeout=600.0).values("y") == [0, 1, 2, 3, 4]
 
 
 def test_a_process_that_dies_before_it_has_begun_an_item_is_replaced_once(store: Path, tmp_path: Path) -> None:
@@ -454,7 +456,7 @@ ENDS = {
 
 @pytest.mark.parametrize("how", ENDS)
 @pytest.mark.parametrize("apart", [False, True])
-def test_an_item_fails_alone(store: Path, tmp_path: Path, how: str, apart: bool) -> None:
+def test_an_item_fails_alone(store: Path, tmp_path: Path, clock: Clock, how: str, apart: bool) -> None:
     body, reason, ename = ENDS[how]
     path = tmp_path / "bodies"
     source = f"""
@@ -464,8 +466,18 @@ y = x * 10
 if x in (2, 3):
     {body}
 """
-    timeout = 1.0 if how == "runs too long" else None
-    ended = fan_out(store, source, defs=("y",), timeout=timeout, apart=apart, foreach={"x": "range(7)"})
+    timeout = 600.0 if how == "runs too long" else None
+    given = spread_task(store, source, {"x": "range(7)"}, defs=("y",), timeout=timeout, environment=WARM)
+    shown = Shown()
+
+    def let_time_pass() -> None:
+        for number in (2, 3):
+            await_true(lambda: number in shown.begun_items)  # noqa: B023  it is waited for here
+            clock.advance(600.0)
+
+    if timeout is not None:
+        threading.Thread(target=let_time_pass, daemon=True).start()
+    ended = run_all(given, apart=apart, shown=shown)
     assert ended.states == ["succeeded", "succeeded", "failed", "failed", "succeeded", "succeeded", "succeeded"]
     assert ended.values("y") == [0, 10, None, None, 40, 50, 60]
     assert bodies(path) == [str(number) for number in range(7)]
@@ -549,7 +561,7 @@ def test_cancelling_keeps_what_was_done(store: Path, tmp_path: Path) -> None:
     _, thread, ended = begin_all(given)
     await_true(path.exists)
     assert supervisor.cancel(given.execution)
-    thread.join(30)
+    thread.join(PATIENCE)
     (one,) = ended
     assert one.states == ["succeeded"] * 3 + ["cancelled"]
     assert (one.records[3].reason, one.text(3)) == ("user", "item 3\n")
@@ -571,7 +583,7 @@ def test_an_item_ends_with_its_worker_or_its_service_and_says_which(
     _, thread, ended = begin_all(spread_task(store, source, {"x": "range(4)"}, defs=("y",)))
     await_true(path.exists)
     supervisor.close(lost=lost)
-    thread.join(30)
+    thread.join(PATIENCE)
     (one,) = ended
     record = one.records[1]
     assert (record.state, record.reason) == end
@@ -579,23 +591,26 @@ def test_an_item_ends_with_its_worker_or_its_service_and_says_which(
     assert one.end.left == (2, 3)
 
 
-def test_a_paused_fan_out_stands_still_and_its_timeout_with_it(store: Path, tmp_path: Path) -> None:
-    path = tmp_path / "pid"
+def test_a_paused_fan_out_stands_still_and_its_timeout_with_it(store: Path, tmp_path: Path, clock: Clock) -> None:
+    path, go = tmp_path / "pid", tmp_path / "go"
     source = f"""
 import os, time
 with open({str(path)!r}, "w") as file: file.write(str(os.getpid()))
-time.sleep(0.6)
+while not os.path.exists({str(go)!r}): time.sleep(0.01)
 """
-    given = spread_task(store, source, {"x": "range(1)"}, timeout=2.5)
+    given = spread_task(store, source, {"x": "range(1)"}, timeout=600.0)
     _, thread, ended = begin_all(given)
     await_true(lambda: path.exists() and path.read_text() != "")
     process = int(path.read_text())
     assert supervisor.pause(given.execution)
-    await_true(lambda: Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "T")
-    thread.join(2.5)
+    await_true(lambda: stopped(process))
+    go.touch()
+    clock.advance(10_000.0)
+    thread.join(0.2)
     assert thread.is_alive()
+    assert stopped(process)
     assert supervisor.resume(given.execution)
-    thread.join(30)
+    thread.join(PATIENCE)
     assert ended[0].states == ["succeeded"]
 
 
