@@ -15,6 +15,7 @@ import traceback
 import types
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final, cast
 
 from mlbench.backends.blobs import local_folder, open_blobs
@@ -28,7 +29,7 @@ from mlbench.backends.cluster_dask.process.stepprocess import Step
 from mlbench.backends.cluster_dask.process.stepshell import ZMQInteractiveShell
 from mlbench.core.errors import StoreError
 from mlbench.core.ids import Digest
-from mlbench.core.messages import Chunk, StepTask
+from mlbench.core.messages import Chunk, StepTask, Surroundings
 from mlbench.core.ports import BlobStore
 from mlbench.core.records import Artifact, Binding, Failure, Json
 from mlbench.runs import artifacts, context, faithful, randomness, surroundings, values
@@ -128,7 +129,8 @@ class Runner:
     """Runs items one after the other, in one process.
 
     `unsure` are the places of items that ended in a process which then died before it was seen whether they had
-    changed what others have too: where a later look finds a change, they run again as well.
+    changed what others have too: where a later look finds a change, they run again as well. Of those that ended in
+    processes which loaded all for themselves the supervisor knows.
     """
 
     def __init__(
@@ -165,7 +167,8 @@ class Runner:
         self._number = 0
         self._compared: set[tuple[str, type]] = set()
         self._values: Values | None = None
-        self._around: dict[str, bytes] = {}
+        self._around: Surroundings | None = None
+        self._modules: frozenset[str] = frozenset()
         self._cost = 0.0
         self.unsure: list[int] = []
         self._until: float | None = None
@@ -182,8 +185,20 @@ class Runner:
         self._generators.settle()
         begun = time.perf_counter()
         self._values = Values(self._namespace, store=local_folder(self._task.store))
-        self._around = surroundings.read(self._shell).libraries
+        self._around = surroundings.read(self._shell)
         self._cost = max(1e-5, time.perf_counter() - begun)
+        self._modules = frozenset(sys.modules)
+
+    @property
+    def doubts(self) -> bool:
+        """Whether items that have ended depend on what is found to be changed, or not, by those that come."""
+        return bool(self.unsure) or self._chunk.unsure
+
+    def run_again(self) -> list[int]:
+        """Return the places of the items that are unsure, which now run again."""
+        places, self.unsure = self.unsure, []
+        self._chunk = replace(self._chunk, unsure=False)
+        return places
 
     def set_clock(self) -> None:
         """Let the time begin in which items may be begun."""
@@ -241,9 +256,10 @@ class Runner:
                     break
                 looked, clean = time.monotonic(), count
                 progress.look(count)
+                self._channel.tell({"op": "clean"})
             if seconds > LONG:
                 break
-        if count - clean > 1 and not progress.changed:
+        if count - clean > (0 if self.doubts else 1) and not progress.changed:
             self._has_changed(places, clean, count)
         return randomness.drew(before, randomness.read_states()) if before else ()
 
@@ -264,8 +280,12 @@ class Runner:
 
     def _settings_changed(self) -> list[str]:
         """Return what items have set in libraries, for all that comes after them in their process."""
-        now = surroundings.read(self._shell).libraries
-        changed = [name for name, settings in now.items() if self._around.get(name, settings) != settings]
+        now = surroundings.read(self._shell)
+        if self._around is None or now.libraries == self._around.libraries:
+            return []
+        changed = surroundings.changed(self._around, now, self._modules)
+        if not changed:  # libraries have been imported, which is not looked at again
+            self._around, self._modules = now, frozenset(sys.modules)
         return [f"the settings of {name}" for name in changed]
 
     def _reset(self) -> None:

@@ -70,7 +70,9 @@ def run_chunk(task: StepTask, publish: Callable[[ExecutionId, list[Json]], None]
 class _Child:
     """A process that runs items: the one that was forked for them, or (`process` is None) the one that loaded all.
 
-    `number` is that of the last message heard over its own connection: all messages up to it have been heard.
+    `number` is that of the last message heard over its own connection: all messages up to it have been heard. `clean`
+    says whether nothing was changed when it last looked, which is so until an item has ended; `unsure` are the items
+    since then that may have seen what another has changed: all but the first.
     """
 
     def __init__(self, process: int | None, connection: int | None) -> None:
@@ -79,8 +81,21 @@ class _Child:
         self.frames = Frames(read_word)
         self.number = 0
         self.over_at = 0.0
-        self.draws: tuple[str, ...] = ()
         self.ended: list[int] = []
+        self.clean = True
+        self.unsure: list[int] = []
+
+    def end(self, number: int) -> None:
+        """Note that an item has ended in it."""
+        self.ended.append(number)
+        if not self.clean:
+            self.unsure.append(number)
+        self.clean = False
+
+    def look(self) -> None:
+        """Note that it has looked, or will not go on: whatever is to run again has been named."""
+        self.clean = True
+        self.unsure.clear()
 
 
 class _ChunkRun(Attendance):
@@ -101,6 +116,8 @@ class _ChunkRun(Attendance):
         self._peak: int | None = None
         self._messages: list[Json] = []
         self._untold: list[int] = []
+        self._unsure: list[int] = []
+        self._reopened = False
         self._deaths = 0
         self._given_up = False
         self._channel: socket.socket | None = None
@@ -161,8 +178,9 @@ class _ChunkRun(Attendance):
             return self._asked.seconds != 0 and self._send_rest(apart=False)
         if self._parted is not None:
             return self._send_rest(apart=bool(self._parted["apart"]))
-        if self._over_at:
-            return False
+        if self._over_at:  # items of processes before it, of which it does not know, may have to run again
+            reopened, self._reopened = self._reopened, False
+            return reopened and self._send_rest(apart=True)
         status = self._status or {}
         if self._current is not None:
             self._lose(self._current, status).messages = self._texts.take()
@@ -192,6 +210,7 @@ class _ChunkRun(Attendance):
                 keys=tuple(chunk.keys[place] for place in left) if chunk.keys else (),
                 seconds=seconds,
                 apart=chunk.apart or apart or bool(self._changed),
+                unsure=bool(self._unsure),
             ),
         )
         return bool(left)
@@ -313,8 +332,13 @@ class _ChunkRun(Attendance):
             self._end_child(message, poll)
         elif kind == "changed":
             self._changed.update(dict.fromkeys(message["names"]))
-            self._ends.forget(message["again"])
+            self._ends.forget((*message["again"], *self._unsure))
+            self._reopened = self._reopened or bool(self._unsure)
+            self._unsure.clear()
+            self._look_at_child()
             self._current = None
+        elif kind == "clean":
+            self._look_at_child()
         elif kind == "over":
             self._hear_over(message)
         elif kind == "begun":
@@ -349,12 +373,17 @@ class _ChunkRun(Attendance):
         item.take_end(end, child.process if child is not None else None)
         self._texts.add_end(end.n, item.take)
         if child is not None:
-            child.ended.append(end.number)
+            child.end(end.number)
         self._untold.append(end.number)
         self._begin(end.following)
 
+    def _look_at_child(self) -> None:
+        if self._child is not None:
+            self._child.look()
+
     def _hear_over(self, message: Json) -> None:
         now = time.monotonic()
+        self._look_at_child()
         if self._child is not None and self._child.process is not None:
             self._child.over_at = now
             self._note_draws(message["draws"])
@@ -413,7 +442,10 @@ class _ChunkRun(Attendance):
     def _leave_child(self, poll: select.poll) -> None:
         child, self._child = self._child, None
         self._meet_item(None)
-        if child is not None and child.connection is not None:
+        if child is None:
+            return
+        self._unsure += child.unsure
+        if child.connection is not None:
             _unregister(poll, child.connection)
             os.close(child.connection)
 
