@@ -28,10 +28,11 @@ from typing import Any, Final
 from mlbench.backends.blobs import canonical, is_url
 from mlbench.core.errors import MlbenchError, StoreError, UsageError
 from mlbench.core.messages import Signer
+from mlbench.core.queries import Signers
 from mlbench.core.records import Artifact
-from mlbench.runs.signing import KERNEL, is_signed, needs_signature, signer_of
+from mlbench.runs.signing import KERNEL, is_signed, key_name, needs_signature, signer_of
 
-__all__ = ["Trust", "judge", "keys_folder", "set_trust", "signer", "trust"]
+__all__ = ["Trust", "judge", "keys_folder", "set_trust", "signer", "signers", "trust"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -95,6 +96,12 @@ def judge(store: str, *, own_session: bool = False) -> Callable[[Artifact], bool
         return any(is_signed(key, signature, artifact.digest, artifact.codec) for key in _keys(folder))
 
     return accepts
+
+
+def signers() -> Signers:
+    """Return whose values this user loads without a question: what a catalog is asked for (see `Catalog.by_keys`)."""
+    keys = _keys(keys_folder())
+    return Signers(keys=frozenset(map(key_name, keys)), users=trust().users)
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------

@@ -88,10 +88,11 @@ class Reuse:
         keys = await asyncio.to_thread(item_keys, key, spread)
         if look is None:
             return keys, {}
+        user_of = lru_cache(maxsize=None)(self._user_of)
         known: dict[str, Execution] = {}
         for begin in range(0, len(keys), ITEMS_ASKED):
             some = keys[begin : begin + ITEMS_ASKED]
-            known |= await self._ledger.ask(partial(self._project.catalog.by_keys, some))
+            known |= await self._ledger.ask(partial(self._vouched_items, some, user_of))
         return keys, await asyncio.to_thread(self._items_that_hold, keys, known, look, states)
 
     def refused(self, task: StepTask, record: Execution) -> Execution | None:
@@ -117,7 +118,25 @@ class Reuse:
             own = catalog.executions(look.resume)
             found = [one for one in own if one.key == key and one.state in ("succeeded", "reused")]
         if look.others:
-            found += catalog.candidates(key, limit=CANDIDATES)
+            found += catalog.candidates(key, signers=signing.signers(), limit=CANDIDATES)
+        return found
+
+    def _vouched_items(self, keys: Sequence[str], user_of: Callable[[RunId], str | None]) -> dict[str, Execution]:
+        """Return by key the newest execution whose values may run code as this user.
+
+        Of nearly all keys that is the first that the catalog offers, which looks for signatures and does not check
+        them; only where it is none, some more are looked at.
+        """
+        catalog, signers = self._project.catalog, signing.signers()
+        found: dict[str, Execution] = {}
+        for limit in (1, CANDIDATES):
+            asked = [key for key in keys if key not in found]
+            offered = catalog.by_keys(asked, signers=signers, limit=limit) if asked else {}
+            for key, them in offered.items():
+                ours = next((ours for one in them if (ours := self._vouched(one, user_of)) is not None), None)
+                if ours is not None:
+                    found[key] = ours
+            keys = list(offered)
         return found
 
     def _holds(self, look: Look, states: RandomState | None, found: Execution) -> bool:
@@ -135,8 +154,6 @@ class Reuse:
         look: Look,
         states: RandomState | None,
     ) -> dict[int, Execution]:
-        user_of = lru_cache(maxsize=None)(self._user_of)
-        known = {key: ours for key, one in known.items() if (ours := self._vouched(one, user_of)) is not None}
         changed = lru_cache(maxsize=None)(has_changed)
         folder_of = lru_cache(maxsize=None)(self._folder_of)
         found: dict[int, Execution] = {}

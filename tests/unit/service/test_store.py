@@ -34,10 +34,10 @@ from mlbench.runs.wire import msgspec
 class BrokenCatalog(MemoryCatalog):
     """A catalog in which nothing can be looked up, for a reason that nobody has thought of."""
 
-    def candidates(self, key: str, /, *, limit: int = 10) -> list[Execution]:
+    def candidates(self, key: str, /, **named: Any) -> list[Execution]:
         raise ValueError("not a record")
 
-    def by_keys(self, keys: Any, /) -> dict[str, Execution]:
+    def by_keys(self, keys: Any, /, **named: Any) -> dict[str, list[Execution]]:
         raise ValueError("not a record")
 
 
