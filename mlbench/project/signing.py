@@ -29,10 +29,10 @@ from mlbench.backends.blobs import canonical, is_url
 from mlbench.core.errors import MlbenchError, StoreError, UsageError
 from mlbench.core.messages import Signer
 from mlbench.core.queries import Signers
-from mlbench.core.records import Artifact
-from mlbench.runs.signing import KERNEL, is_signed, key_name, needs_signature, signer_of
+from mlbench.core.records import Artifact, Json
+from mlbench.runs.signing import KERNEL, is_proven, is_signed, key_name, needs_signature, signer_of
 
-__all__ = ["Trust", "judge", "keys_folder", "set_trust", "signer", "signers", "trust"]
+__all__ = ["Trust", "judge", "keys_folder", "own_end", "set_trust", "signer", "signers", "trust"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -96,6 +96,20 @@ def judge(store: str, *, own_session: bool = False) -> Callable[[Artifact], bool
         return any(is_signed(key, signature, artifact.digest, artifact.codec) for key in _keys(folder))
 
     return accepts
+
+
+def own_end(identifier: str, record: Json | None) -> Json | None:
+    """Return the record of an execution's end that was found, `None` if nobody with a key of this user wrote it.
+
+    Whoever can write to a store can write an end there that never was.
+    """
+    if record is None or signer(KERNEL) is None:  # who can have no key has to believe what lies there
+        return record
+    ours = (signer_of(key, identifier) for key in _keys(keys_folder()))
+    if is_proven(ours, "execution", identifier, record):
+        return record
+    _LOG.warning("The end of execution %s in the store is not from here, and is not taken", identifier)
+    return None
 
 
 def signers() -> Signers:

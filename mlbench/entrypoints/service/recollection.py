@@ -15,6 +15,7 @@ from mlbench.core.records import ENDED, UNDER_WAY, Execution, Failure, Run
 from mlbench.entrypoints.service.ledger import Ledger
 from mlbench.entrypoints.service.sessions import Session, read_notebook
 from mlbench.notebook.document import notebook_id
+from mlbench.project import signing
 from mlbench.runs.series import last_of_each_step
 from mlbench.runs.wire import msgspec
 
@@ -91,7 +92,7 @@ class Recollection:
 
     def _end(self, record: Execution) -> Execution:
         """Return the end that a lost execution has in the records, or say that it is lost."""
-        written = self._project.blobs.find_record("execution", record.id)
+        written = signing.own_end(record.id, self._project.blobs.find_record("execution", record.id))
         if written is not None and written.get("state") in ENDED and written.get("attempt", 1) >= record.attempt:
             return msgspec.convert(written, Execution)
         failure = Failure(
