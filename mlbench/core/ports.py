@@ -382,7 +382,9 @@ class Catalog(Protocol):
     def delete_runs(self, runs: Sequence[RunId], /, *, met_before: int | None = None) -> set[RunId]:
         """Forget runs that have ended, with their executions and metrics; firings stay.
 
-        Return those that stay too: what is under way, and with `met_before` what was met at or after that time.
+        Return those that stay too: what is under way, and with `met_before` what was met at or after that time. Others
+        write meanwhile, however much it is. A run that is not there any more may be half forgotten, by who was killed:
+        what is left of it goes.
         """
         ...
 

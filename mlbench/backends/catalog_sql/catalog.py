@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from mlbench.backends.catalog_sql import tables as t
 from mlbench.backends.catalog_sql.connections import find_row, persistent
-from mlbench.backends.catalog_sql.forgetting import batches, forget_runs, forget_uses, left_behind
+from mlbench.backends.catalog_sql.forgetting import Forgetting, batches
 from mlbench.backends.catalog_sql.jobs import Jobs
 from mlbench.backends.catalog_sql.recording import is_among, is_final
 from mlbench.backends.catalog_sql.rows import (
@@ -296,17 +296,7 @@ class SqlCatalog(Jobs):
         return found
 
     def delete_runs(self, runs: Sequence[RunId], /, *, met_before: int | None = None) -> set[RunId]:
-        kept: set[str] = set()
-        for some in batches(runs):
-            with self._writing() as connection:
-                kept |= forget_runs(connection, some, met_before)
-        if runs:
-            with self._reading() as connection:
-                left = left_behind(connection)
-            for table, rows in left.items():
-                for few in batches(rows):
-                    with self._writing() as connection:
-                        forget_uses(connection, table, few)
+        kept = Forgetting(self._reading, self._writing).forget(runs, met_before)
         return {RunId(run) for run in kept}
 
     def delete_snapshots(self, digests: Sequence[Digest], /) -> None:

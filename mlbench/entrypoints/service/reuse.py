@@ -236,23 +236,17 @@ class Reuse:
         except (MlbenchError, OSError):
             return False
 
-    def _meet(self, found: Execution) -> tuple[Execution, Run | None] | None:
+    def _meet(self, found: Execution) -> tuple[Execution, Run] | None:
         """Return the execution that ran, of which others took what it made, with its messages and its run.
 
-        Its run is not forgotten from now on, since a record will name it; `None` if it has been meanwhile.
+        Its run is not forgotten from now on, since a record will name it; `None` if it has been meanwhile, or is being
+        forgotten: its own row goes first.
         """
         catalog = self._project.catalog
         for identifier in filter(None, (found.reused_from, found.id)):
             named = catalog.executions_named([identifier])
-            catalog.meet_runs([one.run for one in named.values()], time.time_ns())
-            try:
-                full = catalog.execution(identifier)  # whoever forgets it has done so, or leaves it
-            except NotFound:
-                continue
-            try:
-                return full, catalog.run(full.run)
-            except NotFound:
-                return full, None
+            for run in catalog.meet_runs([one.run for one in named.values()], time.time_ns()):
+                return catalog.execution(identifier), catalog.run(run)
         return None
 
     def _items_met(self, found: Mapping[int, Execution]) -> dict[int, Execution]:
@@ -269,21 +263,18 @@ class Reuse:
         }
 
 
-def described(run: Run | None, origin: Execution) -> str:
+def described(run: Run, origin: Execution) -> str:
     """Say, in a line under a step's cell, from where it was reused.
 
     Examples
     --------
     >>> from mlbench.core.ids import ExecutionId, RunId
-    >>> origin = Execution(id=ExecutionId("a"), run=RunId("3f2a6gqx"), step="load", state="succeeded")
-    >>> described(None, origin)
+    >>> run = Run(id=RunId("3f2a6gqx"), kind="job", state="succeeded", name="n", started=86_400 * 10**9)
+    >>> described(run, Execution(id=ExecutionId("a"), run=run.id, step="load", state="succeeded"))[:16]
     'reused from 3f2a'
     """
-    which = f"reused from {short(origin.run)}"
-    if run is None:
-        return which
     moment = time.localtime(run.started / 1e9)
-    return f"{which} (run {moment.tm_mday} {time.strftime('%b %H:%M', moment)})"
+    return f"reused from {short(origin.run)} (run {moment.tm_mday} {time.strftime('%b %H:%M', moment)})"
 
 
 def _signed(binding: Binding, signer: Signer | None) -> Binding:

@@ -93,6 +93,13 @@ def test_a_step_whose_run_was_forgotten_just_now_is_reused_from_an_older_one_or_
     assert asked(project, "find", a_look("k"), None) is None
 
 
+def test_a_step_whose_run_is_half_forgotten_is_not_reused(project: Project, catalog: Forgetful) -> None:
+    run = a_run(catalog, "old", 1)
+    an_execution(catalog, run, "k")
+    del catalog._runs[run.id]
+    assert asked(project, "find", a_look("k"), None) is None
+
+
 def test_items_of_a_run_that_was_forgotten_just_now_run_and_others_name_who_is_there(
     project: Project, catalog: Forgetful
 ) -> None:
