@@ -18,7 +18,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -32,7 +32,18 @@ from mlbench.core.queries import Signers
 from mlbench.core.records import Artifact, Json
 from mlbench.runs.signing import KERNEL, is_proven, is_signed, key_name, needs_signature, signer_of
 
-__all__ = ["Trust", "judge", "keys_folder", "own_end", "set_trust", "signer", "signers", "trust"]
+__all__ = [
+    "Trust",
+    "judge",
+    "keys_folder",
+    "own_end",
+    "own_keys",
+    "set_trust",
+    "signer",
+    "signers",
+    "trust",
+    "what_differs",
+]
 
 _LOG = logging.getLogger(__name__)
 
@@ -110,6 +121,30 @@ def own_end(identifier: str, record: Json | None) -> Json | None:
         return record
     _LOG.warning("The end of execution %s in the store is not from here, and is not taken", identifier)
     return None
+
+
+def own_keys() -> tuple[str, ...]:
+    """Return the names of the keys whose signatures this user takes, first that of the own; none without one."""
+    own = signer(KERNEL)
+    return () if own is None else tuple(dict.fromkeys((own.key, *map(key_name, _keys(keys_folder())))))
+
+
+def what_differs(keys: Sequence[str], folder: str | None) -> str | None:
+    """Say what is wrong if a kernel has other keys than the service that asks, whose steps store and load for it.
+
+    Parameters
+    ----------
+    keys, folder
+        The kernel's: see `KernelHello`.
+    """
+    own = own_keys()
+    if not keys or not own or (keys[0] in own and own[0] in keys):
+        return None
+    return (
+        f"This kernel signs what it stores with a key in {folder}, and the mlbench service with one in "
+        f"{keys_folder()}: what one of them has stored the other does not load. `mlbench service stop`, and run the cell "
+        "again: the service that it starts has this kernel's MLBENCH_KEYS."
+    )
 
 
 def signers() -> Signers:

@@ -163,7 +163,8 @@ class OpenStore:
             session.attach(hello, pid)
         self._forget_the_gone()
         known = [self._shown(record) for record in self.plan.of_kernel(hello.kernel)]
-        return session, {"run": session.run, "executions": known}
+        note = await asyncio.to_thread(signing.what_differs, hello.keys, hello.keys_folder)
+        return session, {"run": session.run, "executions": known, **({"note": note} if note is not None else {})}
 
     async def _take_up_owed(self, session: Session) -> None:
         """Hold ready, for a kernel that has not been here in this life, what ended while no kernel was there."""

@@ -26,7 +26,7 @@ from mlbench.core.records import Execution
 from mlbench.entrypoints.service.events import News
 from mlbench.entrypoints.service.sessions import Session
 from mlbench.entrypoints.service.store import OpenStore
-from mlbench.project import Project, find_store
+from mlbench.project import Project, find_store, signing
 from mlbench.runs import randomness
 from mlbench.runs.wire import msgspec
 
@@ -163,5 +163,31 @@ def test_the_sources_of_all_cells_are_not_kept_with_each_execution(house: Any) -
         assert asked is not None
         assert asked.submission.cells == ()
         await ended(opened, one)
+
+    house(live)
+
+
+def test_a_kernel_with_other_keys_than_the_service_is_told_so_when_it_attaches(
+    house: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = signing.own_keys()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("MLBENCH_KEYS", str(tmp_path / "others"))
+        others = signing.own_keys()
+    assert own[0] != others[0]
+
+    async def live(opened: OpenStore, executor: Executor, session: Session) -> None:
+        async def told(*keys: str) -> str | None:
+            hello = replace(session.hello, kernel=new_id(), keys=keys, keys_folder="/of/the/kernel")
+            note: str | None = (await opened.attach(hello, 1))[1].get("note")
+            return note
+
+        assert await told() is None, "an older kernel, or one without a key"
+        assert await told(*own, *others) is None
+        for keys in (others, (*others, *own)):
+            said = await told(*keys)
+            assert said is not None
+            assert "with a key in /of/the/kernel, and the mlbench service with one in " in said
+            assert "`mlbench service stop`, and run the cell again" in said
 
     house(live)
