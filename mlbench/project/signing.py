@@ -142,8 +142,8 @@ def what_differs(keys: Sequence[str], folder: str | None) -> str | None:
         return None
     return (
         f"This kernel signs what it stores with a key in {folder}, and the mlbench service with one in "
-        f"{keys_folder()}: what one of them has stored the other does not load. `mlbench service stop`, and run the cell "
-        "again: the service that it starts has this kernel's MLBENCH_KEYS."
+        f"{keys_folder()}: what one of them has stored the other does not load. `mlbench service stop`, and run the "
+        "cell again: the service that it starts has this kernel's MLBENCH_KEYS."
     )
 
 
