@@ -484,6 +484,10 @@ class MemoryCatalog:
             self._met.update(dict.fromkeys(there, now))
             return there
 
+    def met_since(self, moment: int, /) -> set[RunId]:
+        with self._lock:
+            return {RunId(run) for run, met in self._met.items() if met >= moment and run in self._runs}
+
     def delete_runs(self, runs: Sequence[RunId], /, *, met_before: int | None = None) -> set[RunId]:
         with self._lock:
             self._version += 1

@@ -403,10 +403,15 @@ class Catalog(Protocol):
         ...
 
     def meet_runs(self, runs: Iterable[RunId], now: int, /) -> set[RunId]:
-        """Note that steps of these runs are about to be reused, at a time (nanoseconds); return those that are there.
+        """Note that these runs are needed, at a time (nanoseconds); return those that are there.
 
-        Whoever reuses a step calls it first: a run that was met is not forgotten by who asks for those met before that.
+        Whoever reuses a step calls it first, and a service for as long as a kernel may load what they made: a run that
+        was met is not forgotten by who asks for those met before that. The time may be up to an hour less.
         """
+        ...
+
+    def met_since(self, moment: int, /) -> set[RunId]:
+        """Return the runs that were met at or after a time (nanoseconds)."""
         ...
 
     def delete_runs(self, runs: Sequence[RunId], /, *, met_before: int | None = None) -> set[RunId]:

@@ -87,6 +87,8 @@ def test_a_run_that_was_met_is_not_forgotten_by_who_asks_for_those_met_before(ca
     them = [met.id, old.id, open_run.id, unknown]
     assert catalog.delete_runs(them, met_before=15 * 10**17) == {met.id, open_run.id}
     assert catalog.meet_runs([old.id], 3 * 10**18) == set()
+    assert catalog.met_since(2 * 10**18) == {met.id, open_run.id}
+    assert catalog.met_since(2 * 10**18 + 1) == set()
     assert catalog.meet_runs([], 3 * 10**18) == set()
     assert catalog.delete_runs(them) == {open_run.id}
     assert [run.id for run in catalog.runs()] == [open_run.id]

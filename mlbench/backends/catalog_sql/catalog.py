@@ -295,6 +295,11 @@ class SqlCatalog(Jobs):
             found |= met.keys() - old
         return found
 
+    def met_since(self, moment: int, /) -> set[RunId]:
+        c = t.runs.c
+        with self._reading() as connection:
+            return {RunId(run) for run in connection.execute(select(c.id).where(c.met >= moment)).scalars()}
+
     def delete_runs(self, runs: Sequence[RunId], /, *, met_before: int | None = None) -> set[RunId]:
         kept = Forgetting(self._reading, self._writing).forget(runs, met_before)
         return {RunId(run) for run in kept}

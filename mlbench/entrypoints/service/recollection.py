@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Recollection"]
 
+RUNS_MET: Final = 500
 RUNS_BACK: Final = 10
 """Runs of a notebook that are looked at for its steps' last executions."""
 
@@ -45,6 +46,16 @@ class Recollection:
             return [one for one in found if one.state in ENDED]
 
         return await self._ledger.ask(look)
+
+    def meet(self, kernels: Collection[str], more: Collection[RunId]) -> None:
+        """Say of all runs of kernels, and of some more, that they are needed."""
+        found, catalog = set(more), self._project.catalog
+        for kernel in kernels:
+            before: tuple[int, str] | None = None
+            while page := catalog.runs(kernel=kernel, limit=RUNS_MET, before=before):
+                found |= {run.id for run in page}
+                before = page[-1].started, page[-1].id
+        catalog.meet_runs(sorted(found), time.time_ns())
 
     async def owed(self, session: Session) -> list[tuple[str, Execution]]:
         """Return the last executions of a notebook's steps of whose success no kernel has heard, with their kernels."""

@@ -176,6 +176,16 @@ class OpenStore:
         if hello.again:
             self.tell(plans.Returned(at=at, kernel=hello.kernel))
 
+    async def hold(self) -> None:
+        """Say that the runs of attached kernels are needed: what a name stands for is loaded when it is first used.
+
+        Otherwise a rule that keeps runs for some days would take away what an open notebook was made of a week ago.
+        """
+        kernels = {kernel for kernel, session in self.sessions.items() if session.attached}
+        if kernels:
+            runs = {node.record.run for node in self.plan.nodes.values() if node.kernel in kernels}
+            await self.ledger.ask(partial(self._recollection.meet, kernels, runs))
+
     def catch_up(self, session: Session) -> None:
         """Tell a kernel that has just attached what became of its steps while it could not hear of it."""
         missed, session.missed = session.missed, []

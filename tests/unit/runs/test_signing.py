@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from mlbench.backends.blobs_local import recording
 from mlbench.backends.memory import MemoryBlobs
-from mlbench.core.errors import ArtifactCorrupt, NotTrusted
+from mlbench.core.errors import ArtifactCorrupt, NotFound, NotTrusted
 from mlbench.core.failed import Failed
 from mlbench.core.ids import Digest
 from mlbench.core.records import Artifact, Binding
@@ -65,6 +65,18 @@ def test_a_record_is_known_again_as_what_its_execution_wrote_however_it_was_kept
     without = {name: value for name, value in found.items() if name != "metrics"}
     for changed in ({**found, "more": 1}, {**found, "proof": "é"}, {**found, "proof": None}, without):
         assert not is_proven([mine], "execution", "e1", changed)
+
+
+def test_a_value_that_is_not_in_the_store_any_more_is_said_to_be_gone_and_what_to_do() -> None:
+    blobs = MemoryBlobs()
+    binding = saved([1, {2}], blobs)
+    (listed,) = save_lists({"xs": [binding, binding]}, blobs, signer=signer_of(MINE, "e1"))
+    assert binding.artifact is not None
+    blobs.set_aside(binding.artifact.digest)
+    for gone in (binding, listed):
+        with pytest.raises(NotFound, match=f"The value of `{gone.name}` is not in the store any more") as raised:
+            Loader(blobs, accepts=accepts()).load(gone)
+        assert str(raised.value).endswith("Run the step that makes it again.")
 
 
 class Trap:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from mlbench.backends.memory import MemoryCatalog
-from mlbench.core.ids import ExecutionId, new_id
+from mlbench.core.ids import ExecutionId, RunId, new_id
 from mlbench.core.messages import (
     Environment,
     Foreach,
@@ -22,12 +23,14 @@ from mlbench.core.messages import (
     StepTask,
     Submission,
 )
-from mlbench.core.records import Execution
+from mlbench.core.records import Execution, Run
 from mlbench.entrypoints.service.events import News
 from mlbench.entrypoints.service.sessions import Session
 from mlbench.entrypoints.service.store import OpenStore
-from mlbench.project import Project, find_store, signing
+from mlbench.project import Project, care, find_store, signing
+from mlbench.runs import plan as plans
 from mlbench.runs import randomness
+from mlbench.runs.retention import DAY, Rule
 from mlbench.runs.wire import msgspec
 
 
@@ -163,6 +166,36 @@ def test_the_sources_of_all_cells_are_not_kept_with_each_execution(house: Any) -
         assert asked is not None
         assert asked.submission.cells == ()
         await ended(opened, one)
+
+    house(live)
+
+
+def test_what_an_open_notebook_was_given_is_not_forgotten_whatever_its_age(house: Any) -> None:
+    """A name is loaded when it is first used, and that may be a week later."""
+
+    async def live(opened: OpenStore, executor: Executor, session: Session) -> None:
+        project = opened.project
+        now = time.time_ns()
+
+        async def run_of(kernel: str) -> Run:
+            run = Run(id=RunId(new_id()), kind="interactive", state="succeeded", name="n", kernel=kernel, started=1)
+            project.put_run(replace(run, ended=2))
+            return run
+
+        own = [await run_of(session.hello.kernel) for _ in range(3)]
+        other = await run_of("gone")
+        taken = await run_of("gone")
+        record = Execution(id=ExecutionId(new_id()), run=taken.id, step="load", state="succeeded")
+        opened.tell(plans.Recalled(at=now, record=record, kernel=session.hello.kernel, notebook=session.kin))
+        await opened.hold()
+        rules = (Rule(3600),)
+        decided = care.plan(project, rules, alive=lambda _: False)
+        assert {run.id for run in decided.held} == {run.id for run in (*own, taken)}
+        assert [run.id for run in decided.runs] == [other.id]
+        opened.detach(session)
+        await opened.hold()
+        later = care.plan(project, rules, alive=lambda _: False, now=now + 3 * DAY)
+        assert {run.id for run in later.runs} == {run.id for run in (*own, taken, other)}
 
     house(live)
 
