@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask.worker import supervisor
+from mlbench.backends.cluster_dask.worker import supervisor, turns
 from mlbench.backends.cluster_dask.worker.itemends import ItemEnds
 from mlbench.backends.cluster_dask.worker.servers import StepServer
 from mlbench.core.messages import Chunk
@@ -189,6 +189,84 @@ def test_no_item_is_begun_once_the_time_is_over(store: Path) -> None:
     ended = run_chunk(given, chunk_of(spread, range(50), seconds=0.3))
     assert 1 <= len(ended.records) < 30
     assert sorted([*ended.records, *ended.end.left]) == list(range(50))
+
+
+@pytest.mark.parametrize(("rest", "all_done"), [(0.0, False), (0.1, False), (30.0, True)])
+def test_what_is_little_is_done_although_the_time_is_over(store: Path, rest: float, all_done: bool) -> None:
+    given = spread_task(store, "import time\ntime.sleep(0.05)\ny = x", {"x": "range(20)"}, defs=("y",))
+    spread = evaluated(given).spread
+    assert spread is not None
+    ended = run_chunk(given, chunk_of(spread, range(20), seconds=0.2, rest=rest))
+    assert (len(ended.records) == 20) is all_done
+    assert sorted([*ended.records, *ended.end.left]) == list(range(20))
+
+
+def test_no_more_chunks_have_items_under_way_than_may_and_the_next_has_loaded_everything(
+    store: Path, tmp_path: Path
+) -> None:
+    first, go, second = (tmp_path / name for name in ("first", "go", "second"))
+    source = f"""
+import pathlib, time
+if x == 0:
+    pathlib.Path({str(first)!r}).touch()
+    while not pathlib.Path({str(go)!r}).exists(): time.sleep(0.01)
+else:
+    pathlib.Path({str(second)!r}).touch()
+y = time.time_ns()
+"""
+    given = spread_task(store, source, {"x": "range(4)"}, defs=("y",), timeout=20.0)
+    spread = evaluated(given).spread
+    assert spread is not None
+    ended: dict[int, Ended] = {}
+    asked: list[Any] = []
+
+    def run(numbers: range, place: int) -> threading.Thread:
+        chunk = chunk_of(spread, numbers, place=place, at_once=1, seconds=30.0)
+        thread = threading.Thread(target=lambda: ended.update({place: run_chunk(given, chunk)}))
+        thread.start()
+        return thread
+
+    whole = turns.ask
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(turns, "ask", lambda *of: (asked.append(of[2]), whole(*of)))
+        threads = [run(range(2), 1)]
+        await_true(first.exists)
+        threads.append(run(range(2, 4), 2))
+        await_true(lambda: len(set(asked)) == 2)  # it is ready
+        assert not second.exists()
+        go.touch()
+        for thread in threads:
+            thread.join(30)
+    one, other = ended[1], ended[2]
+    assert (one.states, other.states) == (["succeeded"] * 2,) * 2
+    assert max(record.ended or 0 for record in one.records.values()) <= min(
+        record.started or 0 for record in other.records.values()
+    )
+
+
+def test_a_chunk_that_is_cancelled_while_it_waits_for_its_turn_ends(store: Path, tmp_path: Path) -> None:
+    path = tmp_path / "go"
+    source = f"import time\nopen({str(path)!r}, 'w').close()\nwhile True: time.sleep(0.01)"
+    given = spread_task(store, source, {"x": "range(2)"}, timeout=60.0)
+    spread = evaluated(given).spread
+    assert spread is not None
+    ended: list[Ended] = []
+    asked: list[Any] = []
+    whole = turns.ask
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(turns, "ask", lambda *of: (asked.append(of[2]), whole(*of)))
+        threads = []
+        for number in range(2):
+            chunk = chunk_of(spread, [number], place=number + 1, at_once=1)
+            threads.append(threading.Thread(target=lambda chunk=chunk: ended.append(run_chunk(given, chunk))))
+            threads[-1].start()
+            await_true(lambda number=number: len(set(asked)) == number + 1)
+        await_true(path.exists)
+        assert supervisor.cancel(given.execution)
+        for thread in threads:
+            thread.join(30)
+    assert sorted(len(one.records) for one in ended) == [0, 1]
+    assert sorted(one.end.left for one in ended) == [(), (1,)]
 
 
 # --- names ------------------------------------------------------------------------------------------------------------

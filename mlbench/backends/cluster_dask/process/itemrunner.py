@@ -44,6 +44,8 @@ _SHOWN: Final = 20
 """So many failures of a chunk get IPython's traceback, which takes longer than most items; the others a plain one."""
 _SHARE: Final = 25
 """It is looked at most every so many times as long as a look takes whether items have changed what they were given."""
+_AT_MOST: Final = 4
+"""What is left of a chunk may take so many times as long as was thought, before it is left after all."""
 _PLAIN: Final = frozenset({int, float, bool, str, type(None)})
 
 
@@ -166,7 +168,8 @@ class Runner:
         self._around: dict[str, bytes] = {}
         self._cost = 0.0
         self.unsure: list[int] = []
-        self._until = None if self._chunk.seconds is None else time.monotonic() + self._chunk.seconds
+        self._until: float | None = None
+        self._rest = self._chunk.rest
         self.begun_any = False
         self._mark = Mark(task)
         self._mark.open()
@@ -182,9 +185,22 @@ class Runner:
         self._around = surroundings.read(self._shell).libraries
         self._cost = max(1e-5, time.perf_counter() - begun)
 
+    def set_clock(self) -> None:
+        """Let the time begin in which items may be begun."""
+        self._until = None if self._chunk.seconds is None else time.monotonic() + self._chunk.seconds
+
     def late(self) -> bool:
         """Say whether no item is to be begun any more."""
         return self._until is not None and time.monotonic() >= self._until
+
+    def _has_little_left(self, count: int, left: int, begun: float) -> bool:
+        """Say whether items that are left are so few that they are run although it is late; asked once it is."""
+        rest, self._rest = self._rest, 0.0
+        now = time.monotonic()
+        if left * (now - begun - _waited()) > rest * count:  # another process would have to wait like this one
+            return False
+        self._until = now + _AT_MOST * rest
+        return True
 
     def begin(self) -> None:
         """Make the process ready for items, after it was forked."""
@@ -202,11 +218,12 @@ class Runner:
         """Run items, as far as they should run in this process; return what an unseeded notebook's drew from."""
         before = randomness.read_states() if not (self._task.seeded and self._task.random) else {}
         alone = len(places) == 1
-        looked, clean = time.monotonic(), 0
+        looked = begun = time.monotonic()
+        clean = 0
         progress = self.progress
         count = 0
         for place in places:
-            if count and self.late():
+            if count and self.late() and not self._has_little_left(count, len(places) - count, begun):
                 break
             progress.begin(count)
             self._mark.begin(self._chunk.numbers[place])
@@ -481,6 +498,15 @@ class _Settings:
             warnings.filters[:] = self._filters  # type: ignore[index]
         _forget_warnings()
         sys.stdout, sys.stderr, sys.displayhook = self._streams
+
+
+def _waited() -> float:
+    """Return the seconds for which this process was ready to run and had no processor (Linux)."""
+    try:
+        with open("/proc/self/schedstat", encoding="ascii") as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _folder() -> str | None:

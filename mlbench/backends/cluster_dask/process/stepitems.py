@@ -140,6 +140,9 @@ class _Process:
         if not apart and len(left) > 1:
             runner.watch()
         gc.freeze()  # what is loaded stays for all, and its memory is shared with forks as long as nobody touches it
+        if self._chunk.at_once is not None:
+            self._channel.await_turn()
+        runner.set_clock()
         while left and not (runner.begun_any and runner.late()):
             places = left[:1] if apart or long else left
             progress = runner.progress

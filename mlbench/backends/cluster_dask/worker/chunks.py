@@ -18,11 +18,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from mlbench.backends.cluster_dask.channel import Frames
+from mlbench.backends.cluster_dask.channel import ACK, Frames
 from mlbench.backends.cluster_dask.ends import find_written
 from mlbench.backends.cluster_dask.itemwords import ItemEnd, Mark, read_word
 from mlbench.backends.cluster_dask.process.client import leave_slot
 from mlbench.backends.cluster_dask.resources import with_devices
+from mlbench.backends.cluster_dask.worker import turns
 from mlbench.backends.cluster_dask.worker.itemends import Item, ItemEnds
 from mlbench.backends.cluster_dask.worker.itemtexts import Texts
 from mlbench.backends.cluster_dask.worker.memory import MemoryWatch
@@ -109,11 +110,12 @@ class _ChunkRun(Attendance):
         self._untold: list[int] = []
         self._deaths = 0
         self._given_up = False
+        self._channel: socket.socket | None = None
         self._restart()
 
     def _restart(self) -> None:
         """Forget what belongs to one process."""
-        self._begun = False
+        self._begun = self._waits = False
         self._timed_out = self._too_much = False
         self._over_at = 0.0
         self._parted: Json | None = None
@@ -146,6 +148,8 @@ class _ChunkRun(Attendance):
                     remedy="Run the cell again.",
                 )
             )
+        finally:
+            turns.leave(self._task.execution, self)
         collecting = gc.isenabled()
         gc.disable()  # thousands of objects that live until the end cost a third more if it looks for cycles in them
         try:
@@ -209,6 +213,7 @@ class _ChunkRun(Attendance):
             pipes.errors: MarkedReader("stderr", execution),
         }
         frames, told = Frames(read_word), Frames()
+        self._channel = pipes.channel
         poll = select.poll()
         for descriptor in (pipes.channel.fileno(), pipes.output, pipes.errors, pipes.status.fileno()):
             poll.register(descriptor, select.POLLIN)
@@ -327,6 +332,9 @@ class _ChunkRun(Attendance):
             self._ends.name(self._task.chunk.numbers, message["labels"])
         elif kind == "spread":
             self._spread = dataclasses.replace(msgspec.convert(message["spread"], Spread), after=message["after"])
+        elif kind == "ready":
+            self._waits = True
+            turns.ask(self._task.execution, self._asked.at_once or 1, self, self._let_begin)
         elif kind == "refused":
             self._refuse(msgspec.convert(message["failure"], Failure))
         elif kind == "parted":
@@ -335,6 +343,12 @@ class _ChunkRun(Attendance):
             self._note_draws(message["draws"])
         elif kind == "waits":
             leave_slot()
+
+    def _let_begin(self) -> None:
+        """Tell the process that its items may be run; called in the thread of whoever made room."""
+        if self._channel is not None:
+            with contextlib.suppress(OSError):  # it is gone: its status says how
+                self._channel.send(ACK)
 
     def _hear_end(self, end: ItemEnd) -> None:
         child = self._child
@@ -373,6 +387,9 @@ class _ChunkRun(Attendance):
 
     def _meet_child(self, message: Json, poll: select.poll) -> None:
         process = message["pid"]
+        if self._waits and not self._ends.ended:
+            self._begun_at = time.monotonic()
+        self._waits = False
         connection = None
         if process is not None:
             connection = self._descriptors.pop(0)
@@ -449,7 +466,7 @@ class _ChunkRun(Attendance):
             if now > child.over_at + _EXIT_SECONDS:
                 kill(running)
         elif not self._timed_out and not self._too_much:
-            if limit is not None and now > self._since + limit + self._held() - self._held_before:
+            if limit is not None and not self._waits and now > self._since + limit + self._held() - self._held_before:
                 self._timed_out = True
                 kill(running)
             elif self._watch.look(now):
@@ -461,7 +478,7 @@ class _ChunkRun(Attendance):
         times = [now + self._watch.seconds]
         if self._news or self._untold or (self._current is not None and not self._current_told):
             times.append(self._published + _BATCH)
-        if self._task.timeout is not None:
+        if self._task.timeout is not None and not self._waits:
             times.append(self._since + self._task.timeout + self._held() - self._held_before + 0.01)
         if self._over_at:
             times.append(self._over_at + _EXIT_SECONDS + 0.01)
