@@ -38,7 +38,14 @@ _ITEM: Final = re.compile(r"(.+)\[([0-9]{1,9})\]")
 
 
 def lineage(
-    project: Project, of: str, step: str | None = None, name: str | None = None, *, up: bool = True, down: bool = True
+    project: Project,
+    of: str,
+    step: str | None = None,
+    name: str | None = None,
+    *,
+    execution: str | None = None,
+    up: bool = True,
+    down: bool = True,
 ) -> Lineage:
     """Follow a value up to what it was made of, and down to what was made of it.
 
@@ -50,6 +57,8 @@ def lineage(
         A step of the run, or an item of one: `fit[3]`.
     name
         A name that it bound.
+    execution
+        With a digest, an execution's id or a beginning of it: of equal values, what it made or was given comes first.
 
     Raises
     ------
@@ -63,8 +72,9 @@ def lineage(
             raise UsageError(
                 f"{of[:80]!r} is no artifact's digest.", "Name a value by its run: mlbench lineage RUN STEP NAME"
             )
-        return lineages.trace(project.catalog, lineages.values_of(project.catalog, Digest(of)), up=up, down=down)
-    if step is None or name is None:
+        asked = project.catalog.execution(execution) if execution is not None else None
+        return lineages.trace(project.catalog, lineages.values_of(project.catalog, Digest(of), asked), up=up, down=down)
+    if step is None or name is None or execution is not None:
         raise UsageError("A value of a run is named by its step and its name.", "mlbench lineage RUN STEP NAME")
     return lineage_of(project, _execution(project, of, step), name, up=up, down=down)
 

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from mlbench.core.errors import NotTrusted, ResultError
+from mlbench.core.errors import NotFound, NotTrusted, ResultError
 from mlbench.core.failed import Failed
 from mlbench.core.ids import Digest
 from mlbench.core.messages import Signer
@@ -262,7 +262,16 @@ class Loader:
             return _import(binding.name, binding.module)
         if binding.artifact is None:
             raise ResultError(binding.problem or f"`{binding.name}` has no stored value.")
-        artifact = binding.artifact
+        try:
+            return self._stored(binding, binding.artifact, trusted=trusted)
+        except NotFound as error:
+            raise NotFound(
+                f"The value of `{binding.name}` is not in the store any more: it was freed (`mlbench store gc`), or "
+                f"taken away. {error.message}",
+                "Run the step that makes it again.",
+            ) from error
+
+    def _stored(self, binding: Binding, artifact: Artifact, *, trusted: bool) -> Any:
         if not trusted and needs_signature(artifact.codec):
             trusted = self._accepts is None or self._accepts(artifact)
             if not trusted and artifact.codec != "items":  # what lies in a list may be data alone

@@ -37,6 +37,8 @@ const data = (step: string, name: string, ...details: string[]) => ({
   change: 'changed' as const,
   before: 'x',
   after: 'y',
+  before_execution: 'e',
+  after_execution: 'f',
   details
 });
 

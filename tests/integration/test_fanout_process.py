@@ -25,6 +25,7 @@ from mlbench.backends.cluster_dask.worker.servers import StepServer
 from mlbench.core.messages import Chunk
 from mlbench.core.records import Execution, Json
 from mlbench.runs import artifacts, randomness
+from mlbench.runs.signing import is_proven, signer_of
 from tests.integration.items import Ended, begin_all, chunk_of, evaluated, run_all, run_chunk, spread_task
 from tests.integration.steps import PATIENCE, Clock, Shown, alive, await_true, environment, stopped
 
@@ -1063,6 +1064,18 @@ def test_a_chunk_is_recorded_as_one_object_and_its_values_as_one_pack(store: Pat
     assert record.ended is not None
     assert record.cpu is not None
     assert record.worker
+
+
+def test_a_chunks_record_is_known_again_as_what_its_worker_wrote(store: Path) -> None:
+    signer = signer_of(b"mine", "e1")
+    source = "import mlbench\nprint('é', 1e300, x)\nmlbench.log(loss=1e-300, rmse=x / 3)\ny = [x, {x / 7}]"
+    ended = succeed(store, source, defs=("y",), foreach={"x": "range(5)"}, signer=signer)
+    identifier = f"{ended.task.execution}-1"
+    found = LocalBlobs(store).find_record("executions", identifier)
+    assert found is not None
+    assert is_proven([signer], "executions", identifier, found)
+    found["executions"][3]["messages"] = []
+    assert not is_proven([signer], "executions", identifier, found)
 
 
 def test_a_store_that_cannot_be_written_is_said_and_nothing_is_claimed(

@@ -491,7 +491,13 @@ async def test_an_artifact_says_what_it_was_made_of_and_what_was_made_of_it(jp_f
     assert made["parameters"] == {"origin": "JFK"}
     one = {"execution": load.id, "name": "flights", "way": "up"}
     assert (await ask(jp_fetch, f"artifacts/{flights.digest}/lineage", **one))["below"] == []
-    for query in ({"way": "sideways"}, {"execution": load.id}, {"execution": "../x", "name": "flights"}):
+    equal = Execution(id=new_id(), run=run.id, step="equal", state="succeeded", started=load.started, binds=load.binds)
+    catalog.put_execution(equal)
+    for asked in (load, equal):  # of equal values, the one that is asked about comes first
+        found = await ask(jp_fetch, f"artifacts/{flights.digest}/lineage", execution=asked.id)
+        assert found["values"][0]["execution"] == asked.id
+        assert len(found["values"]) == 2
+    for query in ({"way": "sideways"}, {"name": "flights"}, {"execution": "../x"}):
         code, said = await refused(ask(jp_fetch, f"artifacts/{flights.digest}/lineage", **query))
         assert (code, said["type"]) == (400, "UsageError")
     code, said = await refused(ask(jp_fetch, f"artifacts/{A_DIGEST[:-1]}1/lineage"))

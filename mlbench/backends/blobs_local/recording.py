@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Any, Final
+from typing import Final
 
 from mlbench.core.errors import StoreError
 from mlbench.core.records import SCHEMA, Json
@@ -27,7 +27,6 @@ _KIND = re.compile(r"[a-z]+(-[a-z]+)*")
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,120}")
 _CLAIM = re.compile(r"[A-Za-z0-9-]{1,120}")
 _NOT_IN_FILE_NAMES = str.maketrans(":-", "..")
-_INFINITE = float("inf")
 
 
 def identifier_in_names(identifier: str) -> str:
@@ -68,13 +67,13 @@ def encode(kind: str, identifier: str, record: Json | bytes, now: int) -> bytes:
 
     One that is JSON already has none of these, and at least one other.
     """
-    import msgspec
+    from mlbench.runs.wire import msgspec, numbers_as_text
 
     head = {"schema": SCHEMA, "record": kind, "id": identifier, "time": now}
     if isinstance(record, bytes):
         written: bytes = msgspec.json.encode(head)[:-1] + b"," + record[1:]
         return written
-    return msgspec.json.encode(head | _numbers_as_text(msgspec.to_builtins(record)))
+    return msgspec.json.encode(head | numbers_as_text(msgspec.to_builtins(record)))
 
 
 def decode(text: bytes, place: str) -> Json:
@@ -103,17 +102,3 @@ def problems_of_record(name: str, text: bytes) -> dict[str, str]:
     if record.get("record") != RECORD.fullmatch(f"{name.rpartition('/')[2]}.json")[2]:  # type: ignore[index]
         return {name: f"The record {name} is of another kind than its name says."}
     return {}
-
-
-def _numbers_as_text(record: Json) -> Json:
-    """Return a record whose metrics that JSON has no number for (nan, inf) are texts; they are read back as numbers."""
-    if record.get("executions"):
-        record = {**record, "executions": [_numbers_as_text(one) for one in record["executions"]]}
-    metrics: list[dict[str, Any]] = record.get("metrics") or []
-    if all(isinstance(metric.get("value"), float) and abs(metric["value"]) < _INFINITE for metric in metrics):
-        return record
-    plain = [
-        {**metric, "value": str(value)} if isinstance(value, float) and not abs(value) < _INFINITE else metric
-        for metric, value in ((metric, metric.get("value")) for metric in metrics)
-    ]
-    return {**record, "metrics": plain}

@@ -197,6 +197,23 @@ def test_a_run_that_is_met_after_the_last_look_stays_with_all_that_it_needs(proj
     assert project.catalog.meet_runs([other.id], time.time_ns()) == set(), "whoever comes too late runs the step"
 
 
+def test_a_run_that_somebody_has_met_is_said_to_stay_with_what_it_has_reused(project: Project) -> None:
+    old, met, gone = (a_run(project, model=letter * 100) for letter in "mno")
+    (made,) = project.catalog.executions(old.id)
+    project.put_execution(replace(made, id=ExecutionId(new_id()), run=met.id, state="reused", reused_from=made.id))
+    age(project)
+    project.catalog.meet_runs([met.id], time.time_ns() - DAY // 2)
+    decided, _ = gc(project)
+    assert [[run.id for run in them] for them in (decided.runs, decided.held, decided.reused)] == [
+        [gone.id],
+        [met.id],
+        [old.id],
+    ]
+    assert [one["id"] for one in decided.as_json()["held"]] == [met.id]
+    assert care.verify(project).whole
+    assert project.blobs.has(digest_of(project, old, "model"))
+
+
 def test_a_run_that_is_kept_stays_until_it_is_no_longer(project: Project) -> None:
     run = a_run(project, model="x" * 100)
     age(project)

@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 
 from mlbench.backends.blobs import open_blobs
 from mlbench.backends.cluster_dask.client.connection import CONTROL_SECONDS, Connection
+from mlbench.backends.cluster_dask.ends import find_written, record_end
 from mlbench.backends.cluster_dask.itemwords import Mark
 from mlbench.core.errors import MlbenchError
 from mlbench.core.failed import Failed
@@ -26,6 +27,7 @@ from mlbench.runs.artifacts import save_lists
 from mlbench.runs.itemrecords import EndedChunk, FailedItem, ItemRecord, bindings, read_chunk, whole
 from mlbench.runs.picture import picture
 from mlbench.runs.randomness import start_of
+from mlbench.runs.signing import proven
 from mlbench.runs.spread import Outcome, Spreading
 from mlbench.runs.transcript import Transcript
 from mlbench.runs.wire import msgspec
@@ -350,13 +352,17 @@ class FanOutDrive:
 
     def _record(self, name: str, records: Sequence[Execution]) -> None:
         """Write records that no worker has written."""
-        executions = [msgspec.to_builtins(record) for record in records]
-        self._blobs.append("executions", f"{self._task.execution}-{name}", {"executions": executions})
+        identifier = f"{self._task.execution}-{name}"
+        executions = {"executions": [msgspec.to_builtins(record) for record in records]}
+        self._blobs.append("executions", identifier, proven(self._task.signer, "executions", identifier, executions))
 
     def _recorded(self, chunk: Chunk) -> list[Execution]:
-        """Return what a worker has recorded of a chunk."""
+        """Return what a worker has recorded of a chunk: it has the secret that came with the task.
+
+        The list of the results is signed, and so vouches for whatever was put in here.
+        """
         try:
-            found = self._blobs.find_record("executions", f"{self._task.execution}-{chunk.place}")
+            found = find_written(self._blobs, self._task, "executions", f"{self._task.execution}-{chunk.place}")
             return msgspec.convert((found or {}).get("executions", []), list[Execution])
         except (MlbenchError, msgspec.ValidationError):
             _log.exception("The records of %s can't be read", self._task.store)
@@ -400,9 +406,7 @@ class FanOutDrive:
         if outcome.note is not None:
             record = replace(record, note=outcome.note)
         try:
-            await asyncio.to_thread(
-                self._blobs.append, "execution", record.id, msgspec.to_builtins(record), durable=True
-            )
+            await asyncio.to_thread(record_end, self._blobs, self._task, record)
         except (MlbenchError, OSError) as error:
             _log.exception("The end of execution %s could not be recorded", record.id)
             failure = _not_stored("end", error)

@@ -12,6 +12,7 @@ from mlbench.core.ports import BlobStore
 from mlbench.core.records import Binding, Failure, Json, Metric, Reason, State, with_artifacts
 from mlbench.runs.itemrecords import label_of
 from mlbench.runs.randomness import start_of
+from mlbench.runs.signing import proof_of
 from mlbench.runs.wire import encoded, msgspec
 
 __all__ = ["Item", "ItemEnds"]
@@ -142,8 +143,11 @@ class ItemEnds:
             for place_in_chunk, number in enumerate(chunk.numbers)
             if number in self.ended
         ]
-        whole = b'{"executions":[' + b",".join(records) + b"]}"
-        blobs.append("executions", f"{self._task.execution}-{place}", whole, durable=True)
+        said, identifier = b'{"executions":[' + b",".join(records) + b"]}", f"{self._task.execution}-{place}"
+        if self._task.signer is not None:
+            proof = proof_of(self._task.signer, "executions", identifier, said)
+            said = said[:-1] + b',"proof":"' + proof.encode() + b'"}'
+        blobs.append("executions", identifier, said, durable=True)
         return records
 
     def _record(self, number: int, place: int, item: Item, process: int | None) -> Json:
