@@ -24,6 +24,7 @@ from mlbench.backends.cluster_dask import processors
 from mlbench.backends.cluster_dask.channel import Channel, MarkedChannel, PipeEnd, widen
 from mlbench.backends.cluster_dask.process.foreach import Items, evaluate, keep
 from mlbench.backends.cluster_dask.process.itemrunner import LONG, Runner, flush_c, show
+from mlbench.backends.cluster_dask.process.pools import end_pools
 from mlbench.backends.cluster_dask.process.stepprocess import Step
 from mlbench.backends.cluster_dask.process.stepserver import end_with_parent
 from mlbench.backends.cluster_dask.process.stepshell import ZMQInteractiveShell, open_stream
@@ -53,6 +54,7 @@ def _say_over(channel: MarkedChannel, **more: Any) -> None:
     sys.stderr.flush()
     flush_c()
     channel.send({"op": "over", **more})
+    end_pools()
     atexit._run_exitfuncs()
 
 

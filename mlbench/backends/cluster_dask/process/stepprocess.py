@@ -24,6 +24,7 @@ from mlbench.backends.cluster_dask import processors
 from mlbench.backends.cluster_dask.channel import Channel
 from mlbench.backends.cluster_dask.process.fingerprints import Values
 from mlbench.backends.cluster_dask.process.opened import Opened
+from mlbench.backends.cluster_dask.process.pools import end_pools
 from mlbench.backends.cluster_dask.process.rehearsal import use_libraries
 from mlbench.backends.cluster_dask.process.stepserver import INLINE_BACKEND, PRIVATE_VARIABLES
 from mlbench.backends.cluster_dask.process.stepshell import ZMQInteractiveShell, make_shell, open_stream
@@ -123,6 +124,7 @@ def main(channel: Channel) -> None:
     sys.stderr.flush()
     used = resource.getrusage(resource.RUSAGE_SELF)
     channel.send({"op": "done", "cpu": used.ru_utime + used.ru_stime, **done})
+    end_pools()
     atexit._run_exitfuncs()
 
 
