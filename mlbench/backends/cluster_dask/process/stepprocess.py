@@ -287,6 +287,9 @@ class Step:
             return "A step ends where its cell ends: leave sys.exit() out, or raise an error that says what is wrong."
         if isinstance(error, ModuleNotFoundError):
             return self._missing(error)
+        if self._task.foreach:  # `--here` has no items
+            names = ", ".join(one.name for one in self._task.foreach)
+            return f"Bind {names} in a plain cell as this item has it and run the body there, then `%debug`."
         return f"Run the cell with `%%step {self._task.step} --here`, then `%debug`."
 
     def _missing(self, error: ModuleNotFoundError) -> str:
@@ -315,6 +318,8 @@ class Step:
                 traceback=tuple(traceback.format_exception(error)),
                 remedy=self._missing(error)
                 if isinstance(error, ModuleNotFoundError)
+                else "Make what it reads inside the step."
+                if self._task.foreach
                 else f"Run the cell with `%%step {self._task.step} --here`, or make what it reads inside the step.",
             )
         lines = list(said.traceback) or [f"{said.ename}: {said.evalue}"]
