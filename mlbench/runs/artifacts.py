@@ -17,7 +17,7 @@ import sys
 import types
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from mlbench.core.errors import NotTrusted, ResultError
 from mlbench.core.failed import Failed
@@ -446,9 +446,7 @@ _INSTEAD: tuple[tuple[str, str, str], ...] = (
 )  # fmt: skip
 
 
-_OTHERWISE: Final = (
-    "Keep what it was made from, begin its name with an underscore, or leave it out with `--no-store`."
-)
+_OTHERWISE: Final = "Keep what it was made from, begin its name with an underscore, or leave it out with `--no-store`."
 
 
 def remedy(value: Any, error: BaseException | None = None, *, otherwise: str = _OTHERWISE) -> str:

@@ -116,6 +116,15 @@ def test_labels_are_made_in_the_process_where_they_do_not_travel(store: Path) ->
     ]
 
 
+def test_large_values_have_short_labels_and_digests(store: Path) -> None:
+    given = {"x": "['a' * 10**7, b'a' * 10**7, 10**5000, -10**5000, (1,) * 10**5, 'b\\nc' * 99]"}
+    spread = evaluated(spread_task(store, "y = 1", given)).spread
+    assert spread is not None
+    assert all(0 < len(label) <= 80 for label in spread.labels[0]), spread.labels
+    assert len(set(spread.labels[0])) == len(set(spread.digests[0])) == 6
+    assert all(len(digest) < 80 for digest in spread.digests[0])
+
+
 def test_no_items_and_one_item(store: Path) -> None:
     none = fan_out(store, "y = x", foreach={"x": "[]"}, defs=("y",))
     assert none.spread is not None
@@ -181,7 +190,7 @@ def test_an_error_of_an_expression_shows_the_users_own_line_and_what_to_do(
 ) -> None:
     (tmp_path / "cell.py").write_text("def rows():\n    yield 1 / 0\n")
     captured: dict[str, Any] = {"__name__": "__main__"}
-    exec(compile((tmp_path / "cell.py").read_text(), tmp_path / "cell.py", "exec"), captured)  # noqa: S102
+    exec(compile((tmp_path / "cell.py").read_text(), tmp_path / "cell.py", "exec"), captured)
     end = evaluated(spread_task(store, "y = 1", expressions, captured=captured)).end
     assert end.failure is not None
     text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(end.failure.traceback))

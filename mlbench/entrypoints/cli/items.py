@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 from mlbench.core.ports import Catalog
 from mlbench.core.records import Execution
 from mlbench.entrypoints.cli import output
-from mlbench.entrypoints.cli.output import number, plain, took
+from mlbench.entrypoints.cli.output import number, plain
+from mlbench.runs.wording import took
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,8 +39,8 @@ def _rows(catalog: Catalog, execution: Execution) -> Iterator[tuple[str, str, st
             continue
         mean = number(math.fsum(value for _, value in found) / len(found))
         low, high = min(found, key=lambda one: one[1]), max(found, key=lambda one: one[1])
-        ends = [f"{number(value)}{_label(catalog, execution, item)}" for item, value in (low, high)]
-        yield name, f"{len(found):,}", mean, *ends
+        lowest, highest = (f"{number(value)}{_label(catalog, execution, item)}" for item, value in (low, high))
+        yield name, f"{len(found):,}", mean, lowest, highest
     fanout = execution.fanout
     assert fanout is not None
     ran = fanout.succeeded + fanout.failed + fanout.cancelled

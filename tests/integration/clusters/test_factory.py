@@ -111,7 +111,7 @@ def test_a_class_whose_workers_refuse_a_keyword_says_which(store: Path) -> None:
 
     async def test() -> None:
         async with cluster() as one:
-            with pytest.raises(ServiceError, match="refuses the arguments of cluster made: .*'no_such'"):
+            with pytest.raises(ServiceError, match=r"refuses the arguments of cluster made: .*'no_such'"):
                 await one.use(made)
 
     together(test)

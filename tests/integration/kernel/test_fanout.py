@@ -97,7 +97,8 @@ def test_steps_shows_a_fan_out_and_what_waits_for_it(page: Any) -> None:
 
 
 def test_an_item_and_what_all_came_to_are_printed_by_the_command_line(place: Any, page: Any) -> None:
-    page.run("%%step say --foreach x in ['a', 'b']\nprint('item', x)\nheard = x\nmlbench.log(size=2.5 + 2 * (x == 'b'))\n")
+    body = "print('item', x)\nheard = x\nmlbench.log(size=2.5 + 2 * (x == 'b'))\n"
+    page.run(f"%%step say --foreach x in ['a', 'b']\n{body}")
     assert page.value("heard") == "['a', 'b']"
     run = page.value("print(list(mlbench.runs(limit=1)['id'])[0])").strip()
     command = [sys.executable, "-c", "from mlbench.entrypoints.cli import main; main()"]
@@ -136,7 +137,8 @@ def test_a_fan_out_is_followed_from_its_first_item_on_and_its_picture_shown_once
         said, _ = following.communicate(timeout=60)
     assert following.returncode == 0
     assert first.startswith("fan: 0 of 3")
-    assert [line[:12] for line in said.splitlines() if line.startswith("fan: ") and " of 3" not in line] == ["fan: 3 items"]
+    lines = [line for line in said.splitlines() if line.startswith("fan: ") and " of 3" not in line]
+    assert [line[:12] for line in lines] == ["fan: 3 items"]
 
 
 @pytest.mark.parametrize("option", ["--cache", "--no-cache"])

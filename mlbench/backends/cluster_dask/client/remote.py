@@ -218,7 +218,7 @@ def _settings_of_others() -> Iterator[None]:
 
 
 def _first_cause(error: BaseException) -> BaseException:
-    """Return the error that others were raised from: of a worker that does not start, Dask says only that it does not."""
+    """Return the error that others were raised from: of a worker that can't start, Dask says no more than that."""
     seen = {id(error)}
     while error.__cause__ is not None and id(error.__cause__) not in seen:
         error = error.__cause__

@@ -20,6 +20,9 @@ from mlbench.runs import artifacts, previews, values
 __all__ = ["Items", "evaluate", "file_of", "keep", "what_to_do"]
 
 _LABEL: Final = 80
+_LONGEST: Final = 2_000
+"""Bits of a number from which on Python may refuse to write it with decimal digits."""
+
 _ATOMS: Final = frozenset({bool, int, float, complex, str, bytes, type(None)})
 _FIXED: Final = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type)
 _LOOKED_AT: Final = 64 << 20
@@ -214,7 +217,11 @@ def _copy(value: Any) -> Any:
 def _label(value: Any) -> str:
     kind = type(value)
     if kind is str:
-        text = value
+        text = value[: _LABEL + 1]
+    elif kind is bytes:
+        text = repr(value[: _LABEL + 1])
+    elif kind is int and value.bit_length() > _LONGEST:
+        text = f"{'-' if value < 0 else ''}{abs(value) >> (abs(value).bit_length() - 64):#x}…"
     elif kind in _ATOMS:
         text = repr(value)
     elif getattr(value, "ndim", None) == 0:
@@ -229,6 +236,7 @@ def _digest(value: Any) -> str:
     """Return a text that stands for a value in keys: itself where it is short."""
     kind = type(value)
     if kind in _ATOMS:
-        text = f"{kind.__name__}:{value!r}"
+        long = kind is int and value.bit_length() > _LONGEST
+        text = f"{kind.__name__}:{value:#x}" if long else f"{kind.__name__}:{value!r}"
         return text if len(text) <= 40 else f"{kind.__name__}:{values.digest_of(text.encode('utf-8', 'surrogatepass'))}"
     return str(values.pack(value).digest)
