@@ -17,7 +17,7 @@ import sys
 import types
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from mlbench.core.errors import NotFound, NotTrusted, ResultError
 from mlbench.core.failed import Failed
@@ -455,7 +455,10 @@ _INSTEAD: tuple[tuple[str, str, str], ...] = (
 )  # fmt: skip
 
 
-def remedy(value: Any, error: BaseException | None = None) -> str:
+_OTHERWISE: Final = "Keep what it was made from, begin its name with an underscore, or leave it out with `--no-store`."
+
+
+def remedy(value: Any, error: BaseException | None = None, *, otherwise: str = _OTHERWISE) -> str:
     """Say why a value can't be stored or sent, and what to do instead; begins where a name in front would end.
 
     Parameters
@@ -464,6 +467,8 @@ def remedy(value: Any, error: BaseException | None = None) -> str:
         What could not be pickled.
     error
         What pickling it raised, which names the part that is to blame.
+    otherwise
+        What to do where nothing is known of its type.
 
     Examples
     --------
@@ -487,7 +492,4 @@ def remedy(value: Any, error: BaseException | None = None) -> str:
                 return f"{inside} {words}, which can't be stored. {instead}"
     why = f": {type(error).__name__}: {str(error)[:200]}" if error is not None and not blamed else ""
     holds = f" since it holds a {part}" if blamed and part != whole else ""
-    return (
-        f"({whole}) can't be stored{holds}{why}. Keep what it was made from, begin its name with an underscore, or "
-        "leave it out with `--no-store`."
-    )
+    return f"({whole}) can't be stored{holds}{why}. {otherwise}".rstrip()

@@ -13,6 +13,7 @@ from mlbench.core.errors import NotFound, UsageError
 from mlbench.core.ids import short
 from mlbench.core.records import ENDED, Execution, Json, Run
 from mlbench.entrypoints.cli import output
+from mlbench.entrypoints.cli.items import items_table
 from mlbench.entrypoints.cli.output import console, json_option, plain, print_json
 
 if TYPE_CHECKING:
@@ -99,6 +100,9 @@ def show(run: str, target: str | None, as_json: bool) -> None:
         print_json({"run": found, "executions": executions, "snapshot": snapshot})
         return
     print_run(found, executions)
+    if (summary := items_table(project.catalog, executions)) is not None:
+        console().print()
+        console().print(summary)
     if target is not None:
         console().print(f"\nThe executed notebook is in {target}.", markup=False)
 

@@ -187,6 +187,7 @@ class DaskCluster:
                 "Start or stop workers there: steps find them.",
             )
         await scale(connection.cluster, workers)
+        connection.asked = workers
 
     async def stop(self, choice: ClusterChoice | None = None) -> list[str]:
         """Close a cluster; return the steps that this has ended. One that somebody else runs is only left."""

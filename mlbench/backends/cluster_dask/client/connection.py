@@ -36,12 +36,18 @@ class Connection:
     ----------
     cluster
         What was made for it and ends with it: Dask's cluster object; None where somebody else runs it.
+
+    Attributes
+    ----------
+    asked
+        How many workers it was asked for, None while nobody has said a number. They may come, or go, much later.
     """
 
     def __init__(self, choice: ClusterChoice, client: Any, cluster: Any = None) -> None:
         self.choice = choice
         self.client = client
         self.cluster = cluster
+        self.asked: int | None = None if choice.adapt is not None else choice.workers
         self._met: set[str] = set()
         self._proofs: dict[str, Digest] = {}
 
@@ -138,7 +144,7 @@ class Connection:
         ]
         port = (known.get("services") or {}).get("dashboard") if self.foreign else None
         link = str(self.client.dashboard_link) if port else None
-        return {"address": known["address"], "dashboard": link, "workers": workers}
+        return {"address": known["address"], "dashboard": link, "workers": workers, "asked": self.asked}
 
     def reach(self) -> Json:
         """Return how another client reaches the scheduler."""

@@ -7,7 +7,6 @@ worker leaves what it had recorded; the rest of it is sent again, or has failed.
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import logging
 import time
@@ -25,6 +24,7 @@ from mlbench.core.messages import Chunk, ChunkEnd, Spread, StepTask
 from mlbench.core.records import Binding, Execution, Failure, Json, Reason
 from mlbench.runs.artifacts import save_lists
 from mlbench.runs.itemrecords import EndedChunk, FailedItem, ItemRecord, bindings, read_chunk, whole
+from mlbench.runs.pace import Pace
 from mlbench.runs.picture import picture
 from mlbench.runs.randomness import start_of
 from mlbench.runs.signing import proven
@@ -40,8 +40,6 @@ Known = Callable[[Spread], Awaitable[tuple[Sequence[str], dict[int, Execution]]]
 """Returns the keys of all items, and the executions of those that need not run, having run before: by number."""
 
 _PICTURE_SECONDS: Final = 0.25
-_RATE_SECONDS: Final = 10.0
-"""What the rate is measured over."""
 
 _SLOTS_SECONDS: Final = 2.0
 """After so long it is looked again how many chunks the cluster can run."""
@@ -151,7 +149,7 @@ class FanOutDrive:
         self._shown = False
         self._changed = False
         self._shown_at = float("-inf")
-        self._pace: collections.deque[tuple[float, int]] = collections.deque()
+        self._pace = Pace()
         self._untold: list[ItemRecord] = []
         self._told_at = float("-inf")
         self._news = False
@@ -333,20 +331,12 @@ class FanOutDrive:
                     spread=spreading.spread,
                     slowest=spreading.label_text(fanout.slowest) if fanout.slowest is not None else "",
                     failed=spreading.kept_failures(),
-                    rate=None if last else self._rate(now),
+                    rate=None if last else self._pace.rate(now, spreading.done),
                     again=self._shown,
                 )
             ]
         )
         self._shown = True
-
-    def _rate(self, now: float) -> float | None:
-        """Return how many items end in a second, of late."""
-        self._pace.append((now, self._spreading.done))
-        while len(self._pace) > 2 and now - self._pace[0][0] > _RATE_SECONDS:
-            self._pace.popleft()
-        (since, before), (_, done) = self._pace[0], self._pace[-1]
-        return (done - before) / (now - since) if done > before and now > since else None
 
     # --- records -----------------------------------------------------------------------------------------------------
 
