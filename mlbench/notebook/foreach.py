@@ -76,6 +76,7 @@ def _with_expression(names: CellNames, expression: CellNames) -> CellNames:
         builtins=names.builtins | expression.builtins,
         history=names.history | expression.history,
         names_paths=names.names_paths | expression.names_paths,
+        attributes=names.attributes | expression.attributes,
         draws=names.draws | expression.draws,
         seeds=names.seeds or expression.seeds,
         dynamic=names.dynamic or expression.dynamic,

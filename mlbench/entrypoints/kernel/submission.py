@@ -16,7 +16,7 @@ from mlbench.entrypoints.kernel.names import Held, Names, Provided, Source
 from mlbench.entrypoints.kernel.pending import is_placeholder
 from mlbench.notebook.cell import CellNames
 from mlbench.runs import capture
-from mlbench.runs.reach import reach
+from mlbench.runs.reach import reach, submodules
 
 __all__ = ["Inputs", "Track", "defs_of", "find_inputs", "needs_of", "origin_of", "requirements_of", "without_modules"]
 
@@ -168,7 +168,15 @@ def find_inputs(
             todo |= reach({name}, space, inert=is_placeholder) - set(before)
     named = {name: value for name, value in held.items() if name in wanted or namespace.get(name) is not value}
     named |= _history(names.history, namespace)
-    packed = capture.make(named, namespace, values=named, without={*edges, *items}, keep=keep)
+    packages = [value.__name__ for value in held.values() if isinstance(value, types.ModuleType)]
+    packed = capture.make(
+        named,
+        namespace,
+        values=named,
+        without={*edges, *items},
+        modules=submodules(packages, names.attributes),
+        keep=keep,
+    )
     for name in defs:
         if name not in before:
             before[name] = origin(name)
