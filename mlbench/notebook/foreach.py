@@ -11,10 +11,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+from mlbench.core.errors import UsageError
 from mlbench.core.messages import StepOptions
 from mlbench.notebook.cell import CellNames, FunctionNames, analyse
 
-__all__ = ["names_of"]
+__all__ = ["bound_of", "names_of"]
 
 
 def names_of(body: str, options: StepOptions, functions: Mapping[str, FunctionNames] | None = None) -> CellNames:
@@ -61,6 +62,29 @@ def names_of(body: str, options: StepOptions, functions: Mapping[str, FunctionNa
     for one in options.foreach:
         names = _with_expression(names, analyse(f"({one.expression}\n)", functions))
     return names
+
+
+def bound_of(step: str, names: CellNames, options: StepOptions) -> frozenset[str]:
+    r"""Return the names that a step may bind.
+
+    Raises
+    ------
+    UsageError
+        If `--outputs` or `--no-store` names another.
+
+    Examples
+    --------
+    >>> sorted(bound_of("train", analyse("model = 1\nlosses.append(2)"), StepOptions()))
+    ['losses', 'model']
+    """
+    bound = names.binds | names.maybe | names.changes
+    for option, named in (("--outputs", options.outputs or ()), ("--no-store", options.no_store)):
+        if unknown := sorted(set(named) - bound):
+            raise UsageError(
+                f"{option} names {unknown[0]}, which step {step} does not bind.",
+                f"It binds {', '.join(sorted(bound)) or 'nothing'}.",
+            )
+    return bound
 
 
 def _unnamed(paths: frozenset[str], items: frozenset[str]) -> frozenset[str]:

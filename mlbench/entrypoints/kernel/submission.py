@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from mlbench.core.errors import UsageError
 from mlbench.core.ids import ExecutionId
 from mlbench.core.messages import StepOptions
 from mlbench.core.records import Execution, Json
@@ -70,25 +69,15 @@ class Inputs:
 
 def defs_of(step: str, names: CellNames, options: StepOptions) -> tuple[frozenset[str], frozenset[str], dict[str, str]]:
     """Return the names to store, those that are stored only if somebody reads them, and why others are not."""
-    bound = (names.binds | names.maybe | names.changes) - _HISTORY
+    from mlbench.notebook.foreach import bound_of  # loaded with the first step
+
+    bound = bound_of(step, names, options) - _HISTORY
     if options.outputs is not None:
-        unknown = sorted(set(options.outputs) - bound)
-        if unknown:
-            raise UsageError(
-                f"--outputs names {unknown[0]}, which step {step} does not bind.",
-                f"It binds {', '.join(sorted(bound)) or 'nothing'}.",
-            )
         wanted = frozenset(options.outputs)
         return (
             wanted,
             frozenset(),
             {name: f"Step {step} was run with --outputs, which leaves {name} out." for name in bound - wanted},
-        )
-    unknown = sorted(set(options.no_store) - bound)
-    if unknown:
-        raise UsageError(
-            f"--no-store names {unknown[0]}, which step {step} does not bind.",
-            f"It binds {', '.join(sorted(bound)) or 'nothing'}.",
         )
     left_out = frozenset(options.no_store)
     quiet = frozenset(name for name in bound - left_out if name.startswith("_"))
