@@ -231,8 +231,10 @@ def test_a_step_reads_a_module_below_a_package_that_a_plain_cell_has_imported(pa
     page.run("import xml.etree.ElementTree, trappackage.inner")
     page.run("%%step deep\ntag = xml.etree.ElementTree.fromstring('<a/>').tag, trappackage.inner.x")
     assert page.value("tag") == "('a', 1)"
-    page.run("%%step deepitems --foreach text in [xml.etree.ElementTree.fromstring('<b/>').tag, 'c']\n"
-             "tags = xml.etree.ElementTree.fromstring(f'<{text}/>').tag")
+    page.run(
+        "%%step deepitems --foreach text in [xml.etree.ElementTree.fromstring('<b/>').tag, 'c']\n"
+        "tags = xml.etree.ElementTree.fromstring(f'<{text}/>').tag"
+    )
     assert page.value("tags") == "['b', 'c']"
 
 

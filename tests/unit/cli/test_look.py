@@ -154,8 +154,10 @@ def test_what_the_kernel_would_refuse_at_once_fails_the_check(
         "Cell 2, line 3: 'return' outside function.",
         "Cell 3: --outputs names nope, which step few does not bind. It binds a.",
         "Cell 4: --no-store names nope, which step less does not bind. It binds b.",
-        "Cell 5: --env nope: there is no environment of this name. "
-        'Write [tool.mlbench.environments.NAME] with requirements = ["…"] into pyproject.toml.',
+        (
+            "Cell 5: --env nope: there is no environment of this name. "
+            'Write [tool.mlbench.environments.NAME] with requirements = ["…"] into pyproject.toml.'
+        ),
     ]
 
 
