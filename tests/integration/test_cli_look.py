@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mlbench.core.ids import ExecutionId, new_id
-from mlbench.core.records import Execution, FanOut, Metric, Run
+from mlbench.core.records import Execution, FanOut, Run
 from mlbench.entrypoints.cli import main
 from mlbench.project import Project
 from tests.integration.house import PATIENCE, House, eventually
@@ -241,38 +241,22 @@ def reusing(project: Project) -> tuple[Run, Run]:
         id=ExecutionId(new_id()),
         run=second.id,
         key_parts={"code": "2", "asked": "line"},
-        fanout=FanOut(names=("n",), shape=(6,), total=6, succeeded=1, reused=5, slowest=3, slowest_seconds=4.2),
+        fanout=FanOut(names=("n",), shape=(6,), total=6, succeeded=1, reused=5),
     )
-    items = [
-        replace(
-            train,
-            id=ExecutionId(new_id()),
-            run=second.id,
-            part_of=changed.id,
-            item=number,
-            metrics=(Metric(name="rmse", value=10.0 + number, time=1),),
-        )
-        for number in range(3)
-    ]
     skipped = replace(
         train, id=ExecutionId(new_id()), run=second.id, step="report", state="skipped", note="Step other failed."
     )
-    project.catalog.put_executions([made, taken, train, changed, *items, skipped])
+    project.catalog.put_executions([made, taken, train, changed, skipped])
     return first, second
 
 
-def test_a_run_shows_which_run_a_step_is_from_and_what_its_items_logged(
-    store: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_shows_which_run_a_step_is_from(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     project = Project.open()
     first, second = reusing(project)
     project.close()
     _, said = call(capsys, "show", second.id)
     (load,) = [line for line in said.splitlines() if "load" in line]
     assert f"from run {first.id[:4]}" in load
-    (train,) = [line for line in said.splitlines() if "train" in line]
-    assert "slowest 4.2 s (item 3)" in train
-    assert "rmse 10 to 12, mean 11" in train
 
 
 def test_why_finds_the_earlier_runs_of_a_kernel_whose_notebook_is_unknown(

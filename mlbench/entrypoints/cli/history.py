@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,13 +14,9 @@ from mlbench.core.ids import short
 from mlbench.core.records import ENDED, Execution, Json, Run
 from mlbench.entrypoints.cli import output
 from mlbench.entrypoints.cli.output import console, errors, json_option, plain, print_json
-from mlbench.runs.wording import took
 
 if TYPE_CHECKING:
     from mlbench.project import Project
-
-_MOST_METRICS: Final = 3
-"""So many metrics of a fan-out's items are shown in its line."""
 
 
 @click.command(epilog="Example: mlbench runs \"metrics.rmse < 12 and params.origin = 'JFK'\" --sort -metrics.rmse")
@@ -181,23 +176,9 @@ def print_run(project: Project, run: Run, executions: Sequence[Execution]) -> No
 
 
 def _looked_up(project: Project, execution: Execution) -> str:
-    """Return what an execution does not say itself: which run it was reused from, and what its items logged."""
-    from mlbench.project.history import with_items
-
-    said = []
-    if (origin := _origin(project, execution)) is not None:
-        said.append(f"from run {short(origin.run)}")
-    fanout = execution.fanout
-    if fanout is not None and fanout.slowest is not None and fanout.slowest_seconds is not None:
-        said.append(f"slowest {took(fanout.slowest_seconds)} (item {fanout.slowest:,})")
-    if fanout is not None:
-        items = with_items(project.catalog, execution).id
-        for name in project.catalog.item_metric_names(items)[:_MOST_METRICS]:
-            values = [value for _, value in project.catalog.item_metrics(items, name) if math.isfinite(value)]
-            if values:
-                least, mean, greatest = map(output.number, (min(values), math.fsum(values) / len(values), max(values)))
-                said.append(f"{output.clean(name)} {least} to {greatest}, mean {mean}")
-    return "  ".join(said)
+    """Return what an execution does not say itself: which run it was reused from."""
+    origin = _origin(project, execution)
+    return f"from run {short(origin.run)}" if origin is not None else ""
 
 
 def _origin(project: Project, execution: Execution) -> Execution | None:
