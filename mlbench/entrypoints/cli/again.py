@@ -42,7 +42,10 @@ def why(run: str, step: str, as_json: bool) -> None:
         out.print(plain(f"{step} was reused from {_named(earlier)}: nothing had changed that it depends on."))
         return
     compared = f", compared with {_named(earlier)}" if earlier is not None else ""
-    out.print(plain(f"{step} {'is' if state in ('queued', 'running') else 'was'} not reused{compared}:"))
+    verb = "is" if state in ("queued", "running") else "was"
+    fanout = found.execution.fanout
+    some = f" as a whole, though {fanout.reused:,} of its items were" if fanout is not None and fanout.reused else ""
+    out.print(plain(f"{step} {verb} not reused{some}{compared}:"))
     for reason in found.reasons:
         out.print(plain(f"  {reason.text}"))
 

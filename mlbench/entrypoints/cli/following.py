@@ -19,6 +19,7 @@ from mlbench.core.ids import ExecutionId, short
 from mlbench.core.messages import Event
 from mlbench.core.records import ENDED, Execution, Json, Run
 from mlbench.entrypoints.cli import output
+from mlbench.runs.key import ITEMS
 from mlbench.runs.picture import MIME as FANOUT
 
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ def item_of(project: Project, execution: Execution, number: int, *, over: bool) 
     """
     fanout = execution.fanout
     if fanout is None and (over or execution.state != "queued"):
-        raise NotFound(f"Step {execution.step} has no items: it has no --foreach.")
+        raise NotFound(f"Step {execution.step} has no items: {_why_no_items(execution)}")
     if fanout is not None and fanout.total is not None and number >= fanout.total:
         numbers = f"they are numbered from 0 to {fanout.total - 1:,}" if fanout.total else "it has none"
         raise NotFound(f"Step {execution.step} has no item {number}: {numbers}.")
@@ -274,6 +275,14 @@ def item_of(project: Project, execution: Execution, number: int, *, over: bool) 
     if over:
         raise NotFound(f"Item {number} of step {execution.step} was not run.")
     return None
+
+
+def _why_no_items(execution: Execution) -> str:
+    if execution.state in ("skipped", "cancelled"):
+        return f"it was {execution.state}. {execution.note or ''}".rstrip()
+    if execution.state == "failed" and execution.failure is not None and ITEMS in execution.key_parts:
+        return f"{execution.failure.ename}: {execution.failure.evalue}"
+    return "it has no --foreach."
 
 
 def _is_picture(message: Json) -> bool:

@@ -183,6 +183,7 @@ class Session:
                 f"Step {step} has `from {names.stars[0]} import *`, so its names can't be known.",
                 "Put that line into a plain cell, or import the names that the step uses.",
             )
+        self.order.vacate(self.front.cell_id(), step, self.front.request())
         if options.here:
             from mlbench.entrypoints.kernel.here import run_here
 
