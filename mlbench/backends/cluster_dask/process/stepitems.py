@@ -140,7 +140,7 @@ class _Process:
         if not apart and len(left) > 1:
             runner.watch()
         gc.freeze()  # what is loaded stays for all, and its memory is shared with forks as long as nobody touches it
-        while left and not (runner.begun_any and runner.late()):
+        while left and not (runner.begun_any and runner.late()) and not runner.given_up:
             places = left[:1] if apart or long else left
             progress = runner.progress
             progress.reset()
