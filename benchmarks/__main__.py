@@ -11,7 +11,7 @@ from dataclasses import asdict
 
 from benchmarks.measure import Figure
 
-NAMES = ("load_ext", "step_overhead", "papermill_engine", "fanout", "cache", "catalog", "faults")
+NAMES = ("load_ext", "step_overhead", "papermill_engine", "fanout", "cache", "catalog", "faults", "snapshot")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

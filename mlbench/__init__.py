@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlbench.runs.context import context, log, progress, tag
+from mlbench.runs.context import context, log, log_artifact, progress, tag
 
 __all__ = [
     "Failed",
@@ -41,6 +41,7 @@ __all__ = [
     "lineage",
     "load_ipython_extension",
     "log",
+    "log_artifact",
     "progress",
     "run",
     "runs",

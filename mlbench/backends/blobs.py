@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from mlbench.backends.blobs_local import THREAD, LocalBlobs
+from mlbench.backends.blobs_local import THREAD, LocalBlobs, keep_logged
 from mlbench.core.errors import MlbenchError, StoreError
 from mlbench.core.ids import Digest
 from mlbench.core.ports import BlobStore
@@ -19,6 +19,7 @@ __all__ = [
     "canonical",
     "is_there",
     "is_url",
+    "keep_logged",
     "local_folder",
     "open_blobs",
     "problem_of",

@@ -33,7 +33,7 @@ OUTPUT_TYPES: Final = frozenset(
     {"stream", "display_data", "update_display_data", "execute_result", "error", "clear_output"}
 )
 OURS: Final = "mlbench"
-"""The type of the messages in which a kernel tells its engine what is no output: metrics and tags of plain cells."""
+"""The type of the messages in which a kernel tells its engine what is no output: what plain cells log."""
 
 IDLE_WITHIN: Final = 5.0
 """Seconds that a kernel which has replied is given to be idle."""

@@ -145,6 +145,8 @@ class NotTrusted(MlbenchError):
         Who stored it, as its run says.
     why
         `foreign`, or `unsigned` if it has no signature, or none of this user's although it has this user's name.
+    kind
+        Whether it was bound to a name, or logged by `mlbench.log_artifact`.
     """
 
     def __init__(
@@ -154,9 +156,13 @@ class NotTrusted(MlbenchError):
         step: str | None = None,
         user: str | None = None,
         why: Literal["foreign", "unsigned"] = "foreign",
+        kind: Literal["name", "artifact"] = "name",
     ) -> None:
         of = "".join((f" of step {step}" if step else "", f" in run {run}" if run else ""))
-        load = f"mlbench.run({run!r})[{step!r}].load({name!r}, trust=True)" if run and step else None
+        load = None
+        if run and (step or kind == "artifact"):
+            whose = f"mlbench.run({run!r})" + (f"[{step!r}]" if step else "")
+            load = f"{whose}{'.artifacts' if kind == 'artifact' else ''}.load({name!r}, trust=True)"
         remedy: str | None
         if why == "unsigned" and user is None:
             message = f"`{name}`{of} is not signed, so that nobody can tell who stored it, and to load it runs code."
@@ -169,7 +175,7 @@ class NotTrusted(MlbenchError):
             ways = [load, f"`mlbench trust {user}` for all that {user} stores" if user else None]
             remedy = f"If you trust that: {', or '.join(way for way in ways if way)}." if any(ways) else None
         super().__init__(message, remedy)
-        self.args = (name, run, step, user, why)
+        self.args = (name, run, step, user, why, kind)
         self.name = name
         self.run = run
         self.step = step

@@ -14,7 +14,7 @@ from mlbench.core.ids import Digest, ExecutionId, JobId, RunId
 from mlbench.core.queries import Page, Place, Query, Sort, Space
 from mlbench.core.records import Execution, Firing, Job, JobVersion, Json, Metric, Run, Snapshot, State
 
-__all__ = ["BlobStore", "Catalog", "Clock", "Piece", "WrittenItem"]
+__all__ = ["BlobStore", "Catalog", "Clock", "Piece", "Stream", "WrittenItem"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,19 @@ class Clock(Protocol):
         ...
 
 
+class Stream(Protocol):
+    """Bytes that are read piece by piece: they lie in a file, or are scattered in memory."""
+
+    @property
+    def nbytes(self) -> int:
+        """How many there are."""
+        ...
+
+    def read(self, offset: int, size: int, /) -> bytes | memoryview:
+        """Return some of them. Raise `OSError` if they are not what they were any more."""
+        ...
+
+
 class BlobStore(Protocol):
     """Bytes kept under the digest of their content, and the folder of records beside them.
 
@@ -53,7 +66,16 @@ class BlobStore(Protocol):
     def put_parts(self, digest: Digest, parts: Sequence[bytes | memoryview], /, *, durable: bool = True) -> None:
         """Keep the parts of an artifact one after the other, each page-aligned if large, under a digest given.
 
-        The digest is that of the artifact's canonical manifest, which the caller has made from these very parts.
+        The digest is that of the artifact's canonical manifest, which the caller has made from these very parts. A
+        large artifact is kept in chunks, so that one that is like another costs what differs.
+        """
+        ...
+
+    def put_value(self, codec: str, parts: Sequence[bytes | memoryview | Stream], /, *, durable: bool = True) -> Digest:
+        """Keep the parts of an artifact that has no manifest yet, hashed while they are written; return its digest.
+
+        It is that of `mlbench.runs.values.seal`, without the manifest among the parts. A stream is never held as a
+        whole.
         """
         ...
 
@@ -111,6 +133,14 @@ class BlobStore(Protocol):
 
     def find_record(self, kind: str, identifier: str, /) -> Json | None:
         """Return the latest record of a kind and id written in this month or the one before, if there is one."""
+        ...
+
+    def chunked(self) -> Iterator[tuple[Digest, tuple[Digest, ...]]]:
+        """Yield the artifacts that are kept in chunks, each with the digests of these: what keeps it must keep them.
+
+        One that is damaged is left out: see `damaged`. Chunks are listed by `contents` and `pieces`, and read by `get`,
+        as other bytes are.
+        """
         ...
 
     def touch(self, digests: Iterable[Digest], /) -> bool:

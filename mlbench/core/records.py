@@ -7,6 +7,7 @@ A field without a value is `None`, never an empty text.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -31,8 +32,9 @@ class Artifact:
 
     `digest` is that of the canonical manifest (see `mlbench.runs.values`); `size` is in bytes, buffers included;
     `preview` was made where the value was made and is all that is ever shown without loading it. Its `kind` says
-    what else it holds: `frame`, `array`, `estimator`, `figure`, `module`, `list`, `text`. `signature` says who made
-    what can run code when it is loaded (see `mlbench.runs.signing`).
+    what else it holds: `frame`, `array`, `estimator`, `figure`, `module`, `list`, `text`, `file`, `folder`. A picture
+    of the value is an object of its own, whose digest it holds as `picture`. `signature` says who made what can run
+    code when it is loaded (see `mlbench.runs.signing`).
     """
 
     digest: Digest
@@ -57,6 +59,11 @@ class Binding:
     member: str | None = None
     module: str | None = None
     problem: str | None = None
+
+
+def with_artifacts(had: tuple[Binding, ...], more: Iterable[Binding]) -> tuple[Binding, ...]:
+    """Return logged artifacts with those that were logged since: of several with one name the last one counts."""
+    return tuple({binding.name: binding for binding in (*had, *more)}.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +167,7 @@ class Execution:
     of the step, `item` its number from 0 and `label` its values, each as a short text. `attempts` are the earlier ones,
     `attempt` is the last one's number. `key` is the digest of `key_parts` (see `mlbench.runs.key`), `random_start` that
     of the generators' states that a step which draws began with. `env` is the environment of its own that it ran in,
-    `requirements` what that was made from.
+    `requirements` what that was made from. `artifacts` are the files and values that it logged, each once by its name.
     """
 
     id: ExecutionId
@@ -186,6 +193,7 @@ class Execution:
     parents: tuple[ExecutionId, ...] = ()
     reads: tuple[Read, ...] = ()
     binds: tuple[Binding, ...] = ()
+    artifacts: tuple[Binding, ...] = ()
     metrics: tuple[Metric, ...] = ()
     messages: tuple[Json, ...] = ()
     log: Digest | None = None
@@ -212,7 +220,7 @@ class Run:
 
     `notebook` is its path (absolute, on `host`); `name` is what is shown. `output` is the digest of the executed
     notebook, where there is one. `owner` says which process answers for a run that is under way (see
-    `mlbench.core.owners`).
+    `mlbench.core.owners`). `artifacts` are the files and values that its plain cells logged.
     """
 
     id: RunId
@@ -236,6 +244,7 @@ class Run:
     job_version: int | None = None
     due: int | None = None
     resumed_from: RunId | None = None
+    artifacts: tuple[Binding, ...] = ()
     metrics: tuple[Metric, ...] = ()
     owner: str | None = None
     tags: dict[str, str] = field(default_factory=dict)

@@ -27,9 +27,10 @@ from mlbench.backends.runner_papermill import (
 )
 from mlbench.core.errors import MlbenchError, NotebookError, ParameterError, ServiceError
 from mlbench.core.ids import NotebookId, RunId, new_id
-from mlbench.core.records import Failure, Json, Metric, Reason, Run, State
+from mlbench.core.records import Binding, Failure, Json, Metric, Reason, Run, State, with_artifacts
 from mlbench.notebook import diagnostics, document
 from mlbench.notebook import step as step_line
+from mlbench.runs.context import bindings_of
 
 if TYPE_CHECKING:
     from mlbench.backends.service_socket import ServiceClient
@@ -172,6 +173,7 @@ class _Recording:
         self._has_steps = has_steps
         self._metrics: list[Metric] = []
         self._tags: dict[str, str] = dict(request.tags)
+        self._artifacts: tuple[Binding, ...] = ()
         self._project: Project | None = None
         self._client: ServiceClient | None = None
         self._run: Run | None = None
@@ -232,6 +234,7 @@ class _Recording:
         if news["type"] == "kernel":
             self._metrics.extend(Metric(**metric) for metric in news.get("metrics", ()))
             self._tags.update(news.get("tags", {}))
+            self._artifacts = with_artifacts(self._artifacts, bindings_of(news.get("artifacts", ())))
         elif self.request.watch is not None:
             self.request.watch(news)
 
@@ -342,6 +345,7 @@ class _Recording:
             output=output,
             metrics=[*self._metrics, *_scraps(self.nb)],
             tags=self._tags,
+            artifacts=self._artifacts,
         )
         if self._client is not None:
             try:

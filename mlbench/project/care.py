@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from mlbench.backends.owners import user_name
 from mlbench.core.errors import ArtifactCorrupt, NotFound, StoreError
-from mlbench.core.ids import Digest, RunId, is_digest, short
+from mlbench.core.ids import Digest, RunId, short
 from mlbench.core.ports import BlobStore, Catalog, Piece
 from mlbench.core.records import Json, Run
 from mlbench.project.history import runs_under_way
@@ -59,6 +60,7 @@ class _Reading:
                 continue
             except (StoreError, KeyError, TypeError, AttributeError) as error:  # a record that lacks what it must have
                 self.damaged[piece.name] = str(error) if isinstance(error, StoreError) else f"It has no {error}."
+        self.survey.chunked = dict(self._blobs.chunked())
         if self._catalog is None:
             return
         self.objects = list(self._blobs.pieces("object"))
@@ -68,8 +70,8 @@ class _Reading:
             self.survey.add({"record": "execution", **msgspec.to_builtins(execution)})
 
     def met_since(self, moment: int) -> set[Digest]:
-        """Return the snapshots and lists that were met since a time: what they name may not go before they do."""
-        named = self.survey.lists | self.survey.snapshots.keys()
+        """Return what names other objects and was met since a time: what it names may not go before it does."""
+        named = self.survey.lists | self.survey.snapshots.keys() | self.survey.chunked.keys()
         return {Digest(one.name) for one in self.objects if one.time >= moment and one.name in named}
 
     def inside(self, digest: Digest) -> tuple[Digest, ...]:
@@ -154,12 +156,25 @@ def verify(project: Project, *, repair_from: Project | None = None) -> Verified:
     needed = reading.survey.uses(reading.inside_or_nothing)
     for damage in found.damage:
         damage.needed_by = _in_order(needed.get(Digest(damage.name), ()))
+    of_chunks = {chunk for chunks in reading.survey.chunked.values() for chunk in chunks}
     for digest, users in needed.items():
-        if digest not in there:
+        if digest not in there and digest not in of_chunks:
             found.damage.append(Damage("object", digest, "It is not in the store.", _in_order(users), missing=True))
+    found.damage += _without_chunks(reading.survey.chunked, needed, there)
     if repair_from is not None:
         _repair(blobs, repair_from.blobs, found.damage)
     return found
+
+
+def _without_chunks(
+    chunked: Mapping[Digest, Sequence[Digest]], needed: Mapping[Digest, Iterable[Use]], there: set[str]
+) -> Iterable[Damage]:
+    """Yield the artifacts that are needed and lack chunks: each once, however many those are."""
+    for digest, chunks in chunked.items():
+        gone = sum(chunk not in there for chunk in chunks)
+        if gone and digest in needed:
+            problem = f"{gone:,} of its {len(chunks):,} chunks are not in the store."
+            yield Damage("object", digest, problem, _in_order(needed[digest]), missing=True)
 
 
 def _in_order(users: Iterable[Use]) -> tuple[Use, ...]:
@@ -198,22 +213,41 @@ def _repair(blobs: BlobStore, other: BlobStore, damage: Sequence[Damage]) -> Non
 
 def _fetch(blobs: BlobStore, other: BlobStore, piece: Piece) -> bool:
     """Take a file over from another store; return False if it has it not, or not whole."""
-    try:
-        data: bytes | memoryview = other.read_piece(piece)
-    except (NotFound, StoreError):
-        if piece.kind != "object" or not is_digest(piece.name):
-            return False
-        from mlbench.runs.values import join
+    from mlbench.runs.chunks import is_recipe
 
-        try:  # it may lie in a pack there
-            data = join(other.get_parts(Digest(piece.name)))
-        except (NotFound, StoreError):
-            return False
+    data: bytes | memoryview | None
+    try:
+        data = other.read_piece(piece)
+        if is_recipe(data):
+            return _fetch_large(blobs, other, Digest(piece.name))
+    except (NotFound, StoreError):
+        data = _packed(other, Digest(piece.name)) if piece.kind == "object" else None
+    if data is None:
+        return False
     try:
         blobs.write_pieces([(piece, data)])
     except ArtifactCorrupt:
         return False
     return True
+
+
+def _fetch_large(blobs: BlobStore, other: BlobStore, digest: Digest) -> bool:
+    """Take over an artifact that is kept in chunks, as far as these are not here."""
+    from mlbench.runs.values import read_manifest
+
+    parts = other.get_parts(digest)
+    return blobs.put_value(read_manifest(parts[0])[0], parts[1:]) == digest
+
+
+def _packed(other: BlobStore, digest: Digest) -> bytes | None:
+    """Return the bytes of an artifact that lies in a pack of another store, or of a chunk; None if it has it not."""
+    from mlbench.runs.values import join
+
+    with suppress(NotFound, StoreError):
+        return join(other.get_parts(digest))
+    with suppress(NotFound, StoreError):
+        return other.get(digest)
+    return None
 
 
 # --- gc ---------------------------------------------------------------------------------------------------------------

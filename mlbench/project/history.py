@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlbench.backends.owners import user_name
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "Artifacts",
+    "NoSuchArtifact",
     "NoSuchName",
     "RunView",
     "StepView",
@@ -42,6 +45,13 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 class NoSuchName(NotFound, AttributeError):
     """A step has no such name, or a run no such step."""
+
+    def __init__(self, message: str, remedy: str | None = None) -> None:
+        super().__init__(message, remedy)
+
+
+class NoSuchArtifact(NotFound, KeyError):
+    """A step, or a run's plain cells, logged nothing of that name."""
 
     def __init__(self, message: str, remedy: str | None = None) -> None:
         super().__init__(message, remedy)
@@ -260,6 +270,12 @@ class RunView:
         return last_values(self._catalog.metrics([self.id]).get(self.id, ()))
 
     @property
+    def artifacts(self) -> Artifacts:
+        """What its plain cells logged: `run.artifacts["report.html"]`."""
+        loader = Loader(self._blobs, vars(sys.modules["__main__"]), self._accepts)
+        return Artifacts(self.record, loader, self._catalog, self.id)
+
+    @property
     def steps(self) -> tuple[str, ...]:
         """The names of its steps, in the order of their cells."""
         return tuple(self._known())
@@ -306,6 +322,45 @@ class RunView:
         return _html_table(head, ("step", "state", "names", "metrics"), rows)
 
 
+class Artifacts(Mapping[str, Any]):
+    """What was logged by `mlbench.log_artifact`, by its names: files, folders and values.
+
+    A file is a `StoredFile` (`read_text()`, `open()`, `save()`), a folder a `StoredFolder`, which has files by their
+    paths; any other value is itself again.
+    """
+
+    def __init__(self, record: Run | Execution, loader: Loader, catalog: Catalog, seen_in: RunId) -> None:
+        self._bindings = {binding.name: binding for binding in record.artifacts}
+        self._whose = "The run's plain cells" if isinstance(record, Run) else f"Step {record.step}"
+        self._load = partial(_load, loader, catalog, record, seen_in, kind="artifact")
+
+    def __getitem__(self, name: str) -> Any:
+        return self.load(name)
+
+    def load(self, name: str, *, trust: bool = False) -> Any:
+        """Return what was logged by a name, also, on request, what somebody else stored: see `StepView.load`."""
+        if name not in self._bindings:
+            raise NoSuchArtifact(f"{self._whose} logged no {name!r}.", _nearest(name, self._bindings, "artifacts"))
+        return self._load(self._bindings[name], trusted=trust)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._bindings)
+
+    def __len__(self) -> int:
+        return len(self._bindings)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._bindings
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
+
+    def __repr__(self) -> str:
+        if not self._bindings:
+            return f"{self._whose} logged no artifacts."
+        return "\n".join(f"{name}: {about}" for name, about in map(_line, self._bindings.values()))
+
+
 class StepView:
     """A step of a run: each name that it bound is an attribute, or an item where it is called as something here is."""
 
@@ -350,6 +405,11 @@ class StepView:
         return last_values(self._made().metrics)
 
     @property
+    def artifacts(self) -> Artifacts:
+        """What it logged: `step.artifacts["report.html"].save()`."""
+        return Artifacts(self._made(), self._loader, self._catalog, self._execution.run)
+
+    @property
     def log(self) -> str:
         """What it printed."""
         record = self.record if self.record.messages or self.record.log else self._made()
@@ -389,7 +449,7 @@ class StepView:
                     f"Step {self.step} has no values: it is {self.state}.", "`.failure` and `.log` say more."
                 )
             raise NoSuchName(f"Step {self.step} did not bind {name!r}.", _nearest(name, bound, "names"))
-        return self._load(bound[name])
+        return _load(self._loader, self._catalog, self._made(), self._execution.run, bound[name])
 
     def load(self, name: str, *, trust: bool = False) -> Any:
         """Return the value of a name, as `view[name]` does.
@@ -407,20 +467,6 @@ class StepView:
         if trust and name in self._bound():
             return self._loader.load(self._bound()[name], trusted=True)
         return self[name]
-
-    def _load(self, binding: Binding) -> Any:
-        try:
-            return self._loader.load(binding)
-        except NotTrusted as error:
-            made = self._made()
-            try:
-                user = self._catalog.run(made.run).user
-            except NotFound:  # it was freed, and what it made is needed here
-                user = None
-            if user is not None and user in whom_we_trust().users:
-                return self._loader.load(binding, trusted=True)
-            why: Literal["foreign", "unsigned"] = "unsigned" if user is not None and user == user_name() else "foreign"
-            raise NotTrusted(binding.name, short(self._execution.run), self.step, user, why) from error
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") and ("_origin" not in vars(self) or name not in self._bound()):
@@ -472,12 +518,43 @@ class StepView:
         return f", {fanout.total or 0:,} items" + (f": {said}" if said else "")
 
     def _texts(self) -> Iterator[tuple[str, str]]:
-        for name, binding in self._bound().items():
-            if binding.artifact is not None:
-                text = str(binding.artifact.preview.get("text") or binding.artifact.type)
-            else:
-                text = f"module {binding.module}" if binding.module else str(binding.problem)
-            yield name, text if len(text) <= 100 else f"{text[:99]}…"
+        yield from map(_line, self._bound().values())
+        for binding in self._made().artifacts:
+            name, text = _line(binding)
+            yield f"artifacts[{name!r}]", text
+
+
+def _load(
+    loader: Loader,
+    catalog: Catalog,
+    maker: Run | Execution,
+    seen_in: RunId,
+    binding: Binding,
+    *,
+    trusted: bool = False,
+    kind: Literal["name", "artifact"] = "name",
+) -> Any:
+    """Return a value of an execution, or of a run's plain cells, if it may be loaded."""
+    try:
+        return loader.load(binding, trusted=trusted)
+    except NotTrusted as error:
+        run, step = (maker.id, None) if isinstance(maker, Run) else (maker.run, maker.step)
+        try:
+            user = catalog.run(run).user
+        except NotFound:  # it was freed, and what it made is needed here
+            user = None
+        if user is not None and user in whom_we_trust().users:
+            return loader.load(binding, trusted=True)
+        why: Literal["foreign", "unsigned"] = "unsigned" if user is not None and user == user_name() else "foreign"
+        raise NotTrusted(binding.name, short(seen_in), step, user, why, kind) from error
+
+
+def _line(binding: Binding) -> tuple[str, str]:
+    if binding.artifact is not None:
+        text = str(binding.artifact.preview.get("text") or binding.artifact.type)
+    else:
+        text = f"module {binding.module}" if binding.module else str(binding.problem)
+    return binding.name, text if len(text) <= 100 else f"{text[:99]}…"
 
 
 def _span(run: Run) -> str:

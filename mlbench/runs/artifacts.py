@@ -10,6 +10,7 @@ so that storing and reusing it costs nothing more than them.
 
 from __future__ import annotations
 
+import base64
 import importlib
 import re
 import sys
@@ -24,9 +25,21 @@ from mlbench.core.ids import Digest
 from mlbench.core.messages import Signer
 from mlbench.core.ports import BlobStore
 from mlbench.core.records import Artifact, Binding, Json
+from mlbench.runs.chunks import LARGE
+from mlbench.runs.files import FILE, FOLDER, StoredFile, StoredFolder, read_folder
 from mlbench.runs.previews import preview, preview_list
 from mlbench.runs.signing import needs_signature, sign
-from mlbench.runs.values import Packed, codec_of, pack, pack_items, read_items, sealed, type_name, unpack
+from mlbench.runs.values import (
+    Encoded,
+    codec_of,
+    encode,
+    pack_items,
+    read_items,
+    seal,
+    sealed,
+    type_name,
+    unpack,
+)
 
 __all__ = ["Loader", "remedy", "save_lists", "save_names"]
 
@@ -61,7 +74,7 @@ def save_names(
     """
     wanted = list(dict.fromkeys(names))
     found: dict[str, Binding] = {}
-    packed: dict[str, Packed] = {}
+    encoded: dict[str, Encoded] = {}
     seen: dict[str, dict[int, Any]] = {}
     kept: dict[Digest, Sequence[bytes | memoryview]] = {}
     for name in wanted:
@@ -74,7 +87,7 @@ def save_names(
             continue
         inside: dict[int, Any] = {}
         try:
-            packed[name] = pack(value, seen=inside)
+            encoded[name] = encode(value, seen=inside)
         except Exception as error:  # noqa: BLE001  (a value's own __reduce__ may raise anything; it is told, not lost)
             found[name] = Binding(name=name, problem=f"`{name}` {remedy(value, error)}")
         else:
@@ -82,19 +95,38 @@ def save_names(
     for group in _sharing(seen):
         together = _bundle(namespace, group) if len(group) > 1 else None
         for name in group:
-            one = together or packed[name]
+            if together is None or name == group[0]:
+                one = together or encoded[name]
+                digest = _keep(one, blobs, kept, durable=durable)
             artifact = Artifact(
-                digest=one.digest,
+                digest=digest,
                 size=one.size,
-                type=packed[name].type,
+                type=encoded[name].type,
                 codec=one.codec,
-                preview=preview(namespace[name]),
-                signature=sign(signer, one.digest, one.codec),
+                preview=_shown(namespace[name], blobs, durable=durable),
+                signature=sign(signer, digest, one.codec),
             )
             found[name] = Binding(name=name, artifact=artifact, member=name if together else None)
-            kept[one.digest] = one.parts
     blobs.put_all(list(kept.items()), durable=durable)
     return [found[name] for name in wanted]
+
+
+def _shown(value: Any, blobs: BlobStore, *, durable: bool) -> Json:
+    """Return the preview of a value; its picture, if it has one, is stored, and its digest stands in its place."""
+    shown = preview(value)
+    picture = shown.pop("png", None)
+    if picture is not None:
+        shown["picture"] = blobs.put(base64.b64decode(picture), durable=durable)
+    return shown
+
+
+def _keep(one: Encoded, blobs: BlobStore, kept: dict[Digest, Sequence[bytes | memoryview]], *, durable: bool) -> Digest:
+    """Store a large artifact, hashed while it is written; put a small one to those that are stored together."""
+    if one.size >= LARGE:
+        return blobs.put_value(one.codec, one.parts, durable=durable)
+    packed = seal(one)
+    kept[packed.digest] = packed.parts
+    return packed.digest
 
 
 def save_lists(
@@ -238,6 +270,11 @@ class Loader:
         unpacked = _Unpacked(binding.name, self._namespace, trusted=trusted)
         if artifact.codec == "items":
             return self._list(unpacked, artifact)
+        if artifact.codec == FILE:
+            return StoredFile(binding.name, self._blobs.get_parts(artifact.digest)[2])
+        if artifact.codec == FOLDER:
+            contents = read_folder(self._blobs.get_parts(artifact.digest)[1])
+            return StoredFolder(binding.name, contents, lambda digest: self._blobs.get_parts(digest)[2])
         if binding.member is None:
             return unpacked(artifact.digest, self._blobs.get_parts(artifact.digest), artifact)
         place = (artifact.digest, 0)
@@ -345,10 +382,10 @@ def _module(name: str, module: types.ModuleType) -> Binding:
     return Binding(name=name, module=module.__name__)
 
 
-def _bundle(namespace: Mapping[str, Any], names: list[str]) -> Packed | None:
+def _bundle(namespace: Mapping[str, Any], names: list[str]) -> Encoded | None:
     """Return names that share objects as one dictionary, or None if together they cannot be pickled."""
     try:
-        return pack({name: namespace[name] for name in names})
+        return encode({name: namespace[name] for name in names})
     except Exception:  # noqa: BLE001  (each can be stored by itself, as was tried: they are then)
         return None
 

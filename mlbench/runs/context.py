@@ -1,4 +1,4 @@
-"""What code in a step, or in a plain cell, can say about itself: metrics, tags, progress, and where it runs.
+"""What code in a step, or in a plain cell, can say about itself: metrics, tags, artifacts, progress, and where it runs.
 
 The kernel and the step process each set one `Context`; the functions here speak to it. `mlbench` exports them.
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from mlbench.core.errors import UsageError
-from mlbench.core.records import Json
+from mlbench.core.records import Binding, Json
 
-__all__ = ["Context", "context", "current", "enter", "log", "progress", "tag"]
+__all__ = ["Context", "bindings_of", "context", "current", "enter", "log", "log_artifact", "progress", "tag"]
 
 
 def _nowhere(_: Json) -> None:
@@ -26,7 +26,8 @@ def _nowhere(_: Json) -> None:
 class Context:
     """Where code runs: which run, step, execution, item of a fan-out, attempt; all None outside of steps.
 
-    `emit` takes the news: `{"type": "metrics" | "tags" | "progress", ...}`. `reach` says how a Dask client reaches the
+    `emit` takes the news: `{"type": "metrics" | "tags" | "artifacts" | "progress", ...}`. `keep` stores a
+    value, or the file or folder at a path, under a name or its own. `reach` says how a Dask client reaches the
     cluster (`address`, `ca`, `cert`, `key`), or where the service that knows it is found (`service`).
     """
 
@@ -36,6 +37,7 @@ class Context:
     item: int | None = None
     attempt: int | None = None
     emit: Callable[[Json], None] = field(default=_nowhere, repr=False, compare=False)
+    keep: Callable[[Any, str | None], Binding] | None = field(default=None, repr=False, compare=False)
     reach: Callable[[], Json] | None = field(default=None, repr=False, compare=False)
 
 
@@ -91,6 +93,39 @@ def tag(**tags: Any) -> None:
     """Give the execution, or in a plain cell the run, tags: `mlbench.tag(team="ops")`."""
     if tags:
         _current.emit({"type": "tags", "tags": {name: str(value) for name, value in tags.items()}})
+
+
+def log_artifact(value: Any, name: str | None = None) -> None:
+    """Keep a file, a folder or any value beside what the step binds: `mlbench.log_artifact("report.html")`.
+
+    Parameters
+    ----------
+    value
+        The path of a file, which is kept as it is now; of a folder, with all files in it (links that lead out of it are
+        left out); or any other value.
+    name
+        What it is called: by default as the file is. A value needs a name. Of several with one name the last one is
+        kept.
+
+    Raises
+    ------
+    UsageError
+        If there is no such file, or the value cannot be stored.
+    StoreError
+        If the store cannot be written.
+    """
+    if _current.keep is None:
+        return  # outside of a notebook there is nothing that it could belong to
+    from mlbench.runs.wire import msgspec
+
+    _current.emit({"type": "artifacts", "artifacts": [msgspec.to_builtins(_current.keep(value, name))]})
+
+
+def bindings_of(artifacts: Iterable[Json]) -> list[Binding]:
+    """Return what the news of logged artifacts is about."""
+    from mlbench.runs.wire import msgspec
+
+    return msgspec.convert(list(artifacts), list[Binding])
 
 
 def progress(done: float, total: float | None = None) -> None:

@@ -14,6 +14,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from mlbench.core.ports import Stream
 from mlbench.core.records import Json
 from mlbench.runs.values import Buffer, Odd, array_bytes, array_from, plain_dtype, writable
 
@@ -23,7 +24,7 @@ _CONSOLIDATE = 256
 """Frames with more columns than this are put together in blocks again: single columns would make them slow."""
 
 
-def encode(value: Any) -> list[bytes | memoryview]:
+def encode(value: Any) -> list[bytes | memoryview | Stream]:
     """Return the header and the buffers of a frame, series or index. Raise `Odd` if it is not a plain one."""
     import pandas as pd
 
@@ -91,14 +92,12 @@ def _unlabel(label: Any) -> Any:
 
 class _Writer:
     def __init__(self) -> None:
-        self.buffers: list[bytes | memoryview] = []
+        self.buffers: list[bytes | memoryview | Stream] = []
 
     def _array(self, array: Any) -> Json:
         """Keep a NumPy array; return where, and its dtype."""
-        import numpy as np
-
         dtype = plain_dtype(array.dtype)
-        self.buffers.append(array_bytes(np.ascontiguousarray(array)))
+        self.buffers.append(array_bytes(array))
         return {"buffer": len(self.buffers) - 1, "dtype": dtype}
 
     def _bytes(self, data: bytes | memoryview) -> int:

@@ -25,7 +25,7 @@ from typing import Any
 import cloudpickle
 from cloudpickle import cloudpickle as internals
 
-from mlbench.runs.values import Buffer, Odd, Reduce, digest_of, writable
+from mlbench.runs.values import Buffer, Odd, Reduce, digest_of, whole, writable
 
 __all__ = [
     "definition_digest",
@@ -163,7 +163,7 @@ def _reduce_frame(obj: Any) -> Any:
         header, *buffers = frames.encode(obj)
     except Odd:
         return NotImplemented
-    return restore_frame, (bytes(header), [pickle.PickleBuffer(buffer) for buffer in buffers])
+    return restore_frame, (bytes(whole(header)), [pickle.PickleBuffer(whole(buffer)) for buffer in buffers])
 
 
 def _reduce_matplotlib(obj: Any) -> Any:

@@ -1,6 +1,7 @@
 """What is shown of a value without loading it: plain JSON, made where the value was made.
 
-Each preview has a `kind` (`frame`, `array`, `estimator`, `figure`, `module`, `list`, `text`) and a `text`, one line.
+Each preview has a `kind` (`frame`, `array`, `estimator`, `figure`, `module`, `list`, `text`, `file`, `folder`) and a
+`text`, one line. A figure's has `png`, its picture in base64, which whoever keeps it keeps as an object of its own.
 Nothing here raises, looks at more of a value than it must, or changes it: a preview that cannot be made is a text.
 """
 
@@ -8,18 +9,20 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
 import re
 import reprlib
 import sys
 import types
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from mlbench.core.records import Artifact, Json
 
-__all__ = ["preview", "preview_list"]
+__all__ = ["preview", "preview_file", "preview_folder", "preview_list"]
 
 ROWS = 10
 COLUMNS = 40
@@ -46,6 +49,49 @@ def preview(value: Any) -> Json:
         return _text(value)
     except Exception as error:  # noqa: BLE001  (a value's own repr may raise anything: then that is what there is to show)
         return {"kind": "text", "text": f"<{type(value).__qualname__}: no preview ({type(error).__name__})>"}
+
+
+def preview_file(name: str, size: int) -> Json:
+    """Return what is shown of a file: what it is called and how large it is.
+
+    Examples
+    --------
+    >>> preview_file("plots/loss.png", 12_345)["text"]
+    'loss.png, 12.3 kB'
+    """
+    called = name.rpartition("/")[2]
+    return {"kind": "file", "text": f"{called}, {_bytes(size)}", "name": called, "size": size}
+
+
+def preview_folder(name: str, files: Mapping[str, int], left_out: Sequence[str] = ()) -> Json:
+    """Return what is shown of a folder: its files with their sizes, and what is not kept of it.
+
+    Examples
+    --------
+    >>> preview_folder("plots", {"loss.png": 1000})["text"]
+    'plots, 1 file, 1.0 kB'
+    """
+    total = sum(files.values())
+    words = [name.rpartition("/")[2], f"{len(files):,} file{'s' * (len(files) != 1)}", _bytes(total)]
+    if left_out:
+        words.append(f"{len(left_out):,} left out")
+    return {
+        "kind": "folder",
+        "text": ", ".join(words),
+        "name": name.rpartition("/")[2],
+        "files": len(files),
+        "size": total,
+        "first": [[_cut(path, CELL), size] for path, size in list(files.items())[:COLUMNS]],
+        "left_out": [_cut(path, CELL) for path in left_out[:ROWS]],
+    }
+
+
+def _bytes(size: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
 
 
 def preview_list(items: Sequence[Artifact | None]) -> Json:
@@ -181,22 +227,40 @@ def _cell(item: Any) -> str:
     return f"{item:.6g}" if isinstance(item, float) else _cut(str(item), CELL)
 
 
-def _table(value: Any) -> Json:
-    """Show a frame of Polars or Arrow."""
-    names = list(map(str, value.columns if hasattr(value, "dtypes") else value.column_names))
-    types_ = list(value.dtypes if hasattr(value, "dtypes") else value.schema.types)
-    shape = (value.shape[0], value.shape[1]) if hasattr(value, "shape") else (value.num_rows, value.num_columns)
-    head = value.slice(0, ROWS).select(names[:COLUMNS])
-    records = head.rows() if hasattr(head, "rows") else [tuple(row.values()) for row in head.to_pylist()]
+def _polars(value: Any) -> Json:
+    frame = value.to_frame() if value.__class__.__name__ == "Series" else value
+    head = frame.head(ROWS).select(frame.columns[:COLUMNS])
+    missing = frame.select(frame.columns[:COLUMNS]).null_count().row(0) if frame.width else ()
+    return _table(value, frame.shape, frame.columns, frame.dtypes, missing, head.rows(), frame.estimated_size())
+
+
+def _arrow(value: Any) -> Json:
+    shape, names = (value.num_rows, value.num_columns), value.schema.names
+    head = value.slice(0, ROWS).select(list(range(min(COLUMNS, len(names)))))
+    rows = list(zip(*(column.to_pylist() for column in head.columns), strict=True))
+    missing = [column.null_count for column in value.columns[:COLUMNS]]
+    return _table(value, shape, names, value.schema.types, missing, rows, value.nbytes)
+
+
+def _table(
+    value: Any,
+    shape: tuple[int, int],
+    names: Sequence[str],
+    types_: Sequence[Any],
+    missing: Sequence[int],
+    rows: Sequence[Sequence[Any]],
+    memory: int,
+) -> Json:
     return {
         "kind": "frame",
         "text": f"{type(value).__name__}, {_times(shape)}",
         "shape": list(shape),
         "columns": [
-            {"name": _cut(name, CELL), "type": str(kind), "missing": None}
-            for name, kind in zip(names[:COLUMNS], types_[:COLUMNS], strict=True)
+            {"name": _cut(str(name), CELL), "type": _cut(str(kind), CELL), "missing": int(count)}
+            for name, kind, count in zip(names[:COLUMNS], types_[:COLUMNS], missing, strict=True)
         ],
-        "rows": [[_cell(item) for item in row] for row in records],
+        "rows": [[_cell(item) for item in row] for row in rows],
+        "memory": int(memory),
     }
 
 
@@ -207,17 +271,20 @@ def _array(value: Any) -> Json:
         "shape": [int(length) for length in value.shape],
         "type": str(value.dtype),
     }
+    if value.dtype.kind in "mM" and 0 < value.size <= _COUNTED:
+        found["min"], found["max"] = str(value.min()), str(value.max())
     if value.dtype.kind in "biuf" and 0 < value.size <= _COUNTED:
         import numpy as np
 
         with np.errstate(all="ignore"):
             low, high = value.min(), value.max()
             if low != low:  # nan: look at the rest
-                finite = value[~np.isnan(value)]
-                found["missing"] = int(value.size - finite.size)
-                low, high = (finite.min(), finite.max()) if finite.size else (None, None)
+                found["missing"] = int(np.count_nonzero(np.isnan(value)))
+                there = found["missing"] < value.size
+                low = np.fmin.reduce(value, axis=None) if there else None
+                high = np.fmax.reduce(value, axis=None) if there else None
         found["min"], found["max"] = _number(low), _number(high)
-        found["first"] = [_number(item) for item in value.reshape(-1)[:ROWS]]
+        found["first"] = [_number(item) for item in value.flat[:ROWS]]  # no copy, as reshaping may be
     return found
 
 
@@ -248,6 +315,115 @@ def _estimator(value: Any) -> Json:
         "class": f"{type(value).__module__}.{type(value).__qualname__}",
         "parameters": parameters,
         "fitted": fitted,
+        "learned": _learned(value),
+    }
+
+
+_ASKED = (("depth", "get_depth"), ("leaves", "get_n_leaves"), ("rounds", "num_boosted_rounds"))
+_LEARNED = ("n_features_in_", "classes_", "n_iter_", "intercept_", "coef_", "best_params_", "best_score_", "n_clusters")
+
+
+def _learned(value: Any) -> dict[str, str]:
+    """Return what a fitted estimator says of itself: coefficients, the depth of trees, the weightiest features."""
+    found: dict[str, str] = {}
+    for name, method in _ASKED:
+        if callable(ask := getattr(value, method, None)):
+            with suppress(Exception):  # it is not fitted
+                found[name] = str(ask())
+    trees = vars(value).get("estimators_")
+    if trees is not None and hasattr(trees, "__len__"):
+        found["estimators"] = f"{getattr(trees, 'size', len(trees)):,}"
+    found |= {name: _short(vars(value)[name]) for name in _LEARNED if name in vars(value)}
+    with suppress(Exception):  # of some kinds a property that counts or fails
+        if "coef_" not in found and (weights := value.feature_importances_) is not None:
+            names = vars(value).get("feature_names_in_", range(len(weights)))
+            order = sorted(range(len(weights)), key=lambda place: -weights[place])[:ROWS]
+            found["importances"] = ", ".join(f"{_cut(str(names[at]), 30)} {weights[at]:.3g}" for at in order)
+    return found
+
+
+def _short(value: Any) -> str:
+    if hasattr(value, "shape") and getattr(value, "size", 0) > ROWS:
+        first = ", ".join(_cell(item) for item in value.reshape(-1)[:ROWS].tolist())
+        return f"{_times(value.shape)}: {first}, …"
+    return _cut(" ".join(_Repr().repr(value).split()), CELL * 2)
+
+
+def _booster(value: Any) -> Json:
+    """Show a model of XGBoost or LightGBM in its own form."""
+    if hasattr(value, "num_trees"):  # LightGBM
+        facts = {"trees": value.num_trees(), "features": value.num_feature(), **dict(value.params)}
+        objective = value.params.get("objective")
+    else:
+        facts = {"rounds": value.num_boosted_rounds(), "features": value.num_features()}
+        learner = json.loads(value.save_config())["learner"]
+        objective = learner["objective"]["name"]
+        facts |= {"objective": objective, "booster": learner["gradient_booster"]["name"]}
+    count = facts.get("trees", facts.get("rounds"))
+    return {
+        "kind": "estimator",
+        "text": f"{type(value).__name__}, {count:,} rounds, {facts['features']:,} features",
+        "class": f"{type(value).__module__}.{type(value).__qualname__}",
+        "parameters": {_cut(str(name), CELL): _cut(_Repr().repr(one), CELL * 2) for name, one in facts.items()},
+        "objective": objective if isinstance(objective, str) else None,
+    }
+
+
+def _sparse(value: Any) -> Json:
+    rows = value.shape
+    total = math.prod(rows)
+    share = value.nnz / total if total else 0.0
+    found: Json = {
+        "kind": "array",
+        "text": f"{type(value).__name__}, {_times(rows)}, {value.dtype}, {share:.3g} filled",
+        "shape": [int(length) for length in rows],
+        "type": str(value.dtype),
+        "stored": int(value.nnz),
+        "filled": share,
+    }
+    data: Any = getattr(value, "data", None)
+    if hasattr(data, "dtype") and data.dtype.kind in "biuf" and 0 < data.size <= _COUNTED:
+        inside = _array(data)
+        found |= {name: inside[name] for name in ("min", "max", "missing") if name in inside}
+    return found
+
+
+def _tensor(value: Any) -> Json:
+    found: Json = {
+        "kind": "array",
+        "text": f"{type(value).__name__}, {_times(tuple(value.shape))}, {str(value.dtype).removeprefix('torch.')}",
+        "shape": [int(length) for length in value.shape],
+        "type": str(value.dtype).removeprefix("torch."),
+        "device": str(value.device),
+        "gradient": bool(value.requires_grad),
+    }
+    plain = value.detach()
+    if not plain.is_sparse and not plain.is_quantized and 0 < plain.numel() <= _COUNTED and not plain.is_complex():
+        low, high = plain.min().item(), plain.max().item()
+        found["min"], found["max"] = (one if math.isfinite(one) else str(one) for one in (low, high))
+        found["first"] = [one if math.isfinite(one) else str(one) for one in plain.flatten()[:ROWS].tolist()]
+    return found
+
+
+def _network(value: Any) -> Json:
+    """Show a module of PyTorch."""
+    weights = list(value.parameters())
+    count = sum(one.numel() for one in weights)
+    learning = sum(one.numel() for one in weights if one.requires_grad)
+    layers = [f"{name or type(value).__name__}: {type(one).__name__}" for name, one in value.named_modules()][1:]
+    facts = {
+        "parameters": f"{count:,}",
+        "trainable": f"{learning:,}",
+        "types": ", ".join(sorted({str(one.dtype).removeprefix("torch.") for one in weights})),
+        "devices": ", ".join(sorted({str(one.device) for one in weights})),
+        "mode": "training" if value.training else "evaluation",
+    }
+    return {
+        "kind": "estimator",
+        "text": f"{type(value).__name__}, {count:,} parameters, {len(layers):,} layers",
+        "class": f"{type(value).__module__}.{type(value).__qualname__}",
+        "parameters": facts,
+        "layers": [_cut(layer, CELL) for layer in layers[:COLUMNS]],
     }
 
 
@@ -276,8 +452,13 @@ _KINDS: tuple[tuple[Callable[[Any], bool], Callable[[Any], Json]], ...] = (
     (lambda value: isinstance(value, types.ModuleType), _module),
     (_is("pandas", "DataFrame", "Series"), _frame),
     (_is("numpy", "ndarray"), _array),
-    (_is("polars", "DataFrame"), _table),
-    (_is("pyarrow", "Table"), _table),
+    (_is("polars", "DataFrame", "Series"), _polars),
+    (_is("pyarrow", "Table", "RecordBatch"), _arrow),
+    (_is("scipy.sparse", "spmatrix", "sparray"), _sparse),
+    (_is("torch", "Tensor"), _tensor),
+    (_is("torch.nn", "Module"), _network),
+    (_is("xgboost", "Booster"), _booster),
+    (_is("lightgbm", "Booster"), _booster),
     (_is("matplotlib.figure", "Figure"), _figure),
     (_is_estimator, _estimator),
 )

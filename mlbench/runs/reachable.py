@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 from mlbench.core.ids import Digest, RunId
 from mlbench.core.records import UNDER_WAY, Json
+from mlbench.runs.values import NAMING
 
 __all__ = ["By", "RunFacts", "Share", "Survey", "Usage", "Use", "fate_of_pack", "mentions", "usage", "uses"]
 
@@ -80,6 +81,7 @@ def uses(record: Json) -> Iterator[tuple[Digest, Use]]:
         run = RunId(record["id"])
         yield from _given(record.get("snapshot"), Use("snapshot", run))
         yield from _given(record.get("output"), Use("executed notebook", run))
+        yield from _of_bindings(record, run, None)
     elif kind == "execution":
         yield from _of_execution(record)
     elif kind == "executions":
@@ -92,13 +94,20 @@ def uses(record: Json) -> Iterator[tuple[Digest, Use]]:
 
 def _of_execution(record: Json) -> Iterator[tuple[Digest, Use]]:
     run, step = RunId(record["run"]), record.get("step")
-    for binding in record.get("binds") or ():
-        artifact = binding.get("artifact")
-        if artifact is not None:
-            kind = (artifact.get("preview") or {}).get("kind") or artifact.get("type") or "value"
-            yield from _given(artifact.get("digest"), Use(str(kind), run, step, binding.get("name")))
+    yield from _of_bindings(record, run, step)
     yield from _given(record.get("log"), Use("log", run, step))
     yield from _given(record.get("random"), Use("random state", run, step))
+
+
+def _of_bindings(record: Json, run: RunId, step: str | None) -> Iterator[tuple[Digest, Use]]:
+    for binding in (*(record.get("binds") or ()), *(record.get("artifacts") or ())):
+        artifact = binding.get("artifact")
+        if artifact is not None:
+            preview = artifact.get("preview") or {}
+            kind = preview.get("kind") or artifact.get("type") or "value"
+            use = Use(str(kind), run, step, binding.get("name"))
+            yield from _given(artifact.get("digest"), use)
+            yield from _given(preview.get("picture"), use)
 
 
 def _of_snapshot(record: Json, use: Use) -> Iterator[tuple[Digest, Use]]:
@@ -125,6 +134,11 @@ class Survey:
     ----------
     with_uses
         Whether `uses` will be asked.
+
+    Attributes
+    ----------
+    chunked
+        The artifacts that are kept in chunks, each with these: whoever asks `needed` or `uses` fills it first.
     """
 
     def __init__(self, *, with_uses: bool = True) -> None:
@@ -135,6 +149,7 @@ class Survey:
         self.snapshot_records: dict[Digest, list[str]] = {}
         self.jobs: dict[str, str] = {}
         self.lists: set[Digest] = set()
+        self.chunked: dict[Digest, tuple[Digest, ...]] = {}
         self._keeps: dict[RunId, bool] = {}
         self._ran_in: dict[str, RunId] = {}
         self._reused: dict[RunId, set[str]] = {}
@@ -188,13 +203,17 @@ class Survey:
         self._note(run, record, name)
 
     def _add_execution(self, record: Json, name: str | None) -> None:
-        artifacts = [binding.get("artifact") or {} for binding in record.get("binds") or ()]
-        self.lists.update(Digest(one["digest"]) for one in artifacts if one.get("codec") == "items")
+        self._note_lists(record)
         run, origin = RunId(record["run"]), record.get("reused_from")
         self._ran_in[str(record.get("id"))] = run
         if origin is not None:
             self._reused.setdefault(run, set()).add(origin)
         self._note(run, record, name)
+
+    def _note_lists(self, record: Json) -> None:
+        bindings = (*(record.get("binds") or ()), *(record.get("artifacts") or ()))
+        artifacts = [binding.get("artifact") or {} for binding in bindings]
+        self.lists.update(Digest(one["digest"]) for one in artifacts if one.get("codec") in NAMING)
 
     def _note(self, run: RunId, record: Json, name: str | None) -> None:
         self._of_runs.setdefault(run, set()).update(mentions(record))
@@ -245,6 +264,7 @@ class Survey:
                 todo.update(mentions(self.snapshots[digest]))
             if digest in self.lists:
                 todo.update(inside(digest))
+            needed.update(self.chunked.get(digest, ()))
         return needed
 
     def uses(self, inside: Callable[[Digest], Iterable[Digest]]) -> dict[Digest, set[Use]]:
@@ -257,6 +277,9 @@ class Survey:
             for use in tuple(found[digest]):
                 for part, what in _of_snapshot(self.snapshots[digest], use):
                     found.setdefault(part, set()).add(what)
+        for digest in [one for one in self.chunked if one in found]:
+            for chunk in self.chunked[digest]:
+                found.setdefault(chunk, set()).update(found[digest])
         return found
 
     def under_way(self) -> list[RunFacts]:

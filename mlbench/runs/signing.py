@@ -26,7 +26,7 @@ from mlbench.core.messages import Signer
 
 __all__ = ["KERNEL", "PLAIN", "is_signed", "key_name", "needs_signature", "sign", "signer_of"]
 
-PLAIN: Final = frozenset({"scalar", "ndarray", "frame", "arrow"})
+PLAIN: Final = frozenset({"scalar", "ndarray", "frame", "arrow", "file", "folder"})
 """The codecs that hold data alone: nothing in them can run code when they are loaded."""
 
 KERNEL: Final = "kernel"

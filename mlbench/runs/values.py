@@ -19,6 +19,7 @@ import json
 import re
 import struct
 import sys
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,30 +28,41 @@ from blake3 import blake3
 
 from mlbench.core.errors import ArtifactCorrupt
 from mlbench.core.ids import Digest
+from mlbench.core.ports import Stream
 from mlbench.runs.signing import needs_signature
 
 __all__ = [
     "FORMAT",
+    "NAMING",
     "NOTED",
+    "Encoded",
     "Odd",
     "Packed",
     "Reduce",
     "codec_of",
     "digest_of",
+    "encode",
     "join",
+    "manifest_of",
     "named_by",
     "pack",
     "pack_items",
     "read_items",
     "read_manifest",
+    "seal",
     "sealed",
     "split",
+    "total",
     "type_name",
     "unpack",
+    "whole",
     "writable",
 ]
 
 FORMAT: Final = 1
+
+NAMING: Final = frozenset({"items", "folder"})
+"""Codecs whose artifacts name others, which must be kept with them: see `named_by`."""
 
 NOTED: Final = frozenset({"items"})
 """Codecs whose artifacts may end in a part that the manifest does not name, and their digest does not depend on."""
@@ -62,6 +74,21 @@ Reduce = Callable[[Any], Any]
 
 class Odd(Exception):
     """A value that a canonical codec does not know; it is pickled instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A value as bytes that have not been looked at yet: all parts but the manifest. They may be views of the value."""
+
+    codec: str
+    type: str
+    parts: tuple[bytes | memoryview | Stream, ...]
+
+    @property
+    def size(self) -> int:
+        """The bytes of all parts, the manifest's included."""
+        sizes = [_size(part) for part in self.parts]
+        return sum(sizes) + len(manifest_of(self.codec, [("0" * 64, size) for size in sizes]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +130,12 @@ def pack(value: Any, *, reduce: Reduce | None = None, seen: dict[int, Any] | Non
     """
     if reduce is None and type(value) in _PLAIN:
         return _packed_plain(value)
-    codec, parts = "", list[bytes | memoryview]()
+    return seal(encode(value, reduce=reduce, seen=seen))
+
+
+def encode(value: Any, *, reduce: Reduce | None = None, seen: dict[int, Any] | None = None) -> Encoded:
+    """Return a value as bytes that are yet to be hashed: what `pack` does first."""
+    codec, parts = "", list[bytes | memoryview | Stream]()
     if reduce is None:
         try:
             codec, parts = _canonical(value)
@@ -114,8 +146,20 @@ def pack(value: Any, *, reduce: Reduce | None = None, seen: dict[int, Any] | Non
     if not codec:
         from mlbench.runs import pickles
 
-        codec, parts = "pickle", pickles.dump(value, reduce=reduce, seen=seen)
-    return _sealed(codec, type_name(value), parts)
+        codec, parts = "pickle", [*pickles.dump(value, reduce=reduce, seen=seen)]
+    return Encoded(codec, type_name(value), tuple(parts))
+
+
+def seal(encoded: Encoded) -> Packed:
+    """Return a value as bytes with their digest. What is scattered is put together: large ones are better streamed."""
+    return _sealed(encoded.codec, encoded.type, [whole(part) for part in encoded.parts])
+
+
+def whole(part: Buffer | Stream) -> bytes | memoryview:
+    """Return all of a part at once."""
+    if isinstance(part, bytearray):
+        return memoryview(part)
+    return part if isinstance(part, bytes | memoryview) else part.read(0, part.nbytes)
 
 
 def unpack(codec: str | None, parts: Sequence[Buffer], *, namespace: Mapping[str, Any] | None = None) -> Any:
@@ -150,8 +194,8 @@ def unpack(codec: str | None, parts: Sequence[Buffer], *, namespace: Mapping[str
         return frames.decode(header, buffers)
     if found == "arrow":
         return _load_arrow(_loads(header), buffers)
-    if found == "items":
-        raise TypeError("a list of artifacts is loaded by mlbench.runs.artifacts.Loader, which has the store")
+    if found == "items" or found in {"file", "folder"}:
+        raise TypeError("what names artifacts, or has a name, is loaded by mlbench.runs.artifacts.Loader")
     raise ArtifactCorrupt(
         f"A value was stored by the codec {found!r}, which this version of mlbench does not know.",
         "Update mlbench in this environment.",
@@ -239,7 +283,7 @@ def read_items(parts: Sequence[Buffer]) -> tuple[list[Any], tuple[Digest, ...]]:
 
 
 def named_by(parts: Sequence[Buffer]) -> tuple[tuple[Digest, ...], tuple[Digest, ...]]:
-    """Return the artifacts that a list names, and the packs to look for them in.
+    """Return the artifacts that a list or a folder names, and the packs to look for them in.
 
     Examples
     --------
@@ -247,6 +291,8 @@ def named_by(parts: Sequence[Buffer]) -> tuple[tuple[Digest, ...], tuple[Digest,
     >>> named_by(pack_items([digest, [digest, "member"], {"error": 1}]).parts) == ((digest, digest), ())
     True
     """
+    if read_manifest(parts[0])[0] == "folder":
+        return tuple(Digest(digest) for digest, _ in _loads(parts[1])["files"].values()), ()
     entries, packs = read_items(parts)
     named = (entry[0] if isinstance(entry, list) else entry for entry in entries)
     return tuple(Digest(one) for one in named if isinstance(one, str)), packs
@@ -270,8 +316,13 @@ def digest_of(data: Buffer) -> str:
     return blake3(data, max_threads=blake3.AUTO if size > _THREADED else 1).hexdigest()
 
 
-def _size(part: Buffer) -> int:
-    return part.nbytes if isinstance(part, memoryview) else len(part)
+def _size(part: Buffer | Stream) -> int:
+    return len(part) if isinstance(part, bytes | bytearray) else part.nbytes
+
+
+def total(parts: Iterable[Buffer | Stream]) -> int:
+    """Return how many bytes parts have together."""
+    return sum(map(_size, parts))
 
 
 def _dumps(document: Any) -> bytes:
@@ -283,9 +334,14 @@ def _loads(document: Buffer) -> Any:
 
 
 def _sealed(codec: str, kind: str, parts: Sequence[bytes | memoryview]) -> Packed:
-    manifest = _dumps({"codec": codec, "format": FORMAT, "parts": [[digest_of(part), _size(part)] for part in parts]})
+    manifest = manifest_of(codec, [(digest_of(part), _size(part)) for part in parts])
     whole = (manifest, *parts)
     return Packed(codec, kind, whole, Digest(f"blake3:{digest_of(manifest)}"), sum(map(_size, whole)))
+
+
+def manifest_of(codec: str, parts: Sequence[tuple[str, int]]) -> bytes:
+    """Return the manifest that names a codec and, of each part, its digest (hexadecimal) and size."""
+    return _dumps({"codec": codec, "format": FORMAT, "parts": [[digest, size] for digest, size in parts]})
 
 
 _MANIFEST = re.compile(
@@ -388,19 +444,21 @@ def writable(buffer: Buffer) -> memoryview:
 # --- canonical codecs -------------------------------------------------------------------------------------------------
 
 
-def _canonical(value: Any) -> tuple[str, list[bytes | memoryview]]:
+def _canonical(value: Any) -> tuple[str, list[bytes | memoryview | Stream]]:
     kind = type(value)
     if kind in _SCALARS:
-        return "scalar", _dump_scalar(value)
+        return "scalar", [*_dump_scalar(value)]
     root = kind.__module__.partition(".")[0]
     if root == "numpy":
         return _dump_numpy(value)
     if root == "pandas":
         from mlbench.runs import frames
 
-        return "frame", frames.encode(value)
+        return "frame", [*frames.encode(value)]
     if root == "pyarrow":
         return "arrow", _dump_arrow(value)
+    if root == "polars":
+        return "arrow", _dump_polars(value)
     raise Odd
 
 
@@ -480,9 +538,33 @@ def plain_dtype(dtype: Any) -> str:
     return str(dtype.str)
 
 
-def array_bytes(array: Any) -> memoryview:
-    """Return the bytes of a one-dimensional contiguous array, not copied."""
-    return memoryview(array.view("u1"))
+_SCATTERED = 1 << 22
+"""Arrays of so many bytes that are not contiguous are put together piece by piece, while they are written."""
+
+
+class _Scattered:
+    """The bytes of an array that is not contiguous, in the order of its indexes."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        self._row = array.nbytes // len(array)
+        self.nbytes: int = array.nbytes
+
+    def read(self, offset: int, size: int, /) -> memoryview:
+        import numpy as np
+
+        first = offset // self._row
+        rows = np.ascontiguousarray(self._array[first : -(-(offset + size) // self._row)])
+        return memoryview(rows.reshape(-1).view("u1").data)[offset - first * self._row :][:size]
+
+
+def array_bytes(array: Any) -> memoryview | Stream:
+    """Return the bytes of an array, in the order of its indexes, not copied."""
+    import numpy as np
+
+    if not array.flags.c_contiguous and array.nbytes >= _SCATTERED and array.nbytes // len(array) < _SCATTERED:
+        return _Scattered(array)
+    return memoryview(np.ascontiguousarray(array).reshape(-1).view("u1").data)
 
 
 def array_from(buffer: Buffer, dtype: str) -> Any:
@@ -494,7 +576,7 @@ def array_from(buffer: Buffer, dtype: str) -> Any:
     return np.frombuffer(writable(buffer), dtype=dtype)
 
 
-def _dump_numpy(value: Any) -> tuple[str, list[bytes | memoryview]]:
+def _dump_numpy(value: Any) -> tuple[str, list[bytes | memoryview | Stream]]:
     import numpy as np
 
     if isinstance(value, np.generic):
@@ -507,29 +589,111 @@ def _dump_numpy(value: Any) -> tuple[str, list[bytes | memoryview]]:
     if not array.flags.c_contiguous:
         # What is contiguous by columns stays so: sums over it depend on the order in their last digits.
         order = "F" if array.flags.f_contiguous else "C"
-        array = array.T if order == "F" else np.ascontiguousarray(array)
+        array = array.T if order == "F" else array
     header = {"dtype": dtype, "order": order, "shape": list(value.shape)}
-    return "ndarray", [_dumps(header), array_bytes(array.reshape(-1))]
+    return "ndarray", [_dumps(header), array_bytes(array)]
 
 
 def _load_array(header: Mapping[str, Any], buffers: Sequence[Buffer]) -> Any:
     return array_from(buffers[0], header["dtype"]).reshape(header["shape"], order=header["order"])
 
 
-def _dump_arrow(value: Any) -> list[bytes | memoryview]:
+def _dump_arrow(value: Any) -> list[bytes | memoryview | Stream]:
     pa = sys.modules.get("pyarrow")
     if pa is None or type(value) not in {pa.Table, pa.RecordBatch}:
         raise Odd
     kind = "table" if type(value) is pa.Table else "batch"
-    sink = pa.BufferOutputStream()
     whole = value.combine_chunks() if kind == "table" else value
-    with pa.ipc.new_stream(sink, whole.schema) as writer:
-        writer.write(whole)
-    return [_dumps({"kind": kind}), memoryview(sink.getvalue())]
+    return [_dumps({"kind": kind}), _arrow_stream(whole)]
+
+
+def _dump_polars(value: Any) -> list[bytes | memoryview | Stream]:
+    pl = sys.modules.get("polars")
+    if pl is None or type(value) is not pl.DataFrame or any(str(kind) in _NOT_ARROW for kind in value.dtypes):
+        raise Odd
+    # With views of strings the same texts can lie in many ways.
+    table = value.to_arrow(compat_level=pl.CompatLevel.oldest())
+    return [_dumps({"kind": "polars"}), _arrow_stream(table.combine_chunks())]
+
+
+def _arrow_stream(whole: Any) -> memoryview | Stream:
+    """Return a table or a batch as Arrow's own stream; the columns of a large one are not copied."""
+    import pyarrow as pa
+
+    columns = [_without_rest(column) for column in whole.columns]
+    gathered = _Gathered()
+    with pa.ipc.new_stream(pa.PythonFile(gathered, mode="w"), whole.schema) as writer:
+        writer.write(type(whole).from_arrays(columns, schema=whole.schema))
+    return gathered if gathered.nbytes >= _SCATTERED else gathered.read(0, gathered.nbytes)
+
+
+def _without_rest(column: Any) -> Any:
+    """Return a column without what lies in its bitmaps behind its end, which is different each time."""
+    import pyarrow as pa
+
+    if isinstance(column, pa.ChunkedArray):
+        return pa.chunked_array([_without_rest(chunk) for chunk in column.chunks], type=column.type)
+    kind, count = column.type, len(column)
+    is_ = pa.types
+    texts = is_.is_string(kind) or is_.is_large_string(kind) or is_.is_binary(kind) or is_.is_large_binary(kind)
+    if column.offset or not (texts or is_.is_primitive(kind)):
+        return column
+    buffers = column.buffers()
+    if not column.null_count:
+        buffers[0] = None
+    for place in (0, 1) if pa.types.is_boolean(kind) else (0,):
+        if buffers[place] is not None:
+            bits = bytearray(buffers[place].slice(0, -(-count // 8)).to_pybytes())
+            if count % 8:
+                bits[-1] &= (1 << count % 8) - 1
+            buffers[place] = pa.py_buffer(bytes(bits))
+    return pa.Array.from_buffers(kind, count, buffers, column.null_count)
+
+
+class _Gathered:
+    """What is written to it, held as it was handed over: a file to write to, then a stream."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+        self._pieces: list[memoryview] = []
+        self._starts: list[int] = []
+
+    def write(self, data: Any) -> int:
+        piece = memoryview(data).cast("B")
+        if piece.nbytes:
+            self._pieces.append(piece)
+            self._starts.append(self.nbytes)
+            self.nbytes += piece.nbytes
+        return piece.nbytes
+
+    def flush(self) -> None:
+        """Do nothing: what was written is there."""
+
+    def close(self) -> None:
+        """Do nothing: it is read afterwards."""
+
+    def read(self, offset: int, size: int, /) -> memoryview:
+        data, done = bytearray(size), 0
+        place = max(bisect_right(self._starts, offset) - 1, 0)
+        while done < size:
+            piece = self._pieces[place][offset + done - self._starts[place] :][: size - done]
+            data[done : done + piece.nbytes] = piece
+            done += piece.nbytes
+            place += 1
+        return memoryview(data)
+
+
+_NOT_ARROW: Final = frozenset({"Object", "Unknown", "Int128", "UInt128"})
 
 
 def _load_arrow(header: Mapping[str, Any], buffers: Iterable[Buffer]) -> Any:
     import pyarrow as pa
 
     with pa.ipc.open_stream(pa.py_buffer(next(iter(buffers)))) as reader:
+        if header["kind"] == "polars":
+            import polars as pl
+
+            return pl.from_arrow(reader.read_all(), rechunk=False)
         return reader.read_all() if header["kind"] == "table" else reader.read_next_batch()

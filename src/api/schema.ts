@@ -126,6 +126,7 @@ export interface IExecution {
   readonly parents: ReadonlyArray<string>;
   readonly reads: ReadonlyArray<IRead>;
   readonly binds: ReadonlyArray<IBinding>;
+  readonly artifacts: ReadonlyArray<IBinding>;
   readonly metrics: ReadonlyArray<IMetric>;
   readonly messages: ReadonlyArray<PartialJSONObject>;
   readonly log: string | null;
@@ -182,6 +183,17 @@ export interface IFanOutChange {
   readonly removed: number;
   readonly items: ReadonlyArray<IItemChange>;
   readonly cut: boolean;
+}
+
+export interface IFileEntry {
+  readonly path: string;
+  readonly digest: string;
+  readonly size: number;
+}
+
+export interface IFileList {
+  readonly files: ReadonlyArray<IFileEntry>;
+  readonly links: { readonly [name: string]: string };
 }
 
 export interface IFileUse {
@@ -491,6 +503,7 @@ export interface IRun {
   readonly job_version: number | null;
   readonly due: number | null;
   readonly resumed_from: string | null;
+  readonly artifacts: ReadonlyArray<IBinding>;
   readonly metrics: ReadonlyArray<IMetric>;
   readonly owner: string | null;
   readonly tags: { readonly [name: string]: string };

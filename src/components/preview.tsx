@@ -2,6 +2,7 @@
  * What is shown of an artifact without loading it: the preview that was made where the value was made.
  */
 
+import { PageConfig, URLExt } from '@jupyterlab/coreutils';
 import type { PartialJSONObject, PartialJSONValue } from '@lumino/coreutils';
 import * as React from 'react';
 
@@ -88,10 +89,29 @@ function Frame({ preview }: { readonly preview: PartialJSONObject }): JSX.Elemen
 function Figure({ preview, bundle }: IPreviewProps): JSX.Element | null {
   const data = objectOf(preview.data);
   const png = preview.png ?? preview.image;
+  if (typeof preview.picture === 'string') {
+    return (
+      <img
+        className="jp-mlb-Preview-picture"
+        src={pictureUrl(preview.picture)}
+        alt={said(preview.text)}
+      />
+    );
+  }
   if (typeof png === 'string') {
     return bundle({ 'image/png': png });
   }
   return Object.keys(data).length ? bundle(data) : null;
+}
+
+/** Where the server answers a picture that is kept beside its value. */
+function pictureUrl(digest: string): string {
+  return URLExt.join(
+    PageConfig.getBaseUrl(),
+    'mlbench/api/v1/artifacts',
+    encodeURIComponent(digest),
+    'picture'
+  );
 }
 
 function Facts({ facts }: { readonly facts: PartialJSONObject }): JSX.Element | null {

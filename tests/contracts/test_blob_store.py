@@ -16,7 +16,7 @@ from mlbench.core.errors import ArtifactCorrupt, NotFound
 from mlbench.core.ids import Digest, ExecutionId, RunId, is_digest, new_id
 from mlbench.core.ports import BlobStore, Piece
 from mlbench.core.records import Execution, Metric
-from mlbench.runs.values import pack, unpack
+from mlbench.runs.values import digest_of, pack, unpack
 from mlbench.runs.wire import compact, msgspec
 
 NOWHERE = Digest("blake3:" + "0" * 64)
@@ -68,6 +68,41 @@ def test_the_bytes_of_an_artifacts_digest_are_its_manifest(blobs: BlobStore) -> 
     packed = pack(np.arange(3))
     blobs.put_parts(packed.digest, packed.parts)
     assert blobs.get(packed.digest) == bytes(packed.parts[0])
+
+
+class Counting:
+    """A stream of numbers that says how much of it was asked for at once."""
+
+    def __init__(self, count: int) -> None:
+        self.nbytes = 8 * count
+        self.most = 0
+
+    def read(self, offset: int, size: int, /) -> memoryview:
+        self.most = max(self.most, size)
+        return memoryview(np.arange(offset // 8, (offset + size) // 8).view("u1").data)
+
+
+@pytest.mark.parametrize("count", [3, 20_000, 2_000_000])
+def test_what_has_no_manifest_yet_is_kept_as_what_has_one(blobs: BlobStore, count: int) -> None:
+    packed = pack(np.arange(count))
+    for part in (packed.parts[2], Counting(count)):
+        assert blobs.put_value("ndarray", [packed.parts[1], part]) == packed.digest
+        assert [bytes(part) for part in blobs.get_parts(packed.digest)] == [bytes(part) for part in packed.parts]
+    assert blobs.has(packed.digest)
+    assert blobs.get(packed.digest) == bytes(packed.parts[0])
+    assert blobs.touch([packed.digest])
+
+
+def test_what_an_artifact_is_made_of_is_said_and_is_there(blobs: BlobStore) -> None:
+    small, large = pack(np.arange(1000)), pack(np.arange(2_000_000))
+    blobs.put_all([(one.digest, one.parts) for one in (small, large)])
+    chunked = dict(blobs.chunked())
+    assert small.digest not in chunked
+    assert set(chunked) <= {large.digest}
+    inside = {digest for piece in blobs.pieces("pack") for digest in blobs.contents(Digest(piece.name))}
+    for chunk in chunked.get(large.digest, ()):
+        assert chunk in inside
+        assert Digest(f"blake3:{digest_of(blobs.get(chunk))}") == chunk
 
 
 # --- packs ------------------------------------------------------------------------------------------------------------

@@ -154,6 +154,16 @@ def test_a_failure_is_recorded_with_its_cell_and_no_later_cell_runs(tmp_path: Pa
     assert not (tmp_path / "ran").exists()
 
 
+def test_what_plain_cells_log_is_kept_with_the_run(tmp_path: Path, project: Project) -> None:
+    (tmp_path / "notes.md").write_text("# Notes")
+    log = f"mlbench.log_artifact({str(tmp_path / 'notes.md')!r})"
+    source = write(tmp_path / "in.ipynb", "%load_ext mlbench\nimport mlbench", log)
+    execute(source, tmp_path / "out.ipynb", "mlbench")
+    run = only_run(project)
+    assert [one.name for one in run.artifacts] == ["notes.md"]
+    assert project.run(run.id).artifacts["notes.md"].read_text() == "# Notes"
+
+
 def test_metrics_of_plain_cells_are_the_runs(tmp_path: Path, project: Project, store: Path) -> None:
     scrap = "{'application/scrapbook.scrap.json+json': {'name': 'glued', 'data': 2, 'encoder': 'json', 'version': 1}}"
     source = write(

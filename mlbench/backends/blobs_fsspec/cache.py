@@ -3,7 +3,7 @@
 ::
 
     <cache>/stores/<hash of the URL>/objects/<2 digits>/<64 digits>     as in the store
-    <cache>/stores/<hash of the URL>/packs/<64 digits>
+    <cache>/stores/<hash of the URL>/packs/<64 digits>                  and so `large` and `chunks`
     <cache>/stores/<hash of the URL>/tmp/                                what is coming, and notes of this machine's own
 
 It may be removed at any time; what was longest unused goes first. What is mapped stays while it is.
@@ -34,8 +34,9 @@ _DOWN_TO: Final = 0.9
 _LOOK: Final = 256 << 20
 """After so many new bytes it is looked again how many there are."""
 
+_IN_USE: Final = 60.0
 _UNUSED: Final = 600.0
-"""Seconds for which a file's time stands for its last use."""
+"""Seconds for which a file that was used may be in use, and for which its time stands for its last use."""
 
 _UNITS: Final = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
@@ -110,14 +111,15 @@ class ReadCache:
         with suppress(OSError):  # it is read from the store then
             make_folders(os.path.dirname(path))
             write_files(self._tmp, [(path, size, pieces)], durable=False)
-            self._make_space(size)
+            self.make_space(size)
 
-    def take_in(self, name: str, size: int, fill: Callable[[int], None]) -> str | None:
+    def take_in(self, name: str, size: int, fill: Callable[[int], None], *, needed: bool = False) -> str | None:
         """Have a file filled, and keep it; return its path, `None` if there is no space for it.
 
-        `fill` is given its descriptor. What it raises goes on, unless the disk is full.
+        `fill` is given its descriptor. What it raises goes on, unless the disk is full. One that is `needed` may be
+        larger than what is kept.
         """
-        if size > self._most // 2:
+        if size > self._most // 2 and not needed:
             return None
         path, coming = self.path(name), os.path.join(self._tmp, os.urandom(16).hex())
         try:
@@ -138,7 +140,7 @@ class ReadCache:
             with suppress(OSError):
                 os.unlink(coming)
             raise
-        self._make_space(size)
+        self.make_space(size)
         return path
 
     def drop(self, name: str) -> None:
@@ -146,7 +148,11 @@ class ReadCache:
         with suppress(OSError):
             os.unlink(self.path(name))
 
-    def _make_space(self, size: int) -> None:
+    def make_space(self, size: int) -> None:
+        """Count so many new bytes, and give up what was longest unused if there are too many.
+
+        What is younger than a minute stays: somebody is about to use it.
+        """
         with self._lock:
             if self._new is not None and self._new + size < min(_LOOK, self._most // 16):
                 self._new += size
@@ -166,7 +172,10 @@ class ReadCache:
         most = min(self._most, int((there + disk.f_bavail * disk.f_frsize) * _OF_DISK))
         if there <= most:
             return
-        for _, size_there, path in sorted(files):
+        now = time.time()
+        for used, size_there, path in sorted(files):
+            if now - used < _IN_USE:
+                return
             with suppress(OSError):
                 os.unlink(path)
                 there -= size_there

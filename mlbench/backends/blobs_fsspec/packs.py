@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Final
 
 from mlbench.backends.blobs_fsspec.cache import ReadCache
@@ -21,9 +22,11 @@ _TAIL: Final = 64 << 10
 class RemotePacks(Packs):
     """Finds what lies in the packs of a store. Calls may come from several threads."""
 
-    def __init__(self, remote: Remote, cache: ReadCache) -> None:
-        super().__init__(cache.path("packs"))
+    def __init__(self, remote: Remote, cache: ReadCache, name: str = "packs") -> None:
+        super().__init__(cache.path(name))
         self._remote = remote
+        self._cache = cache
+        self._name = name
         self._sizes: dict[str, int] = {}
         self._listed = float("-inf")
 
@@ -32,7 +35,7 @@ class RemotePacks(Packs):
         with self._lock:
             if time.monotonic() - self._listed > _LISTED:
                 began = time.monotonic()
-                found = [(one.time, one.name.rpartition("/")[2], one.size) for one in self._remote.entries("packs")]
+                found = [(one.time, one.name.rpartition("/")[2], one.size) for one in self._remote.entries(self._name)]
                 self._names = [name for _, name, _ in sorted(found, reverse=True)]
                 self._sizes = {name: size for _, name, size in found}
                 self._indexes = {name: index for name, index in self._indexes.items() if name in self._sizes}
@@ -54,7 +57,7 @@ class RemotePacks(Packs):
         """Return a pack's size in bytes, `None` if it is gone."""
         with self._lock:
             size = self._sizes.get(name)
-        if size is None and (found := self._remote.find(f"packs/{name}")) is not None:
+        if size is None and (found := self._remote.find(f"{self._name}/{name}")) is not None:
             size = found.size
         return size
 
@@ -64,17 +67,21 @@ class RemotePacks(Packs):
             known = self._indexes.get(name)
         if known is not None:
             return known
+        if self._cache.find(f"{self._name}/{name}") is not None:  # as it came, or was written here
+            with suppress(ValueError):
+                if (index := super().index(name)) is not None:
+                    return index
         size = self.size(name)
         if size is None:
             return None
         try:
             begin = max(size - _TAIL, 0)
-            tail = self._remote.read(f"packs/{name}", begin, size)
+            tail = self._remote.read(f"{self._name}/{name}", begin, size)
 
             def read(offset: int, count: int) -> bytes:
                 if offset >= begin:
                     return tail[offset - begin : offset - begin + count]
-                return self._remote.read(f"packs/{name}", offset, offset + count)
+                return self._remote.read(f"{self._name}/{name}", offset, offset + count)
 
             index = Index(name, size, read)
         except FileNotFoundError:

@@ -11,14 +11,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Literal
 
-from mlbench.backends.blobs_local.checks import checked, corrupt, index_of, problems
+from mlbench.backends.blobs_local.checks import check, checked, corrupt, places_in, problems
 from mlbench.backends.blobs_local.files import make_folders, read_range, write_files
-from mlbench.backends.blobs_local.packs import Packs, Place, lay_out, open_plain
+from mlbench.backends.blobs_local.large import Large
+from mlbench.backends.blobs_local.packs import CHUNKS, Packs, Place, lay_out, lay_out_chunks, open_plain
 from mlbench.backends.blobs_local.recording import RECORD, decode, is_record_name
 from mlbench.core.errors import ArtifactCorrupt, NotFound, StoreError
 from mlbench.core.ids import Digest, is_digest
 from mlbench.core.ports import Piece
 from mlbench.core.records import Json
+from mlbench.runs.chunks import is_recipe
 
 __all__ = ["FULL", "Care", "read_record"]
 
@@ -36,6 +38,7 @@ class Care:
     _objects: str
     _tmp: str
     _packs: Packs
+    _large: Large
 
     def pieces(self, kind: Literal["object", "pack", "record"], /) -> Iterator[Piece]:
         """Yield the files of a kind, records the oldest first."""
@@ -43,9 +46,10 @@ class Care:
             if kind == "record":
                 yield from self._records()
                 return
-            folders = [self._packs.folder]
+            folders = [self._packs.folder, self._large.packs.folder]
             if kind == "object":
                 folders = [one for one in sorted(_entries(self._objects)) if len(os.path.basename(one)) == 2]
+                folders.append(self._large.folder)
             for folder in folders:
                 for path in sorted(_entries(folder)):
                     name = os.path.basename(path)
@@ -92,7 +96,7 @@ class Care:
             for name, problem in self._problems(piece, memoryview(data)).items():
                 raise ArtifactCorrupt(problem, f"Look what needs {name}: `mlbench store verify`.")
         with self._clear_errors():
-            paths = [self._where(piece) for piece, _ in pieces]
+            paths = [self._goes(piece, data) for piece, data in pieces]
             made = set().union(*(make_folders(os.path.dirname(path)) for path in paths))
             files = [(path, len(data), [(0, data)]) for path, (_, data) in zip(paths, pieces, strict=True)]
             write_files(self._tmp, files, made, durable=True)
@@ -105,12 +109,16 @@ class Care:
         if not chosen:
             return None
         chosen.sort(key=lambda one: one[1].offset)
-        artifacts = [
-            (digest, checked(digest, data[offset : offset + size], size)) for digest, (_, offset, size) in chosen
-        ]
-        name, size, laid = lay_out(artifacts)
+        inside = [(digest, data[offset : offset + size]) for digest, (_, offset, size) in chosen]
+        if of_chunks := bytes(data[: len(CHUNKS)]) == CHUNKS:
+            for digest, one in inside:
+                check(digest, one)
+            name, size, laid = lay_out_chunks(inside)
+        else:
+            name, size, laid = lay_out([(digest, checked(digest, one, one.nbytes)) for digest, one in inside])
+        packs = self._large.packs if of_chunks else self._packs
         with self._clear_errors():
-            write_files(self._tmp, [(self._packs.path(name), size, laid)], durable=True)
+            write_files(self._tmp, [(packs.path(name), size, laid)], durable=True)
         return Digest(f"blake3:{name}")
 
     def free(self, piece: Piece, /, *, before: int | None = None) -> bool:
@@ -140,8 +148,9 @@ class Care:
             for path in _entries(self._tmp):
                 if (taken := _FREED.fullmatch(os.path.basename(path))) is not None:
                     if not dry_run:
-                        digest = Digest(f"blake3:{taken[2]}")
-                        _put_back(path, self._path(digest) if taken[1] == "object" else self._packs.path(taken[2]))
+                        piece = Piece("object" if taken[1] == "object" else "pack", f"blake3:{taken[2]}", 0, 0)
+                        with suppress(FileNotFoundError):
+                            _put_back(path, self._goes(piece, _head(path)))
                     continue
                 found = _stat(path)
                 if found is not None and found.st_mtime_ns < before:
@@ -170,7 +179,24 @@ class Care:
         digest = Digest(piece.name)
         if not is_digest(digest):
             raise ValueError(f"not a digest: {piece.name!r}")
-        return self._path(digest) if piece.kind == "object" else self._packs.path(digest.partition(":")[2])
+        first, second = self._places_of(piece)
+        return second if not os.path.lexists(first) and os.path.lexists(second) else first
+
+    def _places_of(self, piece: Piece) -> tuple[str, str]:
+        """Return where an object or a pack lies, or, where that is a recipe or holds chunks."""
+        digest = Digest(piece.name)
+        if piece.kind == "object":
+            return self._path(digest), self._large.path(digest)
+        name = digest.partition(":")[2]
+        return self._packs.path(name), self._large.packs.path(name)
+
+    def _goes(self, piece: Piece, data: bytes | memoryview) -> str:
+        """Return where a file with such bytes belongs."""
+        if piece.kind == "record":
+            return self._where(piece)
+        self._where(piece)
+        special = is_recipe(data) if piece.kind == "object" else bytes(data[: len(CHUNKS)]) == CHUNKS
+        return self._places_of(piece)[special]
 
     def _bytes(self, piece: Piece) -> memoryview:
         path = self._where(piece)
@@ -192,7 +218,7 @@ class Care:
         return problems(piece, data)
 
     def _index(self, pack: Digest, data: memoryview) -> dict[Digest, Place]:
-        return index_of(pack, data)
+        return places_in(pack, data)
 
     def _path(self, digest: Digest) -> str:
         name = digest.partition(":")[2]
@@ -232,6 +258,11 @@ def _stat(path: str) -> os.stat_result | None:
     except FileNotFoundError:
         return None
     return None if stat.S_ISDIR(found.st_mode) else found
+
+
+def _head(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(16)
 
 
 def _put_back(aside: str, path: str) -> None:

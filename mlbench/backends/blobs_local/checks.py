@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mlbench.backends.blobs_local.packs import Index, Place
 from mlbench.backends.blobs_local.recording import problems_of_record
 from mlbench.core.errors import ArtifactCorrupt
 from mlbench.core.ids import Digest
 from mlbench.core.ports import Piece
 from mlbench.runs import values
+from mlbench.runs.chunks import Recipe, is_recipe
 
-__all__ = ["check", "checked", "corrupt", "index_of", "problems"]
+__all__ = ["check", "check_parts", "checked", "corrupt", "places_in", "problems"]
 
 
 def check(digest: Digest, data: memoryview) -> None:
-    """Raise `ArtifactCorrupt` if bytes are neither those of a digest, nor those of an artifact that has it."""
-    if f"blake3:{values.digest_of(data)}" != digest:
+    """Raise `ArtifactCorrupt` if bytes are not those of a digest, nor of an artifact that has it, nor its recipe."""
+    if f"blake3:{values.digest_of(data)}" == digest:
+        return
+    if not is_recipe(data):
         checked(digest, data, data.nbytes)
+        return
+    try:
+        recipe = Recipe.from_bytes(data)
+    except ValueError as error:
+        raise corrupt(digest, f"what it is made of, and {error}") from error
+    if not recipe.parts or f"blake3:{values.digest_of(recipe.parts[0].data)}" != digest:
+        raise corrupt(digest, "what another artifact is made of")
 
 
 def corrupt(digest: str, got: str) -> ArtifactCorrupt:
@@ -30,28 +42,33 @@ def checked(digest: Digest, data: memoryview, size: int, *, hashed: bool = True)
     """Return the parts of an artifact's file if they are what its digest promises."""
     try:
         parts = values.split(data)
-        manifest = parts[0]
+        parts[0]
     except (ArtifactCorrupt, IndexError) as error:
         raise corrupt(digest, f"{size} bytes that are no artifact") from error
+    check_parts(digest, parts, hashed=hashed)
+    if not hashed and values.layout(parts)[2] != size:
+        raise corrupt(digest, f"{size} bytes of other parts than its manifest names")
+    return parts
+
+
+def check_parts(digest: Digest, parts: Sequence[memoryview], *, hashed: bool = True) -> None:
+    """Raise `ArtifactCorrupt` if the parts of an artifact, manifest first, are not what its digest promises."""
+    manifest = parts[0]
     if (found := f"blake3:{values.digest_of(manifest)}") != digest:
         raise corrupt(digest, found)
     codec, promised = values.read_manifest(manifest)
     named = parts[1 : len(promised) + 1]
     more = len(parts) - 1 - len(named)
-    if (
-        [part.nbytes for part in named] != [length for _, length in promised]
-        or more > (codec in values.NOTED)
-        or (not hashed and values.layout(parts)[2] != size)
-    ):
+    if [part.nbytes for part in named] != [length for _, length in promised] or more > (codec in values.NOTED):
+        size = sum(part.nbytes for part in parts)
         raise corrupt(digest, f"{size} bytes of other parts than its manifest names")
     if hashed:
         for part, (expected, _) in zip(named, promised, strict=True):
             if (found := values.digest_of(part)) != expected:
                 raise corrupt(f"blake3:{expected} in {digest}", f"blake3:{found}")
-    return parts
 
 
-def index_of(pack: Digest, data: memoryview) -> dict[Digest, Place]:
+def places_in(pack: Digest, data: memoryview) -> dict[Digest, Place]:
     """Return where everything lies in the bytes of a pack. Raise `ArtifactCorrupt` if its index is damaged."""
     try:
         name = pack.partition(":")[2]
@@ -69,13 +86,13 @@ def problems(piece: Piece, data: memoryview) -> dict[str, str]:
         if piece.kind == "object":
             check(digest, data)
             return {}
-        places = index_of(digest, data)
+        places = places_in(digest, data)
     except ArtifactCorrupt as error:
         return {digest: error.message}
     found: dict[str, str] = {}
     for inside, (_, offset, size) in places.items():
         try:
-            checked(inside, data[offset : offset + size], size)
+            check(inside, data[offset : offset + size])
         except ArtifactCorrupt as error:
             found[inside] = error.message
     return found

@@ -15,7 +15,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["Buffer", "Pieces", "is_shared", "make_folders", "read_range", "sync_all", "touch", "write_files"]
+__all__ = [
+    "Buffer",
+    "Map",
+    "Pieces",
+    "begin_writeback",
+    "is_shared",
+    "make_folders",
+    "read_range",
+    "sync_all",
+    "touch",
+    "write_all",
+    "write_files",
+]
 
 Buffer = bytes | bytearray | memoryview
 Pieces = Sequence[tuple[int, Buffer]]
@@ -85,17 +97,28 @@ def _stage(temporary: str, size: int, pieces: Pieces, *, shared: bool) -> None:
         if shared:
             os.fchmod(file, 0o660)
         for offset, piece in pieces:
-            _write_all(file, memoryview(piece), offset)
+            write_all(file, memoryview(piece), offset)
         os.ftruncate(file, size)
     finally:
         os.close(file)
 
 
-def _write_all(file: int, data: memoryview, offset: int) -> None:
+def write_all(file: int, data: memoryview, offset: int) -> None:
+    """Write bytes to a file from an offset on."""
     view = data.cast("B")
     done = 0
     while done < view.nbytes:
         done += os.pwrite(file, view[done : done + _WRITE], offset + done)
+
+
+def begin_writeback(file: int, offset: int, size: int) -> None:
+    """Have the disk begin with what was written, where the system can: the sync at the end then waits for less."""
+    if sys.platform == "linux":
+        _, libc = _libc()
+        libc.sync_file_range(file, offset, size, _SYNC_FILE_RANGE_WRITE)  # a hint: the sync tells what goes wrong
+
+
+_SYNC_FILE_RANGE_WRITE: Final = 2
 
 
 def make_folders(folder: str) -> set[str]:
@@ -177,14 +200,52 @@ def read_range(file: int, offset: int, size: int) -> memoryview:
         except OSError as error:
             if error.errno != errno.ENOMEM:  # a process may have so many maps and no more
                 raise
-    data = bytearray(there)
-    view, done = memoryview(data), 0
-    while done < there:
+    view = memoryview(bytearray(there))
+    return view[: _read_into(view, file, offset)]
+
+
+def _read_into(view: memoryview, file: int, offset: int) -> int:
+    """Fill a view from a file; return how many bytes there were."""
+    done = 0
+    while done < view.nbytes:
         count = os.preadv(file, [view[done : done + _WRITE]], offset + done)
         if not count:
-            return view[:done]
+            break
         done += count
-    return view
+    return done
+
+
+class Map:
+    """Memory of a size, made of stretches of files one beside the other; what is written to it is not seen in them."""
+
+    def __init__(self, size: int) -> None:
+        ctypes, libc = _libc()
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+        self._address = _mapped(ctypes, libc, None, size, flags, -1, 0)
+        held = (ctypes.c_ubyte * size).from_address(self._address)
+        weakref.finalize(held, libc.munmap, self._address, size).atexit = False
+        self.view = memoryview(held).cast("B")
+
+    def lay(self, start: int, file: int, offset: int, size: int) -> bool:
+        """Map a stretch of a file at a place in it; return False if it cannot be mapped there."""
+        if start % mmap.ALLOCATIONGRANULARITY or offset % mmap.ALLOCATIONGRANULARITY:
+            return False
+        try:
+            _mapped(*_libc(), self._address + start, size, mmap.MAP_PRIVATE | _MAP_FIXED, file, offset)
+        except OSError as error:
+            if error.errno != errno.ENOMEM:  # a process may have so many maps and no more
+                raise
+            return False
+        return True
+
+    def fill(self, start: int, file: int, offset: int, size: int) -> None:
+        """Copy a stretch of a file to a place in it. Raise `ValueError` if the file is shorter."""
+        if _read_into(self.view[start : start + size], file, offset) < size:
+            raise ValueError("it is cut")
+
+
+_MAP_FIXED: Final = 0x10
+"""On Linux and macOS alike; Python has no name for it."""
 
 
 def _map(file: int, offset: int, size: int) -> memoryview:
@@ -192,14 +253,18 @@ def _map(file: int, offset: int, size: int) -> memoryview:
     if sys.version_info >= (3, 13):
         return memoryview(mmap.mmap(file, size, access=mmap.ACCESS_COPY, offset=offset, trackfd=False))
     ctypes, libc = _libc()
-    protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE
-    address = libc.mmap(None, size, protection, flags, file, offset)
-    if address == ctypes.c_void_p(-1).value:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    address = _mapped(ctypes, libc, None, size, mmap.MAP_PRIVATE, file, offset)
     held = (ctypes.c_ubyte * size).from_address(address)
     weakref.finalize(held, libc.munmap, address, size).atexit = False
     return memoryview(held).cast("B")
+
+
+def _mapped(ctypes: Any, libc: Any, address: int | None, size: int, flags: int, file: int, offset: int) -> int:
+    found: int = libc.mmap(address, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, file, offset)
+    if found == ctypes.c_void_p(-1).value:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return found
 
 
 _FOUND: list[Any] = []
@@ -212,6 +277,8 @@ def _libc() -> tuple[Any, Any]:
         libc = ctypes.CDLL(None, use_errno=True)
         libc.mmap.restype = ctypes.c_void_p
         libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_longlong]
+        if sys.platform == "linux":
+            libc.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong, ctypes.c_uint]
         libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
         _FOUND.extend((ctypes, libc))
     return _FOUND[0], _FOUND[1]

@@ -7,6 +7,8 @@
     <index>                                            48 bytes an artifact, ordered by digest: digest, offset, size
     <where the index begins> <how many> MLBPEND1       24 bytes
 
+Packs of chunks, of plain bytes, are alike but for their first 8 bytes, and what they hold lies at multiples of 16 KiB.
+
 Numbers are little-endian, of 8 bytes. A pack lies at `packs/<64 digits>`: the blake3 of its index, which therefore says
 whether the index is whole, as each artifact's digest says it of the artifact. So a pack tells all about itself, may be
 copied into another store, and the same artifacts packed again in the same order are the same pack.
@@ -28,10 +30,13 @@ from typing import Final, NamedTuple
 from mlbench.backends.blobs_local.files import Buffer, Pieces, read_range
 from mlbench.core.ids import Digest
 from mlbench.runs import values
+from mlbench.runs.chunks import ALIGNED
 
-__all__ = ["Index", "Packs", "Place", "lay_out", "open_plain"]
+__all__ = ["CHUNKS", "Index", "Packs", "Place", "index_of", "lay_out", "lay_out_chunks", "open_plain"]
 
 _BEGIN: Final = b"MLBPACK1"
+CHUNKS: Final = b"MLBCHNK1"
+"""How a pack of chunks begins (`mlbench.backends.blobs_local.large`); it lies in a folder of its own."""
 _END: Final = b"MLBPEND1"
 _ENTRY = struct.Struct("<32sQQ")
 _FOOT = struct.Struct("<QQ8s")
@@ -281,11 +286,30 @@ def lay_out(artifacts: Sequence[tuple[Digest, Sequence[Buffer]]]) -> tuple[str, 
         if len(gathered) >= _TOGETHER:
             pieces.append((begin, gathered))
             gathered, begin = bytearray(), begin + len(gathered)
-    index = b"".join(_ENTRY.pack(*entry) for entry in sorted(entries))
-    where = begin + len(gathered)
-    gathered += index + _FOOT.pack(where, len(entries), _END)
+    name, index = index_of(entries, begin + len(gathered))
+    gathered += index
     pieces.append((begin, gathered))
-    return values.digest_of(index), begin + len(gathered), pieces
+    return name, begin + len(gathered), pieces
+
+
+def lay_out_chunks(chunks: Sequence[tuple[Digest, memoryview]]) -> tuple[str, int, Pieces]:
+    """Return the name, the size and the pieces of the file that is a pack of chunks, each named once."""
+    pieces: list[tuple[int, Buffer]] = [(0, CHUNKS)]
+    entries: list[tuple[bytes, int, int]] = []
+    end = ALIGNED
+    for digest, data in chunks:
+        pieces.append((end, data))
+        entries.append((bytes.fromhex(digest[7:]), end, data.nbytes))
+        end += -(-data.nbytes // ALIGNED) * ALIGNED
+    name, index = index_of(entries, end)
+    return name, end + len(index), [*pieces, (end, index)]
+
+
+def index_of(entries: Iterable[tuple[bytes, int, int]], where: int) -> tuple[str, bytes]:
+    """Return a pack's name, and what its file ends in from `where` on: digest, offset and size of what it holds."""
+    listed = [_ENTRY.pack(*entry) for entry in sorted(entries)]
+    index = b"".join(listed)
+    return values.digest_of(index), index + _FOOT.pack(where, len(listed), _END)
 
 
 def _size(part: Buffer) -> int:

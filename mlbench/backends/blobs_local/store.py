@@ -4,6 +4,7 @@
 
     format                                         {"format": 1}
     objects/<2 digits>/<64 digits>                 bytes, or an artifact's parts as `mlbench.runs.values.join` lays them
+    large/<64 digits>, chunks/<64 digits>          artifacts in chunks: see `mlbench.backends.blobs_local.large`
     packs/<64 digits>                              many small artifacts: see `mlbench.backends.blobs_local.packs`
     records/<year>/<month>/<time>-<kind>-<id>.json
     tmp/                                           what is being written
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Final
 
 from mlbench.backends.blobs_local.care import FULL, Care, read_record
-from mlbench.backends.blobs_local.checks import checked, corrupt
+from mlbench.backends.blobs_local.checks import check_parts, checked, corrupt
 from mlbench.backends.blobs_local.files import (
     Buffer,
     Pieces,
@@ -36,12 +37,15 @@ from mlbench.backends.blobs_local.files import (
     touch,
     write_files,
 )
+from mlbench.backends.blobs_local.large import Large
 from mlbench.backends.blobs_local.packs import Packs, Place, lay_out, open_plain
 from mlbench.backends.blobs_local.recording import RECORD, claimed_name, encode, identifier_in_names, record_name
 from mlbench.core.errors import ArtifactCorrupt, NotFound, StoreError
 from mlbench.core.ids import Digest, is_digest
+from mlbench.core.ports import Piece, Stream
 from mlbench.core.records import Json
 from mlbench.runs import values
+from mlbench.runs.chunks import LARGE, Recipe
 
 __all__ = ["STORE_FORMAT", "LocalBlobs"]
 
@@ -61,7 +65,7 @@ _LATELY = 64
 
 _RESERVE = 1 << 20
 
-_OURS = ("objects", "packs", "records", "tmp", "format", "reserve", "catalog", "lost+found", ".")
+_OURS = ("objects", "packs", "large", "chunks", "records", "tmp", "format", "reserve", "catalog", "lost+found", ".")
 """How the names begin that a store's directory may have before it is one: another process may be making it."""
 
 _LOOKS = 3
@@ -87,6 +91,7 @@ class LocalBlobs(Care):
         self._objects = os.path.join(self.root, "objects")
         self._tmp = os.path.join(self.root, "tmp")
         self._packs = Packs(os.path.join(self.root, "packs"))
+        self._large = Large(os.fspath(self.root), self._tmp)
         with self._clear_errors():
             self._prepare()
 
@@ -107,12 +112,28 @@ class LocalBlobs(Care):
         self.put_all([(digest, parts)], durable=durable)
 
     def put_all(self, artifacts: Sequence[tuple[Digest, Sequence[Buffer]]], /, *, durable: bool = True) -> None:
-        """Keep several artifacts, for about what syncing one of them costs."""
+        """Keep several artifacts, for about what syncing one of them costs; large ones in chunks, each by itself."""
         objects = []
         for digest, parts in artifacts:
+            if not is_digest(digest):
+                raise ValueError(f"not a digest: {digest!r}")
+            if values.total(parts) >= LARGE:
+                with self._clear_errors():
+                    self._large.put(parts, digest=digest, durable=durable)
+                continue
             head, offsets, size = values.layout(parts)
             objects.append((digest, size, [(0, head), *zip(offsets, parts, strict=True)]))
         self._keep(objects, durable=durable)
+
+    def put_value(self, codec: str, parts: Sequence[Buffer | Stream], /, *, durable: bool = True) -> Digest:
+        """Keep an artifact that has no manifest yet, hashed while it is written, and return its digest."""
+        if values.total(parts) >= LARGE:
+            with self._clear_errors():
+                return self._large.put(parts, codec=codec, durable=durable)
+        with self._clear_errors():
+            packed = values.seal(values.Encoded(codec, "", tuple(map(values.whole, parts))))
+        self.put_all([(packed.digest, packed.parts)], durable=durable)
+        return packed.digest
 
     def put_pack(
         self, artifacts: Sequence[tuple[Digest, Sequence[Buffer]]], /, *, durable: bool = True
@@ -149,12 +170,14 @@ class LocalBlobs(Care):
         with self._clear_errors():
             wanted = dict.fromkeys(filter(is_digest, digests))
             places, _ = self._packs.find(wanted, newest=_LATELY)  # who asks has often just put them
-            left = [one for one in wanted if one not in places and not os.path.exists(self._path(one))]
+            left = [one for one in wanted if one not in places and not self._is_object(one)]
             places |= self._packs.find(left)[0]
         return tuple(Digest(f"blake3:{name}") for name in dict.fromkeys(place.pack for place in places.values()))
 
     def get(self, digest: Digest, /) -> bytes:
         """Return the bytes whose digest this is; of an artifact that is its manifest."""
+        if (recipe := self._recipe(digest)) is not None:
+            return bytes(recipe.parts[0].data)
         with self._clear_errors(), self._opened(digest) as (file, offset, size, _):
             data = read_range(file, offset, size)
         found = values.digest_of(data)
@@ -172,6 +195,8 @@ class LocalBlobs(Care):
         All of them are writable without any effect on the store; those of 64 KiB and more are private memory maps.
         Objects of up to 4 MiB are hashed, of larger ones the manifest and the sizes are checked (`verify` does all).
         """
+        if (recipe := self._recipe(digest)) is not None:
+            return self._assembled(digest, recipe)
         damaged: list[str] = []
         while True:
             with self._clear_errors(), self._opened(digest, damaged) as (file, offset, size, pack):
@@ -210,18 +235,25 @@ class LocalBlobs(Care):
         if not is_digest(digest):
             return False
         with self._clear_errors():
-            return os.path.exists(self._path(digest)) or bool(self._packs.find([digest])[0])
+            return self._is_object(digest) or bool(self._packs.find([digest])[0])
 
     def touch(self, digests: Iterable[Digest], /) -> bool:
         """Note that these are needed from now on; return False if one is not kept."""
         with self._clear_errors():
-            packed = [one for one in dict.fromkeys(digests) if not is_digest(one) or not touch(self._path(one))]
+            packed = [
+                one
+                for one in dict.fromkeys(digests)
+                if not is_digest(one) or not (touch(self._path(one)) or self._large.meet(one, durable=False))
+            ]
             places, _ = self._packs.find(filter(is_digest, packed))
             met = [touch(self._packs.path(name)) for name in dict.fromkeys(place.pack for place in places.values())]
         return all(met) and len(places) == len(packed)
 
     def verify(self, digest: Digest, /) -> None:
         """Read everything kept under a digest. Raise `ArtifactCorrupt` if a bit of it is not what it should be."""
+        if (recipe := self._recipe(digest)) is not None:
+            check_parts(digest, self._assembled(digest, recipe))
+            return
         with self._clear_errors(), self._opened(digest) as (file, offset, size, _):
             data = read_range(file, offset, size)
         if f"blake3:{values.digest_of(data)}" != digest:
@@ -229,8 +261,20 @@ class LocalBlobs(Care):
 
     def set_aside(self, digest: Digest, /) -> None:
         """Take a damaged object out of the way, so that whoever makes it again can keep it."""
-        with self._clear_errors(), suppress(FileNotFoundError):
-            os.rename(self._path(digest), os.path.join(self._tmp, f"damaged-{os.urandom(8).hex()}"))
+        with self._clear_errors():
+            recipe = None
+            with suppress(ValueError):
+                recipe = self._large.recipe(digest)
+            if recipe is not None:
+                self._set_aside_chunks(recipe)
+            for path in (self._path(digest), self._large.path(digest)):
+                with suppress(FileNotFoundError):
+                    os.rename(path, os.path.join(self._tmp, f"damaged-{os.urandom(8).hex()}"))
+
+    def chunked(self) -> Iterator[tuple[Digest, tuple[Digest, ...]]]:
+        """Yield the artifacts that are kept in chunks, each with the digests of these."""
+        with self._clear_errors():
+            yield from self._large.all()
 
     def claim(self, name: str, /) -> bool:
         """Take a name that nobody has; return False if somebody has it."""
@@ -370,7 +414,44 @@ class LocalBlobs(Care):
                 sync_all([*there, *map(os.path.dirname, there)])
 
     def _is_object(self, digest: Digest) -> bool:
-        return is_digest(digest) and os.path.lexists(self._path(digest))
+        return is_digest(digest) and (os.path.lexists(self._path(digest)) or os.path.lexists(self._large.path(digest)))
+
+    def _recipe(self, digest: Digest) -> Recipe | None:
+        """Return what an artifact is made of if it is kept in chunks, and not also as one object."""
+        if not is_digest(digest) or os.path.lexists(self._path(digest)):
+            return None
+        try:
+            with self._clear_errors():
+                return self._large.recipe(digest)
+        except ValueError as error:
+            raise corrupt(digest, f"what it is made of, and {error}") from error
+
+    def _assembled(self, digest: Digest, recipe: Recipe) -> list[memoryview]:
+        try:
+            with self._clear_errors():
+                parts = self._large.read(recipe)
+        except KeyError as error:
+            raise ArtifactCorrupt(
+                f"The store {self.root} has no chunk {error.args[0]}, which {digest} is made of.",
+                "Run what made it again, or restore the store from a backup.",
+            ) from error
+        except ValueError as error:
+            raise corrupt(digest, str(error)) from error
+        check_parts(digest, parts, hashed=False)
+        return parts
+
+    def _set_aside_chunks(self, recipe: Recipe) -> None:
+        """Make the packs anew that damaged chunks of an artifact lie in, without these."""
+        chunks = set(recipe.chunks())
+        packs = {place.pack for place in self._large.packs.find(chunks)[0].values()}
+        for name in packs:
+            piece = Piece("pack", f"blake3:{name}", 0, 0)
+            if not (damaged := self.damaged(piece)):
+                continue
+            self._large.forget([name])
+            with suppress(ArtifactCorrupt):  # its index is: then nothing in it can be told apart
+                self.repack(Digest(piece.name), set(self.contents(Digest(piece.name))) - damaged.keys())
+            self.free(piece)
 
     def _is_whole(self, path: str, digest: Digest, artifacts: Mapping[Digest, Sequence[Buffer]]) -> bool:
         try:
@@ -433,6 +514,9 @@ class LocalBlobs(Care):
                     return open_plain(self._packs.path(place.pack)), place.offset, place.size, place.pack
                 except FileNotFoundError:
                     continue
+        for place in self._large.packs.find([digest])[0].values():
+            with suppress(FileNotFoundError):
+                return open_plain(self._large.packs.path(place.pack)), place.offset, place.size, place.pack
         if damaged:
             raise ArtifactCorrupt(
                 f"The store {self.root} has no object {digest}, and damaged packs, one of which may hold it: "

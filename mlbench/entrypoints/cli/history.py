@@ -151,6 +151,9 @@ def print_run(run: Run, executions: Sequence[Execution]) -> None:
     if executions:
         out.print()
         out.print(output.steps_table(executions))
+    if (logged := output.artifacts_table(run, executions)) is not None:
+        out.print()
+        out.print(logged)
     if run.failure is not None:
         out.print()
         where = f" in step {run.failed_step}" if run.failed_step else ""

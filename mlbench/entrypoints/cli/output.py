@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from mlbench.core.ids import short
-from mlbench.core.records import Execution, Metric
+from mlbench.core.records import Execution, Metric, Run
 from mlbench.runs.wording import MARKS, fanned, took
 
 if TYPE_CHECKING:
@@ -179,6 +179,20 @@ def steps_table(executions: Sequence[Execution]) -> Table:
             duration(execution.started, execution.ended),
             plain(_what(execution)),
         )
+    return made
+
+
+def artifacts_table(run: Run, executions: Sequence[Execution]) -> Table | None:
+    """Return what was logged in a run, one line each; None if nothing was."""
+    logged = [("", binding) for binding in run.artifacts]
+    logged += [(one.step, binding) for one in executions for binding in one.artifacts]
+    if not logged:
+        return None
+    made = table("artifact", "of", "what")
+    for step, binding in logged:
+        preview = binding.artifact.preview if binding.artifact is not None else {}
+        text = str(preview.get("text") or (binding.artifact.type if binding.artifact is not None else binding.problem))
+        made.add_row(plain(binding.name), plain(step or "plain cells"), plain(first_line(text)))
     return made
 
 

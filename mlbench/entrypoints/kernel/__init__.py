@@ -30,7 +30,9 @@ def load(shell: Any) -> Session:
     session.load()
     shell.register_magics(StepMagics(shell, session))
     shell.register_magics(ClusterMagics(shell, session.clusters))
-    session.before_context = context.enter(context.Context(emit=session.emit, reach=session.clusters.reach))
+    session.before_context = context.enter(
+        context.Context(emit=session.emit, keep=session.storage.keep_logged, reach=session.clusters.reach)
+    )
     return session
 
 

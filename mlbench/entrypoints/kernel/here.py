@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlbench.core.ids import ExecutionId, RunId, new_id
 from mlbench.core.messages import StepOptions
-from mlbench.core.records import Binding, Execution, Failure, Json, Metric
+from mlbench.core.records import Binding, Execution, Failure, Json, Metric, with_artifacts
 from mlbench.entrypoints.kernel.submission import Track, needs_of, origin_of
 from mlbench.runs import context
 
@@ -43,15 +43,20 @@ def run_here(
         session.results.put_back(name, source, session.namespace)
     metrics: list[Metric] = []
     tags: dict[str, str] = dict(options.tags)
+    artifacts: list[Binding] = []
 
     def take(news: Json) -> None:
         if news["type"] == "metrics":
             metrics.extend(Metric(**one) for one in news["metrics"])
         elif news["type"] == "tags":
             tags.update(news["tags"])
+        elif news["type"] == "artifacts":
+            artifacts.extend(context.bindings_of(news["artifacts"]))
 
     reads = tuple(session.read_of(name) for name in sorted(names.reads) if name in session.namespace)
-    outer = context.enter(context.Context(step=step, execution=execution, attempt=1, emit=take))
+    outer = context.enter(
+        context.Context(step=step, execution=execution, attempt=1, emit=take, keep=session.storage.keep_logged)
+    )
     started, cpu = time.time_ns(), time.process_time()
     with _recorded(session.shell) as messages:
         try:
@@ -84,6 +89,7 @@ def run_here(
         source=body,
         reads=reads,
         binds=binds,
+        artifacts=with_artifacts((), artifacts),
         metrics=tuple(metrics),
         messages=tuple(messages),
         failure=failure,

@@ -378,14 +378,16 @@ class Session:
         self.news.flush(tracks)
 
     def emit(self, news: Json) -> None:
-        """Take what a plain cell says of itself: metrics and tags are the run's."""
-        if news["type"] not in ("metrics", "tags"):
+        """Take what a plain cell says of itself: metrics, tags and artifacts are the run's."""
+        if news["type"] not in ("metrics", "tags", "artifacts"):
             return
         what = {news["type"]: news[news["type"]]}
         if self.front.under_engine() and self._delivery is not None:
             self._delivery.tell(what)
         elif news["type"] == "metrics":
             self.service().request("metrics", {"run": self.news.run, **what})
+        elif news["type"] == "artifacts":
+            self.service().request("artifacts", {"run": self.news.run, **what})
         else:
             self.service().request("tag", {"run": self.news.run, **what})
 

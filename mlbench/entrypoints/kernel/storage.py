@@ -110,6 +110,13 @@ class Storage:
         built: Json = msgspec.to_builtins(binding)
         return built
 
+    def keep_logged(self, value: Any, name: str | None) -> Binding:
+        """Keep what a cell logs: a value, or the file or folder at a path."""
+        from mlbench.backends.blobs_local import keep_logged
+
+        self.path()
+        return keep_logged(value, name, self._blobs, signer=self._signer())
+
     def forget(self, identities: Collection[int]) -> None:
         """Keep these objects anew when they are sent again: a cell could have changed them."""
         for identity in identities:

@@ -9,6 +9,7 @@ from jupyter_server.utils import url_path_join
 from tornado import web
 
 from mlbench.entrypoints.labserver import (
+    artifacts,
     document,
     events,
     executions,
@@ -43,6 +44,9 @@ HANDLERS: tuple[tuple[str, type[web.RequestHandler]], ...] = (
     (f"executions/{ID}/cancel", executions.Cancel),
     (f"executions/{ID}/keep", executions.Keep),
     (f"artifacts/{DIGEST}/lineage", lineage.LineageOfArtifact),
+    (f"artifacts/{DIGEST}/content", artifacts.ContentOfArtifact),
+    (f"artifacts/{DIGEST}/files", artifacts.FilesOfArtifact),
+    (f"artifacts/{DIGEST}/picture", artifacts.PictureOfArtifact),
     ("graph", graph.GraphOfCells),
     ("outputs", outputs.OutputsOfCells),
     ("identity", outputs.IdentityOfNotebook),

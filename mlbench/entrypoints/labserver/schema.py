@@ -104,6 +104,21 @@ class ItemList(Struct, frozen=True, kw_only=True):
     next: int | None = None
 
 
+class FileEntry(Struct, frozen=True, kw_only=True):
+    """A file of a folder that was logged: `digest` is that of its own artifact, whose content it is."""
+
+    path: str
+    digest: str
+    size: int
+
+
+class FileList(Struct, frozen=True, kw_only=True):
+    """The files of a folder that was logged, and where its links lead."""
+
+    files: list[FileEntry]
+    links: dict[str, str]
+
+
 class ItemMetric(Struct, frozen=True, kw_only=True):
     """A metric of a fan-out's items: its value in each item's place, `null` where there is none; `names` has all."""
 
@@ -345,7 +360,7 @@ SPOKEN: tuple[type, ...] = (
     Problem, Status, RunList, Completions, RunDetail, ExecutionDetail, ItemList, ItemMetric, NotebookView, Cancelled,
     Resumed, GraphQuestion, Graph, OutputsQuestion, Outputs, Identity, Dashboards, Document, Taken, JobList,
     JobQuestion, JobCheck, NewJob, JobChange, JobView, Firings, FiringDetail, ScheduleQuestion, SchedulePreview, News,
-    Watch, Lineage, Difference,
+    Watch, Lineage, Difference, FileList,
 )  # fmt: skip
 
 look_at(*SPOKEN)

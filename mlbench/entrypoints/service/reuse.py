@@ -24,7 +24,7 @@ from mlbench.runs import randomness
 from mlbench.runs.key import FOLDER, item_keys
 from mlbench.runs.plan import Look
 from mlbench.runs.signing import sign
-from mlbench.runs.values import named_by
+from mlbench.runs.values import NAMING, named_by
 from mlbench.runs.wire import msgspec
 
 if TYPE_CHECKING:
@@ -165,13 +165,15 @@ class Reuse:
         Steps and kernels load what they are given without another question: what others have stored, and are not
         trusted to have, is made anew.
         """
-        if all(one.artifact is None or self._accepts(one.artifact) for one in found.binds):
+        made = (*found.binds, *found.artifacts)
+        if all(one.artifact is None or self._accepts(one.artifact) for one in made):
             return found
         users = signing.trust().users
         if not users or (user_of or self._user_of)(found.run) not in users:
             return None
         signer = signing.signer(found.id)
-        return replace(found, binds=tuple(_signed(one, signer) for one in found.binds))
+        binds, logged = (tuple(_signed(one, signer) for one in ones) for ones in (found.binds, found.artifacts))
+        return replace(found, binds=binds, artifacts=logged)
 
     def _may_stand(self, look: Look, found: Execution, states: RandomState | None, *, item: int | None = None) -> bool:
         if found.network and not (look.named or found.run == look.resume):
@@ -199,7 +201,7 @@ class Reuse:
     def _kept(self, found: Execution) -> bool:
         """Say whether all that an execution made can still be read; what is damaged may be made again."""
         blobs = self._project.blobs
-        artifacts = {one.artifact.digest: one.artifact for one in found.binds if one.artifact is not None}
+        artifacts = {one.artifact.digest: one.artifact for one in (*found.binds, *found.artifacts) if one.artifact}
         try:
             for digest, artifact in artifacts.items():
                 try:
@@ -210,7 +212,7 @@ class Reuse:
                 except ArtifactCorrupt:
                     blobs.set_aside(digest)
                     return False
-                if artifact.codec == "items" and not self._can_be_read(*named_by(blobs.get_parts(digest))):
+                if artifact.codec in NAMING and not self._can_be_read(*named_by(blobs.get_parts(digest))):
                     return False
             rest = () if found.random is None else (found.random,)
             if found.log is not None:

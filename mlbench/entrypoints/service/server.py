@@ -354,7 +354,7 @@ class Service:
         await store.add_to_run(peer.session if peer.store is store else None, body.get("run"), body)
         return {}
 
-    op_tag = op_metrics
+    op_tag = op_artifacts = op_metrics
 
     # --- operations on what is under way -----------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from mlbench.backends.owners import user_name
 from mlbench.core.ids import Digest, NotebookId, RunId, new_id
 from mlbench.core.messages import KernelHello
-from mlbench.core.records import Execution, Json, Metric, Run
+from mlbench.core.records import Binding, Execution, Json, Metric, Run
 from mlbench.notebook.document import notebook_id
 from mlbench.runs.itemrecords import ItemRecord
 from mlbench.runs.series import Series
@@ -43,6 +43,7 @@ class Session:
     kept: tuple[tuple[str, ...], Json, Digest] | None = None
     metrics: list[Metric] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
+    artifacts: tuple[Binding, ...] = ()
     lost_at: int | None = None
     here: dict[str, Execution] = field(default_factory=dict)
     missed: list[Execution] = field(default_factory=list)
@@ -119,8 +120,9 @@ class Session:
             owner=self.owner,
             metrics=tuple(self.metrics),
             tags=dict(self.tags),
+            artifacts=self.artifacts,
         )
-        self.metrics, self.tags = [], {}
+        self.metrics, self.tags, self.artifacts = [], {}, ()
         return run
 
     def note_cells(self, cells: Sequence[str]) -> None:

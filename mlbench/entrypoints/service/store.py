@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, assert_never
 from mlbench.core.errors import MlbenchError, ServiceError, StoreError
 from mlbench.core.ids import Digest, ExecutionId, RunId
 from mlbench.core.messages import KernelHello, RandomState, Spread, StepTask, Submission
-from mlbench.core.records import ENDED, UNDER_WAY, Execution, Failure, FanOut, Json, Reason, Run
+from mlbench.core.records import ENDED, UNDER_WAY, Execution, Failure, FanOut, Json, Reason, Run, with_artifacts
 from mlbench.core.urls import without_password
 from mlbench.entrypoints.service.events import News
 from mlbench.entrypoints.service.ledger import Ledger
@@ -30,6 +30,7 @@ from mlbench.entrypoints.service.sessions import (
 )
 from mlbench.project import signing
 from mlbench.runs import plan as plans
+from mlbench.runs.context import bindings_of
 from mlbench.runs.itemrecords import EndedItem, ItemRecord
 from mlbench.runs.plan import Plan, advance
 from mlbench.runs.plan.state import Node
@@ -365,10 +366,12 @@ class OpenStore:
     async def add_to_run(self, session: Session | None, run: str | None, body: Json) -> None:
         """Add what a plain cell logged to its run, or to the next one if none is open."""
         metrics, tags = metrics_of(body.get("metrics")), {str(k): str(v) for k, v in (body.get("tags") or {}).items()}
+        logged = bindings_of(body.get("artifacts") or ())
         current = session.series.current if session is not None and session.fixed is None else None
         if session is not None and session.fixed is None and (current is None or session.series.fresh):
             session.metrics.extend(metrics)
             session.tags.update(tags)
+            session.artifacts = with_artifacts(session.artifacts, logged)
             return
         if current is None:
             identifier = run or (session.run if session is not None else None)
@@ -377,9 +380,11 @@ class OpenStore:
             current = self.runs.get(RunId(identifier))
             if current is None:
                 current = await self.ledger.ask(partial(self.project.catalog.run, identifier))
-        changed = replace(current, metrics=(*current.metrics, *metrics), tags={**current.tags, **tags})
+        artifacts = with_artifacts(current.artifacts, logged)
+        more: Json = {"metrics": (*current.metrics, *metrics), "tags": {**current.tags, **tags}, "artifacts": artifacts}
+        changed = replace(current, **more)
         if session is not None:
-            session.series.edit(current.id, metrics=changed.metrics, tags=changed.tags)
+            session.series.edit(current.id, **more)
         if current.id in self.runs:
             self.runs[current.id] = changed
         self.ledger.put(changed, then=partial(self._publish_run, changed))
@@ -522,6 +527,10 @@ class OpenStore:
                 self._publish(node.record)
             case "tags":
                 node.record = replace(node.record, tags={**node.record.tags, **news["tags"]})
+                self._publish(node.record)
+            case "artifacts":
+                logged = bindings_of(news["artifacts"])
+                node.record = replace(node.record, artifacts=with_artifacts(node.record.artifacts, logged))
                 self._publish(node.record)
             case "items":
                 self._take_items(node, news["executions"], news["fanout"])

@@ -82,6 +82,7 @@ def take_over(record: Execution, found: Execution, at: int) -> Execution:
         started=at,
         ended=at,
         binds=found.binds,
+        artifacts=found.artifacts,
         metrics=found.metrics,
         messages=found.messages,
         log=found.log,

@@ -35,7 +35,8 @@ OnEvent = Callable[[Json], None]
 
 `{"type": "started", "started": ns, "worker": text}`, `{"type": "messages", "messages": [...]}` (nbformat's outputs,
 with `update_display_data`, `clear_output` and `transient`), `{"type": "metrics", "metrics": [Metric as JSON]}`,
-`{"type": "tags", "tags": {...}}`, `{"type": "progress", "done": number, "total": number or None}`, and of a fan-out
+`{"type": "tags", "tags": {...}}`, `{"type": "artifacts", "artifacts": [Binding as JSON]}`,
+`{"type": "progress", "done": number, "total": number or None}`, and of a fan-out
 `{"type": "items", "executions": [ItemRecord, ...], "fanout": FanOut}`: items that have ended, and how far all are.
 """
 

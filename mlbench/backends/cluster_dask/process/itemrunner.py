@@ -280,6 +280,7 @@ class Runner:
                 item=number,
                 attempt=chunk.attempts[place],
                 emit=self._emit,
+                keep=self._step.keep,
                 reach=self._step.reach,
             )
         )
@@ -382,7 +383,7 @@ class Runner:
         return kept, self._satchel.empty()
 
     def _emit(self, news: Json) -> None:
-        if news["type"] in ("metrics", "tags"):
+        if news["type"] in ("metrics", "tags", "artifacts"):
             self._channel.tell({"op": "news", "item": self._number, "news": news})
 
 

@@ -119,8 +119,10 @@ class Opened:
             return
         writes = bool(flags & _WRITES) if mode is None else any(sign in mode for sign in "wax+")
         key = (where, "w" if writes else "r")
-        if key in self._files or (not writes and (where, "w") in self._files):  # it reads what it has written
-            self._named.discard(key)
+        own = not writes and (where, "w") in self._files  # it reads what it has written
+        if key in self._files or own:
+            if not own:
+                self._named.discard(key)
             return
         seen = (None, None) if writes else _state(where)
         if not os.path.isdir(where):

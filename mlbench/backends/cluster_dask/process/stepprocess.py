@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, Final
 
-from mlbench.backends.blobs import local_folder, open_blobs
+from mlbench.backends.blobs import keep_logged, local_folder, open_blobs
 from mlbench.backends.cluster_dask import processors
 from mlbench.backends.cluster_dask.channel import Channel
 from mlbench.backends.cluster_dask.process.fingerprints import Values
@@ -196,6 +196,7 @@ class Step:
                 item=task.base.get("item"),
                 attempt=task.attempt,
                 emit=self.emit,
+                keep=self.keep,
                 reach=self.reach,
             )
         )
@@ -210,6 +211,10 @@ class Step:
         for name, binding in task.inputs.items():
             namespace[name] = loader.load(binding)
         return namespace
+
+    def keep(self, value: Any, name: str | None) -> Binding:
+        """Keep what the cell logs."""
+        return keep_logged(value, name, self._blobs, signer=self._task.signer)
 
     def _execute(self) -> tuple[BaseException | None, Failure | None]:
         """Run the cell; return what it raised, and the traceback that was shown.

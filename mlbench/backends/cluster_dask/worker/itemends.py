@@ -9,7 +9,7 @@ from typing import Any
 from mlbench.backends.cluster_dask.itemwords import ItemEnd
 from mlbench.core.messages import Chunk, StepTask
 from mlbench.core.ports import BlobStore
-from mlbench.core.records import Failure, Json, Metric, Reason, State
+from mlbench.core.records import Binding, Failure, Json, Metric, Reason, State, with_artifacts
 from mlbench.runs.itemrecords import label_of
 from mlbench.runs.randomness import start_of
 from mlbench.runs.wire import encoded, msgspec
@@ -33,6 +33,7 @@ class Item(msgspec.Struct, gc=False):
     messages: Sequence[Json] = ()
     metrics: list[Metric] | None = None
     tags: dict[str, str] | None = None
+    artifacts: tuple[Binding, ...] = ()
 
     def take(self, messages: Sequence[Json]) -> None:
         """Take what the item has shown."""
@@ -54,6 +55,8 @@ class Item(msgspec.Struct, gc=False):
                 self.metrics = logged
             else:
                 self.metrics += logged
+        elif news["type"] == "artifacts":
+            self.artifacts = with_artifacts(self.artifacts, msgspec.convert(news["artifacts"], list[Binding]))
         else:
             self.tags = {**(self.tags or {}), **news["tags"]}
 
@@ -182,6 +185,8 @@ class ItemEnds:
                 record["random_start"] = start_of(self._task.random, item.draws, item=number)
         if item.messages:
             record["messages"] = item.messages
+        if item.artifacts:
+            record["artifacts"] = item.artifacts
         if item.metrics:
             record["metrics"] = item.metrics
         if item.tags:

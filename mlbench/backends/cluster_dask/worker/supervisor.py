@@ -38,7 +38,18 @@ from mlbench.core.errors import MlbenchError
 from mlbench.core.ids import Digest, ExecutionId
 from mlbench.core.messages import Environment, StepTask
 from mlbench.core.ports import BlobStore
-from mlbench.core.records import ENDED, Binding, Execution, Failure, FileUse, Json, Metric, Reason, State
+from mlbench.core.records import (
+    ENDED,
+    Binding,
+    Execution,
+    Failure,
+    FileUse,
+    Json,
+    Metric,
+    Reason,
+    State,
+    with_artifacts,
+)
 from mlbench.runs.transcript import Transcript
 from mlbench.runs.wire import msgspec
 
@@ -511,6 +522,7 @@ class _Supervision(Attendance):
         self._spool: IO[bytes] | None = None
         self._metrics: list[Json] = []
         self._tags: dict[str, str] = {}
+        self._artifacts: list[Json] = []
         self._done: Json | None = None
 
     def run(self) -> Execution:
@@ -635,6 +647,8 @@ class _Supervision(Attendance):
                 self._metrics += news["metrics"]
             elif news["type"] == "tags":
                 self._tags.update(news["tags"])
+            elif news["type"] == "artifacts":
+                self._artifacts += news["artifacts"]
             self._say(news)
         elif kind == "waits":
             leave_slot()
@@ -694,6 +708,7 @@ class _Supervision(Attendance):
             started=self._started,
             worker=self._worker(),
             binds=msgspec.convert(done.get("binds", []), tuple[Binding, ...]) if state == "succeeded" else (),
+            artifacts=with_artifacts((), msgspec.convert(self._artifacts, tuple[Binding, ...])),
             metrics=msgspec.convert(self._metrics, tuple[Metric, ...]),
             messages=tuple(self._transcript.outputs()),
             files=msgspec.convert(done.get("files", []), tuple[FileUse, ...]),

@@ -1,0 +1,221 @@
+"""Values of every kind that notebooks hold come back as they were, and have a preview that is worth looking at."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlbench.backends.memory import MemoryBlobs
+from mlbench.core.records import Artifact
+from mlbench.runs.artifacts import Loader, save_names
+from mlbench.runs.previews import preview
+from mlbench.runs.values import encode, pack, seal, unpack
+
+
+def kept(value: Any) -> tuple[Artifact, Any]:
+    blobs = MemoryBlobs()
+    (binding,) = save_names({"value": value}, ["value"], blobs)
+    assert binding.artifact is not None, binding.problem
+    json.dumps(binding.artifact.preview, allow_nan=False)
+    return binding.artifact, Loader(blobs).load(binding)
+
+
+def test_an_array_of_times_shows_its_range() -> None:
+    artifact, again = kept(np.array(["2026-01-01", "2026-03-01"], dtype="M8[D]"))
+    assert (artifact.preview["min"], artifact.preview["max"]) == ("2026-01-01", "2026-03-01")
+    assert again.dtype == "M8[D]"
+
+
+def test_a_frame_of_polars_has_one_digest_however_it_was_made_and_shows_what_is_missing() -> None:
+    pl = pytest.importorskip("polars")
+    frame = pl.DataFrame({"delay": [1.5, None, 3.0], "carrier": ["AA", "B6", None], "when": [1, 2, 3]})
+    artifact, again = kept(frame)
+    assert again.equals(frame)
+    assert again.schema == frame.schema
+    assert artifact.codec == "arrow"
+    assert pack(pl.concat([frame[:1], frame[1:]], rechunk=False)).digest == artifact.digest
+    shown = artifact.preview
+    assert (shown["kind"], shown["shape"], shown["text"]) == ("frame", [3, 3], "DataFrame, 3 × 3")
+    assert [column["missing"] for column in shown["columns"]] == [1, 1, 0]
+    assert shown["rows"][0] == ["1.5", "AA", "1"]
+    assert preview(frame["delay"])["shape"] == [3, 1]
+
+
+def test_a_frame_of_polars_with_objects_is_kept_all_the_same() -> None:
+    pl = pytest.importorskip("polars")
+    frame = pl.DataFrame({"a": [1, 2]}).lazy()
+    _, again = kept(frame)
+    assert again.collect().equals(frame.collect())
+    series = pl.Series("n", [1, 2, 3])
+    assert kept(series)[1].equals(series)
+
+
+def test_a_table_of_arrow_shows_what_is_missing_and_its_first_rows() -> None:
+    pa = pytest.importorskip("pyarrow")
+    table = pa.table({"a": [1, None, 3], "b": [["x"], [], None]})
+    artifact, again = kept(table)
+    assert again.equals(table)
+    assert [column["missing"] for column in artifact.preview["columns"]] == [1, 1]
+    assert artifact.preview["rows"][0] == ["1", "['x']"]
+    batch = table.to_batches()[0]
+    assert kept(batch)[1].equals(batch)
+    assert preview(batch)["shape"] == [3, 2]
+    twice = pa.table([pa.array([1]), pa.array([2])], names=["a", "a"])
+    assert preview(twice)["rows"] == [["1", "2"]]
+
+
+def test_a_large_table_of_arrow_is_not_copied_and_has_the_digest_of_an_equal_one() -> None:
+    pa = pytest.importorskip("pyarrow")
+    numbers = pa.array(np.arange(1_000_000.0), mask=np.arange(1_000_000) % 7 == 0)
+    table = pa.table({"n": numbers, "s": pa.array(["x", None] * 500_000), "b": pa.array([True, None] * 500_000)})
+    encoded = encode(table)
+    assert not isinstance(encoded.parts[1], bytes | memoryview)
+    packed = seal(encoded)
+    assert unpack(None, packed.parts).equals(table)
+    assert pack(pa.concat_tables([table[:300], table[300:]])).digest == packed.digest
+
+
+@pytest.mark.parametrize("kind", ["csr_matrix", "csc_array", "coo_array", "dia_array", "lil_matrix", "dok_array"])
+def test_a_sparse_matrix_shows_how_full_it_is(kind: str) -> None:
+    sparse = pytest.importorskip("scipy.sparse")
+    dense = np.zeros((100, 200))
+    dense[3, 4], dense[50, 60] = 2.5, -1.0
+    value = getattr(sparse, kind)(dense)
+    artifact, again = kept(value)
+    assert type(again) is type(value)
+    np.testing.assert_array_equal(again.toarray(), dense)
+    shown = artifact.preview
+    assert (shown["kind"], shown["shape"], shown["type"]) == ("array", [100, 200], "float64")
+    assert shown["stored"] == 2 or kind == "dia_array"  # it keeps whole diagonals
+    if kind in {"csr_matrix", "csc_array", "coo_array"}:
+        assert (shown["min"], shown["max"]) == (-1.0, 2.5)
+
+
+def test_a_large_sparse_matrix_has_its_numbers_out_of_band() -> None:
+    sparse = pytest.importorskip("scipy.sparse")
+    value = sparse.random(5000, 5000, 0.01, format="csr", random_state=0)
+    sizes = [part.nbytes if isinstance(part, memoryview) else len(part) for part in pack(value).parts]
+    assert sizes[1] < 2000
+    assert sum(sizes) < 1.01 * (value.data.nbytes + value.indices.nbytes + value.indptr.nbytes) + 3000
+
+
+def test_fitted_estimators_show_what_they_have_learned() -> None:
+    pytest.importorskip("sklearn")
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.tree import DecisionTreeClassifier
+
+    rng = np.random.default_rng(0)
+    x = rng.random((200, 3))
+    y = 2 * x[:, 0] - x[:, 1]
+    artifact, again = kept(Ridge(alpha=0.1).fit(x, y))
+    np.testing.assert_array_equal(again.predict(x), Ridge(alpha=0.1).fit(x, y).predict(x))
+    assert artifact.preview["parameters"]["alpha"] == "0.1"
+    assert artifact.preview["learned"]["coef_"].startswith("array([")
+    assert artifact.preview["learned"]["n_features_in_"] == "3"
+    tree = DecisionTreeClassifier(max_depth=2).fit(x, y > 0.5)
+    assert kept(tree)[0].preview["learned"]["depth"] == "2"
+    assert "classes_" in preview(LogisticRegression().fit(x, y > 0.5))["learned"]
+    forest = RandomForestRegressor(7, random_state=0).fit(x, y)
+    learned = kept(forest)[0].preview["learned"]
+    assert learned["estimators"] == "7"
+    assert learned["importances"].startswith("0 0.")
+    assert preview(RandomForestRegressor())["learned"] == {}
+    assert "steps" in preview(make_pipeline(StandardScaler(), Ridge()))["parameters"]
+
+
+def test_boosted_trees_of_xgboost() -> None:
+    xgboost = pytest.importorskip("xgboost")
+    rng = np.random.default_rng(0)
+    x = rng.random((100, 3))
+    model = xgboost.XGBRegressor(n_estimators=5, max_depth=2).fit(x, x[:, 0])
+    artifact, again = kept(model)
+    np.testing.assert_array_equal(again.predict(x), model.predict(x))
+    assert artifact.preview["kind"] == "estimator"
+    assert artifact.preview["parameters"]["n_estimators"] == "5"
+    booster = model.get_booster()
+    shown, again = kept(booster)
+    np.testing.assert_array_equal(again.inplace_predict(x), booster.inplace_predict(x))
+    assert shown.preview["text"] == "Booster, 5 rounds, 3 features"
+    assert shown.preview["parameters"]["objective"] == "'reg:squarederror'"
+
+
+def test_boosted_trees_of_lightgbm() -> None:
+    lightgbm = pytest.importorskip("lightgbm")
+    rng = np.random.default_rng(0)
+    x = rng.random((100, 3))
+    model = lightgbm.LGBMRegressor(n_estimators=5, verbose=-1).fit(x, x[:, 0])
+    artifact, again = kept(model)
+    np.testing.assert_array_equal(again.predict(x), model.predict(x))
+    assert artifact.preview["parameters"]["n_estimators"] == "5"
+    shown, again = kept(model.booster_)
+    np.testing.assert_array_equal(again.predict(x), model.booster_.predict(x))
+    assert shown.preview["text"] == "Booster, 5 rounds, 3 features"
+
+
+def test_a_tensor_of_pytorch() -> None:
+    torch = pytest.importorskip("torch")
+    artifact, again = kept(torch.arange(6.0).reshape(2, 3))
+    assert torch.equal(again, torch.arange(6.0).reshape(2, 3))
+    shown = artifact.preview
+    assert (shown["kind"], shown["shape"], shown["type"], shown["min"], shown["max"]) == (
+        "array",
+        [2, 3],
+        "float32",
+        0.0,
+        5.0,
+    )
+
+
+def test_a_module_of_pytorch() -> None:
+    torch = pytest.importorskip("torch")
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 1))
+    artifact, again = kept(model)
+    inputs = torch.ones(2, 3)
+    assert torch.equal(again(inputs), model(inputs))
+    assert artifact.preview["text"] == "Sequential, 21 parameters, 3 layers"
+
+
+def test_the_picture_of_a_figure_is_an_object_of_its_own() -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    figure.subplots().plot([1, 2])
+    blobs = MemoryBlobs()
+    (binding,) = save_names({"figure": figure}, ["figure"], blobs)
+    assert binding.artifact is not None
+    assert "png" not in binding.artifact.preview
+    assert blobs.get(binding.artifact.preview["picture"]).startswith(b"\x89PNG")
+    assert len(json.dumps(binding.artifact.preview)) < 300
+
+
+class Notebook:
+    """As a class of a notebook is: known by what it is made of."""
+
+    def __init__(self, rows: list[int]) -> None:
+        self.rows = rows
+
+
+Notebook.__module__ = "__main__"
+
+
+def test_an_instance_of_a_class_of_the_notebook() -> None:
+    _, again = kept(Notebook([1, 2]))
+    assert again.rows == [1, 2]
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_an_array_that_is_scattered_has_the_digest_of_the_same_array_put_together(order: Any) -> None:
+    whole = np.arange(3_000_000, dtype="f8").reshape(1000, 3000, order=order)
+    scattered = whole[::2, 1::2]
+    encoded = encode(scattered)
+    assert not isinstance(encoded.parts[1], bytes | memoryview)
+    packed = seal(encoded)
+    assert packed.digest == pack(np.ascontiguousarray(scattered)).digest
+    np.testing.assert_array_equal(unpack(None, packed.parts), scattered)
