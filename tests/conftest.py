@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +33,10 @@ os.environ.update({name: str(path) for name, path in _OWN.items()})
 os.environ["JUPYTER_PLATFORM_DIRS"] = "1"
 os.environ.pop("CI", None)  # it makes a service end with its last client: tests of that set it themselves
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so their children
+
+# How long an example takes says more of the machine than of what is tested.
+hypothesis.settings.register_profile("mlbench", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("mlbench")
 
 
 @pytest.fixture(scope="session")

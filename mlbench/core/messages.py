@@ -228,10 +228,13 @@ class Chunk:
     `numbers` are the items' (from 0, the last `--foreach` fastest), `executions`, `attempts` and `keys` (where they
     have some) theirs, in the same order. The first chunk of a fan-out has no `spread` and no numbers: its process
     evaluates the `--foreach`, and then begins items from the first on for `seconds`, with ids of its own making: none
-    with 0. In every chunk no item is begun once `seconds` are over (None: all are). `place` is the chunk's own number
-    in its fan-out. A `spread` may come without labels and digests, where they are many. With `apart` each item gets a
-    process of its own, forked from one
-    that has loaded everything.
+    with 0. In every chunk no item is begun once `seconds` are over (None: all are), unless by what they have cost the
+    others are done within `rest` seconds more. `place` is the chunk's own number in its fan-out. A `spread` may come
+    without labels and digests, where they are many. With `apart` each item gets a process of its own, forked from one
+    that has loaded everything. Where `at_once` is given, so many chunks of the fan-out, and no more, have items under
+    way at once on a worker; a further one is made ready there. With `unsure` items have
+    ended in a process that then died, and may have seen what others among them had changed in place: even a single item
+    is looked at then.
     """
 
     numbers: tuple[int, ...] = ()
@@ -241,8 +244,11 @@ class Chunk:
     place: int = 0
     spread: Spread | None = None
     seconds: float | None = None
+    rest: float = 0.0
     most_items: int = MAX_ITEMS
     apart: bool = False
+    at_once: int | None = None
+    unsure: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,6 +37,13 @@ LIMIT: Final = 2.0
 PROBE: Final = 0.2
 """The same for the first chunks, which are to find out what items cost."""
 
+REST: Final = 0.4
+"""Seconds of work that is left of one of the first chunks which it does rather than send back: a further process for
+it costs a tenth of that."""
+
+SHORT: Final = 0.2
+"""Seconds up to which an item does not hold up for long a chunk that is ready and waits for its turn."""
+
 MOST_IN_CHUNK: Final = 5_000
 
 OVERHEAD: Final = 5e-5
@@ -93,6 +100,9 @@ class Spreading:
         How often an item that failed is tried again, and after how many seconds.
     max_parallel
         How many items may run at once; None: as many as there are slots.
+    in_turn
+        Whether the cluster sees to it that no more chunks than `max_parallel` have items under way at once: one more
+        may then be made ready meanwhile.
     catch
         Whether the step succeeds although items failed.
     apart
@@ -121,6 +131,7 @@ class Spreading:
         retries: int = 0,
         retry_delay: float = 0.0,
         max_parallel: int | None = None,
+        in_turn: bool = False,
         catch: bool = False,
         apart: bool = False,
         most_items: int = MAX_ITEMS,
@@ -144,6 +155,7 @@ class Spreading:
         self.files: dict[tuple[str, str], FileUse] = {}
         self._retries, self._retry_delay = retries, retry_delay
         self._max_parallel = max_parallel
+        self._in_turn = in_turn and max_parallel is not None
         self._catch = catch
         self._most_items = most_items
         self._make_id = make_id
@@ -242,14 +254,16 @@ class Spreading:
             return None
         parallel = max(1, min(slots, self._max_parallel or slots))
         cost = self.cost
-        window = parallel if self._max_parallel is not None or cost is None else parallel + (parallel + 1) // 2
+        window = parallel
+        if cost is not None and (self._max_parallel is None or (self._in_turn and cost <= SHORT and not self.apart)):
+            window += (parallel + 1) // 2
         if len(self._sent) >= window:
             return None
         if cost is None:
-            size, seconds = -(-self._unsent // parallel), PROBE
+            size, seconds, rest = -(-self._unsent // parallel), PROBE, REST
         else:
             share = max(-(-self._unsent // (2 * parallel)), int(LEAST / cost))
-            size, seconds = min(int(AIM / cost), share), LIMIT
+            size, seconds, rest = min(int(AIM / cost), share), LIMIT, 0.0
         numbers = self._take(max(1, min(size, MOST_IN_CHUNK)), now)
         if not numbers:
             return None
@@ -264,8 +278,10 @@ class Spreading:
                 keys=tuple(self._keys[number] for number in numbers) if self._keys else (),
                 spread=self.spread,
                 seconds=seconds,
+                rest=rest,
                 most_items=self._most_items,
                 apart=self.apart,
+                at_once=self._max_parallel if self._in_turn else None,
             )
         )
 

@@ -13,13 +13,13 @@ import pickle
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from mlbench.core.messages import Surroundings
 
-__all__ = ["apply", "preloadable", "read", "settings_that_differ"]
+__all__ = ["apply", "changed", "preloadable", "read", "settings_that_differ"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +79,49 @@ def apply(surroundings: Surroundings, shell: Any = None) -> list[str]:
     return problems
 
 
-def settings_that_differ(surroundings: Surroundings) -> dict[str, str]:
+def changed(before: Surroundings, now: Surroundings, modules: Collection[str]) -> list[str]:
+    """Return the names of what is set otherwise now; that libraries were imported since then changes nothing.
+
+    Parameters
+    ----------
+    modules
+        The names of those that were imported before.
+    """
+    old, new = before.libraries, now.libraries
+    if old == new:
+        return []
+    found = [name for name, settings in new.items() if name != "logging" and old.get(name, settings) != settings]
+    appeared = {name: settings for name, settings in new.items() if name != "logging" and name not in old}
+    if appeared:
+        found += settings_that_differ(replace(now, libraries=appeared), imported=True)
+    if old.get("logging") != new.get("logging"):
+        loggers = [_loggers(one.get("logging"), modules) for one in (old, new)]
+        if loggers[0] != loggers[1]:
+            found.append("logging")
+    return found
+
+
+def _loggers(packed: bytes | None, modules: Collection[str]) -> Any:
+    """Return the settings of logging, without loggers of libraries that are none of `modules`."""
+    settings = _PLAIN_LOGGING if packed is None else pickle.loads(packed)  # noqa: S301  packed in this very process
+    known = {
+        name: said
+        for name, said in settings["loggers"].items()
+        if (root := name.partition(".")[0]) in modules or root not in sys.modules
+    }
+    return {**settings, "loggers": known}
+
+
+def settings_that_differ(surroundings: Surroundings, *, imported: bool = False) -> dict[str, str]:
     """Return, as texts, the settings that are not those which their library comes with.
 
     So that a library that was only imported changes nothing: a step's key has these. Of the filters for warnings,
     those count that a notebook is likely to set: without a message and a module, or such that a warning is an error.
+
+    Parameters
+    ----------
+    imported
+        Leave out what a library has here since it was imported, as a file of the user's says it (`matplotlibrc`).
     """
     found: dict[str, str] = {}
     for name, packed in surroundings.libraries.items():
@@ -94,7 +132,7 @@ def settings_that_differ(surroundings: Surroundings) -> dict[str, str]:
             if settings != plain:
                 found[name] = repr(settings)
             continue
-        plain = _settings_at_first(name)
+        plain = _settings_at_first(name, imported=imported)
         if isinstance(settings, dict):
             settings = {key: one for key, one in settings.items() if key not in plain or not _equal(one, plain[key])}
         if settings:
@@ -112,10 +150,11 @@ def _plain_filter(entry: tuple[Any, ...]) -> tuple[str, str] | None:
 _FILTERS_AT_START: Final = tuple(warnings.filters)
 
 
-def _settings_at_first(name: str) -> Mapping[str, Any]:
+def _settings_at_first(name: str, *, imported: bool) -> Mapping[str, Any]:
     """Return the settings with which a library comes, as `read` packs them."""
     if name == "matplotlib":
-        return dict(sys.modules["matplotlib"].rcParamsDefault)
+        matplotlib = sys.modules["matplotlib"]
+        return dict(matplotlib.rcParamsOrig if imported else matplotlib.rcParamsDefault)
     if name == "numpy":
         return {"print": _packed_each(_NUMPY_PRINTS), "errors": _NUMPY_ERRORS}
     if name == "sklearn":  # what a thread begins with, whatever this one has set
@@ -279,11 +318,15 @@ def _read_logging(_: Any) -> Any:
         if said != _PLAIN_LOGGER:
             loggers[name] = said
     settings = {"root": _read_logger(logging.root), "loggers": loggers, "disable": logging.root.manager.disable}
-    plain = {"root": {**_PLAIN_LOGGER, "level": logging.WARNING}, "loggers": {}, "disable": 0}
-    return None if settings == plain else settings
+    return None if settings == _PLAIN_LOGGING else settings
 
 
 _PLAIN_LOGGER: Final = {"level": logging.NOTSET, "propagate": True, "disabled": False, "handlers": []}
+_PLAIN_LOGGING: Final[dict[str, Any]] = {
+    "root": {**_PLAIN_LOGGER, "level": logging.WARNING},
+    "loggers": {},
+    "disable": 0,
+}
 
 
 def _read_logger(logger: logging.Logger) -> dict[str, Any]:

@@ -27,6 +27,16 @@ export class RanCells {
     }
   }
 
+  /** Whether a step was run here. */
+  hasRun(step: string): boolean {
+    return this._given.has(step);
+  }
+
+  /** Note that the kernel had run nothing before what is noted here. */
+  complete(): void {
+    this._isComplete = true;
+  }
+
   /** Take the source of a step that ran when this page was not there. */
   recall(cell: string, source: string): void {
     if (!this._sources.has(cell)) {

@@ -193,10 +193,11 @@ export class StepsModel implements IDisposable {
     this.redraw();
   }
 
-  /** Note that the kernel has run no cell before those that this page runs in it from now on. */
+  /** Note that the kernel had run no cell before those that this page has run in it, which may be under way by now. */
   noteFresh(): void {
-    if (!this._ran.isComplete && !this._executions.size) {
-      this._ran.forget(true);
+    const isOurs = [...this._executions.keys()].every(cell => this._ran.hasRun(cell));
+    if (!this._ran.isComplete && isOurs) {
+      this._ran.complete();
       this._emit();
     }
   }

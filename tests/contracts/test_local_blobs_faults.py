@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.backends.blobs_local.packs import Index
 from mlbench.core.errors import ArtifactCorrupt, StoreError
 from mlbench.core.ids import Digest
 from mlbench.runs.values import pack, split, unpack
@@ -460,6 +461,16 @@ def test_a_pack_that_is_none_is_named_and_the_rest_goes_on(blobs: LocalBlobs, da
         path.unlink()
     fresh.put_pack(lost)
     assert values_of(fresh, lost) == [0, 1, 2, 3, 4]
+
+
+def test_what_packs_hold_is_read_once_however_often_their_store_is_opened(
+    blobs: LocalBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = many(*range(5))
+    blobs.put_pack(some)
+    assert values_of(LocalBlobs(blobs.root), some) == [0, 1, 2, 3, 4]
+    monkeypatch.setattr(Index, "__init__", lambda *_: pytest.fail("an index was read again"))
+    assert values_of(LocalBlobs(blobs.root), some) == [0, 1, 2, 3, 4]
 
 
 def test_what_another_process_packs_replaces_and_removes_is_seen(blobs: LocalBlobs) -> None:

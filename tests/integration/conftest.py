@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from mlbench.backends.cluster_dask.worker import chunks, supervisor
 from mlbench.backends.service_socket import start
 from tests.integration.house import House
+from tests.integration.steps import Clock
 
 
 @pytest.fixture
@@ -30,6 +32,16 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.delenv(name, raising=False)
     yield path
     shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Return the time of the supervisors in this process, which need not be waited for."""
+    clock = Clock()
+    for module, kind in ((supervisor, supervisor._Supervision), (chunks, chunks._ChunkRun)):
+        monkeypatch.setattr(module, "time", clock)
+        monkeypatch.setattr(kind, "_patience", lambda *_: 0.02)  # it cannot know when the clock is put forward
+    return clock
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,13 @@ import msgspec
 
 from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.service_socket import Door, ServiceClient, connect
+from mlbench.backends.service_socket.frames import encode
 from mlbench.core.ids import ExecutionId, new_id
 from mlbench.core.messages import Environment, Event, KernelHello, StepTask, Submission
 from mlbench.core.records import ENDED, Artifact, Binding, Execution, Failure, Json
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 30.0
+PATIENCE = 90.0
 
 
 # --- steps in memory -------------------------------------------------------------------------------------------------
@@ -225,6 +226,16 @@ class House:
             time.sleep(0.01)
         return pid
 
+    @contextlib.contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Stop the service for a while."""
+        pid = self.pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
     def processes(self) -> dict[int, str]:
         """Return all processes that know this runtime folder, but this one."""
         mark = f"MLBENCH_RUNTIME={self.runtime}".encode()
@@ -317,6 +328,10 @@ class Kernel:
         with self._news:
             self.events.append(event)
             self._news.notify_all()
+
+    def tell(self, op: str, body: Any) -> None:
+        """Make a request without waiting for its answer."""
+        self.client._connection.socket.sendall(encode({"n": 0, "op": op, "body": body}))
 
     def submit(self, step: str, source: str = "", *parents: str, **more: Any) -> str:
         """Hand a step over and return the id of its execution; `parents` are `NAME=EXECUTION`."""

@@ -49,6 +49,27 @@ def task(store: Path, source: str, *, captured: dict[str, Any] | None = None, **
     )
 
 
+PATIENCE = 90.0
+"""Seconds after which a test is said to hang: nothing is promised of them, and a busy machine is slow."""
+
+
+class Clock:
+    """The module `time`, whose monotonic clock can be put forward."""
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self._ahead += seconds
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._ahead
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+
 class Shown:
     """What a step said, and its end."""
 
@@ -64,11 +85,17 @@ class Shown:
             self._changed.notify_all()
         self.begun.set()
 
-    def wait_for(self, text: str, seconds: float = 20.0) -> None:
+    def wait_for(self, text: str, seconds: float = PATIENCE) -> None:
         """Wait until the step has printed a text."""
         with self._changed:
             if not self._changed.wait_for(lambda: text in self.text, seconds):
                 raise AssertionError(f"{text!r} was not printed: {self.text!r}")
+
+    @property
+    def begun_items(self) -> set[int]:
+        """The items of a fan-out that were said to be under way."""
+        with self._changed:
+            return {number for news in self.news if news["type"] == "items" for number, _ in news["begun"]}
 
     @property
     def text(self) -> str:
@@ -78,6 +105,15 @@ class Shown:
 def text_of(messages: Any, *names: str) -> str:
     return "".join(
         one["text"] for one in messages if one["output_type"] == "stream" and (not names or one["name"] in names)
+    )
+
+
+def meeting(folder: Path, name: str, *others: str) -> str:
+    """Return the source of a step that ends once it is under way together with others."""
+    folder.mkdir(exist_ok=True)
+    return (
+        f"import os, time\nopen(os.path.join({str(folder)!r}, {name!r}), 'w').close()\n"
+        f"while not set({others!r}) <= set(os.listdir({str(folder)!r})): time.sleep(0.01)\n"
     )
 
 
@@ -96,13 +132,18 @@ def begin(given: StepTask) -> tuple[Shown, threading.Thread]:
     return shown, thread
 
 
-def await_true(check: Callable[[], bool], seconds: float = 30.0) -> None:
+def await_true(check: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Look until something holds."""
     end, waiting = time.monotonic() + seconds, threading.Event()
     while not check():
         if time.monotonic() > end:
             raise AssertionError("It did not come true in time.")
         waiting.wait(0.02)
+
+
+def stopped(process: int) -> bool:
+    """Say whether a process has been stopped, to go on later."""
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def alive(process: int) -> bool:

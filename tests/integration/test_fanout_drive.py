@@ -42,6 +42,7 @@ class MemoryChunks:
     keys: dict[int, str] = field(default_factory=dict)
     most: int = 0
     cancelled: Reason | None = None
+    in_turn: bool = False
     _running: int = 0
 
     async def slots(self) -> int:

@@ -19,14 +19,14 @@ import pandas as pd
 import pytest
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask.worker import supervisor
+from mlbench.backends.cluster_dask.worker import supervisor, turns
 from mlbench.backends.cluster_dask.worker.itemends import ItemEnds
 from mlbench.backends.cluster_dask.worker.servers import StepServer
 from mlbench.core.messages import Chunk
 from mlbench.core.records import Execution, Json
 from mlbench.runs import artifacts, randomness
 from tests.integration.items import Ended, begin_all, chunk_of, evaluated, run_all, run_chunk, spread_task
-from tests.integration.steps import alive, await_true, environment
+from tests.integration.steps import PATIENCE, Clock, Shown, alive, await_true, environment, stopped
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -190,6 +190,84 @@ def test_no_item_is_begun_once_the_time_is_over(store: Path) -> None:
     assert sorted([*ended.records, *ended.end.left]) == list(range(50))
 
 
+@pytest.mark.parametrize(("rest", "all_done"), [(0.0, False), (0.1, False), (30.0, True)])
+def test_what_is_little_is_done_although_the_time_is_over(store: Path, rest: float, all_done: bool) -> None:
+    given = spread_task(store, "import time\ntime.sleep(0.05)\ny = x", {"x": "range(20)"}, defs=("y",))
+    spread = evaluated(given).spread
+    assert spread is not None
+    ended = run_chunk(given, chunk_of(spread, range(20), seconds=0.2, rest=rest))
+    assert (len(ended.records) == 20) is all_done
+    assert sorted([*ended.records, *ended.end.left]) == list(range(20))
+
+
+def test_no_more_chunks_have_items_under_way_than_may_and_the_next_has_loaded_everything(
+    store: Path, tmp_path: Path
+) -> None:
+    first, go, second = (tmp_path / name for name in ("first", "go", "second"))
+    source = f"""
+import pathlib, time
+if x == 0:
+    pathlib.Path({str(first)!r}).touch()
+    while not pathlib.Path({str(go)!r}).exists(): time.sleep(0.01)
+else:
+    pathlib.Path({str(second)!r}).touch()
+y = time.time_ns()
+"""
+    given = spread_task(store, source, {"x": "range(4)"}, defs=("y",), timeout=20.0)
+    spread = evaluated(given).spread
+    assert spread is not None
+    ended: dict[int, Ended] = {}
+    asked: list[Any] = []
+
+    def run(numbers: range, place: int) -> threading.Thread:
+        chunk = chunk_of(spread, numbers, place=place, at_once=1, seconds=30.0)
+        thread = threading.Thread(target=lambda: ended.update({place: run_chunk(given, chunk)}))
+        thread.start()
+        return thread
+
+    whole = turns.ask
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(turns, "ask", lambda *of: (asked.append(of[2]), whole(*of)))
+        threads = [run(range(2), 1)]
+        await_true(first.exists)
+        threads.append(run(range(2, 4), 2))
+        await_true(lambda: len(set(asked)) == 2)  # it is ready
+        assert not second.exists()
+        go.touch()
+        for thread in threads:
+            thread.join(30)
+    one, other = ended[1], ended[2]
+    assert (one.states, other.states) == (["succeeded"] * 2,) * 2
+    assert max(record.ended or 0 for record in one.records.values()) <= min(
+        record.started or 0 for record in other.records.values()
+    )
+
+
+def test_a_chunk_that_is_cancelled_while_it_waits_for_its_turn_ends(store: Path, tmp_path: Path) -> None:
+    path = tmp_path / "go"
+    source = f"import time\nopen({str(path)!r}, 'w').close()\nwhile True: time.sleep(0.01)"
+    given = spread_task(store, source, {"x": "range(2)"}, timeout=60.0)
+    spread = evaluated(given).spread
+    assert spread is not None
+    ended: list[Ended] = []
+    asked: list[Any] = []
+    whole = turns.ask
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(turns, "ask", lambda *of: (asked.append(of[2]), whole(*of)))
+        threads = []
+        for number in range(2):
+            chunk = chunk_of(spread, [number], place=number + 1, at_once=1)
+            threads.append(threading.Thread(target=lambda chunk=chunk: ended.append(run_chunk(given, chunk))))
+            threads[-1].start()
+            await_true(lambda number=number: len(set(asked)) == number + 1)
+        await_true(path.exists)
+        assert supervisor.cancel(given.execution)
+        for thread in threads:
+            thread.join(30)
+    assert sorted(len(one.records) for one in ended) == [0, 1]
+    assert sorted(one.end.left for one in ended) == [(), (1,)]
+
+
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
@@ -255,6 +333,14 @@ LEAKS = {
         "seen = pd.get_option('display.precision') == 9\npd.set_option('display.precision', 9)",
         {"pd": pd},
     ),
+    "a handler of logging": (
+        "import logging\nseen = len(logging.root.handlers)\nlogging.getLogger().addHandler(logging.StreamHandler())",
+        {},
+    ),
+    "a level of a logger that an item makes": (
+        "import logging\nseen = logging.getLogger('own').level\nlogging.getLogger('own').setLevel(10)",
+        {},
+    ),
     "the last value": ("seen = _ if '_' in globals() and isinstance(_, int) else 0\nx + 1", {}),
 }
 
@@ -299,6 +385,40 @@ def test_no_item_sees_what_another_left_behind(store: Path, leak: str, apart: bo
         assert ended.end.changed == (hidden[leak],)
 
 
+LATER = """
+import importlib
+{module} = importlib.import_module("{module}") if x else None
+seen = bool(x) and {seen}
+if x:
+    {change}
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "seen", "change"),
+    [
+        ("matplotlib", "matplotlib.rcParams['lines.linewidth'] == 9", "matplotlib.rcParams['lines.linewidth'] = 9"),
+        ("pandas", "pandas.get_option('display.precision') == 9", "pandas.set_option('display.precision', 9)"),
+        ("numpy", "numpy.geterr()['over'] == 'ignore'", "numpy.seterr(over='ignore')"),
+    ],
+)
+def test_what_items_set_in_a_library_that_they_import_is_their_own(
+    store: Path, module: str, seen: str, change: str
+) -> None:
+    cold = {"defs": ("seen",), "environment": environment(), "foreach": {"x": "range(6)"}}
+    ended = succeed(store, LATER.format(module=module, seen=seen, change=change), **cold)
+    assert ended.values("seen") == [False] * 6
+    assert ended.end.changed == (f"the settings of {module}",)
+
+
+@pytest.mark.parametrize("module", ["numpy", "pandas", "matplotlib.pyplot", "sklearn.linear_model"])
+def test_items_that_only_import_a_library_are_not_said_to_change_it(store: Path, module: str) -> None:
+    given = {"defs": ("seen",), "environment": environment(), "foreach": {"x": "range(6)"}}
+    source = f"import importlib\nif x: importlib.import_module('{module}')\nseen = x"
+    ended = succeed(store, source, **given)
+    assert ended.end.changed == ()
+
+
 def test_items_that_only_read_a_frame_are_not_said_to_change_it(store: Path) -> None:
     frame = pd.DataFrame({"day": pd.date_range("2020", periods=90, tz="UTC"), "a": range(90), "b": [0.5] * 90})
     source = "own = table[(table['day'].dt.month == x + 1) & (table['a'] >= 0)]\nn = (len(own), table.values.shape)"
@@ -330,19 +450,6 @@ def test_what_was_begun_before_a_hidden_change_was_seen_is_run_again_apart(store
     assert ended.values("seen") == [0] * 3 + [1] * 57
 
 
-def test_items_that_ended_before_one_that_died_are_looked_at_later(store: Path) -> None:
-    source = """
-    import os
-    seen = len(rows)
-    if x != 3: poke(rows)
-    if x == 3: os._exit(3)
-    """
-    space = {"rows": [], "poke": lambda rows: rows.append(1)}
-    ended = fan_out(store, source, captured=space, defs=("seen",), foreach={"x": "range(8)"})
-    assert ended.states == ["succeeded"] * 3 + ["failed"] + ["succeeded"] * 4
-    assert [one for one in ended.values("seen") if one is not None] == [0] * 7
-
-
 def test_a_step_that_binds_nothing_never_runs_a_body_twice(store: Path, tmp_path: Path) -> None:
     path = tmp_path / "effects"
     source = f"""
@@ -355,15 +462,17 @@ def test_a_step_that_binds_nothing_never_runs_a_body_twice(store: Path, tmp_path
     assert bodies(path) == sorted(str(number) for number in range(30))
 
 
-def test_the_time_that_a_server_takes_to_be_warm_is_not_the_items(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_that_a_server_takes_to_be_warm_is_not_the_items(
+    store: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await_ready = StepServer.await_ready
 
     def late(server: StepServer, stop: Callable[[], bool]) -> None:
-        threading.Event().wait(2.5)
         await_ready(server, stop)
+        clock.advance(10_000.0)
 
     monkeypatch.setattr(StepServer, "await_ready", late)
-    assert succeed(store, "y = x", defs=("y",), timeout=2.0).values("y") == [0, 1, 2, 3, 4]
+    assert succeed(store, "y = x", defs=("y",), timeout=600.0).values("y") == [0, 1, 2, 3, 4]
 
 
 def test_a_process_that_dies_before_it_has_begun_an_item_is_replaced_once(store: Path, tmp_path: Path) -> None:
@@ -425,7 +534,7 @@ ENDS = {
 
 @pytest.mark.parametrize("how", ENDS)
 @pytest.mark.parametrize("apart", [False, True])
-def test_an_item_fails_alone(store: Path, tmp_path: Path, how: str, apart: bool) -> None:
+def test_an_item_fails_alone(store: Path, tmp_path: Path, clock: Clock, how: str, apart: bool) -> None:
     body, reason, ename = ENDS[how]
     path = tmp_path / "bodies"
     source = f"""
@@ -435,8 +544,18 @@ y = x * 10
 if x in (2, 3):
     {body}
 """
-    timeout = 1.0 if how == "runs too long" else None
-    ended = fan_out(store, source, defs=("y",), timeout=timeout, apart=apart, foreach={"x": "range(7)"})
+    timeout = 600.0 if how == "runs too long" else None
+    given = spread_task(store, source, {"x": "range(7)"}, defs=("y",), timeout=timeout, environment=WARM)
+    shown = Shown()
+
+    def let_time_pass() -> None:
+        for number in (2, 3):
+            await_true(lambda: number in shown.begun_items)  # noqa: B023  it is waited for here
+            clock.advance(600.0)
+
+    if timeout is not None:
+        threading.Thread(target=let_time_pass, daemon=True).start()
+    ended = run_all(given, apart=apart, shown=shown)
     assert ended.states == ["succeeded", "succeeded", "failed", "failed", "succeeded", "succeeded", "succeeded"]
     assert ended.values("y") == [0, 10, None, None, 40, 50, 60]
     assert bodies(path) == [str(number) for number in range(7)]
@@ -520,7 +639,7 @@ def test_cancelling_keeps_what_was_done(store: Path, tmp_path: Path) -> None:
     _, thread, ended = begin_all(given)
     await_true(path.exists)
     assert supervisor.cancel(given.execution)
-    thread.join(30)
+    thread.join(PATIENCE)
     (one,) = ended
     assert one.states == ["succeeded"] * 3 + ["cancelled"]
     assert (one.records[3].reason, one.text(3)) == ("user", "item 3\n")
@@ -542,7 +661,7 @@ def test_an_item_ends_with_its_worker_or_its_service_and_says_which(
     _, thread, ended = begin_all(spread_task(store, source, {"x": "range(4)"}, defs=("y",)))
     await_true(path.exists)
     supervisor.close(lost=lost)
-    thread.join(30)
+    thread.join(PATIENCE)
     (one,) = ended
     record = one.records[1]
     assert (record.state, record.reason) == end
@@ -550,23 +669,26 @@ def test_an_item_ends_with_its_worker_or_its_service_and_says_which(
     assert one.end.left == (2, 3)
 
 
-def test_a_paused_fan_out_stands_still_and_its_timeout_with_it(store: Path, tmp_path: Path) -> None:
-    path = tmp_path / "pid"
+def test_a_paused_fan_out_stands_still_and_its_timeout_with_it(store: Path, tmp_path: Path, clock: Clock) -> None:
+    path, go = tmp_path / "pid", tmp_path / "go"
     source = f"""
 import os, time
 with open({str(path)!r}, "w") as file: file.write(str(os.getpid()))
-time.sleep(0.6)
+while not os.path.exists({str(go)!r}): time.sleep(0.01)
 """
-    given = spread_task(store, source, {"x": "range(1)"}, timeout=2.5)
+    given = spread_task(store, source, {"x": "range(1)"}, timeout=600.0)
     _, thread, ended = begin_all(given)
     await_true(lambda: path.exists() and path.read_text() != "")
     process = int(path.read_text())
     assert supervisor.pause(given.execution)
-    await_true(lambda: Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "T")
-    thread.join(2.5)
+    await_true(lambda: stopped(process))
+    go.touch()
+    clock.advance(10_000.0)
+    thread.join(0.2)
     assert thread.is_alive()
+    assert stopped(process)
     assert supervisor.resume(given.execution)
-    thread.join(30)
+    thread.join(PATIENCE)
     assert ended[0].states == ["succeeded"]
 
 
@@ -586,32 +708,65 @@ def test_nothing_that_an_item_started_outlives_its_chunk(store: Path) -> None:
     await_true(lambda: not any(alive(one) for one in processes))
 
 
-def test_a_process_that_has_threads_runs_items_itself_and_is_replaced(store: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def threaded(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """Return what a fan-out takes whose process has a thread once it has loaded what it is given."""
     (tmp_path / "threaded.py").write_text(
         "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
     )
-    path = tmp_path / "bodies"
-    source = f"""
-import os, signal
-with open({str(path)!r}, "a") as file: file.write(f"{{x}}\\n")
-print("item", x, flush=True)
-seen = len(rows)
-poke(rows)
-if x == 2: os._exit(1)
-"""
     sys.path.insert(0, str(tmp_path))
     try:
         import threaded  # type: ignore[import-not-found]
 
         space = {"rows": [], "poke": lambda rows: rows.append(1), "threaded": threaded}
-        given = environment(PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
-        ended = fan_out(store, source, captured=space, defs=("seen",), environment=given)
+        yield {
+            "captured": space,
+            "defs": ("seen",),
+            "environment": environment(PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path])),
+        }
     finally:
         sys.path.remove(str(tmp_path))
+        sys.modules.pop("threaded", None)
+
+
+def test_a_process_that_has_threads_runs_items_itself_and_is_replaced(store: Path, threaded: dict[str, Any]) -> None:
+    source = """
+    import os
+    print("item", x, flush=True)
+    seen = len(rows)
+    poke(rows)
+    if x == 2: os._exit(1)
+    """
+    ended = fan_out(store, source, **threaded)
     assert ended.states == ["succeeded", "succeeded", "failed", "succeeded", "succeeded"]
     assert ended.values("seen") == [0, 0, None, 0, 0]
     assert ended.end.changed == ("rows",)
     assert [ended.text(number) for number in range(5)] == [f"item {number}\n" for number in range(5)]
+
+
+SLOW_TO_LOOK_AT = {"large": [str(number) for number in range(100_000)]}
+"""What items take far less time than it takes to look whether they have changed it."""
+
+
+@pytest.mark.parametrize("count", [8, 4])
+@pytest.mark.parametrize("threads", [True, False])
+def test_items_that_ended_before_one_that_died_run_again_if_a_later_one_changes_what_they_saw(
+    store: Path, threaded: dict[str, Any], threads: bool, count: int
+) -> None:
+    source = """
+    import os
+    first, seen = large[0], len(rows)
+    if x != 2: poke(rows)
+    if x == 2: os._exit(3)
+    """
+    threaded["captured"] |= SLOW_TO_LOOK_AT
+    if not threads:
+        del threaded["captured"]["threaded"], threaded["environment"]
+    ended = fan_out(store, source, foreach={"x": f"range({count})"}, **threaded)
+    assert ended.states == ["succeeded"] * 2 + ["failed"] + ["succeeded"] * (count - 3)
+    assert ended.values("seen") == [0, 0, None] + [0] * (count - 3)
+    assert ended.end.changed == ("rows",)
+    assert not ended.end.left
 
 
 # --- what they show ---------------------------------------------------------------------------------------------------

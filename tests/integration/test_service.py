@@ -18,7 +18,7 @@ from mlbench.backends.service_socket import Door, ServiceClient, connect, end_by
 from mlbench.backends.service_socket.frames import Decoder, encode
 from mlbench.core.errors import ServiceError
 from mlbench.core.messages import PROTOCOL
-from tests.integration.house import House, catalog, eventually
+from tests.integration.house import PATIENCE, House, catalog, eventually
 
 CONNECT = "from mlbench.backends.service_socket import connect; print(connect().service.pid)"
 
@@ -186,7 +186,7 @@ def test_a_newer_client_retires_an_older_service_and_gets_its_own(alone: House) 
     ours = alone.connect()
     assert ours.service.pid != old
     assert ours.service.version == installed_version()
-    alone.started[0].wait(timeout=20)
+    alone.started[0].wait(timeout=PATIENCE)
 
 
 def test_a_retired_service_ends_with_its_steps_and_takes_no_new_ones(alone: House, tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_retired_service_ends_with_its_steps_and_takes_no_new_ones(alone: Hous
         kernel.submit("other")
     (tmp_path / "go").touch()
     assert kernel.state(step).state == "succeeded"
-    alone.started[0].wait(timeout=20)
+    alone.started[0].wait(timeout=PATIENCE)
     with pytest.raises(ServiceError, match="has taken over"):
         kernel.client.request("status")
     assert newer.request("status")["pid"] == newer.service.pid
@@ -240,7 +240,7 @@ def test_a_client_of_a_protocol_that_is_too_old_is_told_to_update(quick: House) 
 def test_a_service_that_is_stopped_says_goodbye_and_is_gone(quick: House) -> None:
     client = quick.connect()
     client.request("stop", {"force": False})
-    quick.started[-1].wait(timeout=20)
+    quick.started[-1].wait(timeout=PATIENCE)
     assert not Door.find().socket.exists()
     with pytest.raises(ServiceError, match="was stopped"):
         client.request("status")
@@ -253,7 +253,7 @@ def test_a_service_with_steps_under_way_is_stopped_only_by_force(quick: House) -
     with pytest.raises(ServiceError, match="Add --force"):
         kernel.client.request("stop", {"force": False})
     kernel.client.request("stop", {"force": True})
-    quick.started[-1].wait(timeout=20)
+    quick.started[-1].wait(timeout=PATIENCE)
     record = catalog(quick.store).execution(step)
     assert (record.state, record.reason) == ("failed", "service-lost")
 
@@ -263,7 +263,7 @@ def test_a_signal_ends_it_in_order(quick: House) -> None:
     step = kernel.submit("load", "sleep 60")
     later = kernel.submit("train", "", f"load={step}")
     os.kill(quick.pid, signal.SIGTERM)
-    quick.started[-1].wait(timeout=20)
+    quick.started[-1].wait(timeout=PATIENCE)
     found = catalog(quick.store)
     assert {found.execution(one).reason for one in (step, later)} == {"service-lost"}
     assert found.runs()[0].state == "failed"
@@ -282,7 +282,7 @@ def test_until_idle_it_ends_when_its_last_client_is_gone(alone: House) -> None:
     one.close()
     assert two.request("status")["clients"]
     two.close()
-    alone.started[0].wait(timeout=20)
+    alone.started[0].wait(timeout=PATIENCE)
 
 
 def test_until_idle_it_ends_its_steps_first(alone: House, tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_until_idle_it_ends_its_steps_first(alone: House, tmp_path: Path) -> Non
     with pytest.raises(subprocess.TimeoutExpired):
         alone.started[0].wait(timeout=1)
     (tmp_path / "go").touch()
-    alone.started[0].wait(timeout=20)
+    alone.started[0].wait(timeout=PATIENCE)
     assert catalog(alone.store).execution(step).state == "succeeded"
 
 
@@ -374,7 +374,7 @@ def test_a_request_on_its_way_fails_with_a_sentence_when_the_service_is_killed(q
         time.sleep(0.2)
         quick.kill()
         with pytest.raises(ServiceError, match="ended before it answered"):
-            asked.result(timeout=30)
+            asked.result(timeout=PATIENCE)
 
 
 def test_a_service_that_has_ended_leaves_no_remains_in_who_started_it(service: House) -> None:

@@ -71,13 +71,21 @@ def test_a_cancelled_step_is_gone_within_seconds(service: House, mark: Path) -> 
     eventually(lambda: not Path(f"/proc/{pid}").exists())
 
 
-def test_an_interrupted_step_stands_still_and_goes_on_if_its_kernel_restarts(service: House, mark: Path) -> None:
+def test_an_interrupted_step_stands_still_and_goes_on_if_its_kernel_restarts(
+    service: House, mark: Path, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
     kernel = service.kernel()
-    step = kernel.submit("load", f"import os, time\nopen({str(mark)!r}, 'w').write(str(os.getpid()))\ntime.sleep(2)")
+    step = kernel.submit(
+        "load",
+        f"import os, time\nopen({str(mark)!r}, 'w').write(str(os.getpid()))\n"
+        f"while not os.path.exists({str(go)!r}): time.sleep(0.01)",
+    )
     pid = _step_process(mark)
     kernel.client.request("interrupt", {"executions": [step]})
     eventually(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
     kernel.client.close()
+    go.touch()
     eventually(lambda: catalog(service.store).execution(step).state == "succeeded")
 
 

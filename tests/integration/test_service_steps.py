@@ -25,7 +25,7 @@ from mlbench.core.errors import ServiceError
 from mlbench.core.ids import ExecutionId, RunId, new_id
 from mlbench.core.messages import Event
 from mlbench.core.records import Execution, Run
-from tests.integration.house import House, Kernel, catalog, eventually, names
+from tests.integration.house import PATIENCE, House, Kernel, catalog, eventually, names
 
 
 @pytest.fixture
@@ -385,13 +385,18 @@ def test_a_page_takes_back_the_interrupt_that_ends_its_kernels_wait(quick: House
 
 
 def test_a_kernel_that_restarts_after_its_interrupt_loses_nothing(quick: House, go: Path) -> None:
-    kernel = quick.kernel()
+    kernel, other = quick.kernel(), quick.kernel("other")
     load = kernel.submit("load", f"wait {go}", key="K")
+    waited = other.submit("waited", "sleep 60")
     kernel.state(load, "running")
-    kernel.client.request("interrupt", {"executions": [load]})
-    kernel.client.close()
+    other.state(waited, "running")
+    with quick.standing_still():  # so that no time passes for it between the interrupt and the kernel's end
+        kernel.tell("interrupt", {"executions": [load]})
+        kernel.client.close()
+    quick.wait_until_detached("kernel")
     again = quick.kernel()
-    time.sleep(1.5)
+    other.client.request("interrupt", {"executions": [waited]})
+    assert other.state(waited).state == "cancelled"  # what was interrupted before is over too, if it is to be
     answer = again.ask("load", f"wait {go}", key="K")
     assert answer["attached"]
     assert answer["execution"]["id"] == load
@@ -612,9 +617,14 @@ def test_a_subscriber_that_does_not_read_is_dropped_and_blocks_nobody(quick: Hou
     slow.sendall(encode({"n": 0, "op": "hello", "body": hello}))
     slow.sendall(encode({"n": 1, "op": "subscribe", "body": {"from": None, "messages": True}}))
     kernel = quick.kernel()
-    step = kernel.submit("load", "\n".join([*["print " + "x" * (1 << 16)] * 80, "sleep 0.6", "print end"]))
+    step = kernel.submit("load", "\n".join(["print " + "x" * (1 << 16)] * 80))
     kernel.state(step)
-    eventually(lambda: {one["role"] for one in kernel.client.request("status")["clients"]} == {"cli", "kernel"})
+
+    def is_dropped() -> bool:
+        kernel.submit("more")  # it is with a piece of news that it is seen how long others have gone unread
+        return {one["role"] for one in kernel.client.request("status")["clients"]} == {"cli", "kernel"}
+
+    eventually(is_dropped)
     slow.close()
 
 
@@ -636,7 +646,7 @@ def test_the_loops_client_gets_answers_and_news(quick: House) -> None:
         client.on_event(take)
         await client.request("subscribe", {"from": None, "life": None, "messages": False})
         await asyncio.to_thread(kernel.submit, "load")
-        await asyncio.wait_for(ended.wait(), 20)
+        await asyncio.wait_for(ended.wait(), PATIENCE)
         status = await client.request("status")
         with pytest.raises(ServiceError, match="does not know the operation"):
             await client.request("dance")

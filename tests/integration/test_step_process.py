@@ -248,9 +248,8 @@ def test_what_is_printed_first_is_shown_at_once(store: Path, tmp_path: Path, mon
 
 def test_a_hundred_thousand_lines_are_fast_and_cut_in_what_is_kept(store: Path) -> None:
     record = succeed(store, "for i in range(100_000): print('line', i, 'x' * 10)")
-    assert record.started is not None
-    assert record.ended is not None
-    assert record.ended - record.started < 5e9
+    assert record.cpu is not None
+    assert record.cpu < 5.0
     text = text_of(record.messages)
     assert len(text) < 1_700_000
     assert text.startswith("line 0 ")

@@ -17,7 +17,20 @@ from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.cluster_dask.worker import supervisor
 from mlbench.core.messages import StepTask
 from mlbench.core.records import Execution
-from tests.integration.steps import Shown, alive, await_true, begin, end, environment, run, task, text_of
+from tests.integration.steps import (
+    PATIENCE,
+    Clock,
+    Shown,
+    alive,
+    await_true,
+    begin,
+    end,
+    environment,
+    run,
+    stopped,
+    task,
+    text_of,
+)
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -33,7 +46,7 @@ def _servers() -> Iterator[None]:
     supervisor.close()
 
 
-def ended(shown: Shown, thread: threading.Thread, seconds: float = 30.0) -> Execution:
+def ended(shown: Shown, thread: threading.Thread, seconds: float = PATIENCE) -> Execution:
     thread.join(seconds)
     assert shown.record is not None
     return shown.record
@@ -52,22 +65,24 @@ print(os.getpid(), quick.pid, apart.pid, "begun")
 
 
 @pytest.mark.parametrize("how", ["timeout", "cancel", "success"])
-def test_nothing_that_a_step_started_outlives_it(store: Path, how: str) -> None:
+def test_nothing_that_a_step_started_outlives_it(store: Path, clock: Clock, how: str) -> None:
     source = LINGERING + ("" if how == "success" else "while True: pass")
-    shown, thread = begin(task(store, source, timeout=1.0 if how == "timeout" else None, defs=("quick",)))
+    shown, thread = begin(task(store, source, timeout=600.0 if how == "timeout" else None, defs=("quick",)))
     shown.wait_for("begun")
     processes = numbers(shown.text)
     assert len(processes) == 3
     if how == "cancel":
         (execution,) = supervisor._running
         supervisor.cancel(execution)
+    if how == "timeout":
+        clock.advance(600.0)
     record = ended(shown, thread)
     expected = {"timeout": ("failed", "timeout"), "cancel": ("cancelled", "user"), "success": ("succeeded", None)}
     assert (record.state, record.reason) == expected[how]
     await_true(lambda: not any(alive(process) for process in processes))
     if how == "timeout":
         assert record.failure is not None
-        assert "longer than 1 s" in record.failure.evalue
+        assert "longer than 600 s" in record.failure.evalue
 
 
 def test_a_subprocess_that_prints_without_end_does_not_keep_a_step_from_its_timeout(store: Path) -> None:
@@ -85,6 +100,9 @@ for number in range(1000):
 
 def test_a_cancel_takes_effect_within_a_second_at_every_moment(store: Path) -> None:
     run(task(store, "1"))
+    begun = time.monotonic()
+    run(task(store, "1"))
+    usual = time.monotonic() - begun
     took = []
     for delay in (0.0, 0.001, 0.003, 0.006, 0.01, 0.02, 0.05, 0.3):
         given = task(store, "import time\nprint('x')\ntime.sleep(60)\n", defs=("time",))
@@ -96,7 +114,7 @@ def test_a_cancel_takes_effect_within_a_second_at_every_moment(store: Path) -> N
         assert record.state == "cancelled", delay
         took.append(time.monotonic() - begun)
         assert record.binds == ()
-    assert sorted(took)[len(took) // 2] < 1.0  # the middle one: a busy machine may be late once
+    assert sorted(took)[len(took) // 2] < 1.0 + 5 * usual  # the middle one, on a machine that may be busy
     await_true(lambda: not _steps_alive())
 
 
@@ -155,17 +173,22 @@ x = Slow()
     assert kept["state"] == "cancelled"
 
 
-def test_a_paused_step_stands_still_and_goes_on_and_its_timeout_waits(store: Path) -> None:
-    given = task(
-        store, "import time\nprint('begun')\nfor n in range(10):\n    time.sleep(0.05)\n    print(n)", timeout=2.5
-    )
+def test_a_paused_step_stands_still_and_goes_on_and_its_timeout_waits(
+    store: Path, tmp_path: Path, clock: Clock
+) -> None:
+    go = tmp_path / "go"
+    source = f"import os, time\nprint(os.getpid(), 'begun')\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)"
+    given = task(store, source, timeout=600.0)
     shown, thread = begin(given)
     shown.wait_for("begun")
     assert supervisor.pause(given.execution)
+    (process,) = numbers(shown.text)
+    await_true(lambda: stopped(process))
+    go.touch()
+    clock.advance(10_000.0)
     threading.Event().wait(0.2)
-    text = shown.text
-    threading.Event().wait(2.5)
-    assert shown.text == text
+    assert stopped(process)
+    assert thread.is_alive()
     assert supervisor.resume(given.execution)
     assert ended(shown, thread).state == "succeeded"
     assert not supervisor.pause(given.execution)

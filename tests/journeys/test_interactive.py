@@ -18,7 +18,7 @@ pytestmark = pytest.mark.browser
 COUNT = """%%step count
 import time
 from pathlib import Path
-for number in range(200):
+for number in range(6000):
     print("counted", number, flush=True)
     if Path("enough").exists():
         break
@@ -213,7 +213,7 @@ def test_steps_return_at_once_after_restart_and_run_all_too(lab: Lab) -> None:
 
 
 def test_a_step_that_goes_on_without_its_kernel_is_named_and_can_be_cancelled(lab: Lab) -> None:
-    write_notebook(lab.root / "count.ipynb", ("load", "%load_ext mlbench"), ("count", COUNT.replace("200", "2000")))
+    write_notebook(lab.root / "count.ipynb", ("load", "%load_ext mlbench"), ("count", COUNT))
     lab.open()
     lab.open_notebook("count.ipynb")
     lab.run("load", "count")
@@ -226,7 +226,7 @@ def test_a_step_that_goes_on_without_its_kernel_is_named_and_can_be_cancelled(la
 
 
 def test_that_a_step_goes_on_is_said_where_the_sidebar_is_closed(lab: Lab) -> None:
-    write_notebook(lab.root / "count.ipynb", ("load", "%load_ext mlbench"), ("count", COUNT.replace("200", "2000")))
+    write_notebook(lab.root / "count.ipynb", ("load", "%load_ext mlbench"), ("count", COUNT))
     lab.open()
     lab.open_notebook("count.ipynb")
     lab.run("load", "count")

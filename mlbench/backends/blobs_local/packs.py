@@ -24,7 +24,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
 from mlbench.backends.blobs_local.files import Buffer, Pieces, read_range
@@ -32,7 +32,18 @@ from mlbench.core.ids import Digest
 from mlbench.runs import values
 from mlbench.runs.chunks import ALIGNED
 
-__all__ = ["CHUNKS", "Index", "Packs", "Place", "index_of", "lay_out", "lay_out_chunks", "open_plain"]
+__all__ = [
+    "CHUNKS",
+    "Index",
+    "Packs",
+    "Place",
+    "Shapes",
+    "index_of",
+    "lay_out",
+    "lay_out_chunks",
+    "open_plain",
+    "packs_in",
+]
 
 _BEGIN: Final = b"MLBPACK1"
 CHUNKS: Final = b"MLBCHNK1"
@@ -85,6 +96,7 @@ class Index:
         if values.digest_of(self._entries) != name:
             raise ValueError("its index is damaged")
         self.table: dict[bytes, Place] | None = None
+        self.file: tuple[int, int, int] | None = None
 
     def __iter__(self) -> Iterator[tuple[Digest, Place]]:
         for digest, offset, size in _ENTRY.iter_unpack(self._entries):
@@ -155,18 +167,21 @@ class Packs:
         ValueError
             If it is damaged.
         """
-        with self._lock:
-            known = self._indexes.get(name)
-        if known is not None:
-            return known
+        path = self.path(name)
         try:
-            file = open_plain(self.path(name))
+            with self._lock:
+                known = self._indexes.get(name)
+            if known is not None and known.file == _state(os.lstat(path)):
+                return known
+            file = open_plain(path)
         except FileNotFoundError:
             return None
         try:
-            index = Index(name, os.fstat(file).st_size, partial(read_range, file))
+            found = os.fstat(file)
+            index = Index(name, found.st_size, partial(read_range, file))
         finally:
             os.close(file)
+        index.file = _state(found)
         return self.remember(name, index)
 
     def remember(self, name: str, index: Index) -> Index:
@@ -225,7 +240,7 @@ class Packs:
         asked = set(first)
         yield from (name for name in self.names() if name not in asked)
 
-    def _in(self, index: Index, left: Collection[bytes]) -> list[tuple[bytes, Place]]:
+    def _in(self, index: Index, left: dict[bytes, Digest]) -> list[tuple[bytes, Place]]:
         if index.table is None and len(left) <= _FEW:
             return [(digest, place) for digest in left if (place := index.find(digest)) is not None]
         with self._lock:
@@ -234,9 +249,16 @@ class Packs:
             if sum(one.count for one in kept) > _KEPT_TABLES:
                 for one in kept:
                     one.table = None
-        if len(left) < len(table):
-            return [(digest, table[digest]) for digest in left if digest in table]
-        return [(digest, place) for digest, place in table.items() if digest in left]
+        return [(digest, table[digest]) for digest in table.keys() & left.keys()]
+
+
+def _state(found: os.stat_result) -> tuple[int, int, int]:
+    """Return what of a file changes when anybody writes to it."""
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+packs_in: Final = lru_cache(maxsize=4)(Packs)
+"""Returns the packs in a folder, with what is known of them in this process: a store is opened for each chunk."""
 
 
 def _is_name(name: str) -> bool:
@@ -263,26 +285,54 @@ def open_plain(path: str) -> int:
     return file
 
 
+class Shapes:
+    """What the files of artifacts have besides their parts: it depends on the sizes of these, which are few."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, ...], tuple[bytes, list[bytes], int]] = {}
+
+    def of(self, parts: Sequence[Buffer]) -> tuple[bytes, list[bytes], int]:
+        """Return the head of an artifact's file, what lies before each of its parts, and its size."""
+        sizes = tuple([len(part) if type(part) is bytes else _size(part) for part in parts])
+        known = self._known.get(sizes)
+        if known is None:
+            head, offsets, size = values.layout(parts)
+            ends = [len(head), *map(sum, zip(offsets, sizes, strict=True))]
+            gaps = [bytes(offset - end) for offset, end in zip(offsets, ends, strict=False)]
+            known = self._known[sizes] = head, gaps, size
+        return known
+
+    def joined(self, parts: Sequence[Buffer]) -> bytes:
+        """Return what `mlbench.runs.values.join` does, sooner."""
+        head, gaps, _ = self.of(parts)
+        pieces: list[Buffer] = [head]
+        for gap, part in zip(gaps, parts, strict=True):
+            pieces += (gap, part)
+        return b"".join(pieces)
+
+
 def lay_out(artifacts: Sequence[tuple[Digest, Sequence[Buffer]]]) -> tuple[str, int, Pieces]:
     """Return the name, the size and the pieces of the file that is a pack of artifacts, each named once."""
     pieces: list[tuple[int, Buffer]] = []
     entries: list[tuple[bytes, int, int]] = []
+    shapes = Shapes()
     gathered, begin = bytearray(_BEGIN), 0
     for digest, parts in artifacts:
-        head, offsets, size = values.layout(parts)
+        head, gaps, size = shapes.of(parts)
         end = begin + len(gathered)
         step = _PAGE if size >= _LARGE else _STEP
         start = -(-end // step) * step
         entries.append((bytes.fromhex(digest[7:]), start, size))
-        gathered += bytes(start - end) + head
-        for offset, part in zip(offsets, parts, strict=True):
-            gathered += bytes(start + offset - begin - len(gathered))
-            if _size(part) >= _TOGETHER:
-                pieces += [(begin, gathered), (start + offset, part)]
-                gathered, begin = bytearray(), start + offset + _size(part)
+        gathered += bytes(start - end)
+        gathered += head
+        for gap, part in zip(gaps, parts, strict=True):
+            gathered += gap
+            if size >= _TOGETHER and _size(part) >= _TOGETHER:
+                behind = begin + len(gathered)
+                pieces += [(begin, gathered), (behind, part)]
+                gathered, begin = bytearray(), behind + _size(part)
             else:
                 gathered += part
-        gathered += bytes(start + size - begin - len(gathered))
         if len(gathered) >= _TOGETHER:
             pieces.append((begin, gathered))
             gathered, begin = bytearray(), begin + len(gathered)

@@ -38,7 +38,7 @@ from mlbench.backends.blobs_local.files import (
     write_files,
 )
 from mlbench.backends.blobs_local.large import Large
-from mlbench.backends.blobs_local.packs import Packs, Place, lay_out, open_plain
+from mlbench.backends.blobs_local.packs import Place, Shapes, lay_out, open_plain, packs_in
 from mlbench.backends.blobs_local.recording import RECORD, claimed_name, encode, identifier_in_names, record_name
 from mlbench.core.errors import ArtifactCorrupt, NotFound, StoreError
 from mlbench.core.ids import Digest, is_digest
@@ -59,6 +59,10 @@ _SMALL = 1 << 16
 
 _COMPARED = 16
 """The packs, counted from the newest, in which it is looked for what is to be packed."""
+
+_ALONE = 64
+"""Up to so many artifacts that are to be packed are looked for among the objects. Of thousands hardly one is there, and
+to ask the system about each costs, among threads, three times what packing it does."""
 
 _LATELY = 64
 """The packs, counted from the newest, in which it is looked first for what has just been kept."""
@@ -90,7 +94,7 @@ class LocalBlobs(Care):
         self.root = Path(root)
         self._objects = os.path.join(self.root, "objects")
         self._tmp = os.path.join(self.root, "tmp")
-        self._packs = Packs(os.path.join(self.root, "packs"))
+        self._packs = packs_in(os.path.join(self.root, "packs"))
         self._large = Large(os.fspath(self.root), self._tmp)
         with self._clear_errors():
             self._prepare()
@@ -145,12 +149,12 @@ class LocalBlobs(Care):
                 raise ValueError(f"not a digest: {digest!r}")
             new.setdefault(digest, parts)
         with self._clear_errors():
-            paths = {digest: path for digest in new if self._is_whole(path := self._path(digest), digest, new)}
+            alone = new if len(new) <= _ALONE else ()
+            paths = {digest: path for digest in alone if self._is_whole(path := self._path(digest), digest, new)}
             there = set(paths.values())
             new = {digest: parts for digest, parts in new.items() if digest not in paths}
             places, _ = self._packs.find(new, newest=_COMPARED)
-            whole: dict[Digest, list[memoryview]] = {}
-            self._read_places(places, whole)  # a damaged one is kept again
+            whole = self._packed_whole(places, new)  # a damaged one is kept again
             met = {place.pack: touch(self._packs.path(place.pack)) for place in map(places.__getitem__, whole)}
             for digest in whole:
                 if met[places[digest].pack]:
@@ -460,8 +464,22 @@ class LocalBlobs(Care):
             return False
         return stat.S_ISREG(found.st_mode) and found.st_size == values.layout(artifacts[digest])[2] and touch(path)
 
-    def _read_places(self, places: Mapping[Digest, Place], found: dict[Digest, list[memoryview]]) -> None:
-        """Add the parts of what lies in packs to what was found; leave out what is damaged, and packs that are gone."""
+    def _packed_whole(
+        self, places: Mapping[Digest, Place], artifacts: Mapping[Digest, Sequence[Buffer]]
+    ) -> list[Digest]:
+        """Return which artifacts lie in packs as they are here."""
+        shapes = Shapes()
+        whole: list[Digest] = []
+        for start, data, inside in self._in_packs(places):
+            whole += [
+                digest
+                for digest, (_, offset, size) in inside
+                if data[offset - start : offset - start + size].tobytes() == shapes.joined(artifacts[digest])
+            ]
+        return whole
+
+    def _in_packs(self, places: Mapping[Digest, Place]) -> Iterator[tuple[int, memoryview, list[tuple[Digest, Place]]]]:
+        """Yield, for each pack that is there, bytes of it, where they begin, and what of the places lies there."""
         by_pack: dict[str, list[tuple[Digest, Place]]] = {}
         for digest, place in places.items():
             by_pack.setdefault(place.pack, []).append((digest, place))
@@ -475,6 +493,11 @@ class LocalBlobs(Care):
                 data = read_range(file, start, max(place.offset + place.size for _, place in inside) - start)
             finally:
                 os.close(file)
+            yield start, data, inside
+
+    def _read_places(self, places: Mapping[Digest, Place], found: dict[Digest, list[memoryview]]) -> None:
+        """Add the parts of what lies in packs to what was found; leave out what is damaged, and packs that are gone."""
+        for start, data, inside in self._in_packs(places):
             for digest, (_, offset, size) in inside:
                 part = data[offset - start : offset - start + size]
                 try:

@@ -288,6 +288,12 @@ class MarkedChannel(Channel):
             if self._connection is not None:
                 self._connection.sendall(frame({**message, "n": self._number()}))
 
+    def await_turn(self) -> None:
+        """Say that all is ready, and wait until items may be run. Raise `ConnectionError` if the supervisor is gone."""
+        self.send({"op": "ready"})
+        if not self._first.recv(1):
+            raise ConnectionError("The supervisor of these items is gone.")
+
     def mark(self) -> None:
         """Let text that comes from now on be told from text that came before."""
         with self._lock:

@@ -43,6 +43,9 @@ __all__ = ["Executor", "OpenStore"]
 
 logger = logging.getLogger(__name__)
 
+TURNS: Final = 10
+"""Turns of the event loop that it takes at most until what lies in a socket has been heard and acted on."""
+
 GRACE: Final = 10.0
 """Seconds in which the processes of an abandoned run's steps are gone."""
 
@@ -421,11 +424,24 @@ class OpenStore:
             case plans.Seen():
                 self._spawn(self._note_seen(instruction.execution))
             case plans.Later():
-                asyncio.get_running_loop().call_later(instruction.seconds, self.tell, instruction.event)
+                asyncio.get_running_loop().call_later(instruction.seconds, self._put_off, instruction.event)
             case plans.Attach():
                 pass  # the answer to who submitted it
             case _:
                 assert_never(instruction)
+
+    def _put_off(self, event: plans.Event) -> None:
+        """Tell of an event whose time has come, after all that has come before it: this process may have stood still.
+
+        A kernel that went within the grace of its interrupt, or a word that takes that back, may lie in a socket.
+        """
+
+        async def tell_last() -> None:
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+            self.tell(event)
+
+        self._spawn(tell_last())
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)

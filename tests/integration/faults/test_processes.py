@@ -20,7 +20,7 @@ from mlbench.backends.cluster_dask.client.cluster import DaskCluster
 from mlbench.backends.cluster_dask.worker.orphans import end_orphans
 from mlbench.core.records import Execution
 from tests.integration.house import House, catalog, eventually
-from tests.integration.steps import ROOT, alive, await_true, begin, run, task
+from tests.integration.steps import PATIENCE, ROOT, Clock, alive, await_true, begin, run, task
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -230,11 +230,12 @@ for one in threads: one.join()
 
 
 @pytest.mark.parametrize("source", HANGS.values(), ids=HANGS)
-def test_a_step_that_hangs_is_gone_after_its_timeout(store: Path, source: str) -> None:
-    shown, thread = begin(task(store, f"import os\nprint(os.getpid(), 'begun', flush=True)\n{source}", timeout=1.0))
+def test_a_step_that_hangs_is_gone_after_its_timeout(store: Path, clock: Clock, source: str) -> None:
+    shown, thread = begin(task(store, f"import os\nprint(os.getpid(), 'begun', flush=True)\n{source}", timeout=600.0))
     shown.wait_for("begun")
     process = int(shown.text.split()[0])
-    thread.join(30)
+    clock.advance(600.0)
+    thread.join(PATIENCE)
     assert shown.record is not None
     assert (shown.record.state, shown.record.reason) == ("failed", "timeout")
     await_true(lambda: not alive(process))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.core.ids import ExecutionId
 from mlbench.core.messages import Foreach
 from mlbench.core.records import FanOut
 from mlbench.entrypoints.kernel.display import show_here
 from mlbench.entrypoints.kernel.pending import is_placeholder
-from mlbench.runs import randomness
+from mlbench.entrypoints.kernel.storage import Storage
+from mlbench.runs import artifacts, randomness
 from mlbench.runs.picture import Grid, picture
 
 
@@ -136,3 +140,38 @@ def test_a_terminal_shows_the_picture_of_a_fan_out_once_its_items_have_ended(boo
     assert shown(running=1, succeeded=1) == ""
     assert shown(succeeded=1) == ""
     assert shown(succeeded=2, failed=1).startswith("fan: 3 items")
+
+
+def test_a_list_of_plain_values_is_compared_without_being_loaded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLBENCH_STORE", str(tmp_path / "store"))
+    storage = Storage({}, None, print)
+    blobs = LocalBlobs(storage.path())
+    items = [artifacts.save_names({"y": value}, ["y"], blobs)[0] for value in (1000.5, "a", None)]
+    (binding,) = artifacts.save_lists({"y": items}, blobs)
+    value = storage.load(binding)
+    loads: list[int] = []
+    whole = LocalBlobs.get_many
+    monkeypatch.setattr(LocalBlobs, "get_many", lambda *given, **more: loads.append(1) or whole(*given, **more))
+    assert not storage.differs(binding, value)
+    assert not loads
+    value[0] = 7.0
+    assert storage.differs(binding, value)
+    value[0] = 1000.5
+    assert not storage.differs(binding, value)
+    assert loads
+
+
+def test_a_list_of_values_that_can_change_is_loaded_again_to_be_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLBENCH_STORE", str(tmp_path / "store"))
+    storage = Storage({}, None, print)
+    blobs = LocalBlobs(storage.path())
+    items = [artifacts.save_names({"y": value}, ["y"], blobs, signer=storage._signer())[0] for value in ([1], [2])]
+    (binding,) = artifacts.save_lists({"y": items}, blobs, signer=storage._signer())
+    value = storage.load(binding)
+    assert not storage.differs(binding, value)
+    value[0].append(2)
+    assert storage.differs(binding, value)

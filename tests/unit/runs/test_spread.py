@@ -126,9 +126,11 @@ def test_while_nobody_knows_what_an_item_costs_a_chunk_stops_soon_and_what_is_le
     assert len(chunk.numbers) == 500
     assert chunk.seconds is not None
     assert chunk.seconds < 0.5
+    assert 0 < chunk.rest < 1  # unless that is little
     begun = Chunk(numbers=chunk.numbers[:3], executions=chunk.executions[:3], attempts=chunk.attempts[:3])
     one.ended(chunk.place, ChunkEnd(executions=records(begun, cost=0.5), left=chunk.numbers[3:]), 0.0)
-    assert taken(one, slots=2).numbers == (3,)
+    later = taken(one, slots=2)
+    assert (later.numbers, later.rest) == ((3,), 0.0)
     assert taken(one, slots=2).numbers == (4,)
 
 
@@ -149,6 +151,27 @@ def test_max_parallel_is_the_most_that_is_under_way() -> None:
     assert one.next(0.0, 8) is None
     end(one, first[0])
     assert one.next(0.0, 8) is not None
+    assert one.next(0.0, 8) is None
+
+
+def test_one_more_chunk_is_made_ready_where_the_cluster_lets_them_run_in_turn() -> None:
+    one = a_spreading(1_000, max_parallel=2, in_turn=True)
+    first = [taken(one, slots=8), taken(one, slots=8)]
+    assert one.next(0.0, 8) is None  # nobody knows yet how long the others would hold it up
+    for chunk in first:
+        part = replace(chunk, numbers=chunk.numbers[:9], executions=chunk.executions[:9], attempts=chunk.attempts[:9])
+        one.ended(chunk.place, ChunkEnd(executions=records(part, cost=0.01), left=chunk.numbers[9:]), 0.0)
+    assert [taken(one, slots=8).at_once for _ in range(3)] == [2, 2, 2]
+    assert one.next(0.0, 8) is None
+
+
+def test_no_chunk_waits_for_its_turn_behind_items_that_take_long() -> None:
+    one = a_spreading(100, max_parallel=2, in_turn=True)
+    for chunk in [taken(one, slots=8), taken(one, slots=8)]:
+        part = replace(chunk, numbers=chunk.numbers[:1], executions=chunk.executions[:1], attempts=chunk.attempts[:1])
+        one.ended(chunk.place, ChunkEnd(executions=records(part, cost=5.0), left=chunk.numbers[1:]), 0.0)
+    taken(one, slots=8)
+    taken(one, slots=8)
     assert one.next(0.0, 8) is None
 
 

@@ -115,3 +115,21 @@ def test_a_folder_that_is_gone_is_an_error() -> None:
 def test_only_what_is_safe_to_fork_is_preloaded() -> None:
     names = ["torch", "polars", "mlbench", "pandas", "sklearn.svm", "sklearn._config", "numpy.linalg.linalg", "helpers"]
     assert surroundings.preloadable(names) == ("pandas", "sklearn.svm")
+
+
+@pytest.mark.usefixtures("_own")
+def test_what_has_changed_is_said_and_what_a_library_sets_as_it_is_imported_is_not() -> None:
+    modules, before = frozenset(sys.modules) - {"shelve"}, surroundings.read()
+    assert surroundings.changed(before, surroundings.read(), modules) == []
+    for name in ("shelve", "shelve.own"):
+        logging.getLogger(name).setLevel(logging.DEBUG)
+    try:
+        import shelve  # noqa: F401  imported meanwhile
+
+        assert surroundings.changed(before, surroundings.read(), modules) == []
+        assert surroundings.changed(before, surroundings.read(), {*modules, "shelve"}) == ["logging"]
+        logging.getLogger().addHandler(logging.StreamHandler())
+        assert surroundings.changed(before, surroundings.read(), modules) == ["logging"]
+    finally:
+        for name in ("shelve", "shelve.own"):
+            logging.getLogger(name).setLevel(logging.NOTSET)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +30,7 @@ from mlbench.entrypoints.service.sessions import Session
 from mlbench.entrypoints.service.store import OpenStore
 from mlbench.project import Project, find_store
 from mlbench.runs import randomness
+from mlbench.runs.plan import GraceOver, turn
 from mlbench.runs.wire import msgspec
 
 
@@ -42,16 +45,21 @@ class BrokenCatalog(MemoryCatalog):
 
 
 class Executor:
-    """Ends each step at once; `draws` says in which state the generators of a step are then."""
+    """Ends each step at once, or once `goes_on` is set; `draws` says in which state the generators of one are then."""
 
     def __init__(self) -> None:
         self.tasks: dict[str, StepTask] = {}
         self.known: list[Any] = []
         self.draws: dict[str, Any] = {}
+        self.cancelled: list[ExecutionId] = []
+        self.begun, self.goes_on = asyncio.Event(), asyncio.Event()
+        self.goes_on.set()
 
     async def submit(self, task: StepTask, on_event: Any, known: Any = None) -> Execution:
         self.tasks[task.step] = task
         on_event({"type": "started"})
+        self.begun.set()
+        await self.goes_on.wait()
         if known is not None:
             self.known.append(await known(Spread(shape=(2,), digests=(("one", "two"),))))
         record = msgspec.convert(task.base, Execution)
@@ -60,7 +68,8 @@ class Executor:
         return replace(record, state="succeeded", ended=1, **more)  # type: ignore[arg-type]
 
     async def cancel(self, execution: ExecutionId, reason: Any) -> bool:
-        return False
+        self.cancelled.append(execution)
+        return True
 
     async def pause(self, execution: ExecutionId) -> bool:
         return False
@@ -163,5 +172,48 @@ def test_the_sources_of_all_cells_are_not_kept_with_each_execution(house: Any) -
         assert asked is not None
         assert asked.submission.cells == ()
         await ended(opened, one)
+
+    house(live)
+
+
+def test_a_kernel_that_went_while_the_service_stood_still_loses_no_step(
+    house: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turn, "GRACE", 0.01)
+
+    async def live(opened: OpenStore, executor: Executor, session: Session) -> None:
+        service, kernel = socket.socketpair()
+        reader, writer = await asyncio.open_connection(sock=service)
+
+        async def attend() -> None:
+            while await reader.read(1 << 10):
+                pass
+            opened.detach(session)
+
+        attending = asyncio.ensure_future(attend())
+        graces = asyncio.Event()
+        tell = opened.tell
+
+        def listen(event: Any) -> Any:
+            done = tell(event)
+            if isinstance(event, GraceOver):
+                graces.set()
+            return done
+
+        monkeypatch.setattr(opened, "tell", listen)
+        executor.goes_on.clear()
+        one = handed("one")
+        await opened.submit(session, one)
+        await executor.begun.wait()
+        opened.interrupt(session, [one.execution])
+        kernel.sendall(b"its last word")
+        kernel.close()
+        threading.Event().wait(0.05)  # the whole process stands still for longer than the grace
+        await graces.wait()
+        executor.goes_on.set()
+        assert (await ended(opened, one)).state == "succeeded"
+        assert not executor.cancelled
+        await attending
+        writer.close()
 
     house(live)

@@ -81,7 +81,12 @@ class ClusterLost(ChunkLost):
 
 
 class Chunks(Protocol):
-    """Runs chunks: a Dask cluster, or something in memory for tests."""
+    """Runs chunks: a Dask cluster, or something in memory for tests.
+
+    `in_turn` says whether one that is begun lets no item run before `at_once` of its chunk allows it.
+    """
+
+    in_turn: bool
 
     async def slots(self) -> int:
         """Return how many chunks can run at once."""
@@ -141,6 +146,7 @@ class FanOutDrive:
             retries=task.retries,
             retry_delay=task.retry_delay,
             max_parallel=task.max_parallel,
+            in_turn=chunks.in_turn,
             catch=task.catch,
             apart=_changes_what_all_are_given(task),
             most_items=task.max_items,
@@ -491,6 +497,8 @@ class DaskChunks:
         self._connection = connection
         self._execution = task.execution
         self._asked = dict(task.resources)
+        # One worker has all chunks there; what one asks for it is not to hold while it waits.
+        self.in_turn = (task.cluster is None or task.cluster.kind == "local") and not self._asked
         self._futures: dict[str, Any] = {}
 
     async def slots(self) -> int:

@@ -15,6 +15,7 @@ import traceback
 import types
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final, cast
 
 from mlbench.backends.blobs import local_folder, open_blobs
@@ -28,7 +29,7 @@ from mlbench.backends.cluster_dask.process.stepprocess import Step
 from mlbench.backends.cluster_dask.process.stepshell import ZMQInteractiveShell
 from mlbench.core.errors import StoreError
 from mlbench.core.ids import Digest
-from mlbench.core.messages import Chunk, StepTask
+from mlbench.core.messages import Chunk, StepTask, Surroundings
 from mlbench.core.ports import BlobStore
 from mlbench.core.records import Artifact, Binding, Failure, Json
 from mlbench.runs import artifacts, context, faithful, randomness, surroundings, values
@@ -44,6 +45,8 @@ _SHOWN: Final = 20
 """So many failures of a chunk get IPython's traceback, which takes longer than most items; the others a plain one."""
 _SHARE: Final = 25
 """It is looked at most every so many times as long as a look takes whether items have changed what they were given."""
+_AT_MOST: Final = 4
+"""What is left of a chunk may take so many times as long as was thought, before it is left after all."""
 _PLAIN: Final = frozenset({int, float, bool, str, type(None)})
 
 
@@ -126,7 +129,8 @@ class Runner:
     """Runs items one after the other, in one process.
 
     `unsure` are the places of items that ended in a process which then died before it was seen whether they had
-    changed what others have too: where a later look finds a change, they run again as well.
+    changed what others have too: where a later look finds a change, they run again as well. Of those that ended in
+    processes which loaded all for themselves the supervisor knows.
     """
 
     def __init__(
@@ -163,10 +167,12 @@ class Runner:
         self._number = 0
         self._compared: set[tuple[str, type]] = set()
         self._values: Values | None = None
-        self._around: dict[str, bytes] = {}
+        self._around: Surroundings | None = None
+        self._modules: frozenset[str] = frozenset()
         self._cost = 0.0
         self.unsure: list[int] = []
-        self._until = None if self._chunk.seconds is None else time.monotonic() + self._chunk.seconds
+        self._until: float | None = None
+        self._rest = self._chunk.rest
         self.begun_any = False
         self._mark = Mark(task)
         self._mark.open()
@@ -179,8 +185,24 @@ class Runner:
         self._generators.settle()
         begun = time.perf_counter()
         self._values = Values(self._namespace, store=local_folder(self._task.store))
-        self._around = surroundings.read(self._shell).libraries
+        self._around = surroundings.read(self._shell)
         self._cost = max(1e-5, time.perf_counter() - begun)
+        self._modules = frozenset(sys.modules)
+
+    @property
+    def doubts(self) -> bool:
+        """Whether items that have ended depend on what is found to be changed, or not, by those that come."""
+        return bool(self.unsure) or self._chunk.unsure
+
+    def run_again(self) -> list[int]:
+        """Return the places of the items that are unsure, which now run again."""
+        places, self.unsure = self.unsure, []
+        self._chunk = replace(self._chunk, unsure=False)
+        return places
+
+    def set_clock(self) -> None:
+        """Let the time begin in which items may be begun."""
+        self._until = None if self._chunk.seconds is None else time.monotonic() + self._chunk.seconds
 
     def late(self) -> bool:
         """Say whether no item is to be begun any more."""
@@ -190,6 +212,15 @@ class Runner:
     def given_up(self) -> bool:
         """Whether somebody has taken this chunk's worker for lost: others have its items by now."""
         return self._mark.gone
+
+    def _has_little_left(self, count: int, left: int, begun: float) -> bool:
+        """Say whether items that are left are so few that they are run although it is late; asked once it is."""
+        rest, self._rest = self._rest, 0.0
+        now = time.monotonic()
+        if left * (now - begun - _waited()) > rest * count:  # another process would have to wait like this one
+            return False
+        self._until = now + _AT_MOST * rest
+        return True
 
     def begin(self) -> None:
         """Make the process ready for items, after it was forked."""
@@ -207,11 +238,13 @@ class Runner:
         """Run items, as far as they should run in this process; return what an unseeded notebook's drew from."""
         before = randomness.read_states() if not (self._task.seeded and self._task.random) else {}
         alone = len(places) == 1
-        looked, clean = time.monotonic(), 0
+        looked = begun = time.monotonic()
+        clean = 0
         progress = self.progress
         count = 0
         for place in places:
-            if (count and self.late()) or not self._mark.begin(self._chunk.numbers[place]):
+            late = count and self.late() and not self._has_little_left(count, len(places) - count, begun)
+            if late or not self._mark.begin(self._chunk.numbers[place]):
                 break
             progress.begin(count)
             seconds = self._run_one(
@@ -228,9 +261,10 @@ class Runner:
                     break
                 looked, clean = time.monotonic(), count
                 progress.look(count)
+                self._channel.tell({"op": "clean"})
             if seconds > LONG:
                 break
-        if count - clean > 1 and not progress.changed:
+        if count - clean > (0 if self.doubts else 1) and not progress.changed:
             self._has_changed(places, clean, count)
         return randomness.drew(before, randomness.read_states()) if before else ()
 
@@ -251,8 +285,12 @@ class Runner:
 
     def _settings_changed(self) -> list[str]:
         """Return what items have set in libraries, for all that comes after them in their process."""
-        now = surroundings.read(self._shell).libraries
-        changed = [name for name, settings in now.items() if self._around.get(name, settings) != settings]
+        now = surroundings.read(self._shell)
+        if self._around is None or now.libraries == self._around.libraries:
+            return []
+        changed = surroundings.changed(self._around, now, self._modules)
+        if not changed:  # libraries have been imported, which is not looked at again
+            self._around, self._modules = now, frozenset(sys.modules)
         return [f"the settings of {name}" for name in changed]
 
     def _reset(self) -> None:
@@ -485,6 +523,15 @@ class _Settings:
             warnings.filters[:] = self._filters  # type: ignore[index]
         _forget_warnings()
         sys.stdout, sys.stderr, sys.displayhook = self._streams
+
+
+def _waited() -> float:
+    """Return the seconds for which this process was ready to run and had no processor (Linux)."""
+    try:
+        with open("/proc/self/schedstat", encoding="ascii") as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _folder() -> str | None:

@@ -137,9 +137,12 @@ class _Process:
         left = list(range(len(self._chunk.numbers)))
         apart = self._chunk.apart or runner.changes
         long, strikes = False, 0
-        if not apart and len(left) > 1:
+        if not apart and (len(left) > 1 or runner.doubts):
             runner.watch()
         gc.freeze()  # what is loaded stays for all, and its memory is shared with forks as long as nobody touches it
+        if self._chunk.at_once is not None:
+            self._channel.await_turn()
+        runner.set_clock()
         while left and not (runner.begun_any and runner.late()) and not runner.given_up:
             places = left[:1] if apart or long else left
             progress = runner.progress
@@ -151,8 +154,7 @@ class _Process:
             if over:
                 left = left[progress.kept :]
                 if progress.changed:
-                    left = [*runner.unsure, *left]
-                    runner.unsure.clear()
+                    left = [*runner.run_again(), *left]
                     apart = True
                 long = progress.seconds > LONG or (long and progress.seconds > _SHORT)
                 strikes = 0

@@ -18,10 +18,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from mlbench.backends.cluster_dask.channel import Frames
+from mlbench.backends.cluster_dask.channel import ACK, Frames
 from mlbench.backends.cluster_dask.itemwords import ItemEnd, Mark, read_word
 from mlbench.backends.cluster_dask.process.client import leave_slot
 from mlbench.backends.cluster_dask.resources import with_devices
+from mlbench.backends.cluster_dask.worker import turns
 from mlbench.backends.cluster_dask.worker.itemends import Item, ItemEnds
 from mlbench.backends.cluster_dask.worker.itemtexts import Texts
 from mlbench.backends.cluster_dask.worker.memory import MemoryWatch
@@ -78,7 +79,9 @@ def run_chunk(task: StepTask, publish: Callable[[ExecutionId, list[Json]], None]
 class _Child:
     """A process that runs items: the one that was forked for them, or (`process` is None) the one that loaded all.
 
-    `number` is that of the last message heard over its own connection: all messages up to it have been heard.
+    `number` is that of the last message heard over its own connection: all messages up to it have been heard. `clean`
+    says whether nothing was changed when it last looked, which is so until an item has ended; `unsure` are the items
+    since then that may have seen what another has changed: all but the first.
     """
 
     def __init__(self, process: int | None, connection: int | None) -> None:
@@ -87,8 +90,21 @@ class _Child:
         self.frames = Frames(read_word)
         self.number = 0
         self.over_at = 0.0
-        self.draws: tuple[str, ...] = ()
         self.ended: list[int] = []
+        self.clean = True
+        self.unsure: list[int] = []
+
+    def end(self, number: int) -> None:
+        """Note that an item has ended in it."""
+        self.ended.append(number)
+        if not self.clean:
+            self.unsure.append(number)
+        self.clean = False
+
+    def look(self) -> None:
+        """Note that it has looked, or will not go on: whatever is to run again has been named."""
+        self.clean = True
+        self.unsure.clear()
 
 
 class _ChunkRun(Attendance):
@@ -109,15 +125,18 @@ class _ChunkRun(Attendance):
         self._peak: int | None = None
         self._messages: list[Json] = []
         self._untold: list[int] = []
+        self._unsure: list[int] = []
+        self._reopened = False
         self._deaths = 0
         self._given_up = False
         self._mark = Mark(task)
         self._mark.make()
+        self._channel: socket.socket | None = None
         self._restart()
 
     def _restart(self) -> None:
         """Forget what belongs to one process."""
-        self._begun = False
+        self._begun = self._waits = False
         self._timed_out = self._too_much = False
         self._over_at = 0.0
         self._parted: Json | None = None
@@ -150,6 +169,8 @@ class _ChunkRun(Attendance):
                     remedy="Run the cell again.",
                 )
             )
+        finally:
+            turns.leave(self._task.execution, self)
         collecting = gc.isenabled()
         gc.disable()  # thousands of objects that live until the end cost a third more if it looks for cycles in them
         try:
@@ -170,8 +191,9 @@ class _ChunkRun(Attendance):
             return self._asked.seconds != 0 and self._send_rest(apart=False)
         if self._parted is not None:
             return self._send_rest(apart=bool(self._parted["apart"]))
-        if self._over_at:
-            return False
+        if self._over_at:  # items of processes before it, of which it does not know, may have to run again
+            reopened, self._reopened = self._reopened, False
+            return reopened and self._send_rest(apart=True)
         status = self._status or {}
         if self._current is not None:
             self._lose(self._current, status).messages = self._texts.take()
@@ -201,6 +223,7 @@ class _ChunkRun(Attendance):
                 keys=tuple(chunk.keys[place] for place in left) if chunk.keys else (),
                 seconds=seconds,
                 apart=chunk.apart or apart or bool(self._changed),
+                unsure=bool(self._unsure),
             ),
         )
         return bool(left)
@@ -215,6 +238,7 @@ class _ChunkRun(Attendance):
             pipes.errors: MarkedReader("stderr", execution),
         }
         frames, told = Frames(read_word), Frames()
+        self._channel = pipes.channel
         poll = select.poll()
         for descriptor in (pipes.channel.fileno(), pipes.output, pipes.errors, pipes.status.fileno()):
             poll.register(descriptor, select.POLLIN)
@@ -323,8 +347,13 @@ class _ChunkRun(Attendance):
             self._end_child(message, poll)
         elif kind == "changed":
             self._changed.update(dict.fromkeys(message["names"]))
-            self._ends.forget(message["again"])
+            self._ends.forget((*message["again"], *self._unsure))
+            self._reopened = self._reopened or bool(self._unsure)
+            self._unsure.clear()
+            self._look_at_child()
             self._current = None
+        elif kind == "clean":
+            self._look_at_child()
         elif kind == "over":
             self._hear_over(message)
         elif kind == "begun":
@@ -335,6 +364,9 @@ class _ChunkRun(Attendance):
             self._ends.name(self._task.chunk.numbers, message["labels"])
         elif kind == "spread":
             self._spread = dataclasses.replace(msgspec.convert(message["spread"], Spread), after=message["after"])
+        elif kind == "ready":
+            self._waits = True
+            turns.ask(self._task.execution, self._asked.at_once or 1, self, self._let_begin)
         elif kind == "refused":
             self._refuse(msgspec.convert(message["failure"], Failure))
         elif kind == "parted":
@@ -344,18 +376,29 @@ class _ChunkRun(Attendance):
         elif kind == "waits":
             leave_slot()
 
+    def _let_begin(self) -> None:
+        """Tell the process that its items may be run; called in the thread of whoever made room."""
+        if self._channel is not None:
+            with contextlib.suppress(OSError):  # it is gone: its status says how
+                self._channel.send(ACK)
+
     def _hear_end(self, end: ItemEnd) -> None:
         child = self._child
         item = self._ends.end(end.number)
         item.take_end(end, child.process if child is not None else None)
         self._texts.add_end(end.n, item.take)
         if child is not None:
-            child.ended.append(end.number)
+            child.end(end.number)
         self._untold.append(end.number)
         self._begin(end.following)
 
+    def _look_at_child(self) -> None:
+        if self._child is not None:
+            self._child.look()
+
     def _hear_over(self, message: Json) -> None:
         now = time.monotonic()
+        self._look_at_child()
         if self._child is not None and self._child.process is not None:
             self._child.over_at = now
             self._note_draws(message["draws"])
@@ -381,6 +424,9 @@ class _ChunkRun(Attendance):
 
     def _meet_child(self, message: Json, poll: select.poll) -> None:
         process = message["pid"]
+        if self._waits and not self._ends.ended:
+            self._begun_at = time.monotonic()
+        self._waits = False
         connection = None
         if process is not None:
             connection = self._descriptors.pop(0)
@@ -411,7 +457,10 @@ class _ChunkRun(Attendance):
     def _leave_child(self, poll: select.poll) -> None:
         child, self._child = self._child, None
         self._meet_item(None)
-        if child is not None and child.connection is not None:
+        if child is None:
+            return
+        self._unsure += child.unsure
+        if child.connection is not None:
             _unregister(poll, child.connection)
             os.close(child.connection)
 
@@ -457,7 +506,7 @@ class _ChunkRun(Attendance):
             if now > child.over_at + _EXIT_SECONDS:
                 kill(running)
         elif not self._timed_out and not self._too_much:
-            if limit is not None and now > self._since + limit + self._held() - self._held_before:
+            if limit is not None and not self._waits and now > self._since + limit + self._held() - self._held_before:
                 self._timed_out = True
                 kill(running)
             elif self._watch.look(now):
@@ -469,7 +518,7 @@ class _ChunkRun(Attendance):
         times = [now + self._watch.seconds]
         if self._news or self._untold or (self._current is not None and not self._current_told):
             times.append(self._published + _BATCH)
-        if self._task.timeout is not None:
+        if self._task.timeout is not None and not self._waits:
             times.append(self._since + self._task.timeout + self._held() - self._held_before + 0.01)
         if self._over_at:
             times.append(self._over_at + _EXIT_SECONDS + 0.01)

@@ -375,7 +375,7 @@ class Attendance:
         if process is None:
             return False
         try:
-            threads = self._task.threads or max(1, available() // max(1, len(_running)))
+            threads = self._task.threads or max(1, available() // max(1, self._at_work()))
             task = dataclasses.replace(self._task, threads=None if threads == available() else threads)
             with contextlib.suppress(BrokenPipeError, ConnectionError):  # ended already: its status says how
                 pipes.channel.sendall(frame(task))
@@ -386,6 +386,13 @@ class Attendance:
             with _lock:  # another process may get its number
                 self._running.process = None
         return self._begun or self._timed_out or self._cancelled()
+
+    def _at_work(self) -> int:
+        """Return how many executions, and chunks of some, share this machine's processors: one that waits does not."""
+        limit = self._task.chunk.at_once if self._task.chunk is not None else None
+        with _lock:
+            waiting = 0 if limit is None else max(0, len(_of(self._task.execution)) - limit)
+            return len(_running) - waiting
 
     def _meet(self, pipes: Pipes) -> int | None:
         """Wait for the process's id; from then on it can be ended and paused."""
