@@ -6,22 +6,73 @@ limit, half of it from the beginning and half from the end; the rest of it is on
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from mlbench.core.records import Json
 
-__all__ = ["KEPT_RICH", "KEPT_TEXT", "Transcript"]
+__all__ = ["KEPT_RICH", "KEPT_TEXT", "Transcript", "fitting", "shortened"]
 
 KEPT_TEXT: Final = 1 << 20
 """Characters of text that are kept of one execution: half from the beginning, half from the end."""
 
 KEPT_RICH: Final = 32 << 20
-"""Characters of rich displays that are kept of one execution; later ones keep their plain text only."""
+"""Characters of displays that are kept of one execution; later ones keep the beginning of their plain text only."""
+
+_NOTES: Final = 1_000
+"""Characters by which a text may be too long: it may have been cut before, and say so."""
+
+_KEPT_THEN: Final = 2_000
+"""Characters of plain text of such a later display."""
 
 _LIVE_RATE: Final = 64 << 10
 """Characters of text a second that are sent on at once when more than `KEPT_TEXT` have been."""
+
+
+def shortened(text: str, limit: int = KEPT_TEXT) -> str:
+    r"""Return the beginning and the end of a text that is too long to be kept, and between them how much is left out.
+
+    Examples
+    --------
+    >>> shortened("a" * 5 + "b" * 10 + "c" * 5, limit=10)
+    'aaaaa\n[… 10 characters of this are left out here …]\nccccc'
+    """
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    left_out = len(text) - 2 * half
+    return f"{text[:half]}\n[… {left_out:,} characters of this are left out here …]\n{text[len(text) - half :]}"
+
+
+def fitting(data: Mapping[str, Any], *, limit: int = KEPT_TEXT, rich: int = KEPT_RICH) -> dict[str, Any]:
+    r"""Return a display's forms without those that are too large, which its plain text then names.
+
+    Parameters
+    ----------
+    limit, rich
+        Characters of the plain text, and characters or bytes of each other form.
+
+    Examples
+    --------
+    >>> fitting({"text/plain": "x", "text/html": "<b>x</b>"}, rich=5)
+    {'text/plain': 'x\n[… text/html of 8 characters is not kept: it is too large …]'}
+    """
+    kept: dict[str, Any] = {}
+    notes: list[str] = []
+    for kind, value in data.items():
+        if kind == "text/plain":
+            kept[kind] = shortened(value, limit) if isinstance(value, str) else value
+        elif (size := _size(value)) > rich:
+            unit = "bytes" if isinstance(value, bytes) else "characters"
+            notes.append(f"[… {kind} of {size:,} {unit} is not kept: it is too large …]")
+        else:
+            kept[kind] = value
+    if notes:
+        plain = str(kept.get("text/plain", ""))
+        kept["text/plain"] = "\n".join([*([plain] if plain else []), *notes])
+    return kept
 
 
 class Transcript:
@@ -30,7 +81,7 @@ class Transcript:
     Parameters
     ----------
     limit, rich
-        Characters of text, and of rich displays, that are kept.
+        Characters of text, also of each display's, and of all displays together, that are kept.
     log
         Whether the caller keeps the rest of the text, so that it can be said where it is.
 
@@ -53,7 +104,11 @@ class Transcript:
     ) -> None:
         self._rest = "; all of it is in the step's log" if log else ""
         self._half = limit // 2
+        self._limit = limit
         self._rich = rich
+        self._largest = rich
+        self._plain = limit
+        self._not_shown = 0
         self._clock = clock
         self._head: list[_Output] = []
         self._tail: list[_Output] = []
@@ -89,10 +144,17 @@ class Transcript:
         if kind == "stream":
             self._add_text(message["name"], message["text"])
             return self._live(message)
+        if "data" in message:
+            data = fitting(message["data"], limit=self._limit + _NOTES, rich=self._largest)
+            message = {**message, "data": data}
         if kind == "update_display_data":
             self._update(message)
             return [message]
-        self._place(_Output(self._weighed(message)))
+        weighed = self._weighed(message)
+        if weighed is None:
+            self._not_shown += 1
+        else:
+            self._place(_Output(weighed))
         return [message]
 
     def outputs(self) -> list[Json]:
@@ -102,7 +164,7 @@ class Transcript:
             first = self._tail[0].as_output()
             if outputs[-1]["output_type"] == "stream" and outputs[-1]["name"] == first["name"]:
                 outputs[-1]["text"] += first["text"]
-                return [*outputs, *(one.as_output() for one in self._tail[1:])]
+                return [*outputs, *(one.as_output() for one in self._tail[1:]), *self._about_displays()]
         if self._left_out:
             outputs.append(
                 {
@@ -111,7 +173,13 @@ class Transcript:
                     "text": (f"\n[… {self._left_out:,} characters are left out here{self._rest} …]\n"),
                 }
             )
-        return [*outputs, *(one.as_output() for one in self._tail)]
+        return [*outputs, *(one.as_output() for one in self._tail), *self._about_displays()]
+
+    def _about_displays(self) -> list[Json]:
+        if not self._not_shown:
+            return []
+        note = f"\n[… {self._not_shown:,} more displays are not kept: there are too many …]\n"
+        return [{"output_type": "stream", "name": "stderr", "text": note}]
 
     def last_words(self) -> list[Json]:
         """Return what to send on at the end: a note about text that was not."""
@@ -123,7 +191,7 @@ class Transcript:
     def _clear(self) -> None:
         self._clear_next = False
         self._head, self._tail = [], []
-        self._head_text = self._tail_text = self._left_out = 0
+        self._head_text = self._tail_text = self._left_out = self._not_shown = 0
 
     def _add_text(self, name: str, text: str) -> None:
         room = self._half - self._head_text
@@ -160,17 +228,21 @@ class Transcript:
     def _place(self, output: _Output) -> None:
         (self._tail if self._tail else self._head).append(output)
 
-    def _weighed(self, message: Json) -> Json:
-        """Return a display as it is kept: without its rich forms once there are too many of them."""
+    def _weighed(self, message: Json) -> Json | None:
+        """Return a display as it is kept: the beginning of its plain text once there is too much, then nothing."""
         data = message.get("data")
         if not data:
             return message
-        weight = sum(len(part) for part in data.values() if isinstance(part, str))
-        if weight <= self._rich or set(data) == {"text/plain"}:
+        weight = _weight(data)
+        if weight <= self._rich:
             self._rich -= weight
             return message
-        plain = str(data.get("text/plain", ""))[:2000]
-        return {**message, "data": {"text/plain": f"{plain} [not kept: this step shows too much]"}}
+        plain = str(data.get("text/plain", ""))[:_KEPT_THEN]
+        said = f"{plain} [the rest is not kept: this step shows too much]"
+        if len(said) > self._plain:
+            return None
+        self._plain -= len(said)
+        return {**message, "data": {"text/plain": said}}
 
     def _update(self, message: Json) -> None:
         identifier = message.get("transient", {}).get("display_id")
@@ -178,7 +250,10 @@ class Transcript:
             return
         for one in (*self._head, *self._tail):
             if one.message is not None and one.message.get("transient", {}).get("display_id") == identifier:
-                one.message = {**one.message, "data": message["data"], "metadata": message.get("metadata", {})}
+                self._rich += _weight(one.message["data"])  # what it showed before is not kept any more
+                weighed = self._weighed(message)
+                data = {"text/plain": "[not kept: this step shows too much]"} if weighed is None else weighed["data"]
+                one.message = {**one.message, "data": data, "metadata": message.get("metadata", {})}
 
     def _live(self, message: Json) -> list[Json]:
         """Let text through as fast as a page can show it, and say later how much was held back."""
@@ -215,6 +290,15 @@ class _Output:
         if self.message is None:
             return {"output_type": "stream", "name": self.name, "text": self.text()}
         return {name: value for name, value in self.message.items() if name != "transient"}
+
+
+def _weight(data: Mapping[str, Any]) -> int:
+    """Return how many characters a display's forms have, about."""
+    return sum(map(_size, data.values()))
+
+
+def _size(value: Any) -> int:
+    return len(value) if isinstance(value, str | bytes) else len(json.dumps(value, default=str))
 
 
 def _append(outputs: list[_Output], name: str, text: str) -> None:

@@ -201,6 +201,37 @@ def test_widgets_are_shown_as_text(store: Path) -> None:
     assert "value=3" in shown["data"]["text/plain"]
 
 
+HUGE = """
+class Huge:
+    def __repr__(self):
+        return "a" * 100_000_000
+    def _repr_html_(self):
+        return "b" * 100_000_000
+display(Huge())
+"""
+
+
+@pytest.mark.parametrize("last", ["Huge()", "raise ValueError('x' * 100_000_000)"])
+def test_a_display_without_measure_is_cut_where_it_is_made(store: Path, last: str) -> None:
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    shown = Shown()
+    record = run(task(store, HUGE + last), shown)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 60_000, "kilobytes: what supervises the step never had it"
+    outputs = [one for one in record.messages if one["output_type"] in ("display_data", "execute_result")]
+    assert len(outputs) == (2 if last == "Huge()" else 1)
+    for one in outputs:
+        assert set(one["data"]) == {"text/plain"}
+        assert "98,951,424 characters of this are left out here" in one["data"]["text/plain"]
+        assert "text/html of 100,000,000 characters is not kept" in one["data"]["text/plain"]
+    if record.failure is not None:
+        assert len(record.failure.evalue) < 1_100_000
+    assert len(str(record.messages)) < 5_000_000
+    assert sum(len(str(news)) for news in shown.news) < 10_000_000
+
+
 def test_what_is_printed_first_is_shown_at_once(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "_BATCH", 60.0)  # of the news that follow one another
     seen = tmp_path / "seen"

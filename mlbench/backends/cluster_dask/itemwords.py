@@ -42,33 +42,56 @@ class Mark:
     """Says which item of a chunk was begun last, to whoever asks when neither its process nor its worker is left.
 
     It is a file beside what is being written in the store; of a store under a URL, on this machine. Nothing depends on
-    it while all goes well: where it cannot be written, less is known after a loss.
+    it while all goes well: where it cannot be written, less is known after a loss. Whoever takes it away has given the
+    chunk up, and its process, which may well live, begins nothing more.
     """
 
     def __init__(self, task: StepTask) -> None:
         assert task.chunk is not None
         self._path = Path(local_folder(task.store), "tmp", f"begun-{task.execution}-{task.chunk.place}")
         self._file: int | None = None
+        self._made = False
+
+    def make(self) -> None:
+        """Make it, before the first process of the chunk begins."""
+        with contextlib.suppress(OSError):
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+            self._made = True
+
+    @property
+    def lost(self) -> bool:
+        """Whether it was made here, and somebody has taken it away since."""
+        return self._made and not self._path.exists()
 
     def open(self) -> None:
         """Make it ready to be written, also by forks of this process."""
         with contextlib.suppress(OSError):
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+            self._file = os.open(self._path, os.O_RDWR)
 
-    def begin(self, number: int) -> None:
-        """Note that an item is begun."""
+    def begin(self, number: int) -> bool:
+        """Note that an item is begun; return False if it is not to begin, because the chunk has been given up."""
         if self._file is not None:
             try:
                 os.pwrite(self._file, (number + 1).to_bytes(8, "little"), 0)
             except OSError:
                 self._file = None
+        return not self.gone
 
-    def last(self) -> int | None:
-        """Return the item that was begun last; None if none was, or nobody noted it."""
-        try:
-            return int.from_bytes(self._path.read_bytes()[:8], "little") - 1 if self._path.stat().st_size == 8 else None
-        except OSError:
-            return None
+    @property
+    def gone(self) -> bool:
+        """Whether somebody has taken away what is open here."""
+        return self._file is not None and os.fstat(self._file).st_nlink == 0
+
+    def take(self) -> int | None:
+        """Take it away; return the item that was begun last, None if none was, or nobody noted it.
+
+        An item that is noted later does not begin.
+        """
+        with contextlib.suppress(OSError), self._path.open("rb") as file:
+            self.remove()
+            data = file.read(8)
+            return int.from_bytes(data, "little") - 1 if len(data) == 8 else None
+        return None
 
     def remove(self) -> None:
         """Forget it."""

@@ -47,15 +47,16 @@ class Elsewhere:
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     address: str = ""
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         """Start the scheduler."""
         self.folder.mkdir(parents=True, exist_ok=True)
         said = self.folder / "scheduler.json"
         protocol = "tls" if self.tls is not None else "tcp"
         self.run(
             "distributed.cli.dask_scheduler",
-            *("--host", self.host, "--port", "0", "--protocol", protocol, "--no-dashboard"),
+            *("--host", self.host, "--port", "0", "--protocol", protocol),
             *("--scheduler-file", str(said)),
+            *(options or ("--no-dashboard",)),
         )
         until = time.monotonic() + PATIENCE
         while not self.address:

@@ -72,6 +72,45 @@ def test_too_many_rich_displays_keep_their_plain_text() -> None:
     assert set(second["data"]) == {"text/plain"}
 
 
+def test_the_plain_text_of_a_display_is_cut_and_says_how_much_is_left_out() -> None:
+    transcript = Transcript(limit=1000)
+    (live,) = transcript.add(display("a" * 600 + "b" * 1_000_000 + "c" * 600))
+    (shown,) = transcript.outputs()
+    for one in (live, shown):
+        plain = one["data"]["text/plain"]
+        assert plain.startswith("a" * 600 + "b" * 400 + "\n[… 999,200 characters of this are left out here …]\n")
+        assert plain.endswith("c" * 600)
+        assert len(plain) < 2100
+
+
+def test_a_form_that_is_too_large_is_named_by_the_plain_text() -> None:
+    data = {"text/plain": "frame", "text/html": "x" * 200, "application/json": {"a": "y" * 200}, "image/png": "z"}
+    (shown,) = kept({"output_type": "display_data", "data": data, "metadata": {}}, rich=199)
+    plain = shown["data"].pop("text/plain")
+    assert shown["data"] == {"image/png": "z"}
+    assert plain.splitlines()[:2] == ["frame", "[… text/html of 200 characters is not kept: it is too large …]"]
+    assert "application/json of 209 characters" in plain
+
+
+def test_displays_without_end_are_counted_in_the_end() -> None:
+    outputs = kept(*(display("x" * 90) for _ in range(10_000)), limit=1000, rich=1000)
+    assert len(outputs) < 30
+    assert outputs[-1]["name"] == "stderr"
+    assert "more displays are not kept" in outputs[-1]["text"]
+
+
+def test_a_display_that_is_updated_for_ever_takes_the_place_of_one() -> None:
+    update = {**display("y" * 90, "x"), "output_type": "update_display_data"}
+    (shown,) = kept(display("y" * 90, "x"), *(update for _ in range(1000)), rich=200)
+    assert shown["data"] == {"text/plain": "y" * 90}
+
+
+def test_an_update_is_cut_as_a_display_is() -> None:
+    update = {**display("y" * 5000, "x"), "output_type": "update_display_data"}
+    (shown,) = kept(display("x", "x"), update, limit=1000)
+    assert "3,000 characters of this are left out" in shown["data"]["text/plain"]
+
+
 def test_text_that_comes_too_fast_is_not_sent_on_but_said() -> None:
     now = [0.0]
     transcript = Transcript(limit=1000, clock=lambda: now[0])

@@ -46,6 +46,9 @@ _ANSWER_SECONDS: Final = 5.0
 _MOST_SILENCES: Final = 2
 """So many unanswered calls, one after the other, are a worker that hangs: it is lost after at most 30 s."""
 
+_RECORD_SECONDS: Final = 5.0
+"""Seconds that a worker which was ending a step when it was lost has to write its record."""
+
 _LOCAL: Final = ClusterChoice()
 
 _log = logging.getLogger(__name__)
@@ -325,6 +328,8 @@ class DaskCluster:
     # --- steps -------------------------------------------------------------------------------------------------------
 
     async def _run(self, submitted: _Submitted) -> Execution:
+        from mlbench.backends.cluster_dask.worker import visiting
+
         task = submitted.task
         try:
             connection = await self._open(submitted.place, task.cluster or _LOCAL)
@@ -362,10 +367,11 @@ class DaskCluster:
             pure=False,
             retries=0,
             resources=task.resources or None,
+            workers=await connection.answering(),
             key=f"step-{task.execution}-{task.attempt}",
         )
         try:
-            return msgspec.json.decode(await submitted.future, type=Execution)
+            record = msgspec.json.decode(await submitted.future, type=Execution)
         except asyncio.CancelledError:  # Dask's FutureCancelledError is one
             current = asyncio.current_task()
             if current is not None and current.cancelling():
@@ -374,6 +380,9 @@ class DaskCluster:
         except Exception as error:  # noqa: BLE001  KilledWorker and its like: the step's end may be recorded all the same
             _log.warning("Execution %s lost its worker: %s: %s", task.execution, type(error).__name__, error)
             return await self._end(submitted, _failure_of(error, task))
+        if connection.foreign:
+            await asyncio.to_thread(visiting.let_go, task)
+        return record
 
     async def _end(self, submitted: _Submitted, failure: Failure | None = None) -> Execution:
         """Return the record of an execution that no worker has returned, writing one where there is none."""
@@ -415,30 +424,47 @@ class DaskCluster:
             if not place.under_way:
                 silences.clear()
             elif time.monotonic() - looked >= _LOOK_SECONDS and place.connection is not None:
+                if place.connection.foreign and place.connection.alive:
+                    if not await place.connection.answers(_ANSWER_SECONDS):
+                        if self._count(silences, None):
+                            place.connection.drop()
+                        looked = time.monotonic()
+                        continue
+                    silences.pop(None, None)
                 addresses = {one.address for one in place.under_way.values() if one.drive is None}
                 for drive in [one.drive for one in place.under_way.values() if one.drive is not None]:
                     addresses |= await drive.chunks.workers()
+                addresses |= place.connection.silent
                 addresses.discard(None)
                 if not place.connection.foreign:  # a step may wait for a thread of one that hangs
                     addresses = set(place.connection.cluster.scheduler.workers)
                 for address in addresses:
                     if await place.connection.ask(os.getpid, workers=[str(address)], patience=_ANSWER_SECONDS):
                         silences.pop(address, None)
-                    else:
-                        silences[address] = silences.get(address, 0) + 1
-                    if silences.get(address, 0) >= _MOST_SILENCES:
-                        del silences[address]
+                        place.connection.silent.discard(str(address))
+                    elif self._count(silences, address):
                         try:
                             await self._give_up(place, address)
                         except Exception:  # noqa: BLE001  the scheduler is silent too: it is looked at again
                             _log.warning("The worker %s could not be given up", address, exc_info=True)
                 looked = time.monotonic()
 
+    @staticmethod
+    def _count(silences: dict[str | None, int], address: str | None) -> bool:
+        """Count that somebody has not answered (None: a scheduler); say whether that was once too often."""
+        silences[address] = silences.get(address, 0) + 1
+        if silences[address] < _MOST_SILENCES:
+            return False
+        del silences[address]
+        return True
+
     async def _give_up(self, place: _Place, address: str | None) -> None:
         """End a worker that hangs, or, where that is not ours to do, wait for its steps no longer."""
         if place.connection is not None and not place.connection.foreign:
             kill_worker(place.connection.cluster, address)
             return
+        if place.connection is not None and address is not None:
+            place.connection.silent.add(address)
         for submitted in list(place.under_way.values()):
             if submitted.drive is not None and address is not None:
                 await submitted.drive.chunks.give_up(address)
@@ -478,6 +504,13 @@ def _find_or_write(submitted: _Submitted, failure: Failure | None) -> Execution:
     task = submitted.task
     try:
         blobs = open_blobs(task.store)
+        if visiting.visits(task):  # its worker may well live, and is neither to begin it nor to end it any more
+            visiting.claim(task)
+            until = time.monotonic() + _RECORD_SECONDS
+            while not visiting.conclude(task) and time.monotonic() < until:
+                if find_written(blobs, task, "execution", task.execution) is not None:
+                    break
+                time.sleep(0.1)
         found = find_written(blobs, task, "execution", task.execution)
         if found is not None and found.get("state") in ENDED and found.get("attempt", 1) == task.attempt:
             return msgspec.convert(found, Execution)
@@ -499,8 +532,6 @@ def _find_or_write(submitted: _Submitted, failure: Failure | None) -> Execution:
                 remedy="Run the cell again.",
             ),
         )
-    if task.cluster is not None:
-        visiting.let_go(task)
     if blobs is not None:
         try:
             record_end(blobs, task, record)

@@ -41,6 +41,8 @@ class Connection:
     ----------
     asked
         How many workers it was asked for, None while nobody has said a number. They may come, or go, much later.
+    silent
+        The addresses of workers that do not answer, which get nothing to run.
     """
 
     def __init__(self, choice: ClusterChoice, client: Any, cluster: Any = None) -> None:
@@ -48,6 +50,8 @@ class Connection:
         self.client = client
         self.cluster = cluster
         self.asked: int | None = None if choice.adapt is not None else choice.workers
+        self._address = str(client.scheduler.address)
+        self.silent: set[str] = set()
         self._met: set[str] = set()
         self._proofs: dict[str, Digest] = {}
 
@@ -60,6 +64,39 @@ class Connection:
     def alive(self) -> bool:
         """Whether the scheduler is still there, as far as is known."""
         return bool(self.client.status == "running")
+
+    @property
+    def closed(self) -> bool:
+        """Whether the scheduler is gone for good: it has not been found again."""
+        return self.client.status in ("closing", "closed")
+
+    @property
+    def loss(self) -> str:
+        """A sentence that says that the scheduler is gone."""
+        return f"The scheduler of cluster {self.choice.name} at {self._address} does not answer any more."
+
+    def drop(self) -> None:
+        """Take the scheduler for lost, which does not answer: Dask's client looks for it again for a while."""
+        _log.error("%s", self.loss)
+        comm = self.client.scheduler_comm
+        if comm is not None:
+            comm.comm.abort()
+
+    async def answering(self) -> list[str] | None:
+        """Return the workers that may be given something to run; None if it is all of them."""
+        if not self.silent:
+            return None
+        known = await asyncio.wait_for(self.client.scheduler.identity(), CONTROL_SECONDS)
+        self.silent &= set(known["workers"])
+        return sorted(set(known["workers"]) - self.silent) or None
+
+    async def answers(self, patience: float) -> bool:
+        """Say whether the scheduler does."""
+        try:
+            await asyncio.wait_for(self.client.scheduler.identity(), patience)
+        except Exception:  # noqa: BLE001  whatever it is, nobody has answered
+            return False
+        return True
 
     async def ask(
         self,

@@ -32,7 +32,7 @@ from mlbench.runs.spread import Outcome, Spreading
 from mlbench.runs.transcript import Transcript
 from mlbench.runs.wire import msgspec
 
-__all__ = ["ChunkLost", "Chunks", "DaskChunks", "FanOutDrive", "Known"]
+__all__ = ["ChunkLost", "Chunks", "ClusterLost", "DaskChunks", "FanOutDrive", "Known"]
 
 OnEvent = Callable[[Json], None]
 
@@ -46,6 +46,15 @@ _SLOTS_SECONDS: Final = 2.0
 
 _CANCEL_SECONDS: Final = 10.0
 """Seconds in which chunks say that they have ended after a cancel."""
+
+_LOSS_SECONDS: Final = 30.0
+"""Chunks that are lost within so long are lost together: what follows is waited for once."""
+
+_LAST_WORDS_SECONDS: Final = 3.0
+"""Seconds that a worker which lives, though it is lost, has to end a chunk and say which items have ended."""
+
+_RECORD_SECONDS: Final = 5.0
+"""Seconds that a worker which was ending a chunk when it was lost has to write what became of its items."""
 
 _MOST_LABELS: Final = 5_000
 """Labels that travel with each chunk; of more the process makes its own."""
@@ -65,6 +74,10 @@ _log = logging.getLogger(__name__)
 
 class ChunkLost(Exception):
     """The worker that had a chunk is gone."""
+
+
+class ClusterLost(ChunkLost):
+    """The scheduler is gone, and with it all that it had: a sentence that says so."""
 
 
 class Chunks(Protocol):
@@ -145,6 +158,8 @@ class FanOutDrive:
         self._stirred = asyncio.Event()
         self._paused = False
         self._started: int | None = None
+        self._loss_at = float("-inf")
+        self._claimed: dict[int, tuple[bool, int | None]] = {}
         self._stop_by: float | None = None
         self._shown = False
         self._changed = False
@@ -214,9 +229,11 @@ class FanOutDrive:
             finally:
                 stirred.cancel()
             self._stirred.clear()
-            for one in done:
-                if one is not stirred:
-                    await self._take(one)  # type: ignore[arg-type]
+            ended: list[asyncio.Task[ChunkEnd | EndedChunk]] = [one for one in done if one is not stirred]  # type: ignore[misc]
+            if lost := [self._running[one] for one in ended if _is_lost(one)]:
+                await asyncio.to_thread(self._claim_back, lost)
+            for one in ended:
+                await self._take(one)
             if self._stop_by is not None and time.monotonic() > self._stop_by:
                 for running in list(self._running):
                     running.cancel()
@@ -227,6 +244,8 @@ class FanOutDrive:
     async def _send(self) -> None:
         now = time.monotonic()
         if now - self._slots_at > _SLOTS_SECONDS and self._stop_by is None:
+            if self._paused:  # a chunk that waits may have come to a worker that was not there when all were told
+                await self.chunks.pause()
             self._slots = max(1, await self.chunks.slots())
             self._slots_at = now
         while not self._paused and (chunk := self._spreading.next(now, self._slots)) is not None:
@@ -236,8 +255,12 @@ class FanOutDrive:
 
     async def _take(self, ended: asyncio.Task[ChunkEnd | EndedChunk]) -> None:
         chunk = self._running.pop(ended)
-        if ended.cancelled() or isinstance(ended.exception(), ChunkLost):
+        if _is_lost(ended):
             await self._take_loss(chunk)
+            if not ended.cancelled() and isinstance(lost := ended.exception(), ClusterLost):
+                remedy = "See to the cluster, then run the cell again with --cache: what has ended is not run again."
+                failure = Failure(ename="ClusterLost", evalue=str(lost), remedy=remedy)
+                self._spreading.fail(failure, "worker-lost")
             return
         try:
             end = ended.result()
@@ -265,10 +288,9 @@ class FanOutDrive:
 
     async def _take_loss(self, chunk: Chunk) -> None:
         _log.warning("Execution %s lost the worker of its chunk %s", self._task.execution, chunk.place)
-        mark = Mark(replace(self._task, chunk=chunk))
-        recorded, begun = await asyncio.to_thread(self._recorded, chunk), await asyncio.to_thread(mark.last)
+        known, begun = self._claimed.pop(chunk.place)
+        recorded = await asyncio.to_thread(self._last_words, chunk) if known else []
         lost = self._spreading.lost(chunk.place, recorded, time.monotonic(), time.time_ns(), begun=begun)
-        await asyncio.to_thread(mark.remove)
         own = [whole(record) for record in lost if record.reason == "worker-lost"]
         try:  # also where none was under way: a worker that was only slow sees by this that it has been given up
             await asyncio.to_thread(self._record, f"lost-{chunk.place}", own)
@@ -301,7 +323,7 @@ class FanOutDrive:
             times.append(self._told_at + _TELL_SECONDS - now)
         if self._stop_by is not None:
             times.append(self._stop_by - now + 0.01)
-        elif self._running:
+        elif self._running or self._paused:
             times.append(_SLOTS_SECONDS)
         return max(0.0, min(times)) if times else None
 
@@ -345,6 +367,49 @@ class FanOutDrive:
         identifier = f"{self._task.execution}-{name}"
         executions = {"executions": [msgspec.to_builtins(record) for record in records]}
         self._blobs.append("executions", identifier, proven(self._task.signer, "executions", identifier, executions))
+
+    def _claim_back(self, chunks: Sequence[Chunk]) -> None:
+        """Let workers that are lost, and may well live, begin nothing more of their chunks.
+
+        `_claimed` has, by place, whether one may have begun a chunk, and the item that was begun last, if known.
+        """
+        from mlbench.backends.cluster_dask.worker import visiting
+
+        for chunk in chunks:
+            task = replace(self._task, chunk=chunk)
+            known, begun = True, Mark(task).take()
+            if visiting.visits(task):
+                with contextlib.suppress(MlbenchError):
+                    known = not visiting.claim(task)
+            self._claimed[chunk.place] = known, begun
+
+    def _last_words(self, chunk: Chunk) -> list[Execution]:
+        """Return what a worker that is lost has recorded of a chunk, and let it record nothing later."""
+        from mlbench.backends.cluster_dask.worker import visiting
+
+        task = replace(self._task, chunk=chunk)
+        if visiting.visits(task):
+            now = time.monotonic()
+            if now > self._loss_at + _LOSS_SECONDS:
+                self._loss_at = now
+            until = self._loss_at + _LAST_WORDS_SECONDS
+            while not (recorded := self._recorded(chunk)) and time.monotonic() < until:
+                time.sleep(0.1)
+            if not recorded and not self._concludes(task):  # it is about to write
+                until = time.monotonic() + _RECORD_SECONDS
+                while not (recorded := self._recorded(chunk)) and time.monotonic() < until:
+                    time.sleep(0.1)
+            if recorded:
+                return recorded
+        return self._recorded(chunk)
+
+    @staticmethod
+    def _concludes(task: StepTask) -> bool:
+        from mlbench.backends.cluster_dask.worker import visiting
+
+        with contextlib.suppress(MlbenchError):
+            return visiting.conclude(task)
+        return True
 
     def _recorded(self, chunk: Chunk) -> list[Execution]:
         """Return what a worker has recorded of a chunk: it has the secret that came with the task.
@@ -437,18 +502,25 @@ class DaskChunks:
         except Exception as error:  # noqa: BLE001  whatever is wrong there, chunks will say so
             _log.warning("The scheduler did not say what workers it has: %s", type(error).__name__)
             return 1
-        return sum(_fitting(worker, self._asked) for worker in known["workers"].values())
+        there = known["workers"].items()
+        return sum(_fitting(one, self._asked) for address, one in there if address not in self._connection.silent)
 
     async def run(self, task: StepTask) -> EndedChunk:
         """Run a chunk where there is room."""
+        from mlbench.backends.cluster_dask.worker import visiting
+
         assert task.chunk is not None
         place = task.chunk.place
         call = await self._connection.call("run_chunk", task)
+        workers = await self._connection.answering()
+        if self._connection.closed:
+            raise ClusterLost(self._connection.loss)
         future = self._futures[f"chunk-{self._execution}-{place}"] = self._connection.client.submit(
             *call,
             pure=False,
             retries=0,
             resources=self._asked or None,
+            workers=workers,
             key=f"chunk-{self._execution}-{place}",
         )
         try:
@@ -457,15 +529,20 @@ class DaskChunks:
             current = asyncio.current_task()
             if current is not None and current.cancelling():
                 raise
-            raise ChunkLost(place) from None
+            raise self._loss(place) from None
         except Exception as error:  # KilledWorker and its like
-            raise ChunkLost(place) from error
+            raise self._loss(place) from error
         finally:
             future.release()
             self._futures.pop(future.key, None)
+        if visiting.visits(task):
+            await asyncio.to_thread(visiting.let_go, task)
         if len(answer) > _LARGE:
             return await asyncio.to_thread(read_chunk, answer)
         return read_chunk(answer)
+
+    def _loss(self, place: int) -> ChunkLost:
+        return ClusterLost(self._connection.loss) if self._connection.closed else ChunkLost(place)
 
     async def cancel(self, reason: Reason) -> None:
         """End the processes of chunks that run; those that wait for a thread find out when they have it."""
@@ -507,6 +584,10 @@ def _fitting(worker: Json, asked: Json) -> int:
     has = worker.get("resources") or {}
     rooms = [int(has.get(name, 0) / amount) for name, amount in asked.items() if amount > 0]
     return int(min([worker["nthreads"], *rooms]))
+
+
+def _is_lost(ended: asyncio.Task[Any]) -> bool:
+    return ended.cancelled() or isinstance(ended.exception(), ChunkLost)
 
 
 def _changes_what_all_are_given(task: StepTask) -> bool:

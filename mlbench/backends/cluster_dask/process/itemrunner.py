@@ -206,7 +206,12 @@ class Runner:
 
     def late(self) -> bool:
         """Say whether no item is to be begun any more."""
-        return self._until is not None and time.monotonic() >= self._until
+        return (self._until is not None and time.monotonic() >= self._until) or self._mark.gone
+
+    @property
+    def given_up(self) -> bool:
+        """Whether somebody has taken this chunk's worker for lost: others have its items by now."""
+        return self._mark.gone
 
     def _has_little_left(self, count: int, left: int, begun: float) -> bool:
         """Say whether items that are left are so few that they are run although it is late; asked once it is."""
@@ -238,10 +243,10 @@ class Runner:
         progress = self.progress
         count = 0
         for place in places:
-            if count and self.late() and not self._has_little_left(count, len(places) - count, begun):
+            late = count and self.late() and not self._has_little_left(count, len(places) - count, begun)
+            if late or not self._mark.begin(self._chunk.numbers[place]):
                 break
             progress.begin(count)
-            self._mark.begin(self._chunk.numbers[place])
             seconds = self._run_one(
                 place, following=places[count + 1] if count + 1 < len(places) else None, alone=alone
             )

@@ -147,7 +147,7 @@ class _Process:
         if self._chunk.at_once is not None:
             self._channel.await_turn()
         runner.set_clock()
-        while left and not (runner.begun_any and runner.late()):
+        while left and not (runner.begun_any and runner.late()) and not runner.given_up:
             places = left[:1] if apart or long else left
             progress = runner.progress
             progress.reset()

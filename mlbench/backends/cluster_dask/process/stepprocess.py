@@ -32,6 +32,7 @@ from mlbench.core.errors import MlbenchError, StoreError
 from mlbench.core.messages import RandomState, StepTask
 from mlbench.core.records import Binding, Failure, Json
 from mlbench.runs import artifacts, capture, context, faithful, previews, randomness, surroundings, values
+from mlbench.runs.transcript import shortened
 from mlbench.runs.wire import msgspec
 
 __all__ = ["Step", "main", "serve", "text_of", "warm"]
@@ -341,8 +342,8 @@ class Step:
 
 
 def text_of(error: BaseException) -> str:
-    """Return an error's text, also of one whose `__str__` fails."""
+    """Return an error's text, cut if it is without measure, also of one whose `__str__` fails."""
     try:
-        return str(error)
+        return shortened(str(error))
     except Exception:  # noqa: BLE001  a stranger's class
         return f"<{type(error).__name__} that can't be shown>"

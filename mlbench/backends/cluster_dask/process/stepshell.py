@@ -24,6 +24,7 @@ from traitlets.config import Config
 from mlbench.backends.cluster_dask.channel import Channel
 from mlbench.core.errors import UsageError
 from mlbench.core.records import Failure, Json
+from mlbench.runs.transcript import fitting, shortened
 
 __all__ = ["ZMQInteractiveShell", "make_shell", "open_stream"]
 
@@ -218,8 +219,9 @@ class ZMQInteractiveShell(InteractiveShell):
 
     def _showtraceback(self, etype: type[BaseException], evalue: BaseException | None, stb: list[str]) -> None:
         """Keep the traceback as the cell's failure, and show it."""
-        self.failure = Failure(ename=etype.__name__, evalue=str(evalue), traceback=tuple(stb))
-        self.say({"output_type": "error", "ename": etype.__name__, "evalue": str(evalue), "traceback": list(stb)})
+        lines, text = [shortened(line) for line in stb], shortened(str(evalue))
+        self.failure = Failure(ename=etype.__name__, evalue=text, traceback=tuple(lines))
+        self.say({"output_type": "error", "ename": etype.__name__, "evalue": text, "traceback": lines})
 
     def rehearse(self, *sources: str) -> None:
         """Run cells for nothing, so that what they load need not be loaded again, here or in what is forked."""
@@ -384,7 +386,7 @@ def _as_json(data: Mapping[str, Any]) -> Json:
     """Return a display's forms as JSON has them: images in base64, no widgets, which would need a kernel."""
     return {
         kind: base64.b64encode(value).decode("ascii") if isinstance(value, bytes) else _plain(value)
-        for kind, value in data.items()
+        for kind, value in fitting(data).items()
         if not kind.startswith(_WIDGETS)
     }
 

@@ -32,13 +32,16 @@ from mlbench.backends.cluster_dask.worker.servers import kill
 from mlbench.backends.cluster_dask.worker.supervisor import (
     STALL_SECONDS,
     Attendance,
+    GivenUp,
     Running,
+    abandon,
     entered,
     refusal,
 )
+from mlbench.backends.cluster_dask.worker.visiting import conclude, visits
 from mlbench.core.errors import MlbenchError
 from mlbench.core.ids import ExecutionId, new_id
-from mlbench.core.messages import Chunk, ChunkEnd, Spread, StepTask
+from mlbench.core.messages import Chunk, Spread, StepTask
 from mlbench.core.records import Failure, Json, Reason
 from mlbench.runs.wire import msgspec
 
@@ -127,6 +130,8 @@ class _ChunkRun(Attendance):
         self._reopened = False
         self._deaths = 0
         self._given_up = False
+        self._mark = Mark(task)
+        self._mark.make()
         self._channel: socket.socket | None = None
         self._restart()
 
@@ -180,6 +185,8 @@ class _ChunkRun(Attendance):
 
     def _goes_on(self) -> bool:
         """Judge how a process ended; say whether another is to run what is left."""
+        if self._mark.lost:
+            return False
         if self._ends.chunk.spread is None and self._spread is not None:
             self._ends.chunk = _first(self._ends.chunk, self._spread)
             return self._asked.seconds != 0 and self._send_rest(apart=False)
@@ -264,6 +271,8 @@ class _ChunkRun(Attendance):
             before_that, now = now, time.monotonic()
             if now - before_that > STALL_SECONDS and self._was_given_up():
                 kill(process)
+            if self._mark.lost and not self._cancelled():  # what has ended may be told yet
+                abandon(f"chunk-{self._task.execution}-{self._asked.place}")
             before = self._count
             known, more = read()
             busy = not more and self._count - before > 2
@@ -547,9 +556,9 @@ class _ChunkRun(Attendance):
 
     def _end(self) -> bytes:
         """Write what became of the items; return it as JSON."""
-        if self._given_up:
+        if self._given_up or not self._concludes():
             _log.warning("A chunk of execution %s ends too late: it was taken for lost", self._task.execution)
-            return msgspec.json.encode(ChunkEnd())
+            raise GivenUp("It was taken for lost.")
         self._cancel_item()
         self._say_own(self._texts.take())
         self._flush(time.monotonic(), everything=True)
@@ -573,11 +582,17 @@ class _ChunkRun(Attendance):
                 remedy=getattr(error, "remedy", None) or "See that the store can be written, then run the cell again.",
             )
             end["reason"] = "error"
-        Mark(self._task).remove()
+        self._mark.remove()
         ended = self._ends.ended if records else {}
         end["executions"] = list(map(msgspec.Raw, records))
         end["left"] = [number for number in self._asked.numbers if number not in ended]
         return msgspec.json.encode(end)
+
+    def _concludes(self) -> bool:
+        """Say whether it is this worker that says how the chunk ended; a store that cannot be written keeps nobody."""
+        with contextlib.suppress(MlbenchError):
+            return not visits(self._task) or conclude(dataclasses.replace(self._task, chunk=self._asked))
+        return True
 
     def _cancel_item(self) -> None:
         """Let the item that ran when all was cancelled be cancelled too, or fail if it was lost with its worker."""

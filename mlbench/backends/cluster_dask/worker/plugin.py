@@ -23,7 +23,7 @@ from mlbench.core.messages import ChunkEnd, StepTask
 from mlbench.core.records import Failure, Json
 from mlbench.runs.wire import msgspec
 
-__all__ = ["TOPIC", "StepWorker", "WorkerLost", "ended", "publisher", "run_chunk", "run_step", "unsealed"]
+__all__ = ["TOPIC", "StepWorker", "WorkerLost", "publisher", "run_chunk", "run_step", "unsealed"]
 
 TOPIC: Final = "mlbench-news"
 
@@ -51,6 +51,11 @@ class StepWorker(WorkerPlugin):
             # The worker before this one may have been killed together with its step servers.
             threading.Thread(target=end_orphans, name="mlbench-orphans", daemon=True).start()
         await _declare(worker)
+
+    def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
+        """End what nobody waits for any more: its service is gone, or has given this worker up."""
+        if not self.own and start in ("executing", "long-running") and finish == "released":
+            supervisor.abandon(str(key))
 
     def teardown(self, worker: Any) -> None:
         if worker.status in _ENDING:  # registered again, it is taken away before; the steps go on
@@ -81,8 +86,8 @@ def run_step(sealed: supervisor.Sealed | io.BytesIO) -> bytes:
         return msgspec.json.encode(supervisor.refused(task, refusal))
     try:
         return msgspec.json.encode(supervisor.supervise(task, publisher()))
-    finally:
-        ended(task)
+    except supervisor.GivenUp as error:
+        raise WorkerLost(*error.args) from error
 
 
 def run_chunk(sealed: supervisor.Sealed | io.BytesIO) -> bytes:
@@ -100,8 +105,8 @@ def run_chunk(sealed: supervisor.Sealed | io.BytesIO) -> bytes:
         return msgspec.json.encode(ChunkEnd(failure=failure, reason="error", left=left))
     try:
         return chunks.run_chunk(task, publisher())
-    finally:
-        ended(task)
+    except supervisor.GivenUp as error:
+        raise WorkerLost(*error.args) from error
 
 
 def unsealed(sealed: supervisor.Sealed | io.BytesIO) -> tuple[StepTask, MlbenchError | None]:
@@ -117,7 +122,7 @@ def unsealed(sealed: supervisor.Sealed | io.BytesIO) -> tuple[StepTask, MlbenchE
     else:
         data, proof = sealed.data, None
     task = msgspec.msgpack.decode(data, type=StepTask)
-    if task.cluster is None or task.cluster.kind == "local":
+    if not visiting.visits(task):
         return dataclasses.replace(task, client={"service": os.environ.get("MLBENCH_RUNTIME")}), None
     try:
         task = visiting.adapted(task, proof, _client_of(get_worker()))
@@ -129,12 +134,6 @@ def unsealed(sealed: supervisor.Sealed | io.BytesIO) -> tuple[StepTask, MlbenchE
     if not first:
         raise WorkerLost(f"Another worker had begun step {task.step}.")
     return task, None
-
-
-def ended(task: StepTask) -> None:
-    """Note that a task that was `unsealed` here has ended."""
-    if task.cluster is not None and task.cluster.kind != "local":
-        visiting.let_go(task)
 
 
 class WorkerLost(Exception):

@@ -34,6 +34,7 @@ from mlbench.backends.cluster_dask.worker.memory import MemoryWatch, kills_by_sy
 from mlbench.backends.cluster_dask.worker.orphans import end_orphans
 from mlbench.backends.cluster_dask.worker.pipes import HELD, Pipes, Reader, received
 from mlbench.backends.cluster_dask.worker.servers import StepServers, kill, send
+from mlbench.backends.cluster_dask.worker.visiting import conclude, visits
 from mlbench.core.errors import MlbenchError
 from mlbench.core.ids import Digest, ExecutionId
 from mlbench.core.messages import Environment, StepTask
@@ -54,8 +55,10 @@ from mlbench.runs.wire import msgspec
 __all__ = [
     "STALL_SECONDS",
     "Attendance",
+    "GivenUp",
     "Running",
     "Sealed",
+    "abandon",
     "cancel",
     "close",
     "ended_record",
@@ -86,6 +89,10 @@ class Sealed:
     data: bytes = field(repr=False)
 
 
+class GivenUp(Exception):
+    """Somebody has taken this worker for lost, and said how what it ran has ended."""
+
+
 @dataclass(slots=True)
 class Running:
     """What is known of an execution, or of a chunk of one, while a thread has it. Guarded by a lock of this module.
@@ -108,6 +115,8 @@ _lock = threading.Lock()
 _running: dict[str, Running] = {}
 """By execution; chunks by that of their step, a slash and their place."""
 _refused: dict[ExecutionId, Reason] = {}
+_held: set[ExecutionId] = set()
+"""Executions that are paused, whose chunks, or whose whole, may come only now."""
 _servers: list[StepServers] = []
 
 
@@ -119,6 +128,7 @@ def prepare(data: Sealed) -> None:
 def cancel(execution: ExecutionId, reason: Reason = "user") -> bool:
     """End an execution, or see to it that it does not begin; say whether it was there."""
     with _lock:
+        _held.discard(execution)
         found = _of(execution)
         if not found or execution not in _running:  # chunks of it may be still to come
             _refused[execution] = reason
@@ -130,7 +140,7 @@ def cancel(execution: ExecutionId, reason: Reason = "user") -> bool:
 
 
 def pause(execution: ExecutionId) -> bool:
-    """Stop an execution's process where it is."""
+    """Stop an execution's processes where they are, and those that come later before they begin."""
     return _set_paused(execution, paused=True)
 
 
@@ -142,6 +152,18 @@ def resume(execution: ExecutionId) -> bool:
 def give_up(executions: list[ExecutionId]) -> bool:
     """End executions whose service ends; say whether one was there."""
     return sum(cancel(one, "service-lost") for one in executions) > 0
+
+
+def abandon(key: str) -> None:
+    """End what runs for a task of Dask's that nobody waits for any more, by the key that it was submitted with."""
+    kind, _, rest = key.partition("-")
+    execution, _, number = rest.rpartition("-")
+    with _lock:
+        running = _running.get(f"{execution}/{number}" if kind == "chunk" else execution)
+        if running is not None and not running.ended:
+            running.lost = running.cancelled is None
+            running.cancelled = running.cancelled or "service-lost"
+            _signal(running, signal.SIGKILL)
 
 
 def close(*, lost: bool = False) -> None:
@@ -205,6 +227,8 @@ def entered(key: str, *, refused: Reason | None) -> Iterator[Running]:
     """Let an execution be cancelled and paused for as long as a thread has it."""
     with _lock:
         running = _running[key] = Running(cancelled=refused)
+        if key.partition("/")[0] in _held:
+            running.paused, running.paused_at = True, time.monotonic()
     try:
         yield running
     finally:
@@ -231,6 +255,7 @@ def _signal(running: Running, number: signal.Signals) -> None:
 
 def _set_paused(execution: ExecutionId, *, paused: bool) -> bool:
     with _lock:
+        (_held.add if paused else _held.discard)(execution)
         there = [one for one in _of(execution) if not one.ended]
         for running in there:
             if running.paused == paused:
@@ -717,6 +742,8 @@ class _Supervision(Attendance):
         try:
             if self._stalled and (told := ended_already(self._blobs, self._task, record)) is not None:
                 return told
+            if visits(self._task) and not conclude(self._task):
+                raise GivenUp(f"The end of step {self._task.step} comes too late: it was taken for lost.")
             record = dataclasses.replace(record, log=self._keep_log())
             record_end(self._blobs, self._task, record)
         except (MlbenchError, OSError) as error:

@@ -25,7 +25,7 @@ from mlbench.core.ids import Digest
 from mlbench.core.messages import Environment, StepTask, Surroundings
 from mlbench.core.ports import BlobStore
 
-__all__ = ["adapted", "claim", "let_go", "travelling"]
+__all__ = ["adapted", "claim", "conclude", "let_go", "travelling", "visits"]
 
 _OF_A_MACHINE: Final = re.compile(
     r"(PATH|LD_.*|DYLD_.*|PYTHON.*|VIRTUAL_ENV.*|CONDA_.*|HOME|USER|LOGNAME|SHELL|PWD|OLDPWD|TMPDIR|TEMP|TMP|HOSTNAME"
@@ -144,7 +144,8 @@ def _name(task: StepTask) -> str:
 def claim(task: StepTask) -> bool:
     """Say whether this worker is the first to begin an attempt of a step; a scheduler may hand one out again.
 
-    A scheduler that is not ours gives the task of a lost worker to another one; a body is never to start twice.
+    A scheduler that is not ours gives the task of a lost worker to another one; a body is never to start twice. So
+    only who has heard the end lets the claim go.
     """
     try:
         return open_blobs(task.store).claim(_claim(task))
@@ -152,9 +153,21 @@ def claim(task: StepTask) -> bool:
         raise ServiceError(error.message, "See to the store, then run the cell again.") from error
 
 
+def conclude(task: StepTask) -> bool:
+    """Say whether nobody else has said how an attempt of a step ended: its worker, or who has given that up."""
+    return open_blobs(task.store).claim(f"{_claim(task)}-end")
+
+
 def let_go(task: StepTask) -> None:
-    """Forget the claim of an attempt that has ended, whoever made it."""
-    open_blobs(task.store).let_go(_claim(task))
+    """Forget the claims of an attempt that has ended, whoever made them."""
+    blobs = open_blobs(task.store)
+    blobs.let_go(_claim(task))
+    blobs.let_go(f"{_claim(task)}-end")
+
+
+def visits(task: StepTask) -> bool:
+    """Say whether a task is for workers that are not of its own service, which may live on when they are lost to it."""
+    return task.cluster is not None and task.cluster.kind != "local"
 
 
 def _claim(task: StepTask) -> str:
