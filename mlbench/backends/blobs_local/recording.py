@@ -7,7 +7,7 @@ import time
 from typing import Final
 
 from mlbench.core.errors import StoreError
-from mlbench.core.records import SCHEMA, Json
+from mlbench.core.records import SCHEMA, Execution, Job, JobVersion, Json, Run, Snapshot
 
 __all__ = [
     "RECORD",
@@ -23,6 +23,7 @@ __all__ = [
 RECORD: Final = re.compile(r"(\d{19})-([a-z]+(?:-[a-z]+)*)-([A-Za-z0-9._]{1,120})\.json")
 """A record's file: its time in nanoseconds, its kind and its id."""
 
+_REMEDY: Final = "Restore it from a backup, or remove it."
 _KIND = re.compile(r"[a-z]+(-[a-z]+)*")
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,120}")
 _CLAIM = re.compile(r"[A-Za-z0-9-]{1,120}")
@@ -78,27 +79,56 @@ def encode(kind: str, identifier: str, record: Json | bytes, now: int) -> bytes:
 
 def decode(text: bytes, place: str) -> Json:
     """Return the record that bytes are. Raise `StoreError`, naming the place, if they are none."""
+    try:
+        return _decoded(text)
+    except ValueError as error:
+        raise StoreError(f"The record {place} cannot be read: {error}.", _REMEDY) from error
+
+
+def _decoded(text: bytes) -> Json:
+    """Return the record that bytes are. Raise `ValueError`, which says what is wrong with them, if they are none."""
     import msgspec
 
     try:
         record: Json = msgspec.json.decode(text, type=dict)
-    except msgspec.DecodeError as error:
-        raise StoreError(f"The record {place} cannot be read.", "Restore it from a backup, or remove it.") from error
-    for one in (record, *(record.get("executions") or ())):
-        for metric in (isinstance(one, dict) and one.get("metrics")) or ():
-            if isinstance(metric, dict) and isinstance(metric.get("value"), str):
-                metric["value"] = float(metric["value"])
+        if not isinstance(record["record"], str):
+            raise TypeError("its kind is no text")
+        for one in (record, *(record.get("executions") or ())):
+            for metric in (isinstance(one, dict) and one.get("metrics")) or ():
+                if isinstance(metric, dict) and isinstance(metric.get("value"), str):
+                    metric["value"] = float(metric["value"])
+    except UnicodeDecodeError as error:  # which is no `DecodeError`: texts are made when all else has been read
+        raise ValueError("it is no UTF-8") from error
+    except KeyError as error:
+        raise ValueError(f"it has no {error}") from error
+    except (msgspec.DecodeError, TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
     return record
+
+
+_TYPES: Final[dict[str, type]] = {
+    "run": Run,
+    "execution": Execution,
+    "snapshot": Snapshot,
+    "job": Job,
+    "job-version": JobVersion,
+}
 
 
 def problems_of_record(name: str, text: bytes) -> dict[str, str]:
     """Return what is wrong in the bytes of a record, by its name."""
-    import msgspec
+    from mlbench.runs.wire import msgspec
 
     try:
-        record: Json = msgspec.json.decode(text, type=dict)
-    except msgspec.DecodeError as error:
+        record = _decoded(text)
+        for one in record["executions"] if record["record"] == "executions" else ():
+            msgspec.convert(one, Execution)
+        if record["record"] in _TYPES:
+            msgspec.convert(record, _TYPES[record["record"]])
+    except ValueError as error:
         return {name: f"The record {name} cannot be read: {error}."}
-    if record.get("record") != RECORD.fullmatch(f"{name.rpartition('/')[2]}.json")[2]:  # type: ignore[index]
+    except (KeyError, TypeError) as error:
+        return {name: f"The record {name} cannot be used: {error!r}."}
+    if record["record"] != RECORD.fullmatch(f"{name.rpartition('/')[2]}.json")[2]:  # type: ignore[index]
         return {name: f"The record {name} is of another kind than its name says."}
     return {}

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -389,6 +390,45 @@ def test_a_damaged_record_and_a_missing_notebook_are_named(project: Project) -> 
     found = care.verify(project)
     assert [one.kind for one in found.damage] == ["record", "object"]
     assert str(found.damage[1].needed_by[0]) == f"run {run.id[:8]} notebook"
+
+
+def spoiled(project: Project, kind: str, old: bytes, new: bytes) -> str:
+    """Write a record of a kind with something else in it, as it was before records had digests; return its name."""
+    record = next((project.location.path / "records").rglob(f"*-{kind}-*"))
+    text = record.read_bytes().partition(b"\n")[0]
+    assert old in text
+    record.write_bytes(text.replace(old, new))
+    return record.relative_to(project.location.path / "records").as_posix().removesuffix(".json")
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new"),
+    [
+        ("execution", b'"train"', b'"tr\xe1in"'),
+        ("execution", b'"state"', b'"st\xe1te"'),
+        ("execution", b'"train"', b"5"),
+        ("execution", b'"run":', b'"ran":'),
+        ("execution", b'"metrics":[', b'"metrics":[{"name":"a","value":"x"}'),
+        ("run", b'"papermill"', b'"papermull"'),
+        ("run", b'"record":"run"', b'"record":["run"]'),
+        ("run", b'"parameters":{', b'"parameters":{"deep":' + b"[" * 100_000 + b"]" * 100_000 + b"}{"),
+    ],
+)
+def test_a_record_with_anything_wrong_in_it_costs_itself_alone_and_every_care_goes_on(
+    project: Project, other: Project, kind: str, old: bytes, new: bytes
+) -> None:
+    a_run(project, model="m")
+    name = spoiled(project, kind, old, new)
+    whole = a_run(project, model="n")
+    fresh = MemoryCatalog()
+    assert list(fill_catalog(fresh, project.blobs)) == [name]
+    assert whole.id in {run.id for run in fresh.runs()}
+    assert [one.name for one in care.verify(project).damage if one.kind == "record"] == [name]
+    assert list(copy(project, other).damaged) == [name]
+    assert whole.id in {run.id for run in other.catalog.runs()}
+    assert care.use(project)[0].total > 0
+    with suppress(StoreError):  # nothing is freed where it is not known what is needed
+        care.plan(project, SHORT, alive=dead)
 
 
 def test_what_another_store_has_whole_is_fetched_from_it(project: Project, tmp_path: Path) -> None:
