@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -579,6 +580,21 @@ def test_a_lost_catalog_is_made_anew_and_one_that_is_in_use_is_not_replaced(tmp_
     assert project.catalog.count_runs() == 1
     assert value_of(project, run, "model") == "m"
     project.close()
+
+
+def test_a_catalog_of_a_later_version_is_not_made_anew_by_this_one(tmp_path: Path) -> None:
+    project = Project(find_store(store=str(tmp_path / "store")))
+    a_run(project)
+    project.close()
+    file = tmp_path / "store" / "catalog.sqlite"
+    with closing(sqlite3.connect(file)) as raw, raw:
+        raw.execute("UPDATE alembic_version SET version_num = '0099'")
+    with pytest.raises(StoreError, match=r"newer version of mlbench \(its revision is 0099.*Update mlbench"):
+        reindex(project)
+    with closing(sqlite3.connect(file)) as raw:
+        assert raw.execute("SELECT version_num FROM alembic_version").fetchone() == ("0099",)
+        assert raw.execute("SELECT count(*) FROM runs").fetchone() == (1,)
+    assert [path.name for path in file.parent.glob("catalog*.backup*")] == []
 
 
 # --- du ---------------------------------------------------------------------------------------------------------------
