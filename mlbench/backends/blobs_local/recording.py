@@ -8,6 +8,7 @@ from typing import Final
 
 from mlbench.core.errors import StoreError
 from mlbench.core.records import SCHEMA, Execution, Job, JobVersion, Json, Run, Snapshot
+from mlbench.runs.values import digest_of
 
 __all__ = [
     "RECORD",
@@ -66,15 +67,22 @@ def claimed_name(name: str) -> str:
 def encode(kind: str, identifier: str, record: Json | bytes, now: int) -> bytes:
     """Return a record as it is written: `schema`, `record`, `id` and `time` are added where it has no such field.
 
-    One that is JSON already has none of these, and at least one other.
+    One that is JSON already has none of these, and at least one other. Its digest follows, as a line of its own, so
+    that whatever changes in the file is noticed: also what leaves it a record.
     """
     from mlbench.runs.wire import msgspec, numbers_as_text
 
     head = {"schema": SCHEMA, "record": kind, "id": identifier, "time": now}
     if isinstance(record, bytes):
         written: bytes = msgspec.json.encode(head)[:-1] + b"," + record[1:]
-        return written
-    return msgspec.json.encode(head | numbers_as_text(msgspec.to_builtins(record)))
+    else:
+        written = msgspec.json.encode(head | numbers_as_text(msgspec.to_builtins(record)))
+    return b"%b\n%b\n" % (written, _digest_line(written))
+
+
+def _digest_line(written: bytes) -> bytes:
+    """Return the digest of a record as the second line of its file: JSON, as the first one is."""
+    return b'"blake3:%b"' % digest_of(written).encode()
 
 
 def decode(text: bytes, place: str) -> Json:
@@ -86,11 +94,17 @@ def decode(text: bytes, place: str) -> Json:
 
 
 def _decoded(text: bytes) -> Json:
-    """Return the record that bytes are. Raise `ValueError`, which says what is wrong with them, if they are none."""
+    """Return the record that bytes are, its line of JSON, whose digest may follow.
+
+    Raise `ValueError`, which says what is wrong with them, if they are none.
+    """
     import msgspec
 
     try:
-        record: Json = msgspec.json.decode(text, type=dict)
+        written, _, digest = text.partition(b"\n")
+        record: Json = msgspec.json.decode(written, type=dict)
+        if digest and digest != _digest_line(written) + b"\n":  # records had none at first
+            raise ValueError("its content is not what its digest says")
         if not isinstance(record["record"], str):
             raise TypeError("its kind is no text")
         for one in (record, *(record.get("executions") or ())):

@@ -18,7 +18,7 @@ import pytest
 from mlbench.backends.memory import MemoryCatalog
 from mlbench.core.errors import NotFound, StoreError
 from mlbench.core.ids import Digest, ExecutionId, JobId, RunId, new_id
-from mlbench.core.records import Execution, Job, JobVersion, Run
+from mlbench.core.records import Execution, Job, JobVersion, Metric, Run
 from mlbench.project import Project, care, find_store
 from mlbench.project.comparison import lineage
 from mlbench.project.copying import copy
@@ -430,6 +430,24 @@ def test_a_record_with_anything_wrong_in_it_costs_itself_alone_and_every_care_go
     assert care.use(project)[0].total > 0
     with suppress(StoreError):  # nothing is freed where it is not known what is needed
         care.plan(project, SHORT, alive=dead)
+
+
+def test_a_record_of_which_a_number_was_changed_is_damaged_and_fetched_from_another_store(
+    project: Project, other: Project
+) -> None:
+    run = project.begin_run(kind="papermill", notebook="/n/n.ipynb")
+    project.end_run(run, "succeeded", metrics=[Metric(name="rmse", value=11.5)])
+    copy(project, other)
+    record = max((project.location.path / "records").rglob("*-run-*"))
+    record.write_bytes(record.read_bytes().replace(b"11.5", b"19.5"))
+    (damage,) = care.verify(project).damage
+    assert damage.kind == "record"
+    assert "its content is not what its digest says" in damage.problem
+    fresh = MemoryCatalog()
+    assert len(fill_catalog(fresh, project.blobs)) == 1
+    assert care.verify(project, repair_from=other).whole
+    fill_catalog(fresh, project.blobs)
+    assert fresh.run(run.id).metrics[0].value == 11.5
 
 
 def test_what_another_store_has_whole_is_fetched_from_it(project: Project, tmp_path: Path) -> None:
