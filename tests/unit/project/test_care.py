@@ -636,3 +636,11 @@ def test_what_several_use_counts_once_and_what_nobody_uses_is_said(project: Proj
     assert by_run.total == found.total == sum(share.own for share in by_run.shares) + by_run.shared + by_run.unused
     for by in ("job", "step", "kind"):
         assert care.use(project, by)[0].total == found.total
+
+
+def test_what_a_pack_has_beside_its_artifacts_counts_for_who_uses_these(project: Project) -> None:
+    a_fan_out(project, OLD, [f"{number:03}" * 50 for number in range(7)])
+    found, _ = care.use(project)
+    (share,) = found.shares
+    assert found.shared == share.shared == 0
+    assert share.own == found.total == sum(path.stat().st_size for path in files(project))
