@@ -210,7 +210,7 @@ class MemoryBlobs:
         for piece, data in pieces:
             digest = Digest(piece.name)
             if piece.kind == "record":
-                self._records[piece.name] = msgspec.json.decode(data)
+                self._records[piece.name] = msgspec.json.decode(bytes(data).partition(b"\n")[0])
             elif piece.kind == "pack":
                 inside = msgspec.json.decode(data, type=dict[str, str])
                 self._contents[digest] = {Digest(one): bytes.fromhex(text) for one, text in inside.items()}

@@ -502,9 +502,12 @@ def use(project: Project, by: By = "run") -> tuple[Usage, int]:
             contents = blobs.contents(Digest(piece.name))
         except (NotFound, ArtifactCorrupt):
             _LOG.warning("The pack %s is damaged: see `mlbench store verify`.", piece.name)
-        spare += piece.size - sum(contents.values())
-        for digest, size in contents.items():
-            sizes[digest] = sizes.get(digest, 0) + size
+        rest = piece.size - sum(contents.values())
+        for left, (digest, size) in zip(range(len(contents), 0, -1), contents.items(), strict=True):
+            part = rest // left  # what a pack has beside them counts for those in it
+            rest -= part
+            sizes[digest] = sizes.get(digest, 0) + size + part
+        spare += rest  # all of one whose contents nobody knows
     for piece in blobs.pieces("object"):
         digest = Digest(piece.name)
         sizes[digest] = sizes.get(digest, 0) + piece.size

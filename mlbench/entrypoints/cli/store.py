@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, get_args
 
 import click
@@ -62,8 +63,8 @@ def verify(other: str | None, as_json: bool) -> int:
 
 def _print_damage(damage: Damage) -> None:
     state = "repaired" if damage.repaired else "damaged"
-    needed = [str(use) for use in damage.needed_by[:_SHOWN]]
-    more = len(damage.needed_by) - len(needed)
+    users = list(dict.fromkeys(map(str, damage.needed_by)))  # a name that is both bound and logged is one to people
+    needed, more = users[:_SHOWN], max(len(users) - _SHOWN, 0)
     console().print(plain(f"{state}  {damage.kind} {damage.name}"))
     console().print(plain(f"  {damage.problem}"))
     for use in needed:
@@ -189,13 +190,16 @@ def copy(source: str, target: str, as_json: bool) -> int:
     Each is a directory or a URL, such as s3://bucket/folder. A copy that broke off goes on where it ended. All is
     checked on the way; the exit status is 1 if anything is damaged.
     """
-    from mlbench.backends.blobs import canonical
+    from mlbench.backends.blobs import canonical, is_url
     from mlbench.project import Project, find_store
     from mlbench.project.copying import copy as copied
 
     origin, destination = _existing(source), find_store(store=target)
     if canonical(origin.location.place) == canonical(destination.place):
         raise StoreError(f"{source} and {target} are one store.", "Name another one to copy to.")
+    places = [Path(one.place) for one in (destination, origin.location) if not is_url(one.place)]
+    if len(places) > 1 and places[0].resolve().is_relative_to(places[1].resolve()):
+        raise StoreError(f"{target} lies inside the store {source}.", "Name a directory outside it to copy to.")
     done = copied(origin, Project(destination))
     if as_json:
         print_json(done)
