@@ -8,7 +8,7 @@ import * as React from 'react';
 import type { IArtifactName } from '../api/client';
 import type { IAttempt, IExecution, IMetric, IRead } from '../api/schema';
 import type { IContents } from '../model/contents';
-import { duration, exact, figure, millis, size } from '../model/format';
+import { duration, exact, figure, millis, plainly, size } from '../model/format';
 import { ArtifactLink, BindingCards, pythonOf } from './artifactcard';
 import { LinkButton, Line, Sentence, useNow } from './shared';
 import { StateIcon } from './stateicon';
@@ -32,7 +32,11 @@ export interface IExecutionProps {
 /** What an execution is called: its step, or the values of its item. */
 export function itemName({ step, label, item, part_of }: IExecution): string {
   const values = Object.values(label);
-  return part_of === null ? step : values.length ? values.join(', ') : `item ${item ?? ''}`;
+  return part_of === null
+    ? step
+    : values.length
+      ? plainly(values.join(', '))
+      : `item ${item ?? ''}`;
 }
 
 export function ExecutionView(props: IExecutionProps): JSX.Element {
@@ -49,7 +53,11 @@ export function ExecutionView(props: IExecutionProps): JSX.Element {
     <section className="jp-mlb-Execution" aria-label={`Step ${execution.step}`}>
       <div className="jp-mlb-Execution-title">
         <StateIcon state={execution.state} />
-        <h2>
+        <h2
+          title={Object.entries(execution.label)
+            .map(pair => pair.join(' = '))
+            .join(', ')}
+        >
           {execution.step}
           {execution.part_of !== null && `[${itemName(execution)}]`}
         </h2>

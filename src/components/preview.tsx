@@ -8,7 +8,7 @@ import * as React from 'react';
 
 import type { IArtifact } from '../api/schema';
 import type { IContents } from '../model/contents';
-import { counted, figure } from '../model/format';
+import { counted, figure, plainly } from '../model/format';
 import {
   arrayFacts,
   estimatorOf,
@@ -132,7 +132,7 @@ export function Frame({ frame, isWhole }: IFrameProps): JSX.Element | null {
                   title={name}
                   className={isNumeric ? 'jp-mod-number' : undefined}
                 >
-                  {name}
+                  {plainly(name)}
                 </th>
               ))}
             </tr>
@@ -315,7 +315,7 @@ function Values({ text }: { readonly text: string }): JSX.Element | null {
 }
 
 function firstOf(preview: PartialJSONObject): string {
-  const first = listOf(preview.first).map(said);
+  const first = listOf(preview.first).map(each => plainly(said(each)));
   return first.length
     ? `${first.join(', ')}${Number(preview.length ?? 0) > first.length ? ', …' : ''}`
     : '';

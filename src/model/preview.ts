@@ -6,7 +6,7 @@ import type { PartialJSONObject, PartialJSONValue } from '@lumino/coreutils';
 
 import type { IArtifact } from '../api/schema';
 import { fileKind } from './contents';
-import { counted, figure, size } from './format';
+import { counted, figure, plainly, size } from './format';
 
 /** A column of a frame. */
 export interface IColumn {
@@ -87,6 +87,10 @@ export function frameOf(preview: PartialJSONObject): IFrame {
     };
   });
   const shape = listOf(preview.shape);
+  if (shape.length === 1 && columns.length === 1 && columns[0].name === '0') {
+    // A series without a name, which stands in a frame under a number.
+    columns[0].name = '';
+  }
   const rows = listOf(preview.rows ?? preview.head).map(row =>
     columns.map(({ name }, at) => said(Array.isArray(row) ? row[at] : objectOf(row)[name]))
   );
@@ -168,9 +172,9 @@ export function estimatorOf(preview: PartialJSONObject): IEstimator {
   const importances = weightsOf(learned.find(([name]) => name === 'importances')?.[1] ?? '');
   const fitted = listOf(preview.fitted).length > 0;
   return {
-    text: said(preview.text),
+    text: plainly(said(preview.text), 6),
     parameters: Object.entries(objectOf(preview.parameters ?? preview.params)).map(
-      ([name, value]): Fact => [name, said(value)]
+      ([name, value]): Fact => [name, plainly(said(value), 6)]
     ),
     learned: [
       ...learned

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from playwright.sync_api import Locator
 
@@ -115,6 +117,8 @@ def test_what_plain_cells_and_items_logged_is_found(lab: Lab) -> None:
     page = lab.page.locator(".jp-mlb-Artifact:visible")
     page.locator(".jp-mlb-FileLook", has_text="# Notes").wait_for()
     page.get_by_text("A plain cell logged it").wait_for()
+    workspace = f"/lab/api/workspaces/{lab.folder}"
+    lab.wait_until(lambda: "mlbench-artifact-" in json.dumps(lab.server.ask("GET", workspace)), "the page, kept")
     lab.page.reload()
     lab.wait_until_ready()
     page.locator(".jp-mlb-FileLook", has_text="# Notes").wait_for()
@@ -122,5 +126,5 @@ def test_what_plain_cells_and_items_logged_is_found(lab: Lab) -> None:
     run.get_by_role("tab", name="Steps").click()
     run.locator(".jp-mlb-StepsTable tr.jp-mod-item").first.click()
     item = run.locator(".jp-mlb-Execution")
-    item.get_by_text("Logged").wait_for()
+    item.get_by_role("heading", name="Logged").wait_for()
     assert downloaded(lab, item.get_by_role("link", name="Download"))[1] in (b"AA", b"UA")
