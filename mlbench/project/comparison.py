@@ -79,15 +79,35 @@ def lineage(
     return lineage_of(project, _execution(project, of, step), name, up=up, down=down)
 
 
-def lineage_of(project: Project, execution: Execution, name: str, *, up: bool = True, down: bool = True) -> Lineage:
-    """Follow what an execution bound to a name, as `lineage` does."""
+def lineage_of(
+    project: Project,
+    execution: Execution,
+    name: str,
+    *,
+    digest: Digest | None = None,
+    up: bool = True,
+    down: bool = True,
+) -> Lineage:
+    """Follow what an execution bound to a name, or logged under it, as `lineage` does.
+
+    Parameters
+    ----------
+    digest
+        Which artifact is meant, where it bound one and logged another under the same name; without it, the first.
+    """
     origin = lineages.origin_of(project.catalog, execution)
     bound = {one.name: one for one in (*origin.binds, *execution.binds)}
-    if name not in bound or bound[name].artifact is None:
-        there = ", ".join(each for each, one in bound.items() if one.artifact is not None)
-        raise NotFound(f"Step {execution.step} has no stored value {name!r}.", f"It has: {there or 'none'}.")
-    value = lineages.value_of(execution, bound[name])
-    return lineages.trace(project.catalog, [value], up=up, down=down)
+    logged = {one.name: one for one in (*origin.artifacts, *execution.artifacts)}
+    there = [one for one in (bound.get(name), logged.get(name)) if one is not None and one.artifact is not None]
+    if not there:
+        stored = {one.name: None for one in (*bound.values(), *logged.values()) if one.artifact is not None}
+        raise NotFound(
+            f"Step {execution.step} has no stored value {name!r}.", f"It has: {', '.join(stored) or 'none'}."
+        )
+    found = next((one for one in there if one.artifact is not None and one.artifact.digest == digest), there[0])
+    value = lineages.value_of(execution, found)
+    # What is logged is given to no step, whatever else has its name.
+    return lineages.trace(project.catalog, [value], up=up, down=down and found is bound.get(name))
 
 
 def _execution(project: Project, prefix: str, step: str) -> Execution:

@@ -169,22 +169,30 @@ function startedBy({ run, job }: IRunDetail): string {
 
 export interface ITabsProps {
   readonly tab: RunTab;
+  /** How many artifacts there are. */
+  readonly artifacts: number;
   readonly onTab: (tab: RunTab) => void;
 }
 
 const TABS: ReadonlyArray<readonly [RunTab, string]> = [
   ['steps', 'Steps'],
+  ['artifacts', 'Artifacts'],
   ['notebook', 'Notebook']
 ];
 
-export function Tabs({ tab, onTab }: ITabsProps): JSX.Element {
+export function Tabs({ tab, artifacts, onTab }: ITabsProps): JSX.Element {
+  const at = TABS.findIndex(([name]) => name === tab);
   return (
     <div
       className="jp-mlb-Tabs"
       role="tablist"
       onKeyDown={event => {
-        if (event.key === 'ArrowRight' || event.key === 'ArrowLeft') {
-          onTab(tab === 'steps' ? 'notebook' : 'steps');
+        const by = event.key === 'ArrowRight' ? 1 : event.key === 'ArrowLeft' ? -1 : 0;
+        if (by) {
+          const next = (at + by + TABS.length) % TABS.length;
+          onTab(TABS[next][0]);
+          event.currentTarget.querySelectorAll<HTMLElement>('[role=tab]')[next]?.focus();
+          event.preventDefault();
         }
       }}
     >
@@ -199,6 +207,12 @@ export function Tabs({ tab, onTab }: ITabsProps): JSX.Element {
           onClick={() => onTab(name)}
         >
           {label}
+          {name === 'artifacts' && artifacts > 0 && (
+            <>
+              {' '}
+              <span className="jp-mlb-Tabs-count">{artifacts.toLocaleString('en-US')}</span>
+            </>
+          )}
         </button>
       ))}
     </div>

@@ -827,6 +827,14 @@ async def test_a_page_hears_that_somebody_wrote_to_the_catalog(jp_ws_fetch: Any,
     socket.close()
 
 
+async def test_a_page_asks_again_once_the_catalog_is_watched(jp_ws_fetch: Any, notebook: Path) -> None:
+    put_run(notebook)  # whatever is written before the first look would be missed, were it only compared with that
+    socket = await jp_ws_fetch(API, "events")
+    heard = [json.loads(await asyncio.wait_for(socket.read_message(), 20))["type"] for _ in range(2)]
+    assert heard == ["hello", "changed"]
+    socket.close()
+
+
 async def test_a_page_that_sends_nonsense_is_let_go(jp_ws_fetch: Any) -> None:
     socket = await jp_ws_fetch(API, "events")
     await asyncio.wait_for(socket.read_message(), 60)

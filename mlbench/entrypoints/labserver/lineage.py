@@ -42,7 +42,7 @@ class LineageOfArtifact(Handler):
         if execution is None:
             raise UsageError("A value that is named by its name is named by the id of its execution too.")
         project, found = self.stores.find(lambda project: project.catalog.execution(execution), path)
-        answer = lineage_of(project, found, name, up=up, down=down)
+        answer = lineage_of(project, found, name, digest=Digest(digest), up=up, down=down)
         if answer.values[0].digest != digest:
             raise NotFound(f"The execution bound {name} to another artifact.")
         return answer

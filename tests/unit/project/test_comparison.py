@@ -122,6 +122,22 @@ def test_a_reused_step_leads_to_the_run_that_made_its_values(project: Project) -
     assert lineage_of(project, again, "flights").values[0].execution == load.id
 
 
+def test_what_a_step_logged_is_followed_up_and_given_to_nobody(project: Project) -> None:
+    run, load, _ = a_run(project, FRAME)
+    logged = save_names({"report": [1], "model": [2]}, ["report", "model"], project.blobs)
+    step = a_step(project, run, "judge", {"model": 3}, reads=(given(load, "flights"),), artifacts=tuple(logged))
+    a_step(project, run, "show", {}, reads=(given(step, "model"),))
+    found = lineage(project, run.id, "judge", "report")
+    assert (found.above, found.below) == ((step.id, load.id), ())
+    assert lineage_of(project, step, "model").values[0].text == "3"
+    other = logged[1].artifact
+    assert other is not None
+    of_logged = lineage_of(project, step, "model", digest=other.digest)
+    assert (of_logged.values[0].digest, of_logged.below) == (other.digest, ())
+    with pytest.raises(NotFound, match="It has: model, report"):
+        lineage_of(project, step, "nothing")
+
+
 def test_an_item_is_named_by_its_number(project: Project) -> None:
     run = project.begin_run(kind="papermill")
     fan = FanOut(names=("x",), shape=(2,), total=2, succeeded=2)
