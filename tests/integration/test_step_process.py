@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask.worker import supervisor
+from mlbench.backends.cluster_dask.worker import attendance, supervisor
 from mlbench.core.records import Execution
 from mlbench.runs import artifacts
 from tests.integration.steps import Shown, environment, run, task, text_of
@@ -233,7 +233,7 @@ def test_a_display_without_measure_is_cut_where_it_is_made(store: Path, last: st
 
 
 def test_what_is_printed_first_is_shown_at_once(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "_BATCH", 60.0)  # of the news that follow one another
+    monkeypatch.setattr(attendance, "BATCH", 60.0)  # of the news that follow one another
     seen = tmp_path / "seen"
 
     class Saw(Shown):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask.worker import supervisor
+from mlbench.backends.cluster_dask.worker import attendance, supervisor
 from mlbench.core.messages import StepTask
 from mlbench.core.records import Execution
 from tests.integration.steps import (
@@ -72,7 +72,7 @@ def test_nothing_that_a_step_started_outlives_it(store: Path, clock: Clock, how:
     processes = numbers(shown.text)
     assert len(processes) == 3
     if how == "cancel":
-        (execution,) = supervisor._running
+        (execution,) = attendance._running
         supervisor.cancel(execution)
     if how == "timeout":
         clock.advance(600.0)
@@ -119,7 +119,7 @@ def test_a_cancel_takes_effect_within_a_second_at_every_moment(store: Path) -> N
 
 
 def _steps_alive() -> list[int]:
-    return [running.process for running in supervisor._running.values() if running.process is not None]
+    return [running.process for running in attendance._running.values() if running.process is not None]
 
 
 def test_a_cancel_before_the_step_begins_keeps_it_from_beginning(store: Path, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_cancel_while_the_server_warms_up_does_not_wait_for_it(store: Path) ->
     threading.Event().wait(0.05)
     supervisor.cancel(given.execution)
     assert ended(shown, thread).state == "cancelled"
-    assert not supervisor._the_servers().get(given.environment).ready
+    assert not attendance._the_servers().get(given.environment).ready
 
 
 @pytest.mark.parametrize(("lost", "end"), [(True, ("failed", "worker-lost")), (False, ("cancelled", "service-lost"))])
@@ -214,7 +214,7 @@ def test_a_pause_before_the_process_is_there_holds_it(store: Path) -> None:
 
 
 def _server(given: StepTask) -> Any:
-    return supervisor._the_servers().get(given.environment)
+    return attendance._the_servers().get(given.environment)
 
 
 def test_a_dead_step_server_is_replaced(store: Path) -> None:
@@ -264,11 +264,11 @@ def test_an_environment_that_changes_gets_another_server_and_a_variable_alone_do
 def test_a_server_whose_kernel_has_imported_more_is_followed_by_one_that_has_too(store: Path) -> None:
     plain = environment(OMP_WHATEVER="more")
     run(task(store, "1", environment=plain))
-    first = supervisor._the_servers().get(plain)
+    first = attendance._the_servers().get(plain)
     more = environment("numpy", OMP_WHATEVER="more")
     record = run(task(store, "1", environment=more))
     assert record.state == "succeeded"
-    await_true(lambda: supervisor._the_servers().get(more) is not first, 30)
+    await_true(lambda: attendance._the_servers().get(more) is not first, 30)
     shown = run(task(store, "import sys\n'numpy' in sys.modules", environment=more))
     assert shown.messages[0]["data"]["text/plain"] == "True"
 
