@@ -19,7 +19,7 @@ from mlbench.notebook import diagnostics, document, graph
 from mlbench.notebook import parameters as form
 from mlbench.notebook.parameters import Parameter
 
-__all__ = ["Finding", "Preparation", "prepare", "read_notebook"]
+__all__ = ["Finding", "Preparation", "declared", "prepare", "read_notebook"]
 
 READ_LIMIT: Final = document.SIZE_LIMIT
 
@@ -85,6 +85,17 @@ def read_notebook(path: str) -> Json:
     except OSError as error:
         raise NotebookError(f"{path} cannot be read: {error.strerror or error}.") from error
     return document.read(data, name)
+
+
+def declared(nb: Json) -> tuple[Parameter, ...]:
+    """Return the parameters that a notebook declares; none if its cell is no Python, or cannot be told."""
+    if document.language(nb) not in (None, "python"):
+        return ()
+    try:
+        cell = document.parameters_cell(nb)
+        return form.read(cell.source) if cell is not None else ()
+    except (ParameterError, NotebookError):
+        return ()  # it runs all the same, as papermill would run it
 
 
 def prepare(
