@@ -20,7 +20,7 @@ from mlbench.notebook import parameters as form
 from mlbench.notebook.parameters import Parameter
 from mlbench.project.environments import find_requirements
 
-__all__ = ["Finding", "Preparation", "missing_environments", "prepare", "read_notebook"]
+__all__ = ["Finding", "Preparation", "declared", "missing_environments", "prepare", "read_notebook"]
 
 READ_LIMIT: Final = document.SIZE_LIMIT
 
@@ -86,6 +86,17 @@ def read_notebook(path: str) -> Json:
     except OSError as error:
         raise NotebookError(f"{path} cannot be read: {error.strerror or error}.") from error
     return document.read(data, name)
+
+
+def declared(nb: Json) -> tuple[Parameter, ...]:
+    """Return the parameters that a notebook declares; none if its cell is no Python, or cannot be told."""
+    if document.language(nb) not in (None, "python"):
+        return ()
+    try:
+        cell = document.parameters_cell(nb)
+        return form.read(cell.source) if cell is not None else ()
+    except (ParameterError, NotebookError):
+        return ()  # it runs all the same, as papermill would run it
 
 
 def prepare(

@@ -28,6 +28,7 @@ from mlbench.core.records import Artifact, Binding, Json
 from mlbench.runs.chunks import LARGE
 from mlbench.runs.files import FILE, FOLDER, StoredFile, StoredFolder, read_folder
 from mlbench.runs.previews import preview, preview_list
+from mlbench.runs.sharing import sharing
 from mlbench.runs.signing import needs_signature, sign
 from mlbench.runs.values import (
     Encoded,
@@ -92,7 +93,7 @@ def save_names(
             found[name] = Binding(name=name, problem=f"`{name}` {remedy(value, error)}")
         else:
             seen[name] = inside
-    for group in _sharing(seen):
+    for group in sharing(seen):
         together = _bundle(namespace, group) if len(group) > 1 else None
         for name in group:
             if together is None or name == group[0]:
@@ -397,33 +398,6 @@ def _bundle(namespace: Mapping[str, Any], names: list[str]) -> Encoded | None:
         return encode({name: namespace[name] for name in names})
     except Exception:  # noqa: BLE001  (each can be stored by itself, as was tried: they are then)
         return None
-
-
-def _sharing(seen: Mapping[str, Mapping[int, Any]]) -> list[list[str]]:
-    """Return names in groups: those of one hold objects in common, directly or through a third.
-
-    Examples
-    --------
-    >>> rows: list[int] = []
-    >>> _sharing({"a": {id(rows): rows}, "b": {}, "c": {id(rows): rows}})
-    [['a', 'c'], ['b']]
-    """
-    leader = {name: name for name in seen}
-
-    def lead(name: str) -> str:
-        while leader[name] != name:
-            name = leader[name]
-        return name
-
-    first: dict[int, str] = {}
-    for name, inside in seen.items():
-        for key in inside:
-            if (other := first.setdefault(key, name)) != name:
-                leader[lead(name)] = lead(other)
-    groups: dict[str, list[str]] = {}
-    for name in seen:
-        groups.setdefault(lead(name), []).append(name)
-    return list(groups.values())
 
 
 # --- what can't be stored ---------------------------------------------------------------------------------------------

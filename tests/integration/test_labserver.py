@@ -13,8 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 from jupyter_server.auth import Authorizer
+from nbformat.v4 import new_code_cell, new_notebook
 from tornado import web
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
@@ -339,6 +341,17 @@ async def test_a_run_in_a_list_names_the_parameters_that_the_run_before_it_had_o
         assert [each["changed"] for each in runs] == changed
     page = await ask(jp_fetch, "runs", limit="3")
     assert [each["changed"] for each in page["runs"]] == changed[:3]  # the run before the last one is on the next page
+
+
+async def test_the_first_run_of_a_notebook_names_the_parameters_that_are_not_the_notebooks_own(
+    jp_fetch: Any, notebook: Path
+) -> None:
+    cell = new_code_cell("n = 1\norigin = 'JFK'", metadata={"tags": ["parameters"]})
+    snapshot = Project.open().snapshot(json.loads(nbformat.writes(new_notebook(cells=[cell]))), str(notebook))
+    put_run(notebook, ago=20, parameters={"n": 1, "origin": "LGA"}, snapshot=snapshot)
+    put_run(notebook, ago=10, parameters={"n": 1, "origin": "JFK"}, snapshot=snapshot)
+    runs = (await ask(jp_fetch, "runs"))["runs"]
+    assert [each["changed"] for each in runs] == [["origin"], ["origin"]]
 
 
 async def test_the_runs_of_a_list_come_with_the_metric_that_is_asked_for(jp_fetch: Any, notebook: Path) -> None:
