@@ -79,9 +79,10 @@ def _of_libraries(shared: Mapping[int, Any]) -> set[int]:
 
 
 def _library_modules() -> Iterable[types.ModuleType]:
+    loaded: list[tuple[str, Any]] = list(sys.modules.items())  # anything can stand there
     return [
         module
-        for name, module in list(sys.modules.items())
+        for name, module in loaded
         if isinstance(module, types.ModuleType)
         and name not in {"__main__", "__mp_main__"}
         and _is_library(getattr(module, "__file__", None))
