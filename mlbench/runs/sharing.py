@@ -79,7 +79,7 @@ def _of_libraries(shared: Mapping[int, Any]) -> set[int]:
 
 
 def _library_modules() -> Iterable[types.ModuleType]:
-    loaded: list[tuple[str, object]] = list(sys.modules.items())  # anybody may put anything there
+    loaded: list[tuple[str, Any]] = list(sys.modules.items())  # anything can stand there
     return [
         module
         for name, module in loaded

@@ -152,6 +152,10 @@ def ago(moment: int | None, now: int | None = None) -> str:
     return datetime.fromtimestamp(moment / 1e9).astimezone().strftime("%d %b %Y %H:%M")
 
 
+_NAME: Final = 40
+"""Characters of a metric's name that a table shows."""
+
+
 def number(value: float) -> str:
     """Return a metric's value with as many digits as tell something.
 
@@ -163,10 +167,14 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.4g}"
 
 
+def _shortened(name: str) -> str:
+    return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
+
+
 def metrics_text(metrics: Sequence[Metric]) -> str:
     """Return the last value of each metric."""
     last = {metric.name: metric.value for metric in metrics}
-    return "  ".join(f"{clean(name)} {number(value)}" for name, value in last.items())
+    return "  ".join(f"{_shortened(clean(name))} {number(value)}" for name, value in last.items())
 
 
 def steps_table(executions: Sequence[Execution], looked_up: Mapping[ExecutionId, str]) -> Table:
