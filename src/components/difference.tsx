@@ -29,7 +29,7 @@ import {
   said,
   sideBySide
 } from '../model/difference';
-import { exact, millis, moment } from '../model/format';
+import { exact, millis, moment, plainly } from '../model/format';
 import { runName } from './runlist';
 import { Copy, Line, LinkButton, Segments } from './shared';
 import { ShownState, StateIcon } from './stateicon';
@@ -399,7 +399,9 @@ function Data({ difference, before, after, onOpenArtifact }: IDifferenceProps): 
             <td>{link(after, each.after, each)}</td>
             <td className="jp-mod-wide">
               {each.details.map((detail, at) => (
-                <div key={at}>{detail}</div>
+                <div key={at} title={detail}>
+                  {plainly(detail, 6)}
+                </div>
               ))}
             </td>
           </tr>
@@ -423,7 +425,7 @@ function FanOut({ change }: { readonly change: IFanOutChange }): JSX.Element {
         <tbody>
           {items.map((item, at) => (
             <tr key={at}>
-              <th scope="row">{Object.values(item.label).join(', ') || 'an item'}</th>
+              <th scope="row">{plainly(Object.values(item.label).join(', ')) || 'an item'}</th>
               <td className="jp-mod-wide">{itemWords(item)}</td>
             </tr>
           ))}

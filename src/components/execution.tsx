@@ -42,6 +42,8 @@ export function itemName({ step, label, item, part_of }: IExecution): string {
 export function ExecutionView(props: IExecutionProps): JSX.Element {
   const { execution, outputs } = props;
   const { failure } = execution;
+  // Folders whose names it listed are left out: these are no files.
+  const files = execution.files.filter(({ mode }) => mode === 'r' || mode === 'w');
   const now = useNow(execution.state === 'running');
   const isUnderWay = execution.state === 'running' || execution.state === 'queued';
   const log = execution.messages.filter(each => each.output_type !== 'error');
@@ -144,9 +146,7 @@ export function ExecutionView(props: IExecutionProps): JSX.Element {
       )}
       {execution.reads.length > 0 && (
         <Part title="Reads">
-          {execution.reads.map(read => (
-            <ReadCard key={read.name} read={read} onOpen={props.onOpenArtifact} />
-          ))}
+          <Reads reads={execution.reads} onOpen={props.onOpenArtifact} />
         </Part>
       )}
       {execution.binds.length > 0 && (
@@ -165,10 +165,10 @@ export function ExecutionView(props: IExecutionProps): JSX.Element {
           <Metrics metrics={execution.metrics} />
         </Part>
       )}
-      {execution.files.length > 0 && (
+      {files.length > 0 && (
         <Part title="Files">
           <dl className="jp-mlb-Facts">
-            {execution.files.map(file => (
+            {files.map(file => (
               <React.Fragment key={`${file.mode}${file.path}`}>
                 <dt>{file.mode === 'w' ? 'wrote' : 'read'}</dt>
                 <dd title={file.path}>
@@ -236,12 +236,41 @@ function ErrorText({ execution }: { readonly execution: IExecution }): JSX.Eleme
   );
 }
 
-interface IReadCardProps {
+interface IReadsProps {
+  readonly reads: ReadonlyArray<IRead>;
+  readonly onOpen: (artifact: IArtifactName) => void;
+}
+
+/** What it was given: by steps first, then by the kernel, of which modules are but named. */
+function Reads({ reads, onOpen }: IReadsProps): JSX.Element {
+  const modules = reads.filter(({ type }) => type === 'module');
+  const values = reads.filter(each => !modules.includes(each));
+  return (
+    <ul className="jp-mlb-Reads">
+      {values
+        .filter(({ step }) => step)
+        .concat(values.filter(({ step }) => !step))
+        .map(read => (
+          <ReadLine key={read.name} read={read} onOpen={onOpen} />
+        ))}
+      {modules.length > 0 && (
+        <li>
+          <span className="jp-mod-quiet">{modules.length > 1 ? 'modules' : 'module'}</span>
+          {modules.map(({ name }) => (
+            <code key={name}>{name}</code>
+          ))}
+        </li>
+      )}
+    </ul>
+  );
+}
+
+interface IReadLineProps {
   readonly read: IRead;
   readonly onOpen: (artifact: IArtifactName) => void;
 }
 
-function ReadCard({ read, onOpen }: IReadCardProps): JSX.Element {
+function ReadLine({ read, onOpen }: IReadLineProps): JSX.Element {
   const { name, digest, execution } = read;
   const facts = [
     read.type?.split('.').pop(),
@@ -249,16 +278,16 @@ function ReadCard({ read, onOpen }: IReadCardProps): JSX.Element {
     read.step ? `from ${read.step}` : 'from the kernel'
   ];
   return (
-    <div className="jp-mlb-Card">
-      <div className="jp-mlb-Card-head">
-        {digest !== null && execution !== null ? (
-          <ArtifactLink name={name} onOpen={() => onOpen({ digest, execution, name })} />
-        ) : (
-          <code>{name}</code>
-        )}
-        <span title={read.digest ?? undefined}>{facts.filter(Boolean).join(' · ')}</span>
-      </div>
-    </div>
+    <li>
+      {digest !== null && execution !== null ? (
+        <ArtifactLink name={name} onOpen={() => onOpen({ digest, execution, name })} />
+      ) : (
+        <code>{name}</code>
+      )}
+      <span className="jp-mod-quiet" title={read.digest ?? undefined}>
+        {facts.filter(Boolean).join(' · ')}
+      </span>
+    </li>
   );
 }
 

@@ -13,7 +13,7 @@ import { layOut } from '../model/lanes';
 import type { IFold, RunTab } from '../model/run';
 import { isUnderWay } from '../model/steps';
 import { itemName } from './execution';
-import { LaneRow, laneWidth } from './lanes';
+import { LaneRow, LanesBelow, laneWidth } from './lanes';
 import { runName } from './runlist';
 import { Fact, LinkButton, moveFocus, useNow } from './shared';
 import { StateIcon } from './stateicon';
@@ -304,7 +304,8 @@ export function StepsTable(props: IStepsTableProps): JSX.Element {
                   execution={item}
                   isFirst={false}
                   lanes={
-                    <span style={{ flex: 'none', width: laneWidth(layout) }}>
+                    <span className="jp-mlb-StepsTable-fold" style={{ width: laneWidth(layout) }}>
+                      <LanesBelow layout={layout} row={row} height={ROW} />
                       <StateIcon state={item.state} size={12} />
                     </span>
                   }
@@ -314,8 +315,11 @@ export function StepsTable(props: IStepsTableProps): JSX.Element {
               ))}
               {execution.fanout && (items.length > 0 || error) && (
                 <tr className="jp-mlb-StepsTable-more">
-                  <td colSpan={5} style={{ paddingLeft: laneWidth(layout) + 10 }}>
-                    {error ?? restWords(execution, items)}
+                  <td colSpan={5} className="jp-mlb-StepsTable-step">
+                    <div>
+                      <LanesBelow layout={layout} row={row} height={ROW} />
+                      <span>{error ?? restWords(execution, items)}</span>
+                    </div>
                   </td>
                 </tr>
               )}
