@@ -166,6 +166,9 @@ def _mapped(path: Path, size: int) -> float:
 
 
 def _read(blobs: LocalBlobs, digest: Digest) -> float:
+    """Return what reading takes in a process that has not read it before, or not since somebody wrote to its file."""
+    for chunks in (blobs.root / "chunks").iterdir():
+        os.utime(chunks)
     began = time.perf_counter()
     unpack(None, LocalBlobs(blobs.root).get_parts(digest)).sum()
     return time.perf_counter() - began

@@ -197,13 +197,31 @@ def test_a_flipped_bit_in_a_chunk_is_found_and_storing_the_value_again_heals_it(
     digest = put(blobs, numbers(0))
     (path,) = chunk_packs(blobs)
     flip(path, 5_000_000)
-    with pytest.raises(ArtifactCorrupt, match=r"expected blake3:.* got blake3:"):
-        blobs.verify(digest)
+    for look in (blobs.get_parts, blobs.verify):
+        with pytest.raises(ArtifactCorrupt, match=r"expected blake3:.* its chunk blake3:.* is damaged"):
+            look(digest)
     blobs.set_aside(digest)
     assert not blobs.has(digest)
     assert put(blobs, numbers(0)) == digest
     blobs.verify(digest)
     assert size_of(blobs.root / "chunks") < 1.1 * encode(numbers(0)).size
+
+
+@pytest.mark.parametrize("place", range(100))
+def test_a_bit_that_flips_in_a_chunk_that_was_read_before_is_found_at_the_next_load(
+    blobs: LocalBlobs, place: int
+) -> None:
+    """A process remembers what it has found whole: of a file that nobody has written to since."""
+    digest = put(blobs, numbers(0))
+    np.testing.assert_array_equal(get(blobs, digest), numbers(0))
+    (path,) = chunk_packs(blobs)
+    recipe = blobs._large.recipe(digest)
+    assert recipe is not None
+    places = [*blobs._large.packs.find(recipe.chunks())[0].values()]
+    hit = places[place * len(places) // 100]
+    flip(path, hit.offset + place * 7919 % hit.size)
+    with pytest.raises(ArtifactCorrupt):
+        blobs.get_parts(digest)
 
 
 @pytest.mark.parametrize("place", range(0, 3000, 101))
