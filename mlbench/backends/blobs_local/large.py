@@ -8,7 +8,7 @@
 An artifact is hashed, compared with the chunks that are there, and written in one go, by two threads. Its pack is
 complete, in its place and synced before its recipe is: whoever finds a recipe finds the chunks. Read, the chunks are
 mapped side by side into one range of memory, which may be written to without any effect on the store, and hashed: once
-in a process, as long as nobody writes to their file.
+by a user on a machine, as long as nobody writes to their file (`whole`).
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from mlbench.backends.blobs_local.files import (
     write_files,
 )
 from mlbench.backends.blobs_local.packs import CHUNKS, Packs, Place, index_of, open_plain
+from mlbench.backends.blobs_local.whole import is_noted, note, note_of
 from mlbench.core.ids import Digest
 from mlbench.core.ports import Stream
 from mlbench.runs import values
@@ -60,9 +61,6 @@ _LOOKS: Final = 3
 _HASHED: Final = 4 << 20
 _THREADS: Final = 4
 """Bytes that a thread hashes at a stretch, and threads, at most, that hash what is read."""
-
-_REMEMBERED: Final = 200_000
-"""Chunks that a process remembers to be whole."""
 
 
 class Large:
@@ -310,20 +308,19 @@ class _Mapped(NamedTuple):
     digest: bytes
 
 
-_whole: Final[dict[tuple[int, ...], set[bytes]]] = {}
-"""The chunks that this process has hashed, by the file that they lie in and what of it changes with its content."""
-
-
 def _check(chunks: Sequence[_Mapped]) -> None:
-    """Hash chunks that are new to this process, or in a file that has changed; raise `ValueError` for a damaged one.
+    """Hash chunks that were not found whole before, or whose file has changed. Raise `ValueError` for a damaged one.
 
     They are read beside the map: what nobody uses of it takes no memory.
     """
-    states = {file: _state(os.fstat(file)) for file in {chunk.file for chunk in chunks}}
-    left = [chunk for chunk in chunks if chunk.digest not in _whole.get(states[chunk.file], ())]
+    files: dict[int, list[_Mapped]] = {}
+    for chunk in chunks:
+        files.setdefault(chunk.file, []).append(chunk)
+    notes = {file: note_of(file, (one.digest for one in inside)) for file, inside in files.items()}
+    left = {file: one for file, one in notes.items() if not is_noted(one)}
     batches: list[list[_Mapped]] = []
     room = 0
-    for chunk in left:
+    for chunk in (chunk for file in left for chunk in files[file]):
         if chunk.size > room:
             batches.append([])
             room = max(_HASHED, chunk.size)
@@ -336,10 +333,8 @@ def _check(chunks: Sequence[_Mapped]) -> None:
     else:
         for batch in batches:
             _hash(batch)
-    if sum(map(len, _whole.values())) + len(left) > _REMEMBERED:
-        _whole.clear()
-    for chunk in left:
-        _whole.setdefault(states[chunk.file], set()).add(chunk.digest)
+    if left:
+        note(left.values())
 
 
 def _hash(chunks: Sequence[_Mapped]) -> None:
@@ -354,10 +349,6 @@ def _hash(chunks: Sequence[_Mapped]) -> None:
 
 def _damaged(digest: bytes) -> ValueError:
     return ValueError(f"its chunk blake3:{digest.hex()} is damaged")
-
-
-def _state(found: os.stat_result) -> tuple[int, ...]:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _processors() -> int:

@@ -194,7 +194,7 @@ class LocalBlobs(Care):
         """Return the parts of an artifact.
 
         All of them are writable without any effect on the store; those of 64 KiB and more are private memory maps.
-        They are hashed, those of large artifacts once in a process for as long as nobody writes to their file.
+        They are hashed; those of large artifacts once by a user on a machine, as long as nobody writes to their file.
         """
         if (recipe := self._recipe(digest)) is not None:
             return self._assembled(digest, recipe)
