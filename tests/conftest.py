@@ -21,6 +21,7 @@ _OWN = {
     "MLBENCH_STORE": _FOLDER / "store",
     "MLBENCH_RUNTIME": _FOLDER / "run",
     "MLBENCH_KEYS": _FOLDER / "keys",
+    "MLBENCH_CACHE": _FOLDER / "cache",
     "JUPYTER_CONFIG_DIR": _FOLDER / "jupyter" / "config",
     "JUPYTER_DATA_DIR": _FOLDER / "jupyter" / "data",
     "JUPYTER_RUNTIME_DIR": _FOLDER / "jupyter" / "runtime",

@@ -153,7 +153,10 @@ class MemoryBlobs:
     def append(self, kind: str, identifier: str, record: Json | bytes, /, *, durable: bool = True) -> None:  # noqa: ARG002
         import msgspec
 
-        plain = msgspec.json.decode(record) if isinstance(record, bytes) else msgspec.to_builtins(record)
+        if isinstance(record, bytes):
+            plain = msgspec.json.decode(record.partition(b"\n")[0])  # its digest may stand in a line of its own below
+        else:
+            plain = msgspec.to_builtins(record)
         now = time.time_ns()
         head = {"schema": SCHEMA, "record": kind, "id": identifier, "time": now}
         moment = time.gmtime(now // 10**9)

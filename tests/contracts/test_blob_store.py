@@ -308,7 +308,7 @@ def some_of_each(blobs: BlobStore) -> tuple[Digest, Digest, Digest]:
     blobs.put_parts(*alone)
     inside = packed_together("packed" * 9, "beside" * 9)
     blobs.put_pack(inside)
-    blobs.append("run", "abcd", {"state": "running"})
+    blobs.append("run", "abcd", {"kind": "job", "name": "n", "state": "running"})
     return plain, alone[0], inside[0][0]
 
 

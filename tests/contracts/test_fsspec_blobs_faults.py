@@ -322,7 +322,7 @@ def test_a_store_that_is_copied_file_by_file_is_one_in_a_directory_and_under_a_u
 ) -> None:
     large, inside = keep(bucket, array()), [pack(place) for place in range(20)]
     bucket.put_pack([(one.digest, one.parts) for one in inside])
-    bucket.append("run", "abcd", {"state": "succeeded"})
+    bucket.append("run", "abcd", {"kind": "job", "name": "n", "state": "succeeded"})
     fs = client(s3)
     fs.get(f"{bucket.url}/", f"{tmp_path}/copy/", recursive=True)
     (tmp_path / "copy").chmod(0o700)

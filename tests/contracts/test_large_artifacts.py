@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlbench.backends.blobs_local import LocalBlobs, large
+from mlbench.backends.blobs_local import LocalBlobs, large, whole
 from mlbench.backends.memory import MemoryCatalog
 from mlbench.core.errors import ArtifactCorrupt, StoreError
 from mlbench.core.ids import Digest, new_id
@@ -197,13 +197,75 @@ def test_a_flipped_bit_in_a_chunk_is_found_and_storing_the_value_again_heals_it(
     digest = put(blobs, numbers(0))
     (path,) = chunk_packs(blobs)
     flip(path, 5_000_000)
-    with pytest.raises(ArtifactCorrupt, match=r"expected blake3:.* got blake3:"):
-        blobs.verify(digest)
+    for look in (blobs.get_parts, blobs.verify):
+        with pytest.raises(ArtifactCorrupt, match=r"expected blake3:.* its chunk blake3:.* is damaged"):
+            look(digest)
     blobs.set_aside(digest)
     assert not blobs.has(digest)
     assert put(blobs, numbers(0)) == digest
     blobs.verify(digest)
     assert size_of(blobs.root / "chunks") < 1.1 * encode(numbers(0)).size
+
+
+@pytest.mark.parametrize("place", range(100))
+def test_a_bit_that_flips_in_a_chunk_that_was_read_before_is_found_at_the_next_load(
+    blobs: LocalBlobs, place: int
+) -> None:
+    """A process remembers what it has found whole: of a file that nobody has written to since."""
+    digest = put(blobs, numbers(0))
+    np.testing.assert_array_equal(get(blobs, digest), numbers(0))
+    (path,) = chunk_packs(blobs)
+    recipe = blobs._large.recipe(digest)
+    assert recipe is not None
+    places = [*blobs._large.packs.find(recipe.chunks())[0].values()]
+    hit = places[place * len(places) // 100]
+    flip(path, hit.offset + place * 7919 % hit.size)
+    with pytest.raises(ArtifactCorrupt):
+        blobs.get_parts(digest)
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What is hashed when it is read."""
+    seen: list[bytes] = []
+    hash_all = large._hash
+
+    def watched(chunks: Any) -> None:
+        seen.extend(chunk.digest for chunk in chunks)
+        hash_all(chunks)
+
+    monkeypatch.setattr(large, "_hash", watched)
+    return seen
+
+
+def test_what_one_process_found_whole_no_other_hashes_again_until_its_file_changes(
+    blobs: LocalBlobs, hashed: list[bytes]
+) -> None:
+    digest = put(blobs, numbers(0))
+    blobs.get_parts(digest)
+    assert len(hashed) == len(set(hashed)) > 1
+    whole._known.clear()  # as in another process
+    blobs.get_parts(digest)
+    assert len(hashed) == len(set(hashed))
+    (path,) = chunk_packs(blobs)
+    os.utime(path)
+    blobs.get_parts(digest)
+    assert len(hashed) == 2 * len(set(hashed))
+
+
+@pytest.mark.parametrize("spoil", [lambda path: os.truncate(path, 40), lambda path: path.chmod(0o666), Path.unlink])
+def test_notes_that_are_torn_or_open_to_others_are_not_believed(
+    blobs: LocalBlobs, hashed: list[bytes], spoil: Callable[[Path], None]
+) -> None:
+    first, second = put(blobs, numbers(0)), put(blobs, numbers(1))
+    for digest in (first, second):
+        blobs.get_parts(digest)
+    seen = len(hashed)
+    spoil(whole.cache_top() / "whole")
+    whole._known.clear()
+    np.testing.assert_array_equal(get(blobs, second), numbers(1))
+    assert len(hashed) > seen
+    np.testing.assert_array_equal(get(blobs, second), numbers(1))
 
 
 @pytest.mark.parametrize("place", range(0, 3000, 101))

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from mlbench.backends.blobs_local.files import Pieces, make_folders, write_files
+from mlbench.backends.blobs_local.whole import cache_top
 from mlbench.core.errors import StoreError, UsageError
 from mlbench.runs.wording import sized
 
@@ -44,15 +45,7 @@ _UNITS: Final = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 def cache_folder(url: str) -> Path:
     """Return the folder of this machine that belongs to a store under a URL; it need not be there."""
     name = hashlib.blake2b(url.rstrip("/").encode(), digest_size=8).hexdigest()
-    return _top() / "stores" / name
-
-
-def _top() -> Path:
-    if named := os.environ.get("MLBENCH_CACHE"):
-        return Path(os.path.abspath(Path(named).expanduser()))
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("mlbench", appauthor=False))
+    return cache_top() / "stores" / name
 
 
 class ReadCache:

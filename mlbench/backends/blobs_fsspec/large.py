@@ -147,7 +147,12 @@ class RemoteLarge(Large):
                     self.remote_packs.forget(name.rpartition("/")[2])
                     raise FileNotFoundError(name)
                 self._bring(there, Piece("pack" if kind == "pack" else "object", digest, there.size, 0))
-        return super()._assemble(recipe, places)
+        try:
+            return super()._assemble(recipe, places)
+        except ValueError as error:  # here, and perhaps not there: what comes anew is checked on its way
+            for _, _, name in wanted:
+                self._cache.drop(name)
+            raise FileNotFoundError(str(error)) from error
 
     def _places(self, recipe: Recipe) -> tuple[dict[Digest, Place], set[Digest]]:
         chunks = recipe.chunks()

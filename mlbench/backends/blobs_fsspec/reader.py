@@ -23,9 +23,6 @@ __all__ = ["WHOLE", "Reader"]
 WHOLE: Final = 8 << 20
 """What is no larger is fetched into memory, and a pack whole; of a larger pack, if an eighth of it is needed."""
 
-_VERIFIED: Final = 4 << 20
-"""As in a directory, larger objects are not hashed when they are read here; they were when they came."""
-
 
 class Reader:
     """Reads the objects and packs under a URL. Calls may come from several threads."""
@@ -41,8 +38,7 @@ class Reader:
         if (path := self._cache.find(name)) is not None:
             with suppress(FileNotFoundError, ArtifactCorrupt, ValueError):  # it is fetched again then
                 data = _mapped(path)
-                if data.nbytes <= _VERIFIED:
-                    check(digest, data)
+                check(digest, data)
                 return data
             self._cache.drop(name)
         there = self._remote.find(name)

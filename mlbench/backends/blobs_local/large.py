@@ -7,7 +7,8 @@
 
 An artifact is hashed, compared with the chunks that are there, and written in one go, by two threads. Its pack is
 complete, in its place and synced before its recipe is: whoever finds a recipe finds the chunks. Read, the chunks are
-mapped side by side into one range of memory, which may be written to without any effect on the store.
+mapped side by side into one range of memory, which may be written to without any effect on the store, and hashed: once
+by a user on a machine, as long as nobody writes to their file (`whole`).
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import os
 import queue
 import threading
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 from blake3 import blake3
 
@@ -33,6 +35,7 @@ from mlbench.backends.blobs_local.files import (
     write_files,
 )
 from mlbench.backends.blobs_local.packs import CHUNKS, Packs, Place, index_of, open_plain
+from mlbench.backends.blobs_local.whole import is_noted, note, note_of
 from mlbench.core.ids import Digest
 from mlbench.core.ports import Stream
 from mlbench.runs import values
@@ -54,6 +57,10 @@ _RUNS: Final = 1024
 """Maps that one artifact is put together of, at most; a part that would need more is copied."""
 
 _LOOKS: Final = 3
+
+_HASHED: Final = 4 << 20
+_THREADS: Final = 4
+"""Bytes that a thread hashes at a stretch, and threads, at most, that hash what is read."""
 
 
 class Large:
@@ -227,6 +234,7 @@ class Large:
         files: dict[str, int] = {}
         left = _RUNS
         found: list[memoryview] = []
+        mapped: list[_Mapped] = []
         try:
             for part in recipe.parts:
                 if not part.chunk:
@@ -239,14 +247,19 @@ class Large:
                         files[path] = open_plain(path)
                     if os.fstat(files[path]).st_size < offset + size:
                         raise ValueError("a file of chunks is cut")
-                    if len(runs) > left or not whole.lay(start, files[path], offset, size):
-                        whole.fill(start, files[path], offset, size)
-                        view = whole.view[start : start + size]
-                        for place, digest in enumerate(digests):
-                            if blake3(view[place * part.chunk :][: part.chunk]).digest() != digest:
-                                raise ValueError(f"its chunk blake3:{digest.hex()} is damaged")
+                    begins = range(0, size, part.chunk)
+                    if len(runs) <= left and whole.lay(start, files[path], offset, size):
+                        for begin, digest in zip(begins, digests, strict=True):
+                            mapped.append(_Mapped(files[path], offset + begin, min(part.chunk, size - begin), digest))
+                        continue
+                    whole.fill(start, files[path], offset, size)
+                    view = whole.view[start : start + size]
+                    for begin, digest in zip(begins, digests, strict=True):
+                        if blake3(view[begin : begin + part.chunk]).digest() != digest:
+                            raise _damaged(digest)
                 left -= len(runs) if len(runs) <= left else 0
                 found.append(whole.view)
+            _check(mapped)
         finally:
             for file in files.values():
                 os.close(file)
@@ -284,6 +297,62 @@ class Large:
     def _object(self, digest: Digest) -> str:
         name = digest.partition(":")[2]
         return os.path.join(self._objects, name[:2], name)
+
+
+class _Mapped(NamedTuple):
+    """A chunk that was mapped."""
+
+    file: int
+    offset: int
+    size: int
+    digest: bytes
+
+
+def _check(chunks: Sequence[_Mapped]) -> None:
+    """Hash chunks that were not found whole before, or whose file has changed. Raise `ValueError` for a damaged one.
+
+    They are read beside the map: what nobody uses of it takes no memory.
+    """
+    files: dict[int, list[_Mapped]] = {}
+    for chunk in chunks:
+        files.setdefault(chunk.file, []).append(chunk)
+    notes = {file: note_of(file, (one.digest for one in inside)) for file, inside in files.items()}
+    left = {file: one for file, one in notes.items() if not is_noted(one)}
+    batches: list[list[_Mapped]] = []
+    room = 0
+    for chunk in (chunk for file in left for chunk in files[file]):
+        if chunk.size > room:
+            batches.append([])
+            room = max(_HASHED, chunk.size)
+        batches[-1].append(chunk)
+        room -= chunk.size
+    threads = min(_THREADS, len(batches), _processors())
+    if threads > 1:
+        with ThreadPoolExecutor(threads, thread_name_prefix="mlbench-hash") as pool:
+            list(pool.map(_hash, batches))
+    else:
+        for batch in batches:
+            _hash(batch)
+    if left:
+        note(left.values())
+
+
+def _hash(chunks: Sequence[_Mapped]) -> None:
+    room = memoryview(bytearray(max(chunk.size for chunk in chunks)))
+    for chunk in chunks:
+        view, done = room[: chunk.size], 0
+        while done < chunk.size and (count := os.preadv(chunk.file, [view[done:]], chunk.offset + done)):
+            done += count
+        if done < chunk.size or blake3(view).digest() != chunk.digest:
+            raise _damaged(chunk.digest)
+
+
+def _damaged(digest: bytes) -> ValueError:
+    return ValueError(f"its chunk blake3:{digest.hex()} is damaged")
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Writing:

@@ -51,9 +51,6 @@ __all__ = ["STORE_FORMAT", "LocalBlobs"]
 
 STORE_FORMAT: Final = 1
 
-_VERIFIED = 4 << 20
-"""Objects up to this size are hashed whenever they are read; of larger ones the size and the manifest are checked."""
-
 _SMALL = 1 << 16
 """Artifacts below this size are copied, not mapped, where one is asked for several times at once."""
 
@@ -197,7 +194,7 @@ class LocalBlobs(Care):
         """Return the parts of an artifact.
 
         All of them are writable without any effect on the store; those of 64 KiB and more are private memory maps.
-        Objects of up to 4 MiB are hashed, of larger ones the manifest and the sizes are checked (`verify` does all).
+        They are hashed; those of large artifacts once by a user on a machine, as long as nobody writes to their file.
         """
         if (recipe := self._recipe(digest)) is not None:
             return self._assembled(digest, recipe)
@@ -206,7 +203,7 @@ class LocalBlobs(Care):
             with self._clear_errors(), self._opened(digest, damaged) as (file, offset, size, pack):
                 data = read_range(file, offset, size)
             try:
-                return checked(digest, data, size, hashed=size <= _VERIFIED)
+                return checked(digest, data, size)
             except ArtifactCorrupt:
                 damaged.append(pack)
                 if not self._packs.find([digest], without=damaged)[0]:
@@ -501,7 +498,7 @@ class LocalBlobs(Care):
             for digest, (_, offset, size) in inside:
                 part = data[offset - start : offset - start + size]
                 try:
-                    found[digest] = checked(digest, part, size, hashed=size <= _VERIFIED)
+                    found[digest] = checked(digest, part, size)
                 except ArtifactCorrupt:
                     continue
 
