@@ -193,6 +193,7 @@ def test_a_kernel_whose_environment_lacks_mlbench_says_what_to_run(lab: Lab) -> 
         "argv": [sys.executable, "-S", "-c", f"{start}; kernel.launch_new_instance()", "-f", "{connection_file}"],
         "display_name": "Lacking",
         "language": "python",
+        "env": {"PYTHONPATH": ""},
     }
     (folder / "kernel.json").write_text(json.dumps(specification))
     write_notebook(lab.root / "bare.ipynb", ("step", "%%step double\ny = 2"), kernel="lacking")
