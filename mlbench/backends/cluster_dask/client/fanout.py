@@ -400,14 +400,12 @@ class FanOutDrive:
             if now > self._loss_at + _LOSS_SECONDS:
                 self._loss_at = now
             until = self._loss_at + _LAST_WORDS_SECONDS
-            while not (recorded := self._recorded(chunk)) and time.monotonic() < until:
+            while not (ended := self._has_ended(chunk)) and time.monotonic() < until:
                 time.sleep(0.1)
-            if not recorded and not self._concludes(task):  # it is about to write
+            if not ended and not self._concludes(task):  # it is about to write
                 until = time.monotonic() + _RECORD_SECONDS
-                while not (recorded := self._recorded(chunk)) and time.monotonic() < until:
+                while not self._has_ended(chunk) and time.monotonic() < until:
                     time.sleep(0.1)
-            if recorded:
-                return recorded
         return self._recorded(chunk)
 
     @staticmethod
@@ -419,13 +417,24 @@ class FanOutDrive:
         return True
 
     def _recorded(self, chunk: Chunk) -> list[Execution]:
-        """Return what a worker has recorded of a chunk."""
+        """Return what a worker has recorded of a chunk, perhaps ahead of its end."""
         try:
-            found = self._blobs.find_record("executions", f"{self._task.execution}-{chunk.place}")
-            return msgspec.convert((found or {}).get("executions", []), list[Execution])
-        except (MlbenchError, msgspec.ValidationError):
+            return msgspec.convert(self._find(chunk).get("executions", []), list[Execution])
+        except msgspec.ValidationError:
             _log.exception("The records of %s can't be read", self._task.store)
             return []
+
+    def _has_ended(self, chunk: Chunk) -> bool:
+        """Say whether a worker has recorded how a chunk ended."""
+        found = self._find(chunk)
+        return bool(found) and not found.get("early")
+
+    def _find(self, chunk: Chunk) -> Json:
+        try:
+            return self._blobs.find_record("executions", f"{self._task.execution}-{chunk.place}") or {}
+        except MlbenchError:
+            _log.exception("The records of %s can't be read", self._task.store)
+            return {}
 
     async def _end(self, outcome: Outcome) -> Execution:
         binds: tuple[Binding, ...] = ()
