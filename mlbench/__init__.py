@@ -90,7 +90,15 @@ def run(prefix: str) -> Any:
     return Project.open().run(prefix)
 
 
-def lineage(of: str, step: str | None = None, name: str | None = None, *, up: bool = True, down: bool = True) -> Any:
+def lineage(
+    of: str,
+    step: str | None = None,
+    name: str | None = None,
+    *,
+    execution: str | None = None,
+    up: bool = True,
+    down: bool = True,
+) -> Any:
     """Return where a value comes from and what was made of it: `mlbench.lineage("mq2a", "train", "model")`.
 
     Parameters
@@ -99,6 +107,8 @@ def lineage(of: str, step: str | None = None, name: str | None = None, *, up: bo
         A run's id, or a beginning of it, or an artifact's digest, which then stands alone.
     step, name
         The step (`fit[3]` is an item of it) and the name that it bound.
+    execution
+        With a digest, an execution's id: of equal values those come first that it made or was given.
     up, down
         Which ways are followed.
 
@@ -109,7 +119,8 @@ def lineage(of: str, step: str | None = None, name: str | None = None, *, up: bo
     """
     from mlbench.project import Project, comparison
 
-    return comparison.LineageView(comparison.lineage(Project.open(), of, step, name, up=up, down=down))
+    found = comparison.lineage(Project.open(), of, step, name, execution=execution, up=up, down=down)
+    return comparison.LineageView(found)
 
 
 def diff(run: str, other: str | None = None, *, load: bool = True) -> Any:

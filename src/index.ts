@@ -28,13 +28,14 @@ import { NewsFeed } from './api/news';
 import type { IRunDetail } from './api/schema';
 import { CATEGORY, Commands } from './commands';
 import { mlbenchIcon } from './icons';
+import { Contents } from './model/contents';
 import { FilterModel } from './model/filter';
 import { JobsModel } from './model/listing';
 import { RunModel } from './model/run';
 import { RunsModel } from './model/runs';
 import { ScheduleModel } from './model/schedule';
 import { goesOn, isUnderWay, stepName } from './model/steps';
-import { results } from './results';
+import { artifactArgs, results } from './results';
 import { IMlbench } from './tokens';
 import { fanOutFactory } from './widgets/fanout';
 import { INotebookOptions, OpenNotebook } from './widgets/notebook';
@@ -155,13 +156,8 @@ const plugin: JupyterFrontEndPlugin<void> = {
     const report = (error: unknown) => Notification.error(sentence(error));
     const current = () => notebooks.get(tracker.currentWidget);
 
-    const openArtifact = ({ digest, execution, name }: IArtifactName, path: string | null) =>
-      void commands.execute(Commands.openArtifact, {
-        digest,
-        execution: execution ?? null,
-        name: name ?? null,
-        path
-      });
+    const openArtifact = (artifact: IArtifactName, path: string | null) =>
+      void commands.execute(Commands.openArtifact, artifactArgs(artifact, path));
     const compare = (run: string, other: string, path: string | null) =>
       void commands.execute(Commands.compareRuns, { run, with: other, path });
     const runMenu = new Menu({ commands });
@@ -278,6 +274,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
         model: new RunModel(id, path, client, news),
         icon: mlbenchIcon,
         renderers,
+        contents: new Contents(client, path),
         onGoToCell: (notebook, cell) => {
           void commands.execute(Commands.goToCell, { path: notebook, cell });
         },

@@ -10,12 +10,14 @@ import {
 } from '@jupyterlab/application';
 import { Dialog, MainAreaWidget, showDialog, WidgetTracker } from '@jupyterlab/apputils';
 import { IRenderMimeRegistry } from '@jupyterlab/rendermime';
+import type { ReadonlyJSONObject } from '@lumino/coreutils';
 
 import type { IArtifactName } from './api/client';
 import { Commands } from './commands';
 import { mlbenchIcon } from './icons';
 import { ArtifactModel } from './model/artifact';
 import { ComparisonModel } from './model/comparison';
+import { Contents } from './model/contents';
 import { IMlbench } from './tokens';
 import { ArtifactPage } from './widgets/artifactpage';
 import { ComparePage } from './widgets/comparepage';
@@ -53,13 +55,8 @@ export const results: JupyterFrontEndPlugin<void> = {
     };
     const openRun = (run: string, execution: string | null, path: string | null) =>
       void commands.execute(Commands.openRun, { run, path, execution });
-    const openArtifact = ({ digest, execution, name }: IArtifactName, path: string | null) =>
-      void commands.execute(Commands.openArtifact, {
-        digest,
-        execution: execution ?? null,
-        name: name ?? null,
-        path
-      });
+    const openArtifact = (artifact: IArtifactName, path: string | null) =>
+      void commands.execute(Commands.openArtifact, artifactArgs(artifact, path));
 
     commands.addCommand(Commands.compareRuns, {
       label: args => LABELS[String(args.with)] ?? 'Compare Two Runs',
@@ -79,7 +76,7 @@ export const results: JupyterFrontEndPlugin<void> = {
               model: new ComparisonModel(run, other, textOf(args.path), client, news),
               icon: mlbenchIcon,
               onOpenRun: (id, path) => openRun(id, null, path),
-              onOpenArtifact: (digest, path) => openArtifact({ digest }, path)
+              onOpenArtifact: openArtifact
             })
         );
       }
@@ -89,7 +86,8 @@ export const results: JupyterFrontEndPlugin<void> = {
       describedBy: { args: ARTIFACT_ARGS },
       execute: args => {
         const digest = String(args.digest);
-        const [execution, name] = [textOf(args.execution), textOf(args.name)];
+        const [execution, run] = [textOf(args.execution), textOf(args.run)];
+        const [name, path] = [textOf(args.name), textOf(args.path)];
         if (!labShell) {
           void onlyInLab('Artifacts are shown in JupyterLab', `mlbench lineage ${digest}`);
           return;
@@ -99,12 +97,14 @@ export const results: JupyterFrontEndPlugin<void> = {
           ({ model: { artifact } }) =>
             artifact.digest === digest &&
             artifact.execution === execution &&
+            artifact.run === run &&
             artifact.name === name,
           () =>
             new ArtifactPage({
-              model: new ArtifactModel({ digest, execution, name }, textOf(args.path), client),
+              model: new ArtifactModel({ digest, execution, run, name }, path, client),
               icon: mlbenchIcon,
               renderers,
+              contents: new Contents(client, path),
               onOpenRun: openRun,
               onOpenArtifact: openArtifact
             })
@@ -119,17 +119,26 @@ export const results: JupyterFrontEndPlugin<void> = {
       });
       void restorer.restore(artifacts, {
         command: Commands.openArtifact,
-        args: ({ model: { artifact, path } }) => ({
-          digest: artifact.digest,
-          execution: artifact.execution ?? null,
-          name: artifact.name ?? null,
-          path
-        }),
+        args: ({ model: { artifact, path } }) => artifactArgs(artifact, path),
         name: page => page.id
       });
     }
   }
 };
+
+/** What the command that opens an artifact is given. */
+export function artifactArgs(
+  { digest, execution, run, name }: IArtifactName,
+  path: string | null
+): ReadonlyJSONObject {
+  return {
+    digest,
+    execution: execution ?? null,
+    run: run ?? null,
+    name: name ?? null,
+    path
+  };
+}
 
 /** Notebook 7 shows one document a tab. */
 function onlyInLab(title: string, command: string): Promise<unknown> {
@@ -158,6 +167,12 @@ const COMPARE_ARGS = {
 };
 const ARTIFACT_ARGS = {
   type: 'object',
-  properties: { digest: text, execution: textOrNot, name: textOrNot, path: textOrNot },
+  properties: {
+    digest: text,
+    execution: textOrNot,
+    run: textOrNot,
+    name: textOrNot,
+    path: textOrNot
+  },
   required: ['digest']
 };

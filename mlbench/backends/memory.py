@@ -12,7 +12,7 @@ from typing import Any, Literal
 from mlbench.core.errors import ArtifactCorrupt, NotFound
 from mlbench.core.ids import Digest, ExecutionId, JobId, RunId, is_digest, is_prefix
 from mlbench.core.ports import Piece, Stream, WrittenItem
-from mlbench.core.queries import Page, Place, Query, Sort, Space
+from mlbench.core.queries import Page, Place, Query, Signers, Sort, Space
 from mlbench.core.records import (
     ENDED,
     SCHEMA,
@@ -210,7 +210,7 @@ class MemoryBlobs:
         for piece, data in pieces:
             digest = Digest(piece.name)
             if piece.kind == "record":
-                self._records[piece.name] = msgspec.json.decode(data)
+                self._records[piece.name] = msgspec.json.decode(bytes(data).partition(b"\n")[0])
             elif piece.kind == "pack":
                 inside = msgspec.json.decode(data, type=dict[str, str])
                 self._contents[digest] = {Digest(one): bytes.fromhex(text) for one, text in inside.items()}
@@ -448,14 +448,30 @@ class MemoryCatalog:
     def item_metric_names(self, execution: ExecutionId, /) -> list[str]:
         return list(dict.fromkeys(metric.name for _, one in self._items(execution) for metric in one.metrics))
 
-    def by_keys(self, keys: Iterable[str], /) -> dict[str, Execution]:
+    def by_keys(
+        self, keys: Iterable[str], /, *, signers: Signers | None = None, limit: int = 1
+    ) -> dict[str, list[Execution]]:
         wanted = set(keys)
-        found = [one for one in list(self._executions.values()) if one.state in {"succeeded", "reused"}]
-        return {one.key: replace(one, messages=()) for one in sorted(found, key=lineage.moment) if one.key in wanted}
+        known = [one for one in list(self._executions.values()) if one.state in {"succeeded", "reused"}]
+        found: dict[str, list[Execution]] = {}
+        for one in sorted(known, key=lambda one: (lineage.moment(one), one.id), reverse=True):
+            if one.key in wanted and self._signed_by(signers, one):
+                found.setdefault(one.key, []).append(replace(one, messages=()))
+        return {key: them[:limit] for key, them in found.items()}
 
-    def candidates(self, key: str, /, *, limit: int = 10) -> list[Execution]:
-        found = [one for one in list(self._executions.values()) if one.key == key and one.state == "succeeded"]
-        return [replace(one, messages=()) for one in sorted(found, key=lineage.moment, reverse=True)[:limit]]
+    def candidates(self, key: str, /, *, signers: Signers | None = None, limit: int = 10) -> list[Execution]:
+        known = [one for one in list(self._executions.values()) if one.key == key and one.state == "succeeded"]
+        found = [replace(one, messages=()) for one in known if self._signed_by(signers, one)]
+        return sorted(found, key=lineage.moment, reverse=True)[:limit]
+
+    def _signed_by(self, signers: Signers | None, one: Execution) -> bool:
+        made = (*one.binds, *one.artifacts)
+        signatures = [bound.artifact.signature for bound in made if bound.artifact is not None]
+        signed = [signature for signature in signatures if signature is not None]
+        if signers is None or not signed or not signers.keys.isdisjoint(name.partition(".")[0] for name in signed):
+            return True
+        run = self._runs.get(one.run)
+        return run is not None and run.user in signers.users
 
     def _items(self, execution: ExecutionId) -> list[tuple[int, Execution]]:
         them = list(self._executions.values())
@@ -467,6 +483,10 @@ class MemoryCatalog:
             there = {run for run in runs if run in self._runs}
             self._met.update(dict.fromkeys(there, now))
             return there
+
+    def met_since(self, moment: int, /) -> set[RunId]:
+        with self._lock:
+            return {RunId(run) for run, met in self._met.items() if met >= moment and run in self._runs}
 
     def delete_runs(self, runs: Sequence[RunId], /, *, met_before: int | None = None) -> set[RunId]:
         with self._lock:

@@ -8,8 +8,10 @@ For a notebook without steps this is papermill's own client, message for message
 
 from __future__ import annotations
 
+import ast
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from queue import Empty
 from typing import Any, Final
 
@@ -58,6 +60,8 @@ class NotebookRunner(PapermillNotebookClient):  # type: ignore[misc]
         Called when the kernel's process has started, before it is waited for.
     ready
         Called when the kernel has started, before anything runs in it.
+    computed
+        Parameters whose values only the kernel knows: it is asked for them when it has run the cell that sets them.
     watch
         Called with each cell that begins and ends, and with what the kernel says besides outputs.
     """
@@ -71,6 +75,7 @@ class NotebookRunner(PapermillNotebookClient):  # type: ignore[misc]
         has_steps: bool = False,
         started: Callable[[], None] | None = None,
         ready: Callable[[], None] | None = None,
+        computed: Sequence[str] = (),
         watch: Watch | None = None,
         **traits: Any,
     ) -> None:
@@ -80,6 +85,7 @@ class NotebookRunner(PapermillNotebookClient):  # type: ignore[misc]
         self._has_steps = has_steps
         self._started = started
         self._ready = ready
+        self._computed = tuple(computed)
         self._watch = watch
         self._requests: dict[str, int] = {}
         self._clear_next: set[int] = set()
@@ -115,6 +121,7 @@ class NotebookRunner(PapermillNotebookClient):  # type: ignore[misc]
             self._ready()
         if self._set_up:
             self.run_hidden(self._set_up)
+        setting = _last_of_parameters(self.nb.cells) if self._computed else None
         for index, cell in enumerate(self.nb.cells):
             self._tell_cell(index, "running")
             if self._has_steps:
@@ -134,6 +141,8 @@ class NotebookRunner(PapermillNotebookClient):  # type: ignore[misc]
                 self._read_late()
                 if self._failed_late:
                     break
+            if index == setting:
+                self._ask_parameters()
         if self._has_steps:
             self.kc.session.metadata = {}
             self.run_hidden(BARRIER, timeout=self._get_timeout(None))
@@ -232,22 +241,48 @@ class NotebookRunner(PapermillNotebookClient):  # type: ignore[misc]
         else:
             self._take_late(message)
 
-    def run_hidden(self, code: str, *, timeout: float | None = None) -> Json:
+    def _ask_parameters(self) -> None:
+        """Ask the kernel which values the parameters have that their cell computes, and tell those that are plain."""
+        self.kc.session.metadata = {}
+        asked = {name: f"__import__('json').dumps({name})" for name in self._computed}
+        answers = self.run_hidden("", expressions=asked).get("user_expressions") or {}
+        found = {}
+        for name, answer in answers.items():
+            if answer.get("status") == "ok":  # any other is no value that could be shown: a table, a model
+                found[name] = json.loads(ast.literal_eval(answer["data"]["text/plain"]))
+        if found and self._watch is not None:
+            self._watch({"type": "kernel", "parameters": found})
+
+    def run_hidden(
+        self, code: str, *, timeout: float | None = None, expressions: Mapping[str, str] | None = None
+    ) -> Json:
         """Run code in the kernel that is no cell of the notebook; return its reply's content.
+
+        `expressions` are Python's, by names under which their values come in the reply's `user_expressions`.
 
         Raises
         ------
         nbclient.exceptions.CellTimeoutError, nbclient.exceptions.DeadKernelError
             As a cell would.
         """
-        reply: Json = run_sync(self._async_run_hidden)(code, timeout)
+        reply: Json = run_sync(self._async_run_hidden)(code, timeout, expressions)
         if reply.get("status") == "error":
             self.problems.append(f"{reply.get('ename')}: {reply.get('evalue')}")
         return reply
 
-    async def _async_run_hidden(self, code: str, seconds: float | None) -> Json:
+    async def _async_run_hidden(
+        self, code: str, seconds: float | None, expressions: Mapping[str, str] | None = None
+    ) -> Json:
         deadline = None if seconds is None else time.monotonic() + seconds
-        request = await ensure_async(self.kc.execute(code, silent=True, store_history=False, stop_on_error=False))
+        request = await ensure_async(
+            self.kc.execute(
+                code,
+                silent=True,
+                store_history=False,
+                user_expressions=dict(expressions or {}),
+                stop_on_error=False,
+            )
+        )
         while True:
             try:
                 message = await ensure_async(self.kc.iopub_channel.get_msg(timeout=1))
@@ -304,6 +339,12 @@ class NotebookRunner(PapermillNotebookClient):  # type: ignore[misc]
     def _tell_cell(self, index: int, state: str) -> None:
         if self._watch is not None:
             self._watch({"type": "cell", "index": index, "count": len(self.nb.cells), "state": state})
+
+
+def _last_of_parameters(cells: Sequence[NotebookNode]) -> int | None:
+    """Return the place of the cell after which the parameters are what they are: the notebook's own, or papermill's."""
+    tagged = ({"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])) for cell in cells)
+    return max((index for index, tags in enumerate(tagged) if tags), default=None)
 
 
 def _is_idle(message: Json, request: str) -> bool:

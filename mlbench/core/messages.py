@@ -135,8 +135,9 @@ class ClusterChoice:
 class KernelHello:
     """How a kernel presents itself when it attaches.
 
-    `catalog` is the URL of the store's. `run` is set where an engine has opened the run already, `again` where this
-    very process had attached before and knows its steps.
+    `catalog` is the URL of the store's. `keys` are the names of the keys whose signatures it takes, its own first, and
+    `keys_folder` is where they lie; none where it has none. `run` is set where an engine has opened the run already,
+    `again` where this very process had attached before and knows its steps.
     """
 
     kernel: str
@@ -148,6 +149,8 @@ class KernelHello:
     kind: RunKind = "interactive"
     again: bool = False
     catalog: str | None = field(default=None, repr=False)
+    keys: tuple[str, ...] = ()
+    keys_folder: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from mlbench.core.ids import Digest, ExecutionId, JobId, RunId
-from mlbench.core.queries import Page, Place, Query, Sort, Space
+from mlbench.core.queries import Page, Place, Query, Signers, Sort, Space
 from mlbench.core.records import Execution, Firing, Job, JobVersion, Json, Metric, Run, Snapshot, State
 
 __all__ = ["BlobStore", "Catalog", "Clock", "Piece", "Stream", "WrittenItem"]
@@ -384,25 +384,42 @@ class Catalog(Protocol):
         """Return the names of the metrics that the items of a fan-out logged, in the order of the first of each."""
         ...
 
-    def by_keys(self, keys: Iterable[str], /) -> dict[str, Execution]:
-        """Return the newest execution with each key that succeeded or was reused, without its messages."""
+    def by_keys(
+        self, keys: Iterable[str], /, *, signers: Signers | None = None, limit: int = 1
+    ) -> dict[str, list[Execution]]:
+        """Return by key the executions that succeeded or were reused, newest first, without their messages.
+
+        No more than `limit` of each key, and none that was signed by others than `signers`, if they are given: what
+        others have made later does not stand before what one may have. A key that is not known is left out. Of
+        thousands of keys it takes a fraction of a second.
+        """
         ...
 
-    def candidates(self, key: str, /, *, limit: int = 10) -> list[Execution]:
-        """Return the executions with a key that succeeded, newest first, without their messages."""
+    def candidates(self, key: str, /, *, signers: Signers | None = None, limit: int = 10) -> list[Execution]:
+        """Return the executions with a key that succeeded, newest first, without their messages.
+
+        Those that others than `signers` have signed are not among them, if they are given.
+        """
         ...
 
     def meet_runs(self, runs: Iterable[RunId], now: int, /) -> set[RunId]:
-        """Note that steps of these runs are about to be reused, at a time (nanoseconds); return those that are there.
+        """Note that these runs are needed, at a time (nanoseconds); return those that are there.
 
-        Whoever reuses a step calls it first: a run that was met is not forgotten by who asks for those met before that.
+        Whoever reuses a step calls it first, and a service for as long as a kernel may load what they made: a run that
+        was met is not forgotten by who asks for those met before that. The time may be up to an hour less.
         """
+        ...
+
+    def met_since(self, moment: int, /) -> set[RunId]:
+        """Return the runs that were met at or after a time (nanoseconds)."""
         ...
 
     def delete_runs(self, runs: Sequence[RunId], /, *, met_before: int | None = None) -> set[RunId]:
         """Forget runs that have ended, with their executions and metrics; firings stay.
 
-        Return those that stay too: what is under way, and with `met_before` what was met at or after that time.
+        Return those that stay too: what is under way, and with `met_before` what was met at or after that time. Others
+        write meanwhile, however much it is. A run that is not there any more may be half forgotten, by who was killed:
+        what is left of it goes.
         """
         ...
 

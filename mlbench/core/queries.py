@@ -1,5 +1,7 @@
 """What runs are looked for by: the tree of a query, what a list is sorted by, and the place where a page ended.
 
+And whose executions are looked for, where what they stored is to be loaded.
+
 `mlbench.runs.search` reads these from text and decides in memory; a catalog turns them into its own language.
 """
 
@@ -24,6 +26,7 @@ __all__ = [
     "Page",
     "Place",
     "Query",
+    "Signers",
     "Sort",
     "Space",
 ]
@@ -129,3 +132,14 @@ class Page:
 
     runs: tuple[Run, ...]
     next: Place | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signers:
+    """Who may have signed what somebody loads: `keys` by their names, and `users` who are trusted by theirs.
+
+    See `mlbench.runs.signing`; what needs no signature, or has none, is not kept back by them.
+    """
+
+    keys: frozenset[str] = frozenset()
+    users: frozenset[str] = frozenset()

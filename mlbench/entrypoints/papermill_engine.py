@@ -153,6 +153,7 @@ def _run(
             has_steps=has_steps,
             started=recording.begin,
             ready=recording.ready,
+            computed=recording.computed,
             watch=recording.take,
             **traits,
         )
@@ -174,6 +175,8 @@ class _Recording:
         self._metrics: list[Metric] = []
         self._tags: dict[str, str] = dict(request.tags)
         self._artifacts: tuple[Binding, ...] = ()
+        self._parameters: Json = {}
+        self.computed: tuple[str, ...] = ()
         self._project: Project | None = None
         self._client: ServiceClient | None = None
         self._run: Run | None = None
@@ -182,7 +185,13 @@ class _Recording:
         self._waited = False
 
     def __enter__(self) -> _Recording:
+        from mlbench.notebook import parameters as form
+        from mlbench.project.preparation import declared
+
         self._source = _plain(self.nb)
+        parameters, given = declared(self._source), self._given()
+        self._parameters = form.defaults(parameters) | given
+        self.computed = tuple(one.name for one in parameters if one.default_source and one.name not in given)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
@@ -235,6 +244,7 @@ class _Recording:
             self._metrics.extend(Metric(**metric) for metric in news.get("metrics", ()))
             self._tags.update(news.get("tags", {}))
             self._artifacts = with_artifacts(self._artifacts, bindings_of(news.get("artifacts", ())))
+            self._parameters |= news.get("parameters", {})
         elif self.request.watch is not None:
             self.request.watch(news)
 
@@ -246,15 +256,13 @@ class _Recording:
 
         request = self.request
         project = self._project = Project.open(store=request.store, notebook=request.notebook)
-        told = self.nb.metadata.get("papermill", {})
-        parameters = dict(told.get("parameters") or {})
         kernel = self._kernel()
         identity = self._identify(project)
         snapshot = request.snapshot or project.snapshot(
             self._source,
             request.notebook,
             kernel.interpreter if kernel else None,
-            parameters,
+            self._given(),  # the defaults are in the notebook, which is kept with them
             kernel_name=self._kernel_name,
             python=python_version(kernel.interpreter) if kernel else None,
             packages=installed_packages(kernel.interpreter) if kernel else None,
@@ -276,7 +284,7 @@ class _Recording:
             name=name,
             notebook_id=identity,
             snapshot=snapshot,
-            parameters=parameters,
+            parameters=self._parameters,
             owner=owner_of_this_process(),
             **{key: value for key, value in more.items() if value is not None},
         )
@@ -285,6 +293,10 @@ class _Recording:
             self._client.on_connected(self._greet)
             self._greet(self._client)
         self._tell()
+
+    def _given(self) -> Json:
+        """Return the parameters that papermill was given; it has put them into the notebook's metadata."""
+        return dict(self.nb.metadata.get("papermill", {}).get("parameters") or {})
 
     def _identify(self, project: Project) -> NotebookId | None:
         """Return which notebook it is; `mlbench run` writes that into a notebook with steps, papermill never does."""
@@ -346,6 +358,7 @@ class _Recording:
             metrics=[*self._metrics, *_scraps(self.nb)],
             tags=self._tags,
             artifacts=self._artifacts,
+            parameters=self._parameters,
         )
         if self._client is not None:
             try:

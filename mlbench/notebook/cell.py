@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import dis
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import CodeType
@@ -61,6 +61,8 @@ class CellNames:
     writes_paths, names_paths
         Paths given to writing calls, and all constant texts that may be paths, as `evidence.path_text` spells them:
         `"out/{name}.csv"` where only the kernel knows `name` (`evidence.resolve_text` fills in what is known).
+    attributes
+        Names of all attributes that are read, bound or deleted: `a.b` of a package `a` may be a module.
     constants
         Names that hold a constant text (or path) at the end.
     seeds
@@ -90,6 +92,7 @@ class CellNames:
     is_async: bool = False
     writes_paths: frozenset[str] = frozenset()
     names_paths: frozenset[str] = frozenset()
+    attributes: frozenset[str] = frozenset()
     constants: Mapping[str, str] = field(default_factory=dict)
     seeds: bool = False
     draws: frozenset[str] = frozenset()
@@ -193,8 +196,13 @@ def _all_names(tree: ast.Module) -> CellNames:
         builtins=frozenset(reads & BUILTINS),
         maybe=frozenset(maybe),
         results=frozenset(maybe),
+        attributes=_attributes([tree]),
         dynamic=True,
     )
+
+
+def _attributes(trees: Iterable[ast.AST]) -> frozenset[str]:
+    return frozenset(node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute))
 
 
 def _names(flow: Flow, tree: ast.Module) -> CellNames:
@@ -234,6 +242,7 @@ def _names(flow: Flow, tree: ast.Module) -> CellNames:
         is_async=flow.is_async,
         writes_paths=frozenset(flow.seen.writes_paths),
         names_paths=frozenset(scopes.texts(bodies, flow.constants)) | flow.seen.names_paths,
+        attributes=_attributes(bodies),
         constants={name: text for name, text in flow.constants.items() if name in binds},
         seeds=flow.seen.seeds,
         draws=frozenset(flow.seen.draws),

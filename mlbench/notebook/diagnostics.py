@@ -44,8 +44,14 @@ def foresee(nb: Notebook) -> list[Problem]:
     cells = document.cells(nb)
     built, followed = graph.follow(cells)
     problems = [*built.problems, *_parameters(cells)]
-    for rule in (rules.steps_before_mlbench, rules.unbound_names, rules.unsendable_values):
+    for rule in (
+        rules.steps_before_mlbench,
+        rules.uncompilable_cells,
+        rules.unbound_names,
+        rules.unsendable_values,
+    ):
         problems += rule(followed)
+    problems += rules.unknown_outputs(built.steps)
     return sorted(problems, key=lambda problem: (problem.cell, problem.line))
 
 

@@ -11,10 +11,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+from mlbench.core.errors import UsageError
 from mlbench.core.messages import StepOptions
 from mlbench.notebook.cell import CellNames, FunctionNames, analyse
 
-__all__ = ["names_of"]
+__all__ = ["bound_of", "names_of"]
 
 
 def names_of(body: str, options: StepOptions, functions: Mapping[str, FunctionNames] | None = None) -> CellNames:
@@ -63,6 +64,29 @@ def names_of(body: str, options: StepOptions, functions: Mapping[str, FunctionNa
     return names
 
 
+def bound_of(step: str, names: CellNames, options: StepOptions) -> frozenset[str]:
+    r"""Return the names that a step may bind.
+
+    Raises
+    ------
+    UsageError
+        If `--outputs` or `--no-store` names another.
+
+    Examples
+    --------
+    >>> sorted(bound_of("train", analyse("model = 1\nlosses.append(2)"), StepOptions()))
+    ['losses', 'model']
+    """
+    bound = names.binds | names.maybe | names.changes
+    for option, named in (("--outputs", options.outputs or ()), ("--no-store", options.no_store)):
+        if unknown := sorted(set(named) - bound):
+            raise UsageError(
+                f"{option} names {unknown[0]}, which step {step} does not bind.",
+                f"It binds {', '.join(sorted(bound)) or 'nothing'}.",
+            )
+    return bound
+
+
 def _unnamed(paths: frozenset[str], items: frozenset[str]) -> frozenset[str]:
     """Return paths in which the names of items are not those of the notebook: nobody knows what they hold."""
     return frozenset(re.sub(r"\{(\w+)[\w.]*\}", lambda m: "{}" if m[1] in items else m[0], path) for path in paths)
@@ -76,6 +100,7 @@ def _with_expression(names: CellNames, expression: CellNames) -> CellNames:
         builtins=names.builtins | expression.builtins,
         history=names.history | expression.history,
         names_paths=names.names_paths | expression.names_paths,
+        attributes=names.attributes | expression.attributes,
         draws=names.draws | expression.draws,
         seeds=names.seeds or expression.seeds,
         dynamic=names.dynamic or expression.dynamic,

@@ -23,7 +23,7 @@ from mlbench.core.errors import ParameterError
 from mlbench.notebook import syntax
 from mlbench.notebook.step import nearest
 
-__all__ = ["Parameter", "convert", "read"]
+__all__ = ["Parameter", "convert", "defaults", "read"]
 
 LONGEST_TEXT = 1_000_000
 DEEPEST_VALUE = 100
@@ -94,6 +94,17 @@ def read(source: str) -> tuple[Parameter, ...]:
                 found.pop(name, None)
                 found[name] = _parameter(name, annotation, value, comment.lstrip("# ").strip() or None, node.lineno)
     return tuple(found.values())
+
+
+def defaults(parameters: Sequence[Parameter]) -> dict[str, Any]:
+    r"""Return the values that the cell itself gives, but for those that it computes.
+
+    Examples
+    --------
+    >>> defaults(read("origin: str = 'JFK'\nday: str\nseen = now()"))
+    {'origin': 'JFK'}
+    """
+    return {one.name: one.default for one in parameters if not one.required and one.default_source is None}
 
 
 def convert(parameters: Sequence[Parameter], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,11 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from mlbench.core.errors import UsageError
 from mlbench.notebook import parameters, syntax
-from mlbench.notebook.graph import Followed, Problem
+from mlbench.notebook.foreach import bound_of, names_of
+from mlbench.notebook.graph import Followed, Problem, Step
 from mlbench.notebook.step import nearest
+from mlbench.notebook.step import parse as parse_step
 
-__all__ = ["steps_before_mlbench", "unbound_names", "unsendable_values"]
+__all__ = ["steps_before_mlbench", "unbound_names", "uncompilable_cells", "unknown_outputs", "unsendable_values"]
 
 _LOADS: Final = re.compile(r"^\s*%(?:load_ext|reload_ext)\s+mlbench\b", re.MULTILINE)
 _BINDS_NOTHING: Final = frozenset(
@@ -42,6 +45,33 @@ def steps_before_mlbench(cells: Sequence[Followed]) -> Iterator[Problem]:
             )
             yield Problem(one.cell.number, 1, "error", sentence, one.cell.id)
             return
+
+
+def uncompilable_cells(cells: Sequence[Followed]) -> Iterator[Problem]:
+    """Yield cells that Python can read and not compile, such as those with `return` outside a function."""
+    for one in cells:
+        if "raises-exception" in one.cell.tags:
+            continue
+        above = 0
+        if one.step is not None:
+            found = parse_step(one.cell.source)
+            above = found.first_line - 1 if found is not None else 0
+        lines = one.cell.source.splitlines(keepends=True)
+        try:
+            syntax.check("".join(lines[above:]))
+        except SyntaxError as error:
+            line = error.lineno + above if error.lineno else 0
+            sentence = f"Cell {one.cell.number}{f', line {line}' if line else ''}: {error.msg}."
+            yield Problem(one.cell.number, line, "error", sentence, one.cell.id)
+
+
+def unknown_outputs(steps: Sequence[Step]) -> Iterator[Problem]:
+    """Yield steps whose `--outputs` or `--no-store` names what their cells do not bind."""
+    for one in steps:
+        try:
+            bound_of(one.name, names_of(one.body, one.options), one.options)
+        except UsageError as error:
+            yield Problem(one.number, 1, "error", f"Cell {one.number}: {error}", one.cell)
 
 
 def unbound_names(cells: Sequence[Followed]) -> Iterator[Problem]:

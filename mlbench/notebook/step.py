@@ -6,7 +6,6 @@ nothing is guessed.
 
 from __future__ import annotations
 
-import ast
 import difflib
 import keyword
 import re
@@ -372,7 +371,7 @@ def _foreach(text: str) -> Foreach:
     if not name.isidentifier() or keyword.iskeyword(name):
         raise UsageError(f"--foreach takes the name of a variable before `in`: {_shown(match[1])} is none.")
     try:
-        ast.parse(expression, mode="eval")
+        compile(expression, "<foreach>", "eval")  # also what only a function may have, such as `yield`
     except (SyntaxError, ValueError):
         raise UsageError(
             f"--foreach {name} in {_shown(expression)}: what stands behind `in` is no expression of Python."

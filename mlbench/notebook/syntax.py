@@ -8,7 +8,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 
-__all__ = ["expression_names", "magic_call", "parse", "strip_options", "template_names"]
+__all__ = ["check", "expression_names", "magic_call", "parse", "strip_options", "template_names"]
 
 _SPECIAL = re.compile(r"^[ \t]*(?:[%!?/,;]|>>>|In \[)|\?[ \t]*$|=[ \t]*[%!]|\A[ \t]+\S", re.MULTILINE)
 _MAGIC_LINE = re.compile(r"^%(\w+)([^\n]*)$", re.MULTILINE)
@@ -57,6 +57,23 @@ def parse(source: str) -> ast.Module:
     except (UnicodeError, ValueError) as error:
         raise SyntaxError(str(error)) from error
     return _parse_python(transformed)
+
+
+def check(source: str) -> None:
+    """Raise `SyntaxError` for a cell that Python cannot compile, though it may be able to read it.
+
+    Examples
+    --------
+    >>> check("await work()")
+    >>> check("return 1")
+    Traceback (most recent call last):
+        ...
+    SyntaxError: 'return' outside function
+    """
+    tree = parse(source)
+    with _PYTHON_SHOWS_NOTHING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compile(tree, "cell", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
 
 
 def _as_call(line: re.Match[str]) -> str:

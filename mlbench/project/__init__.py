@@ -206,8 +206,10 @@ class Project:
 
     def record(self, record: Run | Execution) -> None:
         """Write the object of a run or of an execution's end, durably if it is an end, and leave the catalog alone."""
-        kind = "run" if isinstance(record, Run) else "execution"
-        self.blobs.append(kind, record.id, _plain(record), durable=record.state in ENDED)
+        if isinstance(record, Run):
+            self.blobs.append("run", record.id, _plain(record), durable=record.state in ENDED)
+        else:
+            self._record_execution(record)
 
     def put_run(self, run: Run, *, durable: bool = False) -> None:
         """Write a run as it is: its record, then the catalog."""
@@ -217,8 +219,15 @@ class Project:
     def put_execution(self, execution: Execution, *, recorded: bool = False) -> None:
         """Write an execution to the catalog; before that its record, if it has ended and is not `recorded` yet."""
         if execution.state in ENDED and not recorded:
-            self.blobs.append("execution", execution.id, _plain(execution), durable=True)
+            self._record_execution(execution)
         self.catalog.put_execution(execution)
+
+    def _record_execution(self, execution: Execution) -> None:
+        from mlbench.project.signing import signer
+        from mlbench.runs.signing import proven
+
+        record = proven(signer(execution.id), "execution", execution.id, _plain(execution))
+        self.blobs.append("execution", execution.id, record, durable=execution.state in ENDED)
 
     def snapshot(
         self,
@@ -405,9 +414,10 @@ class Project:
         return changed
 
     def _settle(self, execution: Execution) -> None:
+        from mlbench.project.signing import own_end
         from mlbench.runs.wire import msgspec
 
-        written = self._find("execution", execution.id)
+        written = own_end(execution.id, self._find("execution", execution.id))
         whole = written is not None and written.get("attempt", 1) >= execution.attempt  # not that of an earlier attempt
         if written is not None and whole and written.get("state") in ENDED:
             ended = msgspec.convert(written, Execution)

@@ -39,6 +39,7 @@ class _Reading:
     def __init__(self, blobs: BlobStore, catalog: Catalog | None = None) -> None:
         self._blobs = blobs
         self._catalog = catalog
+        self.met: set[RunId] = set()
         self.survey = Survey(with_uses=catalog is None)
         self.damaged: dict[str, str] = {}
         self.pieces: dict[str, Piece] = {}
@@ -259,7 +260,8 @@ class Plan:
 
     `bytes` counts all files that go, `leftovers` (bytes) what killed writers left half-written. `young` (bytes) is not
     needed either, and stays for now: it is younger than `horizon` (UTC nanoseconds), which `under_way` pushes back.
-    `reused` are runs that no rule keeps, and that stay since runs that are kept have taken over what their steps made.
+    `reused` are runs that no rule keeps, and that stay since runs that are kept have taken over what their steps made;
+    `held` such that stay since somebody has met them since `horizon`: a kernel that may load what they made, above all.
     """
 
     now: int
@@ -274,6 +276,7 @@ class Plan:
     young: int
     under_way: list[RunFacts]
     reused: list[RunFacts]
+    held: list[RunFacts]
     rules: tuple[Rule, ...]
     user: str | None
     reading: _Reading
@@ -287,7 +290,7 @@ class Plan:
         """Return it as plain JSON."""
         plain = {name: getattr(self, name) for name in ("horizon", "bytes", "leftovers", "young")}
         counts = {name: len(getattr(self, name)) for name in ("snapshots", "objects", "packs", "repacked")}
-        runs = {name: [asdict(run) for run in getattr(self, name)] for name in ("runs", "under_way", "reused")}
+        runs = {name: [asdict(run) for run in getattr(self, name)] for name in ("runs", "under_way", "reused", "held")}
         return {**plain, **counts, **runs}
 
 
@@ -324,11 +327,16 @@ def plan(
     reading = _Reading(blobs, project.catalog)
     under_way = [run for run in reading.survey.under_way() if alive(run.owner)]
     until = horizon(now, under_way)
-    gone, reused, needed, snapshots = _mark(reading, rules, now, until, user)
+    reading.met = project.catalog.met_since(until)
+    unkept, gone, needed, snapshots = _mark(reading, rules, now, until, user)
+
+    def in_order(runs: Iterable[RunId]) -> list[RunFacts]:
+        return sorted((reading.survey.runs[run] for run in runs), key=lambda run: run.time)
+
     found = Plan(
         now=now,
         horizon=until,
-        runs=sorted((reading.survey.runs[run] for run in gone), key=lambda run: run.time),
+        runs=in_order(gone),
         snapshots=snapshots,
         objects=[],
         packs=[],
@@ -337,7 +345,8 @@ def plan(
         leftovers=blobs.sweep(until, dry_run=True),
         young=0,
         under_way=under_way,
-        reused=sorted((reading.survey.runs[run] for run in reused), key=lambda run: run.time),
+        reused=in_order(unkept - gone - reading.met),
+        held=in_order(unkept & reading.met),
         rules=tuple(rules),
         user=user,
         reading=reading,
@@ -361,13 +370,13 @@ def plan(
 def _mark(
     reading: _Reading, rules: Sequence[Rule], now: int, until: int, user: str | None
 ) -> tuple[frozenset[RunId], frozenset[RunId], set[Digest], list[Digest]]:
-    """Return the runs that go, those kept since others reused them, what is needed then, and the snapshots that go."""
+    """Return the runs that no rule keeps, those of them that go, what is needed then, and the snapshots that go."""
     _refuse_damaged(reading)
     survey = reading.survey
     unkept = dropped(survey.runs.values(), rules, survey.kept, now, survey.jobs, user=user)
-    gone = survey.without_origins(unkept)
+    gone = survey.without_origins(unkept - reading.met)
     needed = _needed(reading, gone, until)
-    return gone, unkept - gone, needed, _unneeded_snapshots(reading, needed, until)
+    return unkept, gone, needed, _unneeded_snapshots(reading, needed, until)
 
 
 def _needed(reading: _Reading, gone: Collection[RunId], until: int) -> set[Digest]:
@@ -424,7 +433,7 @@ def free(project: Project, decided: Plan) -> int:
     blobs.sweep(decided.horizon)
     freed = decided.leftovers
     reading.go_on()
-    gone = _mark(reading, decided.rules, decided.now, decided.horizon, decided.user)[0]
+    gone = _mark(reading, decided.rules, decided.now, decided.horizon, decided.user)[1]
     gone &= {run.id for run in decided.runs}
     gone -= project.catalog.delete_runs(sorted(gone), met_before=decided.horizon)
     snapshots = _unneeded_snapshots(reading, _needed(reading, gone, decided.horizon), decided.horizon)
@@ -493,9 +502,12 @@ def use(project: Project, by: By = "run") -> tuple[Usage, int]:
             contents = blobs.contents(Digest(piece.name))
         except (NotFound, ArtifactCorrupt):
             _LOG.warning("The pack %s is damaged: see `mlbench store verify`.", piece.name)
-        spare += piece.size - sum(contents.values())
-        for digest, size in contents.items():
-            sizes[digest] = sizes.get(digest, 0) + size
+        rest = piece.size - sum(contents.values())
+        for left, (digest, size) in zip(range(len(contents), 0, -1), contents.items(), strict=True):
+            part = rest // left  # what a pack has beside them counts for those in it
+            rest -= part
+            sizes[digest] = sizes.get(digest, 0) + size + part
+        spare += rest  # all of one whose contents nobody knows
     for piece in blobs.pieces("object"):
         digest = Digest(piece.name)
         sizes[digest] = sizes.get(digest, 0) + piece.size

@@ -101,8 +101,8 @@ class _Found:
         self._jobs = {job.id: job.host for job in catalog.jobs(deleted=True)}
         self._versions: list[tuple[str, Json]] = []
 
-    def records(self, pieces: Iterable[Piece]) -> Iterator[Json]:
-        """Yield those that are to be indexed."""
+    def records(self, pieces: Iterable[Piece]) -> Iterator[tuple[str, Json]]:
+        """Yield those that are to be indexed, with their names."""
         for piece in pieces:
             try:
                 record = self._blobs.read_record(piece)
@@ -116,8 +116,8 @@ class _Found:
                 self._versions.append((piece.name, record))
                 continue
             self.indexed.append(piece.name)
-            if record["record"] != "job" or self._jobs.get(record["id"], "") != platform.node():
-                yield record
+            if record["record"] != "job" or self._jobs.get(JobId(str(record.get("id"))), "") != platform.node():
+                yield piece.name, record
 
     def put_versions(self) -> None:
         """Index versions of jobs; one whose job is still to come is looked at again the next time."""
@@ -125,8 +125,11 @@ class _Found:
 
         there = {job.id for job in self._catalog.jobs(deleted=True)}
         for name, record in self._versions:
-            if JobId(record["job"]) in there:
-                self._catalog.put_job_version(JobId(record["job"]), msgspec.convert(record, JobVersion))
+            if JobId(str(record.get("job"))) in there:
+                try:
+                    self._catalog.put_job_version(JobId(record["job"]), msgspec.convert(record, JobVersion))
+                except msgspec.ValidationError as error:
+                    _LOG.warning("The record %s cannot be used: %s.", name, error)
                 self.indexed.append(name)
 
 

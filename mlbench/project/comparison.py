@@ -38,7 +38,14 @@ _ITEM: Final = re.compile(r"(.+)\[([0-9]{1,9})\]")
 
 
 def lineage(
-    project: Project, of: str, step: str | None = None, name: str | None = None, *, up: bool = True, down: bool = True
+    project: Project,
+    of: str,
+    step: str | None = None,
+    name: str | None = None,
+    *,
+    execution: str | None = None,
+    up: bool = True,
+    down: bool = True,
 ) -> Lineage:
     """Follow a value up to what it was made of, and down to what was made of it.
 
@@ -50,6 +57,8 @@ def lineage(
         A step of the run, or an item of one: `fit[3]`.
     name
         A name that it bound.
+    execution
+        With a digest, an execution's id or a beginning of it: of equal values, what it made or was given comes first.
 
     Raises
     ------
@@ -63,21 +72,42 @@ def lineage(
             raise UsageError(
                 f"{of[:80]!r} is no artifact's digest.", "Name a value by its run: mlbench lineage RUN STEP NAME"
             )
-        return lineages.trace(project.catalog, lineages.values_of(project.catalog, Digest(of)), up=up, down=down)
-    if step is None or name is None:
+        asked = project.catalog.execution(execution) if execution is not None else None
+        return lineages.trace(project.catalog, lineages.values_of(project.catalog, Digest(of), asked), up=up, down=down)
+    if step is None or name is None or execution is not None:
         raise UsageError("A value of a run is named by its step and its name.", "mlbench lineage RUN STEP NAME")
     return lineage_of(project, _execution(project, of, step), name, up=up, down=down)
 
 
-def lineage_of(project: Project, execution: Execution, name: str, *, up: bool = True, down: bool = True) -> Lineage:
-    """Follow what an execution bound to a name, as `lineage` does."""
+def lineage_of(
+    project: Project,
+    execution: Execution,
+    name: str,
+    *,
+    digest: Digest | None = None,
+    up: bool = True,
+    down: bool = True,
+) -> Lineage:
+    """Follow what an execution bound to a name, or logged under it, as `lineage` does.
+
+    Parameters
+    ----------
+    digest
+        Which artifact is meant, where it bound one and logged another under the same name; without it, the first.
+    """
     origin = lineages.origin_of(project.catalog, execution)
     bound = {one.name: one for one in (*origin.binds, *execution.binds)}
-    if name not in bound or bound[name].artifact is None:
-        there = ", ".join(each for each, one in bound.items() if one.artifact is not None)
-        raise NotFound(f"Step {execution.step} has no stored value {name!r}.", f"It has: {there or 'none'}.")
-    value = lineages.value_of(execution, bound[name])
-    return lineages.trace(project.catalog, [value], up=up, down=down)
+    logged = {one.name: one for one in (*origin.artifacts, *execution.artifacts)}
+    there = [one for one in (bound.get(name), logged.get(name)) if one is not None and one.artifact is not None]
+    if not there:
+        stored = {one.name: None for one in (*bound.values(), *logged.values()) if one.artifact is not None}
+        raise NotFound(
+            f"Step {execution.step} has no stored value {name!r}.", f"It has: {', '.join(stored) or 'none'}."
+        )
+    found = next((one for one in there if one.artifact is not None and one.artifact.digest == digest), there[0])
+    value = lineages.value_of(execution, found)
+    # What is logged is given to no step, whatever else has its name.
+    return lineages.trace(project.catalog, [value], up=up, down=down and found is bound.get(name))
 
 
 def _execution(project: Project, prefix: str, step: str) -> Execution:

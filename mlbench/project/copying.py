@@ -92,7 +92,9 @@ def _write(
     kind = batch[0][0].kind
     if kind == "record":
         # The catalog first: a record that is there already is not indexed again by a copy that goes on.
-        _merge(target, [source.blobs.read_record(piece) for piece, _ in batch], new_jobs)
+        damaged = _merge(target, [(piece.name, source.blobs.read_record(piece)) for piece, _ in batch], new_jobs)
+        done.damaged |= damaged
+        batch = [(piece, data) for piece, data in batch if piece.name not in damaged]
     target.blobs.write_pieces(batch)
     done.bytes += sum(data.nbytes for _, data in batch)
     match kind:
@@ -104,24 +106,36 @@ def _write(
             done.records += len(batch)
 
 
-def _merge(target: Project, records: Sequence[Json], new_jobs: dict[str, Job]) -> None:
-    """Index records of another store. Jobs that are here stay as they are; others come paused until all is there."""
+def _merge(target: Project, records: Sequence[tuple[str, Json]], new_jobs: dict[str, Job]) -> dict[str, str]:
+    """Index records of another store, and return those that cannot be used.
+
+    Jobs that are here stay as they are; others come paused until all is there.
+    """
     from mlbench.runs.wire import msgspec
 
-    index(target.catalog, [one for one in records if one["record"] not in {"job", "job-version"}])
+    damaged = index(target.catalog, [one for one in records if one[1]["record"] not in {"job", "job-version"}])
     here = {job.id for job in target.catalog.jobs(deleted=True)}
-    for record in records:
-        if record["record"] == "job" and (record["id"] not in here or record["id"] in new_jobs):
-            job = msgspec.convert(record, Job)
-            new_jobs[job.id] = job
-            target.catalog.put_job(replace(job, paused=True))
-            here.add(job.id)
-    for record in records:
-        if record["record"] == "job-version":
-            job_id, version = JobId(record["job"]), msgspec.convert(record, JobVersion)
-            if job_id not in here:  # its job's record comes after it
-                job = Job(id=job_id, name=short(job_id), notebook="", version=version, paused=True)
-                target.catalog.put_job(job)
-                new_jobs[job_id] = job
-                here.add(job_id)
-            target.catalog.put_job_version(job_id, version)
+    for name, record in sorted(records, key=lambda one: one[1]["record"] != "job"):
+        try:
+            if record["record"] == "job" and (record["id"] not in here or record["id"] in new_jobs):
+                job = msgspec.convert(record, Job)
+                new_jobs[job.id] = job
+                target.catalog.put_job(replace(job, paused=True))
+                here.add(job.id)
+            elif record["record"] == "job-version":
+                _merge_version(target, JobId(record["job"]), msgspec.convert(record, JobVersion), here, new_jobs)
+        except (msgspec.ValidationError, KeyError) as error:
+            why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            damaged[name] = f"The record {name} cannot be used: {why}."
+    return damaged
+
+
+def _merge_version(
+    target: Project, job_id: JobId, version: JobVersion, here: set[JobId], new_jobs: dict[str, Job]
+) -> None:
+    if job_id not in here:  # its job's record comes after it
+        job = Job(id=job_id, name=short(job_id), notebook="", version=version, paused=True)
+        target.catalog.put_job(job)
+        new_jobs[job_id] = job
+        here.add(job_id)
+    target.catalog.put_job_version(job_id, version)

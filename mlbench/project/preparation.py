@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -18,8 +18,9 @@ from mlbench.core.records import Json
 from mlbench.notebook import diagnostics, document, graph
 from mlbench.notebook import parameters as form
 from mlbench.notebook.parameters import Parameter
+from mlbench.project.environments import find_requirements
 
-__all__ = ["Finding", "Preparation", "prepare", "read_notebook"]
+__all__ = ["Finding", "Preparation", "declared", "missing_environments", "prepare", "read_notebook"]
 
 READ_LIMIT: Final = document.SIZE_LIMIT
 
@@ -87,6 +88,17 @@ def read_notebook(path: str) -> Json:
     return document.read(data, name)
 
 
+def declared(nb: Json) -> tuple[Parameter, ...]:
+    """Return the parameters that a notebook declares; none if its cell is no Python, or cannot be told."""
+    if document.language(nb) not in (None, "python"):
+        return ()
+    try:
+        cell = document.parameters_cell(nb)
+        return form.read(cell.source) if cell is not None else ()
+    except (ParameterError, NotebookError):
+        return ()  # it runs all the same, as papermill would run it
+
+
 def prepare(
     path: str,
     *,
@@ -123,6 +135,16 @@ def prepare(
         steps=steps,
         findings=tuple(findings),
     )
+
+
+def missing_environments(prepared: Preparation) -> Iterator[graph.Problem]:
+    """Yield the steps whose `--env` names no environment, or one that cannot be made."""
+    for step in graph.build(document.cells(prepared.nb)).steps:
+        if step.options.env is not None:
+            try:
+                find_requirements(step.options.env, prepared.path)
+            except UsageError as error:
+                yield graph.Problem(step.number, 1, "error", f"Cell {step.number}: {error}", step.cell)
 
 
 def _check_steps(nb: Json, name: str, findings: list[Finding]) -> tuple[str, ...]:

@@ -68,8 +68,7 @@ def why_execution(project: Project, execution: Execution) -> Why:
     if (nobody := not_asked(execution)) is not None:
         reasons.append(nobody)
     if before is None:
-        ran = "it has never succeeded before" if _ran_before(project, run, execution) else "never run before"
-        reasons.append(Change(part="history", text=ran))
+        reasons.append(Change(part="history", text=_never(project, run, execution)))
         return Why(execution=execution, run=run, reasons=tuple(reasons))
     reasons += changes(execution, before, parameters=run.parameters)
     lost = [one.name for one in before.binds if one.artifact and not project.blobs.has(one.artifact.digest)]
@@ -140,17 +139,25 @@ def _before(project: Project, run: Run, execution: Execution) -> Execution | Non
     return next((one for one in _earlier(project, run, execution) if one.state in ("succeeded", "reused")), None)
 
 
-def _ran_before(project: Project, run: Run, execution: Execution) -> bool:
-    return next(_earlier(project, run, execution), None) is not None
+def _never(project: Project, run: Run, execution: Execution) -> str:
+    """Say what is known of a step of which no earlier execution could be reused."""
+    if next(_earlier(project, run, execution), None) is not None:
+        return "it has never succeeded before"
+    if run.notebook is None and run.notebook_id is None:
+        return "no earlier run of this kernel has it, and the run does not say which notebook it was of"
+    return "never run before"
 
 
 def _earlier(project: Project, run: Run, execution: Execution) -> Iterator[Execution]:
-    if run.notebook is None and run.notebook_id is None:
+    """Yield a step's executions in earlier runs of the notebook, newest first; of the kernel where that is unknown."""
+    known = run.notebook is not None or run.notebook_id is not None
+    if not known and run.kernel is None:
         return
+    kernel = None if known else run.kernel
     before, left = (run.started, str(run.id)), RUNS_BACK
     while left > 0:
         page = project.catalog.runs(
-            notebook=run.notebook, notebook_id=run.notebook_id, limit=min(50, left), before=before
+            notebook=run.notebook, notebook_id=run.notebook_id, kernel=kernel, limit=min(50, left), before=before
         )
         for one in page:
             for found in last_of_each_step(project.catalog.executions(one.id)):

@@ -18,7 +18,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -28,10 +28,22 @@ from typing import Any, Final
 from mlbench.backends.blobs import canonical, is_url
 from mlbench.core.errors import MlbenchError, StoreError, UsageError
 from mlbench.core.messages import Signer
-from mlbench.core.records import Artifact
-from mlbench.runs.signing import KERNEL, is_signed, needs_signature, signer_of
+from mlbench.core.queries import Signers
+from mlbench.core.records import Artifact, Json
+from mlbench.runs.signing import KERNEL, is_proven, is_signed, key_name, needs_signature, signer_of
 
-__all__ = ["Trust", "judge", "keys_folder", "set_trust", "signer", "trust"]
+__all__ = [
+    "Trust",
+    "judge",
+    "keys_folder",
+    "own_end",
+    "own_keys",
+    "set_trust",
+    "signer",
+    "signers",
+    "trust",
+    "what_differs",
+]
 
 _LOG = logging.getLogger(__name__)
 
@@ -95,6 +107,50 @@ def judge(store: str, *, own_session: bool = False) -> Callable[[Artifact], bool
         return any(is_signed(key, signature, artifact.digest, artifact.codec) for key in _keys(folder))
 
     return accepts
+
+
+def own_end(identifier: str, record: Json | None) -> Json | None:
+    """Return the record of an execution's end that was found, `None` if nobody with a key of this user wrote it.
+
+    Whoever can write to a store can write an end there that never was.
+    """
+    if record is None or signer(KERNEL) is None:  # who can have no key has to believe what lies there
+        return record
+    ours = (signer_of(key, identifier) for key in _keys(keys_folder()))
+    if is_proven(ours, "execution", identifier, record):
+        return record
+    _LOG.warning("The end of execution %s in the store is not from here, and is not taken", identifier)
+    return None
+
+
+def own_keys() -> tuple[str, ...]:
+    """Return the names of the keys whose signatures this user takes, first that of the own; none without one."""
+    own = signer(KERNEL)
+    return () if own is None else tuple(dict.fromkeys((own.key, *map(key_name, _keys(keys_folder())))))
+
+
+def what_differs(keys: Sequence[str], folder: str | None) -> str | None:
+    """Say what is wrong if a kernel has other keys than the service that asks, whose steps store and load for it.
+
+    Parameters
+    ----------
+    keys, folder
+        The kernel's: see `KernelHello`.
+    """
+    own = own_keys()
+    if not keys or not own or (keys[0] in own and own[0] in keys):
+        return None
+    return (
+        f"This kernel signs what it stores with a key in {folder}, and the mlbench service with one in "
+        f"{keys_folder()}: what one of them has stored the other does not load. `mlbench service stop`, and run the "
+        "cell again: the service that it starts has this kernel's MLBENCH_KEYS."
+    )
+
+
+def signers() -> Signers:
+    """Return whose values this user loads without a question: what a catalog is asked for (see `Catalog.by_keys`)."""
+    keys = _keys(keys_folder())
+    return Signers(keys=frozenset(map(key_name, keys)), users=trust().users)
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------

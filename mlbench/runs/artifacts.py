@@ -17,9 +17,9 @@ import sys
 import types
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
-from mlbench.core.errors import NotTrusted, ResultError
+from mlbench.core.errors import NotFound, NotTrusted, ResultError
 from mlbench.core.failed import Failed
 from mlbench.core.ids import Digest
 from mlbench.core.messages import Signer
@@ -28,6 +28,7 @@ from mlbench.core.records import Artifact, Binding, Json
 from mlbench.runs.chunks import LARGE
 from mlbench.runs.files import FILE, FOLDER, StoredFile, StoredFolder, read_folder
 from mlbench.runs.previews import preview, preview_list
+from mlbench.runs.sharing import sharing
 from mlbench.runs.signing import needs_signature, sign
 from mlbench.runs.values import (
     Encoded,
@@ -92,7 +93,7 @@ def save_names(
             found[name] = Binding(name=name, problem=f"`{name}` {remedy(value, error)}")
         else:
             seen[name] = inside
-    for group in _sharing(seen):
+    for group in sharing(seen):
         together = _bundle(namespace, group) if len(group) > 1 else None
         for name in group:
             if together is None or name == group[0]:
@@ -262,7 +263,16 @@ class Loader:
             return _import(binding.name, binding.module)
         if binding.artifact is None:
             raise ResultError(binding.problem or f"`{binding.name}` has no stored value.")
-        artifact = binding.artifact
+        try:
+            return self._stored(binding, binding.artifact, trusted=trusted)
+        except NotFound as error:
+            raise NotFound(
+                f"The value of `{binding.name}` is not in the store any more: it was freed (`mlbench store gc`), or "
+                f"taken away. {error.message}",
+                "Run the step that makes it again.",
+            ) from error
+
+    def _stored(self, binding: Binding, artifact: Artifact, *, trusted: bool) -> Any:
         if not trusted and needs_signature(artifact.codec):
             trusted = self._accepts is None or self._accepts(artifact)
             if not trusted and artifact.codec != "items":  # what lies in a list may be data alone
@@ -390,33 +400,6 @@ def _bundle(namespace: Mapping[str, Any], names: list[str]) -> Encoded | None:
         return None
 
 
-def _sharing(seen: Mapping[str, Mapping[int, Any]]) -> list[list[str]]:
-    """Return names in groups: those of one hold objects in common, directly or through a third.
-
-    Examples
-    --------
-    >>> rows: list[int] = []
-    >>> _sharing({"a": {id(rows): rows}, "b": {}, "c": {id(rows): rows}})
-    [['a', 'c'], ['b']]
-    """
-    leader = {name: name for name in seen}
-
-    def lead(name: str) -> str:
-        while leader[name] != name:
-            name = leader[name]
-        return name
-
-    first: dict[int, str] = {}
-    for name, inside in seen.items():
-        for key in inside:
-            if (other := first.setdefault(key, name)) != name:
-                leader[lead(name)] = lead(other)
-    groups: dict[str, list[str]] = {}
-    for name in seen:
-        groups.setdefault(lead(name), []).append(name)
-    return list(groups.values())
-
-
 # --- what can't be stored ---------------------------------------------------------------------------------------------
 
 _UNPICKLABLE = re.compile(r"cannot pickle '([^']+)' object", re.IGNORECASE)
@@ -446,7 +429,10 @@ _INSTEAD: tuple[tuple[str, str, str], ...] = (
 )  # fmt: skip
 
 
-def remedy(value: Any, error: BaseException | None = None) -> str:
+_OTHERWISE: Final = "Keep what it was made from, begin its name with an underscore, or leave it out with `--no-store`."
+
+
+def remedy(value: Any, error: BaseException | None = None, *, otherwise: str = _OTHERWISE) -> str:
     """Say why a value can't be stored or sent, and what to do instead; begins where a name in front would end.
 
     Parameters
@@ -455,6 +441,8 @@ def remedy(value: Any, error: BaseException | None = None) -> str:
         What could not be pickled.
     error
         What pickling it raised, which names the part that is to blame.
+    otherwise
+        What to do where nothing is known of its type.
 
     Examples
     --------
@@ -478,7 +466,4 @@ def remedy(value: Any, error: BaseException | None = None) -> str:
                 return f"{inside} {words}, which can't be stored. {instead}"
     why = f": {type(error).__name__}: {str(error)[:200]}" if error is not None and not blamed else ""
     holds = f" since it holds a {part}" if blamed and part != whole else ""
-    return (
-        f"({whole}) can't be stored{holds}{why}. Keep what it was made from, begin its name with an underscore, or "
-        "leave it out with `--no-store`."
-    )
+    return f"({whole}) can't be stored{holds}{why}. {otherwise}".rstrip()

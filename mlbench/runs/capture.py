@@ -15,6 +15,7 @@ import contextvars
 import copyreg
 import functools
 import gc
+import importlib
 import io
 import linecache
 import pickle
@@ -42,6 +43,7 @@ Keep = Callable[[Any], Json]
 
 _SENTINEL: Final = "__mlbench_sentinel__"
 _SOURCES: Final = "__mlbench_sources__"
+_MODULES: Final = "__mlbench_modules__"
 _FETCH: contextvars.ContextVar[Callable[[Json], Any]] = contextvars.ContextVar("mlbench_fetch")
 
 
@@ -71,6 +73,7 @@ def make(
     *,
     values: Mapping[str, Any] | None = None,
     without: Collection[str] = (),
+    modules: Collection[str] = (),
     keep: Keep | None = None,
 ) -> Capture:
     """Pack the values of names.
@@ -85,6 +88,8 @@ def make(
         Values to send for some of the names in place of what the namespace holds now.
     without
         Names that come from other steps: helpers that read them are sent, their values are not.
+    modules
+        Modules to import there though no name holds them: those below a package that one holds.
     keep
         Where large values go; without it they travel along.
 
@@ -105,7 +110,7 @@ def make(
     kept: dict[int, Json] = {}
     try:
         sources: dict[str, str] = {}  # filled while what comes before it is packed
-        whole = {_SENTINEL: sentinel, **wanted, _SOURCES: sources}
+        whole = {_SENTINEL: sentinel, **wanted, _MODULES: sorted(modules), _SOURCES: sources}
         data = _dumps(whole, namespace, hidden, keep, kept, sources)
     except Exception as error:
         problems = tuple(_problems(wanted, namespace, hidden))
@@ -135,6 +140,8 @@ def install(data: bytes, blobs: BlobStore | None = None) -> dict[str, Any]:
         if collecting:
             gc.enable()
         _FETCH.reset(token)
+    for module in names.pop(_MODULES, ()):
+        importlib.import_module(module)
     for filename, source in names.pop(_SOURCES).items():
         lines = source.splitlines(keepends=True)
         linecache.cache[filename] = (len(source), None, lines, filename)

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from mlbench.core.errors import UsageError
 from mlbench.core.records import Binding, Json
@@ -40,6 +40,9 @@ class Context:
     keep: Callable[[Any, str | None], Binding] | None = field(default=None, repr=False, compare=False)
     reach: Callable[[], Json] | None = field(default=None, repr=False, compare=False)
 
+
+_LONGEST: Final = 200
+"""Characters of a metric's name."""
 
 _current = Context()
 
@@ -73,13 +76,15 @@ def log(*, step: int | None = None, **metrics: Any) -> None:
     Raises
     ------
     UsageError
-        For a value that is no number.
+        For a value that is no number, or a name of more than 200 characters.
     """
     if step is not None and (isinstance(step, bool) or not hasattr(step, "__index__")):
         raise UsageError(f"mlbench.log: step must be a whole number, not {step!r}.")
     points: list[Json] = []
     now = time.time_ns()
     for name, value in metrics.items():
+        if len(name) > _LONGEST:
+            raise UsageError(f"mlbench.log: {name[:40]!r}… has {len(name):,} characters, a name at most {_LONGEST}.")
         number = _number(name, value)
         if not math.isfinite(number):
             warnings.warn(f"mlbench.log: {name} is {number} and was not recorded.", stacklevel=2)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from mlbench.core.errors import UsageError
-from mlbench.core.ids import Digest, RunId
+from mlbench.core.ids import Digest, ExecutionId, RunId
 from mlbench.core.records import Binding, Execution, Json, Metric, Run, Snapshot
 from mlbench.notebook.step import StepCell, parse
 from mlbench.runs.diff_values import preview_changes, short_text, text_of
@@ -80,13 +80,18 @@ class ParameterChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataChange:
-    """A name that a step bound to something else; `details` say where the values first differ, as far as is known."""
+    """A name that a step bound to something else; `details` say where the values first differ, as far as is known.
+
+    The executions are those of the two runs: others may have made equal values, before or since.
+    """
 
     step: str
     name: str
     change: How
     before: Digest | None = None
     after: Digest | None = None
+    before_execution: ExecutionId | None = None
+    after_execution: ExecutionId | None = None
     details: tuple[str, ...] = ()
 
 
@@ -439,11 +444,16 @@ def _surroundings(snapshot: Snapshot) -> dict[str, str]:
 def _data(before: Sequence[Execution], after: Sequence[Execution], load: Load | None) -> Iterator[DataChange]:
     then, now = ({one.step: one for one in side} for side in (before, after))
     for step in dict.fromkeys((*now, *then)):
-        old, new = (_bindings(side.get(step)) for side in (then, now))
+        one, other = then.get(step), now.get(step)
+        old, new = _bindings(one), _bindings(other)
         for name in dict.fromkeys((*old, *new)):
             found = _changed(step, name, old.get(name), new.get(name), load)
             if found is not None:
-                yield found
+                yield replace(
+                    found,
+                    before_execution=one.id if one is not None and found.before is not None else None,
+                    after_execution=other.id if other is not None and found.after is not None else None,
+                )
 
 
 def _bindings(execution: Execution | None) -> dict[str, Binding]:

@@ -29,23 +29,26 @@ HEADER: Final = b"{}"
 """What stands before a file's bytes: nothing yet."""
 
 _BLOCK: Final = 1 << 20
-_NAME: Final = re.compile(r"[^\x00-\x1f\x7f\\]{1,200}")
+_NAME: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\\\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]{1,200}")
+"""No control characters, none that turn the direction of what follows, and nothing that UTF-8 cannot say."""
 
 
-def check_name(name: str) -> str:
+def check_name(name: Any) -> str:
     """Return the name of an artifact if it may be one.
 
     Raises
     ------
     UsageError
-        If it is no path that could lie under some folder.
+        If it is no path that could lie under some folder, or does not show what it is.
 
     Examples
     --------
     >>> check_name("plots/loss.png")
     'plots/loss.png'
     """
-    if not _NAME.fullmatch(name) or not _is_inside(name):
+    if not isinstance(name, str):
+        raise UsageError(f"The name of an artifact is a text, not {name!r:.60}.", "Name it: `name='summary'`.")
+    if not _NAME.fullmatch(name) or name != name.strip() or not _is_inside(name):
         raise UsageError(f"{name[:60]!r} cannot be the name of an artifact.", "Name it as in `name='plots/loss.png'`.")
     return name
 

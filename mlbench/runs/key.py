@@ -149,6 +149,8 @@ class Fingerprint:
     ----------
     modules
         Names of the modules that the values refer to: their own sources are digested by whoever can read files.
+    attributes
+        Names in the notebook's functions that may be attributes: `a.b` of a package `a` may be a module.
     texts
         Constant texts of the notebook's functions: some may be paths, or names of environment variables.
     """
@@ -164,6 +166,7 @@ class Fingerprint:
         self._without = frozenset(without)
         self._data = data or _digest_data
         self.modules: set[str] = set()
+        self.attributes: set[str] = set()
         self.texts: set[str] = set()
 
     def of(self, value: Any) -> str:
@@ -276,6 +279,7 @@ class Fingerprint:
             ).encode()
         )
         self.modules |= _imports_of_code(code)
+        self.attributes.update(code.co_names)
         for constant in code.co_consts:
             self._note_texts(constant)
             if isinstance(constant, types.CodeType):

@@ -151,19 +151,30 @@ def origin_of(catalog: Catalog, execution: Execution) -> Execution:
     return _Walk(catalog, MOST_NODES).origins([execution.id], known=[execution])[execution.id]
 
 
-def values_of(catalog: Catalog, digest: Digest) -> tuple[LineageValue, ...]:
+def values_of(catalog: Catalog, digest: Digest, asked: Execution | None = None) -> tuple[LineageValue, ...]:
     """Return the values that are an artifact, one for each execution that ran and bound it, oldest first.
+
+    Parameters
+    ----------
+    asked
+        An execution that bound it or was given it: what it made, or was given, comes before equal values of others.
 
     Raises
     ------
     NotFound
         If none did.
     """
+    walk = _Walk(catalog, MOST_NODES)
     makers = catalog.makers([digest], limit=MOST_NODES)
-    origins = _Walk(catalog, MOST_NODES).origins([one.id for one in makers], known=makers)
+    if asked is not None:
+        first = dict.fromkeys([asked.id, *_providers(asked.reads, {digest})])
+        known = {asked.id: asked, **catalog.executions_named(first)}
+        makers = [*(known[one] for one in first if one in known), *makers]
+    origins = walk.origins([one.id for one in makers], known=makers)
+    makers = [origins[one.id] if not one.binds else one for one in makers]  # whoever reused it need not name it again
     found: dict[_Key, LineageValue] = {}
     for maker in makers:
-        origin = origins[maker.id]
+        origin = origins.get(maker.id, maker)
         for binding in maker.binds:
             if binding.artifact is not None and binding.artifact.digest == digest:
                 found.setdefault((origin.id, binding.name), value_of(origin, binding))

@@ -18,7 +18,7 @@ import io
 import pickle
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
@@ -63,7 +63,8 @@ def dump(value: Any, *, reduce: Reduce | None = None, seen: dict[int, Any] | Non
         if any(isinstance(found, artist) for found in memo.values()):
             # All figures hold some lists and arrays of matplotlib's own in common, which nobody sees.
             memo = {key: found for key, found in memo.items() if isinstance(found, artist) or found is value}
-        seen.update((key, found) for key, found in memo.items() if _has_identity(found))
+        own = _descriptions(memo.values())
+        seen.update((key, found) for key, found in memo.items() if key not in own and _has_identity(found))
     return [stream.getbuffer(), *buffers]
 
 
@@ -347,6 +348,13 @@ _ATOMIC_MODULES = frozenset({
     "pickle", "_pickle", "operator", "functools", "ipaddress", "weakref", "cloudpickle", "abc", "_abc", "pytz",
     "dateutil", "inspect", "enum", "_thread", "threading", "contextvars", "_contextvars", "random_state", "pyarrow",
 })  # fmt: skip
+
+
+def _descriptions(objects: Iterable[Any]) -> set[int]:
+    """Return the ids of the tables of fields of NumPy's types: all arrays of a structured type have one in common."""
+    np = sys.modules.get("numpy")
+    kinds = [one for one in objects if np is not None and isinstance(one, np.dtype) and one.names is not None]
+    return {id(part) for kind in kinds for part in kind.__reduce__()[2] if isinstance(part, dict)}
 
 
 def _has_identity(obj: Any) -> bool:

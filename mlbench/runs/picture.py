@@ -31,6 +31,10 @@ MOST_CELLS: Final = 4_096
 MOST_LABELS: Final = 200
 """Values of one name whose labels are part of the picture."""
 
+_LABEL: Final = 60
+_ERROR: Final = 300
+"""Characters of an item's values, and of its error, that are shown in the picture; its record has more."""
+
 _ORDER: Final = b"frqcsu"
 """Of the states in one cell the first of these is shown."""
 
@@ -163,7 +167,7 @@ def picture(
     failed
         Number, label and error of the first items that failed.
     rate
-        Items a second; None once all have ended.
+        Items a second; None while nobody can know, and once all have ended.
     again
         Whether it has been shown before and is to be shown anew.
     """
@@ -183,14 +187,14 @@ def picture(
         "left": round(left, 1) if left is not None else None,
         "slowest": None
         if fanout.slowest is None
-        else {"item": fanout.slowest, "label": slowest, "seconds": fanout.slowest_seconds},
+        else {"item": fanout.slowest, "label": _cut(slowest, _LABEL), "seconds": fanout.slowest_seconds},
         "metric": fanout.metric,
         "grid": [grid.rows, grid.columns],
         "per_cell": grid.per_cell,
         "states": grid.states(),
         "values": grid.values() if fanout.metric is not None else [],
         "labels": [list(texts) if len(texts) <= MOST_LABELS else [] for texts in (spread.labels if spread else ())],
-        "failed": [list(one) for one in failed],
+        "failed": [[item, _cut(label, _LABEL), _cut(error, _ERROR)] for item, label, error in failed],
     }
     return {
         "output_type": "update_display_data" if again else "display_data",
@@ -198,6 +202,10 @@ def picture(
         "metadata": {},
         "transient": {"display_id": display_id(execution)},
     }
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 # --- for people ------------------------------------------------------------------------------------------------------

@@ -29,7 +29,9 @@ COLUMNS = 40
 TEXT = 2000
 CELL = 80
 _FIGURE_WIDTH = 480
-_FIGURE_BYTES = 200_000
+_FIGURE_DPI = 5
+_FIGURE_BYTES = 1_000_000
+"""Of a picture at most: a larger one is drawn again with half as many dots, and so on."""
 _COUNTED = 50_000_000
 """Cells of a frame, and items of an array, up to which missing values and the range are looked for."""
 
@@ -171,6 +173,12 @@ class _Repr(reprlib.Repr):
         self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdeque = self.maxarray = 20
         self.maxdict = 20
 
+    def repr_bytes(self, x: bytes, level: int) -> str:  # noqa: ARG002  reprlib's signature
+        return _cut(repr(x[: self.maxother]), self.maxother)
+
+    def repr_bytearray(self, x: bytearray, level: int) -> str:  # noqa: ARG002  reprlib's signature
+        return _cut(repr(x[: self.maxother]), self.maxother)
+
     def repr_instance(self, x: Any, level: int) -> str:
         return _cut(repr(x), self.maxother) if level < self.maxlevel else _cut(repr(x), TEXT)
 
@@ -272,7 +280,14 @@ def _array(value: Any) -> Json:
         "type": str(value.dtype),
     }
     if value.dtype.kind in "mM" and 0 < value.size <= _COUNTED:
-        found["min"], found["max"] = str(value.min()), str(value.max())
+        import numpy as np
+
+        missing = int(np.count_nonzero(np.isnat(value)))
+        if missing:
+            found["missing"] = missing
+        # Of nothing but NaT the range is NaT.
+        least, most = (np.fmin, np.fmax) if missing < value.size else (np.minimum, np.maximum)
+        found["min"], found["max"] = (str(pick.reduce(value, axis=None)) for pick in (least, most))
     if value.dtype.kind in "biuf" and 0 < value.size <= _COUNTED:
         import numpy as np
 
@@ -437,14 +452,17 @@ def _figure(value: Any) -> Json:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas, kept_dpi = value.canvas, value.dpi
-    picture = io.BytesIO()
+    dpi = max(20, min(kept_dpi, _FIGURE_WIDTH / width))
     try:
-        FigureCanvasAgg(value).print_figure(picture, format="png", dpi=max(20, min(kept_dpi, _FIGURE_WIDTH / width)))
+        while "png" not in found and dpi >= _FIGURE_DPI:
+            picture = io.BytesIO()
+            FigureCanvasAgg(value).print_figure(picture, format="png", dpi=dpi)
+            if picture.tell() <= _FIGURE_BYTES:
+                found["png"] = base64.b64encode(picture.getvalue()).decode("ascii")
+            dpi /= 2
     finally:
         value.set_canvas(canvas)
         value.dpi = kept_dpi
-    if picture.tell() <= _FIGURE_BYTES:
-        found["png"] = base64.b64encode(picture.getvalue()).decode("ascii")
     return found
 
 

@@ -13,18 +13,36 @@ The digest is that of the manifest, which names the codec and the digest of ever
 run and the step are in it by their execution, whose id travels in the signature: a binding that is reused, copied to
 another store or read from a record again is as good as where it was made. A worker is given the secret of the one
 execution that it runs, never the key.
+
+The record of an end carries the like, as `proof`, for whoever finds it after the one that wrote it is lost::
+
+    proof      =  <key's name>.<execution>.<MAC>
+    MAC        =  HMAC(secret, "record" NUL kind NUL id NUL SHA-256 of what it says), its first 32 hexadecimal digits
 """
 
 from __future__ import annotations
 
 import hmac
+from collections.abc import Iterable
 from hashlib import sha256
 from typing import Final
 
 from mlbench.core.ids import Digest
 from mlbench.core.messages import Signer
+from mlbench.core.records import Json
 
-__all__ = ["KERNEL", "PLAIN", "is_signed", "key_name", "needs_signature", "sign", "signer_of"]
+__all__ = [
+    "KERNEL",
+    "PLAIN",
+    "is_proven",
+    "is_signed",
+    "key_name",
+    "needs_signature",
+    "proof_of",
+    "proven",
+    "sign",
+    "signer_of",
+]
 
 PLAIN: Final = frozenset({"scalar", "ndarray", "frame", "arrow", "file", "folder"})
 """The codecs that hold data alone: nothing in them can run code when they are loaded."""
@@ -33,6 +51,9 @@ KERNEL: Final = "kernel"
 """The subject of what a kernel stores itself."""
 
 _DIGITS: Final = 32
+
+_ADDED: Final = frozenset({"schema", "record", "id", "time", "proof"})
+"""What every record has, and is not of what it says (see `mlbench.core.ports.BlobStore.append`)."""
 
 
 def needs_signature(codec: str) -> bool:
@@ -78,6 +99,42 @@ def is_signed(key: bytes, signature: str, digest: Digest, codec: str) -> bool:
     if name != key_name(key) or not mac.isascii():
         return False
     return hmac.compare_digest(mac, _mac(_secret(key, subject), digest, codec))
+
+
+def proof_of(signer: Signer, kind: str, identifier: str, said: bytes) -> str:
+    """Return what proves that a record was written by who runs an execution; `said` is all of it, as JSON."""
+    about = f"record\0{kind}\0{identifier}\0{sha256(said).hexdigest()}"
+    return f"{signer.key}.{signer.subject}.{hmac.digest(signer.secret, about.encode(), 'sha256').hex()[:_DIGITS]}"
+
+
+def proven(signer: Signer | None, kind: str, identifier: str, record: Json) -> Json:
+    """Return a record with its proof; as it is if nobody signs.
+
+    Examples
+    --------
+    >>> signer = signer_of(b"mine", "x3k7")
+    >>> end = proven(signer, "execution", "x3k7", {"state": "succeeded"})
+    >>> is_proven([signer], "execution", "x3k7", {"schema": 1, **end})
+    True
+    >>> is_proven([signer], "execution", "x3k7", {**end, "state": "failed"})
+    False
+    """
+    return record if signer is None else {**record, "proof": proof_of(signer, kind, identifier, _said(record))}
+
+
+def is_proven(signers: Iterable[Signer], kind: str, identifier: str, record: Json) -> bool:
+    """Say whether a record that was found was written by one of these."""
+    said, proof = _said(record), str(record.get("proof"))
+    return any(proof.isascii() and hmac.compare_digest(proof, proof_of(one, kind, identifier, said)) for one in signers)
+
+
+def _said(record: Json) -> bytes:
+    """Return what a record says as it was written, without what was added then."""
+    from mlbench.runs.wire import msgspec, numbers_as_text
+
+    said = {name: value for name, value in record.items() if name not in _ADDED}
+    written: bytes = msgspec.json.encode(numbers_as_text(said))
+    return written
 
 
 def _secret(key: bytes, subject: str) -> bytes:

@@ -75,6 +75,8 @@ def apply(surroundings: Surroundings, shell: Any = None) -> list[str]:
         try:
             entry.apply(pickle.loads(packed), shell)  # noqa: S301  the bytes come from this user's own kernel
         except Exception as error:  # noqa: BLE001  a setting of another version of a library must not stop the step
+            if isinstance(error, ModuleNotFoundError) and error.name == entry.module:
+                continue  # an environment of the step's own need not have what the kernel has
             problems.append(f"The kernel's settings of {entry.name} do not hold here: {type(error).__name__}: {error}")
     return problems
 

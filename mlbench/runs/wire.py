@@ -18,7 +18,7 @@ import msgspec
 
 from mlbench.core import messages, records
 
-__all__ = ["compact", "encoded", "look_at", "msgspec"]
+__all__ = ["compact", "encoded", "look_at", "msgspec", "numbers_as_text"]
 
 
 def compact(record: Any) -> records.Json:
@@ -54,6 +54,26 @@ def encoded(record: Any) -> bytes:
         # Of what is a dictionary, parts may be JSON already (`Raw`).
         record = {**(record if isinstance(record, dict) else msgspec.to_builtins(record)), "metrics": told}
     return msgspec.json.encode(record)
+
+
+def numbers_as_text(record: records.Json) -> records.Json:
+    """Return a plain record whose metrics that JSON has no number for (nan, inf) are texts.
+
+    Examples
+    --------
+    >>> numbers_as_text({"metrics": [{"name": "loss", "value": float("inf")}]})
+    {'metrics': [{'name': 'loss', 'value': 'inf'}]}
+    """
+    if record.get("executions"):
+        record = {**record, "executions": [numbers_as_text(one) for one in record["executions"]]}
+    metrics: Sequence[Any] = record.get("metrics") or ()
+    if all(isinstance(metric.get("value"), float) and math.isfinite(metric["value"]) for metric in metrics):
+        return record
+    plain = [
+        {**metric, "value": str(value)} if isinstance(value, float) and not math.isfinite(value) else metric
+        for metric, value in ((metric, metric.get("value")) for metric in metrics)
+    ]
+    return {**record, "metrics": plain}
 
 
 @cache

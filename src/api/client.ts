@@ -4,7 +4,7 @@
 
 import { ServerConnection } from '@jupyterlab/services';
 
-import { Refusal, request, sentence } from './request';
+import { address, Refusal, request, requestBytes, sentence } from './request';
 import type {
   ICancelled,
   ICellText,
@@ -15,6 +15,7 @@ import type {
   IDocument,
   IExecution,
   IExecutionDetail,
+  IFileList,
   IFiring,
   IFiringDetail,
   IGraph,
@@ -60,10 +61,12 @@ export interface IItemsQuestion {
   readonly limit?: number;
 }
 
-/** An artifact: by its digest, or the one that an execution bound to a name. */
+/** An artifact: by its digest, or the one that an execution, or a run's plain cell, has under a name. */
 export interface IArtifactName {
   readonly digest: string;
   readonly execution?: string | null;
+  /** The run whose plain cell logged it. */
+  readonly run?: string | null;
   readonly name?: string | null;
 }
 
@@ -134,6 +137,27 @@ export class Client {
       name,
       notebook: path
     });
+  }
+
+  /** The bytes of a file that was logged. */
+  content(digest: string, path: string | null = null): Promise<Uint8Array> {
+    return requestBytes(this.serverSettings, `artifacts/${digest}/content`, { notebook: path });
+  }
+
+  /** Where the browser gets a file that was logged, as a download under a name. */
+  contentUrl(digest: string, name: string, path: string | null = null): string {
+    const query = { name, notebook: path };
+    return address(this.serverSettings, `artifacts/${digest}/content`, query);
+  }
+
+  /** The files of a folder that was logged. */
+  files(digest: string, path: string | null = null): Promise<IFileList> {
+    return request(this.serverSettings, 'GET', `artifacts/${digest}/files`, { notebook: path });
+  }
+
+  /** Where the browser gets a picture that is kept beside its value. */
+  pictureUrl(digest: string, path: string | null = null): string {
+    return address(this.serverSettings, `artifacts/${digest}/picture`, { notebook: path });
   }
 
   cancelRun(id: string): Promise<ICancelled> {

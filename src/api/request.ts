@@ -32,26 +32,55 @@ export interface IQuery {
   readonly [name: string]: string | number | null | undefined;
 }
 
-/** Ask the server half; a refusal is thrown as a `Refusal`. */
-export async function request<T>(
+type Method = 'GET' | 'POST' | 'PATCH' | 'DELETE';
+
+/** The address of what the server half has. */
+export function address(
   settings: ServerConnection.ISettings,
-  method: 'GET' | 'POST' | 'PATCH' | 'DELETE',
   path: string,
-  query: IQuery = {},
-  body?: object
-): Promise<T> {
+  query: IQuery = {}
+): string {
   const given = Object.entries(query)
     .filter(([, value]) => value !== null && value !== undefined)
     .map(([name, value]) => `${name}=${encodeURIComponent(String(value))}`)
     .join('&');
-  const url = URLExt.join(settings.baseUrl, PREFIX, path) + (given ? `?${given}` : '');
+  return URLExt.join(settings.baseUrl, PREFIX, path) + (given ? `?${given}` : '');
+}
+
+/** Ask the server half; a refusal is thrown as a `Refusal`. */
+export async function request<T>(
+  settings: ServerConnection.ISettings,
+  method: Method,
+  path: string,
+  query: IQuery = {},
+  body?: object
+): Promise<T> {
+  return (await (await answer(settings, method, path, query, body)).json()) as T;
+}
+
+/** Ask the server half for bytes. */
+export async function requestBytes(
+  settings: ServerConnection.ISettings,
+  path: string,
+  query: IQuery = {}
+): Promise<Uint8Array> {
+  return new Uint8Array(await (await answer(settings, 'GET', path, query)).arrayBuffer());
+}
+
+async function answer(
+  settings: ServerConnection.ISettings,
+  method: Method,
+  path: string,
+  query: IQuery,
+  body?: object
+): Promise<Response> {
   const response = await ServerConnection.makeRequest(
-    url,
+    address(settings, path, query),
     { method, body: body === undefined ? undefined : JSON.stringify(body) },
     settings
   );
   if (response.ok) {
-    return (await response.json()) as T;
+    return response;
   }
   throw new Refusal(response.status, await problemOf(response));
 }

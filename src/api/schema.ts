@@ -75,6 +75,8 @@ export interface IDataChange {
   readonly change: 'added' | 'changed' | 'moved' | 'removed';
   readonly before: string | null;
   readonly after: string | null;
+  readonly before_execution: string | null;
+  readonly after_execution: string | null;
   readonly details: ReadonlyArray<string>;
 }
 

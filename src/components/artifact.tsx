@@ -10,13 +10,18 @@ import type {
   IFileUse,
   ILineage,
   ILineageExecution,
-  ILineageValue
+  ILineageValue,
+  IRun
 } from '../api/schema';
+import type { IContents } from '../model/contents';
 import { exact, millis, moment, size } from '../model/format';
 import { executionName, LineageRow, rowsAbove, rowsBelow } from '../model/lineage';
 import { exactly } from '../model/difference';
+import { summary } from '../model/preview';
+import { pythonCode, shownSize } from './artifactcard';
 import { shortDigest } from './difference';
-import { Preview, summary } from './preview';
+import { Download } from './files';
+import { Preview } from './preview';
 import { Copy, Fact, Line, LinkButton } from './shared';
 import { StateIcon } from './stateicon';
 
@@ -32,6 +37,11 @@ export interface IArtifactViewProps {
   readonly maker: ILineageExecution | null;
   /** What is shown of it, once it has come. */
   readonly shown: IArtifact | null;
+  /** Whether it was logged, and not bound to a name. */
+  readonly isLogged: boolean;
+  /** The run whose plain cell logged it; null where a step made it. */
+  readonly run: IRun | null;
+  readonly contents: IContents;
   readonly outputs: (key: string, outputs: ReadonlyArray<PartialJSONObject>) => JSX.Element;
   readonly code: (key: string, text: string) => JSX.Element;
   readonly onLook: (at: number) => void;
@@ -40,10 +50,10 @@ export interface IArtifactViewProps {
 }
 
 export function ArtifactView(props: IArtifactViewProps): JSX.Element {
-  const { lineage, value, maker, shown } = props;
+  const { lineage, value, maker, shown, run } = props;
   const bundle = (data: PartialJSONObject) =>
     props.outputs(`preview-${value.digest}`, [{ output_type: 'display_data', data, metadata: {} }]);
-  const python = maker ? pythonOf(maker, value) : null;
+  const python = pythonOf(props);
   const above = React.useMemo(() => rowsAbove(lineage, value), [lineage, value]);
   const below = React.useMemo(() => rowsBelow(lineage, value), [lineage, value]);
   return (
@@ -55,15 +65,32 @@ export function ArtifactView(props: IArtifactViewProps): JSX.Element {
           </h1>
           {value.digest && <code title={value.digest}>{shortDigest(value.digest)}</code>}
           <span className="jp-mlb-Execution-actions">
+            {shown?.codec === 'file' && (
+              <Download digest={shown.digest} name={value.name} contents={props.contents} />
+            )}
             {value.digest && <Copy text={value.digest} label="Copy digest" />}
             {python && <Copy text={python} label="Copy Python" />}
           </span>
         </div>
         <dl className="jp-mlb-RunHead-facts">
           <Fact name="What it is">{whatItIs(value, shown)}</Fact>
-          {value.size !== null && <Fact name="Size">{size(value.size)}</Fact>}
+          {value.size !== null && (
+            <Fact name="Size">{size(shown ? shownSize(shown) : value.size)}</Fact>
+          )}
+          {run && (
+            <Fact name="Logged by">
+              <LinkButton title="Open its run" onClick={() => props.onOpenRun(run.id, null)}>
+                a plain cell of run {run.id.slice(0, 4)}
+              </LinkButton>
+            </Fact>
+          )}
+          {run && (
+            <Fact name="When">
+              <span title={exact(millis(run.started))}>{moment(millis(run.started))}</span>
+            </Fact>
+          )}
           {maker && (
-            <Fact name="Made by">
+            <Fact name={props.isLogged ? 'Logged by' : 'Made by'}>
               <LinkButton title="Open its run" onClick={() => props.onOpenRun(maker.run, maker.id)}>
                 {executionName(maker)} of run {maker.run.slice(0, 4)}
               </LinkButton>
@@ -102,7 +129,13 @@ export function ArtifactView(props: IArtifactViewProps): JSX.Element {
         <section className="jp-mlb-Artifact-what" aria-label="Preview and code">
           <h2>Preview</h2>
           {shown ? (
-            <Preview preview={shown.preview} bundle={bundle} />
+            <Preview
+              artifact={shown}
+              name={value.name}
+              contents={props.contents}
+              bundle={bundle}
+              isWhole
+            />
           ) : (
             <p className="jp-mod-quiet">{value.text ?? 'Asking for its preview …'}</p>
           )}
@@ -115,9 +148,25 @@ export function ArtifactView(props: IArtifactViewProps): JSX.Element {
         </section>
         <section aria-label="Lineage">
           <h2>What it was made of</h2>
-          <Tree {...props} rows={above} none="Who made it is not recorded any more." />
+          <Tree
+            {...props}
+            rows={above}
+            none={
+              run
+                ? 'A plain cell logged it: what such a cell reads is not recorded. In a step it is.'
+                : 'Who made it is not recorded any more.'
+            }
+          />
           <h2>What was made of it</h2>
-          <Tree {...props} rows={below} none="No step has been given it." />
+          <Tree
+            {...props}
+            rows={below}
+            none={
+              props.isLogged
+                ? 'Nothing: what is logged is given to no step.'
+                : 'No step has been given it.'
+            }
+          />
           {lineage.cut && (
             <Line>
               There is more than is followed here: open a value at the edge to go on from it.
@@ -155,13 +204,11 @@ function whatItIs(value: ILineageValue, shown: IArtifact | null): string {
 }
 
 /** What loads it; of an item there is no shorter way than by its list. */
-function pythonOf(maker: ILineageExecution, { name }: ILineageValue): string | null {
-  return maker.item === null ? pythonCode(maker.run, maker.step, name) : null;
-}
-
-/** The line of Python that loads what a step of a run bound to a name. */
-export function pythonCode(run: string, step: string, name: string): string {
-  return `mlbench.run("${run.slice(0, 8)}")[${JSON.stringify(step)}][${JSON.stringify(name)}]`;
+function pythonOf({ run, maker, value, isLogged }: IArtifactViewProps): string | null {
+  if (run) {
+    return pythonCode(run.id, null, value.name, true);
+  }
+  return maker?.item === null ? pythonCode(maker.run, maker.step, value.name, isLogged) : null;
 }
 
 function Parameters(props: { readonly parameters: PartialJSONObject }): JSX.Element {

@@ -4,10 +4,18 @@
 
 import * as React from 'react';
 
-import type { ICodeChange, IDifference, IFanOutChange, IRunDetail } from '../api/schema';
+import type { IArtifactName } from '../api/client';
+import type {
+  ICodeChange,
+  IDataChange,
+  IDifference,
+  IFanOutChange,
+  IRunDetail
+} from '../api/schema';
 import type { CodeLayout } from '../model/comparison';
 import {
   alike,
+  boundIn,
   fanOutWords,
   hunkWords,
   ISideRow,
@@ -21,7 +29,7 @@ import {
   said,
   sideBySide
 } from '../model/difference';
-import { exact, millis, moment } from '../model/format';
+import { exact, millis, moment, plainly } from '../model/format';
 import { runName } from './runlist';
 import { Copy, Line, LinkButton, Segments } from './shared';
 import { ShownState, StateIcon } from './stateicon';
@@ -38,7 +46,7 @@ export interface IDifferenceProps {
   readonly layout: CodeLayout;
   readonly onLayout: (layout: CodeLayout) => void;
   readonly onOpenRun: (run: string) => void;
-  readonly onOpenArtifact: (digest: string) => void;
+  readonly onOpenArtifact: (artifact: IArtifactName) => void;
 }
 
 const LAYOUTS: ReadonlyArray<readonly [CodeLayout, string]> = [
@@ -360,13 +368,13 @@ function stateOf(outcome: string): ShownState {
 
 /** Which names were bound to something else, and in which way that differs. */
 function Data({ difference, before, after, onOpenArtifact }: IDifferenceProps): JSX.Element {
-  const link = (digest: string | null) =>
+  const link = (detail: IRunDetail, digest: string | null, { step, name }: IDataChange) =>
     digest === null ? (
       <span className="jp-mod-quiet">not there</span>
     ) : (
       <LinkButton
         title={`Open ${digest}: where it comes from and what was made of it`}
-        onClick={() => onOpenArtifact(digest)}
+        onClick={() => onOpenArtifact(boundIn(detail, digest, step, name))}
       >
         <code>{shortDigest(digest)}</code>
       </LinkButton>
@@ -387,11 +395,13 @@ function Data({ difference, before, after, onOpenArtifact }: IDifferenceProps): 
             <th scope="row">
               {each.name} <span className="jp-mod-quiet">of {each.step}</span>
             </th>
-            <td>{link(each.before)}</td>
-            <td>{link(each.after)}</td>
+            <td>{link(before, each.before, each)}</td>
+            <td>{link(after, each.after, each)}</td>
             <td className="jp-mod-wide">
               {each.details.map((detail, at) => (
-                <div key={at}>{detail}</div>
+                <div key={at} title={detail}>
+                  {plainly(detail, 6)}
+                </div>
               ))}
             </td>
           </tr>
@@ -415,7 +425,7 @@ function FanOut({ change }: { readonly change: IFanOutChange }): JSX.Element {
         <tbody>
           {items.map((item, at) => (
             <tr key={at}>
-              <th scope="row">{Object.values(item.label).join(', ') || 'an item'}</th>
+              <th scope="row">{plainly(Object.values(item.label).join(', ')) || 'an item'}</th>
               <td className="jp-mod-wide">{itemWords(item)}</td>
             </tr>
           ))}

@@ -6,11 +6,11 @@ import type { PartialJSONObject } from '@lumino/coreutils';
 import * as React from 'react';
 
 import type { IArtifactName } from '../api/client';
-import type { IAttempt, IBinding, IExecution, IMetric, IRead } from '../api/schema';
-import { duration, exact, figure, millis, size } from '../model/format';
-import { pythonCode } from './artifact';
-import { Preview, summary } from './preview';
-import { Copy, LinkButton, Line, Sentence, useNow } from './shared';
+import type { IAttempt, IExecution, IMetric, IRead } from '../api/schema';
+import type { IContents } from '../model/contents';
+import { duration, exact, figure, millis, plainly, size } from '../model/format';
+import { ArtifactLink, BindingCards, pythonOf } from './artifactcard';
+import { LinkButton, Line, Sentence, useNow } from './shared';
 import { StateIcon } from './stateicon';
 import { timeOf } from './steplist';
 
@@ -18,6 +18,7 @@ export interface IExecutionProps {
   readonly execution: IExecution;
   /** Show outputs through the registry of renderers, untrusted. */
   readonly outputs: (key: string, outputs: ReadonlyArray<PartialJSONObject>) => JSX.Element;
+  readonly contents: IContents;
   readonly onGoToCell: (() => void) | null;
   readonly onCancel: () => void;
   /** The run that it was reused from, once that is known. */
@@ -31,22 +32,34 @@ export interface IExecutionProps {
 /** What an execution is called: its step, or the values of its item. */
 export function itemName({ step, label, item, part_of }: IExecution): string {
   const values = Object.values(label);
-  return part_of === null ? step : values.length ? values.join(', ') : `item ${item ?? ''}`;
+  return part_of === null
+    ? step
+    : values.length
+      ? plainly(values.join(', '))
+      : `item ${item ?? ''}`;
 }
 
 export function ExecutionView(props: IExecutionProps): JSX.Element {
   const { execution, outputs } = props;
   const { failure } = execution;
+  // Folders whose names it listed are left out: these are no files.
+  const files = execution.files.filter(({ mode }) => mode === 'r' || mode === 'w');
   const now = useNow(execution.state === 'running');
   const isUnderWay = execution.state === 'running' || execution.state === 'queued';
   const log = execution.messages.filter(each => each.output_type !== 'error');
   const bundle = (data: PartialJSONObject) =>
     outputs(`preview-${execution.id}`, [{ output_type: 'display_data', data, metadata: {} }]);
+  const open = (digest: string, name: string) =>
+    props.onOpenArtifact({ digest, execution: execution.id, name });
   return (
     <section className="jp-mlb-Execution" aria-label={`Step ${execution.step}`}>
       <div className="jp-mlb-Execution-title">
         <StateIcon state={execution.state} />
-        <h2>
+        <h2
+          title={Object.entries(execution.label)
+            .map(pair => pair.join(' = '))
+            .join(', ')}
+        >
           {execution.step}
           {execution.part_of !== null && `[${itemName(execution)}]`}
         </h2>
@@ -120,24 +133,31 @@ export function ExecutionView(props: IExecutionProps): JSX.Element {
           </dl>
         </Part>
       )}
+      {execution.artifacts.length > 0 && (
+        <Part title="Logged">
+          <BindingCards
+            bindings={execution.artifacts}
+            python={name => pythonOf(execution, name, true)}
+            bundle={bundle}
+            contents={props.contents}
+            onOpen={open}
+          />
+        </Part>
+      )}
       {execution.reads.length > 0 && (
         <Part title="Reads">
-          {execution.reads.map(read => (
-            <ReadCard key={read.name} read={read} onOpen={props.onOpenArtifact} />
-          ))}
+          <Reads reads={execution.reads} onOpen={props.onOpenArtifact} />
         </Part>
       )}
       {execution.binds.length > 0 && (
         <Part title="Made">
-          {execution.binds.map(binding => (
-            <BindingCard
-              key={binding.name}
-              binding={binding}
-              execution={execution}
-              bundle={bundle}
-              onOpen={props.onOpenArtifact}
-            />
-          ))}
+          <BindingCards
+            bindings={execution.binds}
+            python={name => pythonOf(execution, name)}
+            bundle={bundle}
+            contents={props.contents}
+            onOpen={open}
+          />
         </Part>
       )}
       {execution.metrics.length > 0 && (
@@ -145,10 +165,10 @@ export function ExecutionView(props: IExecutionProps): JSX.Element {
           <Metrics metrics={execution.metrics} />
         </Part>
       )}
-      {execution.files.length > 0 && (
+      {files.length > 0 && (
         <Part title="Files">
           <dl className="jp-mlb-Facts">
-            {execution.files.map(file => (
+            {files.map(file => (
               <React.Fragment key={`${file.mode}${file.path}`}>
                 <dt>{file.mode === 'w' ? 'wrote' : 'read'}</dt>
                 <dd title={file.path}>
@@ -216,12 +236,41 @@ function ErrorText({ execution }: { readonly execution: IExecution }): JSX.Eleme
   );
 }
 
-interface IReadCardProps {
+interface IReadsProps {
+  readonly reads: ReadonlyArray<IRead>;
+  readonly onOpen: (artifact: IArtifactName) => void;
+}
+
+/** What it was given: by steps first, then by the kernel, of which modules are but named. */
+function Reads({ reads, onOpen }: IReadsProps): JSX.Element {
+  const modules = reads.filter(({ type }) => type === 'module');
+  const values = reads.filter(each => !modules.includes(each));
+  return (
+    <ul className="jp-mlb-Reads">
+      {values
+        .filter(({ step }) => step)
+        .concat(values.filter(({ step }) => !step))
+        .map(read => (
+          <ReadLine key={read.name} read={read} onOpen={onOpen} />
+        ))}
+      {modules.length > 0 && (
+        <li>
+          <span className="jp-mod-quiet">{modules.length > 1 ? 'modules' : 'module'}</span>
+          {modules.map(({ name }) => (
+            <code key={name}>{name}</code>
+          ))}
+        </li>
+      )}
+    </ul>
+  );
+}
+
+interface IReadLineProps {
   readonly read: IRead;
   readonly onOpen: (artifact: IArtifactName) => void;
 }
 
-function ReadCard({ read, onOpen }: IReadCardProps): JSX.Element {
+function ReadLine({ read, onOpen }: IReadLineProps): JSX.Element {
   const { name, digest, execution } = read;
   const facts = [
     read.type?.split('.').pop(),
@@ -229,71 +278,16 @@ function ReadCard({ read, onOpen }: IReadCardProps): JSX.Element {
     read.step ? `from ${read.step}` : 'from the kernel'
   ];
   return (
-    <div className="jp-mlb-Card">
-      <div className="jp-mlb-Card-head">
-        {digest !== null && execution !== null ? (
-          <ArtifactLink name={name} onOpen={() => onOpen({ digest, execution, name })} />
-        ) : (
-          <code>{name}</code>
-        )}
-        <span title={read.digest ?? undefined}>{facts.filter(Boolean).join(' · ')}</span>
-      </div>
-    </div>
-  );
-}
-
-interface IArtifactLinkProps {
-  readonly name: string;
-  readonly onOpen: () => void;
-}
-
-function ArtifactLink({ name, onOpen }: IArtifactLinkProps): JSX.Element {
-  return (
-    <LinkButton
-      title={`Open ${name}: where it comes from and what was made of it`}
-      onClick={onOpen}
-    >
-      <code>{name}</code>
-    </LinkButton>
-  );
-}
-
-interface IBindingCardProps {
-  readonly binding: IBinding;
-  readonly execution: IExecution;
-  readonly onOpen: (artifact: IArtifactName) => void;
-  readonly bundle: (data: PartialJSONObject) => JSX.Element;
-}
-
-function BindingCard(props: IBindingCardProps): JSX.Element {
-  const { binding, execution, bundle, onOpen } = props;
-  const { artifact, name } = binding;
-  return (
-    <div className="jp-mlb-Card">
-      <div className="jp-mlb-Card-head">
-        {artifact ? (
-          <ArtifactLink
-            name={name}
-            onOpen={() => onOpen({ digest: artifact.digest, execution: execution.id, name })}
-          />
-        ) : (
-          <code>{name}</code>
-        )}
-        {artifact && (
-          <span title={artifact.digest}>
-            {summary(artifact.type, artifact.preview)} · {size(artifact.size)}
-          </span>
-        )}
-        {binding.module && <span>module {binding.module}</span>}
-        {artifact && execution.part_of === null && (
-          <span className="jp-mlb-Card-action">
-            <Copy text={pythonCode(execution.run, execution.step, name)} label="Copy Python" />
-          </span>
-        )}
-      </div>
-      {binding.problem && <div className="jp-mlb-Card-problem">{binding.problem}</div>}
-      {artifact && <Preview preview={artifact.preview} bundle={bundle} />}
-    </div>
+    <li>
+      {digest !== null && execution !== null ? (
+        <ArtifactLink name={name} onOpen={() => onOpen({ digest, execution, name })} />
+      ) : (
+        <code>{name}</code>
+      )}
+      <span className="jp-mod-quiet" title={read.digest ?? undefined}>
+        {facts.filter(Boolean).join(' · ')}
+      </span>
+    </li>
   );
 }
 

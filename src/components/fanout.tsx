@@ -6,6 +6,7 @@ import * as React from 'react';
 
 import { IPicture, isUnfinished, numbers, secondsWords, shares } from '../model/fanout';
 import type { IItemCounts } from '../model/fanout';
+import { plainly } from '../model/format';
 import { HeatMap } from './heatmap';
 import { LinkButton } from './shared';
 
@@ -38,7 +39,7 @@ export function FanOutView({ picture, onOpen }: IFanOutViewProps): JSX.Element {
                 keepsKeys
                 onClick={() => onOpen(slowest.item)}
               >
-                {slowest.label || `item ${slowest.item}`}
+                {plainly(slowest.label) || `item ${slowest.item}`}
               </LinkButton>{' '}
               {secondsWords(slowest.seconds)}
             </>
@@ -57,7 +58,7 @@ export function FanOutView({ picture, onOpen }: IFanOutViewProps): JSX.Element {
           {failed.slice(0, NAMED).map(each => (
             <li key={each.item}>
               <LinkButton title={`Open ${each.label}`} keepsKeys onClick={() => onOpen(each.item)}>
-                {each.label || `item ${each.item}`}
+                {plainly(each.label) || `item ${each.item}`}
               </LinkButton>{' '}
               <span className="jp-mlb-FanOut-why" title={each.why}>
                 {each.why}

@@ -4,7 +4,7 @@
 
 import * as React from 'react';
 
-import type { ILanes } from '../model/lanes';
+import type { ILaneEdge, ILanes } from '../model/lanes';
 import { ShownState, StateIcon } from './stateicon';
 
 const LANE = 12;
@@ -46,6 +46,29 @@ export function LaneRow({ layout, row, height, state, pointedAt }: ILaneRowProps
       {lines}
       <circle className="jp-mlb-Lanes-halo" cx={x(row)} cy={height / 2} r="8" />
       <StateIcon state={state} at={{ x: x(row) - 7, y: height / 2 - 7 }} />
+    </svg>
+  );
+}
+
+/** The lines that go on below a row, through something that stands between it and the next. */
+export function LanesBelow({ layout, row, height }: Omit<ILaneRowProps, 'state'>): JSX.Element {
+  const column = (lane: number) => Math.min(lane, MOST - 1) * LANE + MARGIN;
+  const at = (index: number, { from, to, lane }: ILaneEdge) =>
+    column(index === from || index === to ? layout.lanes[index] : lane);
+  const edges = layout.edges.filter(({ from, to }) => from <= row && row < to);
+  return (
+    <svg className="jp-mlb-Lanes" width={laneWidth(layout)} height={height} aria-hidden="true">
+      {edges.map(edge => {
+        // Half way between two rows a curve is half way between their lanes.
+        const x = (at(row, edge) + at(row + 1, edge)) / 2;
+        return (
+          <path
+            key={`${edge.from}-${edge.to}`}
+            className="jp-mlb-Lanes-line"
+            d={`M${x} 0V${height}`}
+          />
+        );
+      })}
     </svg>
   );
 }

@@ -11,13 +11,22 @@ export interface INoticeProps {
   readonly kind: 'not-loaded' | 'lacks-mlbench';
   /** What installs mlbench into the kernel's environment. */
   readonly install: string;
+  /** Whether a cell of the notebook loads mlbench, which has not run yet. */
+  readonly hasLoad: boolean;
   readonly onInsert: () => void;
+  readonly onRun: () => void;
 }
 
-export function Notice({ kind, install, onInsert }: INoticeProps): JSX.Element {
+export function Notice(props: INoticeProps): JSX.Element {
+  const { kind, install, hasLoad, onInsert, onRun } = props;
   return (
     <div className="jp-mlb-Notice" role="note">
-      {kind === 'not-loaded' ? (
+      {kind === 'not-loaded' && hasLoad ? (
+        <>
+          <span>The cell that loads mlbench has not run in this kernel yet.</span>
+          <LinkButton onClick={onRun}>Run it, then this one</LinkButton>
+        </>
+      ) : kind === 'not-loaded' ? (
         <>
           <span>
             This notebook does not load mlbench, which knows <code>%%step</code>.

@@ -15,6 +15,8 @@ const AROUND = 6;
 
 export interface IRunListProps {
   readonly runs: RunsModel;
+  /** What stands over the list, at the right. */
+  readonly head: React.ReactNode;
   /** The run that another one is being chosen for, to compare them. */
   readonly compared: string | null;
   readonly onOpen: (run: IRunSummary) => void;
@@ -26,7 +28,7 @@ export interface IRunListProps {
 
 export function RunList(props: IRunListProps): JSX.Element {
   const { runs } = props;
-  const { length, count, answered } = runs;
+  const { length, count, answered, waiting } = runs;
   const host = React.useRef<HTMLDivElement>(null);
   /** The run at the upper edge, which stays there when others come above it. */
   const anchor = React.useRef<{ readonly id: string; readonly offset: number } | null>(null);
@@ -34,6 +36,13 @@ export function RunList(props: IRunListProps): JSX.Element {
   const coming = React.useRef<number | null>(null);
   const [view, setView] = React.useState({ top: 0, height: 600 });
   const [active, setActive] = React.useState<string | null>(null);
+  const [isPointed, setPointed] = React.useState(false);
+  const [isFocused, setFocused] = React.useState(false);
+  // Newest first, what comes stands above: it moves nothing but what is seen of the beginning.
+  const isBusy = isPointed || isFocused;
+  const isHeld = answered?.sort === null ? isBusy && view.top === 0 : isBusy || view.top > 0;
+  React.useEffect(() => runs.hold(isHeld), [runs, isHeld]);
+  React.useEffect(() => () => runs.hold(false), [runs]);
   const first = Math.max(0, Math.floor(view.top / ROW) - AROUND);
   const last = Math.min(length, Math.ceil((view.top + view.height) / ROW) + AROUND);
   const shown = runs.slice(first, last);
@@ -112,40 +121,65 @@ export function RunList(props: IRunListProps): JSX.Element {
     }
     measure();
   };
+  const showWaiting = () => {
+    anchor.current = null;
+    if (host.current) {
+      host.current.scrollTop = 0;
+    }
+    runs.showWaiting();
+  };
   const activeRow = shown.find(each => each?.run.id === active) ?? shown.find(each => each) ?? null;
   return (
     <div
-      className="jp-mlb-RunList"
-      role="list"
-      aria-label="Runs"
-      aria-busy={runs.isBehind}
-      ref={host}
-      onScroll={measure}
-      onKeyDown={onKey}
-      onFocus={event => setActive((event.target as HTMLElement).dataset.row ?? null)}
+      className="jp-mlb-Runs-listed"
+      onPointerEnter={() => setPointed(true)}
+      onPointerLeave={() => setPointed(false)}
+      onFocus={event => setFocused(event.target.matches('[data-row]:focus-visible'))}
+      onBlur={() => setFocused(false)}
     >
-      <div style={{ height: first * ROW }} />
-      {shown.map((each, place) =>
-        each ? (
-          <RunRow
-            {...props}
-            key={each.run.id}
-            at={first + place}
-            count={count}
-            isActive={each === activeRow}
-            summary={each}
-            now={now}
-          />
-        ) : (
-          <div key={first + place} role="listitem" aria-busy="true" style={{ height: ROW }} />
-        )
-      )}
-      <div style={{ height: (length - last) * ROW }} />
-      {runs.hasMore && (
-        <div className="jp-mlb-RunList-more" aria-hidden="true">
-          {counted(count - length, 'more run')} …
-        </div>
-      )}
+      <div className="jp-mlb-Runs-head">
+        <span role="status">
+          {waiting && (
+            <LinkButton title="They stay in their places while you are here" onClick={showWaiting}>
+              {waiting.fresh ? `Show ${counted(waiting.fresh, 'new run')}` : 'Show the new order'}
+            </LinkButton>
+          )}
+        </span>
+        {props.head}
+      </div>
+      <div
+        className="jp-mlb-RunList"
+        role="list"
+        aria-label="Runs"
+        aria-busy={runs.isBehind}
+        ref={host}
+        onScroll={measure}
+        onKeyDown={onKey}
+        onFocus={event => setActive((event.target as HTMLElement).dataset.row ?? null)}
+      >
+        <div style={{ height: first * ROW }} />
+        {shown.map((each, place) =>
+          each ? (
+            <RunRow
+              {...props}
+              key={each.run.id}
+              at={first + place}
+              count={count}
+              isActive={each === activeRow}
+              summary={each}
+              now={now}
+            />
+          ) : (
+            <div key={first + place} role="listitem" aria-busy="true" style={{ height: ROW }} />
+          )
+        )}
+        <div style={{ height: (length - last) * ROW }} />
+        {runs.hasMore && (
+          <div className="jp-mlb-RunList-more" aria-hidden="true">
+            {counted(count - length, 'more run')} …
+          </div>
+        )}
+      </div>
     </div>
   );
 }

@@ -13,7 +13,7 @@ import { layOut } from '../model/lanes';
 import type { IFold, RunTab } from '../model/run';
 import { isUnderWay } from '../model/steps';
 import { itemName } from './execution';
-import { LaneRow, laneWidth } from './lanes';
+import { LaneRow, LanesBelow, laneWidth } from './lanes';
 import { runName } from './runlist';
 import { Fact, LinkButton, moveFocus, useNow } from './shared';
 import { StateIcon } from './stateicon';
@@ -169,22 +169,30 @@ function startedBy({ run, job }: IRunDetail): string {
 
 export interface ITabsProps {
   readonly tab: RunTab;
+  /** How many artifacts there are. */
+  readonly artifacts: number;
   readonly onTab: (tab: RunTab) => void;
 }
 
 const TABS: ReadonlyArray<readonly [RunTab, string]> = [
   ['steps', 'Steps'],
+  ['artifacts', 'Artifacts'],
   ['notebook', 'Notebook']
 ];
 
-export function Tabs({ tab, onTab }: ITabsProps): JSX.Element {
+export function Tabs({ tab, artifacts, onTab }: ITabsProps): JSX.Element {
+  const at = TABS.findIndex(([name]) => name === tab);
   return (
     <div
       className="jp-mlb-Tabs"
       role="tablist"
       onKeyDown={event => {
-        if (event.key === 'ArrowRight' || event.key === 'ArrowLeft') {
-          onTab(tab === 'steps' ? 'notebook' : 'steps');
+        const by = event.key === 'ArrowRight' ? 1 : event.key === 'ArrowLeft' ? -1 : 0;
+        if (by) {
+          const next = (at + by + TABS.length) % TABS.length;
+          onTab(TABS[next][0]);
+          event.currentTarget.querySelectorAll<HTMLElement>('[role=tab]')[next]?.focus();
+          event.preventDefault();
         }
       }}
     >
@@ -199,6 +207,12 @@ export function Tabs({ tab, onTab }: ITabsProps): JSX.Element {
           onClick={() => onTab(name)}
         >
           {label}
+          {name === 'artifacts' && artifacts > 0 && (
+            <>
+              {' '}
+              <span className="jp-mlb-Tabs-count">{artifacts.toLocaleString('en-US')}</span>
+            </>
+          )}
         </button>
       ))}
     </div>
@@ -290,7 +304,8 @@ export function StepsTable(props: IStepsTableProps): JSX.Element {
                   execution={item}
                   isFirst={false}
                   lanes={
-                    <span style={{ flex: 'none', width: laneWidth(layout) }}>
+                    <span className="jp-mlb-StepsTable-fold" style={{ width: laneWidth(layout) }}>
+                      <LanesBelow layout={layout} row={row} height={ROW} />
                       <StateIcon state={item.state} size={12} />
                     </span>
                   }
@@ -300,8 +315,11 @@ export function StepsTable(props: IStepsTableProps): JSX.Element {
               ))}
               {execution.fanout && (items.length > 0 || error) && (
                 <tr className="jp-mlb-StepsTable-more">
-                  <td colSpan={5} style={{ paddingLeft: laneWidth(layout) + 10 }}>
-                    {error ?? restWords(execution, items)}
+                  <td colSpan={5} className="jp-mlb-StepsTable-step">
+                    <div>
+                      <LanesBelow layout={layout} row={row} height={ROW} />
+                      <span>{error ?? restWords(execution, items)}</span>
+                    </div>
                   </td>
                 </tr>
               )}

@@ -8,10 +8,12 @@ import { ISignal, Signal } from '@lumino/signaling';
 import { Client, IArtifactName, sentence } from '../api/client';
 import type {
   IArtifact,
+  IBinding,
   IExecution,
   ILineage,
   ILineageExecution,
-  ILineageValue
+  ILineageValue,
+  IRun
 } from '../api/schema';
 
 export class ArtifactModel implements IDisposable {
@@ -49,9 +51,17 @@ export class ArtifactModel implements IDisposable {
 
   /** What is shown of it, once its maker's record has come. */
   get shown(): IArtifact | null {
-    const { value } = this;
-    const bound = this._record?.id === value?.execution ? this._record?.binds : undefined;
-    return bound?.find(each => each.name === value?.name)?.artifact ?? null;
+    return this._found(this._made) ?? this._found(this._logged);
+  }
+
+  /** Whether it was logged, and not bound to a name. */
+  get isLogged(): boolean {
+    return this._found(this._made) === null && this._found(this._logged) !== null;
+  }
+
+  /** The run whose plain cell logged it; null where a step made it. */
+  get run(): IRun | null {
+    return this._run;
   }
 
   get isDisposed(): boolean {
@@ -67,10 +77,15 @@ export class ArtifactModel implements IDisposable {
 
   async refresh(): Promise<void> {
     try {
-      const lineage = await this._client.lineage(this.artifact, this.path);
+      const { run } = this.artifact;
+      const found = run ? (await this._client.run(run, this.path)).run : null;
+      const lineage = found
+        ? loggedBy(found, this.artifact)
+        : await this._client.lineage(this.artifact, this.path);
       if (this._isDisposed) {
         return;
       }
+      this._run = found;
       this._lineage = lineage;
       this._error = null;
     } catch (error) {
@@ -87,6 +102,24 @@ export class ArtifactModel implements IDisposable {
       this._isDisposed = true;
       Signal.clearData(this);
     }
+  }
+
+  private get _made(): ReadonlyArray<IBinding> {
+    return this._record?.id === this.value?.execution ? (this._record?.binds ?? []) : [];
+  }
+
+  private get _logged(): ReadonlyArray<IBinding> {
+    if (this._run) {
+      return this._run.artifacts;
+    }
+    return this._record?.id === this.value?.execution ? (this._record?.artifacts ?? []) : [];
+  }
+
+  /** The artifact that is looked at, among some that have names. */
+  private _found(bindings: ReadonlyArray<IBinding>): IArtifact | null {
+    const { value } = this;
+    const named = bindings.filter(each => each.name === value?.name).map(each => each.artifact);
+    return named.find(each => each?.digest === value?.digest) ?? null;
   }
 
   private async _loadRecord(): Promise<void> {
@@ -114,4 +147,19 @@ export class ArtifactModel implements IDisposable {
   private _isDisposed = false;
   private _lineage: ILineage | null = null;
   private _record: IExecution | null = null;
+  private _run: IRun | null = null;
+}
+
+/** What is known of an artifact that a plain cell of a run logged: nobody has recorded what such a cell read. */
+function loggedBy(run: IRun, { digest, name }: IArtifactName): ILineage {
+  const found = run.artifacts.find(
+    each => each.artifact?.digest === digest && (!name || each.name === name)
+  );
+  if (!found?.artifact) {
+    throw new Error(`Run ${run.id.slice(0, 4)} has logged another ${name ?? 'artifact'} since.`);
+  }
+  const { type, size, preview } = found.artifact;
+  const text = typeof preview.text === 'string' ? preview.text : null;
+  const value = { name: found.name, digest, execution: null, type, size, text, how: 'name' };
+  return { values: [value as ILineageValue], executions: [], above: [], below: [], cut: false };
 }

@@ -32,7 +32,9 @@ class Feed {
 const EARLIER = 'a'.repeat(26);
 const LATER = 'b'.repeat(26);
 
-async function made(state: string): Promise<{ server: Server; feed: Feed }> {
+async function made(
+  state: string
+): Promise<{ server: Server; feed: Feed; model: ComparisonModel }> {
   const server = new Server();
   server.state = state;
   const feed = new Feed();
@@ -40,7 +42,7 @@ async function made(state: string): Promise<{ server: Server; feed: Feed }> {
   const model = new ComparisonModel(LATER, EARLIER, null, client, news);
   await jest.advanceTimersByTimeAsync(0);
   expect(model.compared?.after.run.id).toBe(LATER);
-  return { server, feed };
+  return { server, feed, model };
 }
 
 describe('ComparisonModel', () => {
@@ -52,14 +54,35 @@ describe('ComparisonModel', () => {
     jest.useRealTimers();
   });
 
-  it('compares anew when all may have changed', async () => {
+  it('compares anew when all may have changed, but not as often as that is said', async () => {
     const { server, feed } = await made('succeeded');
     for (const type of ['changed', 'reset']) {
       const known = server.compared;
-      feed.tell({ type });
+      for (let second = 0; second < 9; second += 1) {
+        feed.tell({ type });
+        await jest.advanceTimersByTimeAsync(1000);
+      }
+      expect(server.compared).toBe(known);
       await jest.advanceTimersByTimeAsync(1500);
       expect(server.compared).toBe(known + 1);
     }
+  });
+
+  it('asks nothing while its page is out of sight, and once when it is seen again', async () => {
+    const { server, feed, model } = await made('running');
+    model.isInSight = false;
+    server.state = 'succeeded';
+    feed.tell({ type: 'execution', run: LATER });
+    feed.tell({ type: 'run', run: LATER, body: { run: { state: 'succeeded' } } });
+    await jest.advanceTimersByTimeAsync(30000);
+    expect(server.compared).toBe(1);
+    model.isInSight = true;
+    await jest.advanceTimersByTimeAsync(1500);
+    expect(server.compared).toBe(2);
+    model.isInSight = false;
+    model.isInSight = true;
+    await jest.advanceTimersByTimeAsync(30000);
+    expect(server.compared).toBe(2);
   });
 
   it('compares at most each ten seconds while a run is under way, and soon after its end', async () => {

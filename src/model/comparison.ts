@@ -11,7 +11,10 @@ import type { NewsFeed } from '../api/news';
 import type { IDifference, INews, IRunDetail } from '../api/schema';
 
 const AT_MOST_EVERY = 1000;
-/** How often it is compared anew while a run of the two is under way: that reads both of them, and their data. */
+/**
+ * How often it is compared anew while a run of the two is under way, and when anything may have changed, as on a store
+ * of many people it always has: that reads both of them, and their data.
+ */
 const WHILE_UNDER_WAY = 10000;
 
 /** How the lines of code stand. */
@@ -66,6 +69,14 @@ export class ComparisonModel implements IDisposable {
     return this._isDisposed;
   }
 
+  /** Whether its page is in sight: what comes meanwhile is looked at when it is again. */
+  set isInSight(isInSight: boolean) {
+    this._isInSight = isInSight;
+    if (isInSight && this._isLate) {
+      this.refresh();
+    }
+  }
+
   refresh(): void {
     void this._again.invoke().catch(() => undefined);
   }
@@ -81,6 +92,7 @@ export class ComparisonModel implements IDisposable {
 
   private async _load(): Promise<void> {
     const ticket = ++this._ticket;
+    this._isLate = false;
     try {
       const compared = isId(this.other)
         ? await this._ofTwo(this.other)
@@ -131,7 +143,9 @@ export class ComparisonModel implements IDisposable {
       return;
     }
     const areBothOver = [before, after].every(each => !isGoing(each?.run.state));
-    if (areBothOver || isOfEnd(news)) {
+    if (!this._isInSight) {
+      this._isLate = true;
+    } else if (isOfEnd(news) || (areBothOver && (isOfThese || !this._compared))) {
       this.refresh();
     } else {
       void this._later.invoke().catch(() => undefined);
@@ -143,6 +157,8 @@ export class ComparisonModel implements IDisposable {
   private _compared: ICompared | null = null;
   private _error: string | null = null;
   private _isDisposed = false;
+  private _isInSight = true;
+  private _isLate = false;
   private _later = new Throttler(() => this._load(), { limit: WHILE_UNDER_WAY, edge: 'trailing' });
   private _layout: CodeLayout = 'beside';
   private _ticket = 0;

@@ -1,6 +1,7 @@
-import type { IDifference } from '../api/schema';
+import type { IDifference, IRunDetail } from '../api/schema';
 import {
   alike,
+  boundIn,
   exactly,
   isEmpty,
   itemWords,
@@ -37,6 +38,8 @@ const data = (step: string, name: string, ...details: string[]) => ({
   change: 'changed' as const,
   before: 'x',
   after: 'y',
+  before_execution: 'e',
+  after_execution: 'f',
   details
 });
 
@@ -166,5 +169,29 @@ describe('words', () => {
     expect(alike(NOTHING)).toHaveLength(7);
     expect(isEmpty(NOTHING)).toBe(true);
     expect(alike({ ...NOTHING, code: [cell('x', 'added')] })).not.toContain('cells and modules');
+  });
+});
+
+describe('boundIn', () => {
+  const bound = (id: string, step: string, digest: string) => ({
+    id,
+    step,
+    binds: [{ name: 'model', artifact: { digest } }]
+  });
+  const detail = {
+    executions: [bound('one', 'load', 'x'), bound('two', 'train', 'x'), bound('three', 'late', 'y')]
+  } as unknown as IRunDetail;
+
+  it('names the execution of this run, not whoever made an equal value first', () => {
+    expect(boundIn(detail, 'x', 'train', 'model')).toEqual({
+      digest: 'x',
+      execution: 'two',
+      name: 'model'
+    });
+  });
+
+  it('names the artifact alone where its maker is not known', () => {
+    expect(boundIn(detail, 'z', 'train', 'model')).toEqual({ digest: 'z' });
+    expect(boundIn(detail, 'x', 'train', 'other')).toEqual({ digest: 'x' });
   });
 });

@@ -2,6 +2,7 @@
  * What differs between two runs, in words, and as the page shows it.
  */
 
+import type { IArtifactName } from '../api/client';
 import type {
   ICodeChange,
   IDataChange,
@@ -10,6 +11,7 @@ import type {
   IItemChange,
   IMetricChange,
   IParameterChange,
+  IRunDetail,
   IStepEdge
 } from '../api/schema';
 import { counted, figure } from './format';
@@ -71,6 +73,23 @@ export function telling(
   ];
   const rest = causes.length - most;
   return rest > 0 ? [...causes.slice(0, most), `${rest.toLocaleString('en-US')} more`] : causes;
+}
+
+/** The artifact that a step of one of the two runs bound, and not an equal one that another run made before. */
+export function boundIn(
+  { executions }: Pick<IRunDetail, 'executions'>,
+  digest: string,
+  step: string,
+  name: string
+): IArtifactName {
+  const maker = executions.find(
+    each =>
+      each.step === step &&
+      each.binds.some(
+        ({ artifact, ...bound }) => bound.name === name && artifact?.digest === digest
+      )
+  );
+  return maker ? { digest, execution: maker.id, name } : { digest };
 }
 
 /** A line of code of one side: its number, and whether the other side has it. */

@@ -2,7 +2,7 @@
  * The picture of a fan-out: what its output says, in numbers, in shares of a bar, and in the cells of a heat map.
  */
 
-import { figure } from './format';
+import { figure, plainly } from './format';
 
 /** The type of the output that holds the picture. */
 export const FANOUT_MIME = 'application/vnd.mlbench.fanout+json';
@@ -466,10 +466,10 @@ export function squareWords(picture: IPicture, cells: ReadonlyArray<number>): st
         : why
           ? `failed: ${why}`
           : STATE_WORDS[state];
-    return `${labelOf(picture, first)} · ${said}`;
+    return `${plainly(labelOf(picture, first))} · ${said}`;
   }
   const parts = [
-    `${grouped(count)} items, ${labelOf(picture, first)} to ${labelOf(picture, last)}`,
+    `${grouped(count)} items, ${plainly(`${labelOf(picture, first)} to ${labelOf(picture, last)}`)}`,
     value !== null && metric
       ? `${metric} ${figure(Number(value.toPrecision(4)))} on average`
       : state === 'f'

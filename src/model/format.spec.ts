@@ -1,4 +1,4 @@
-import { ago, clock, counted, due, duration, figure, size, until } from './format';
+import { ago, clock, counted, due, duration, figure, size, until, plainly } from './format';
 
 const S = 1000;
 const M = 60 * S;
@@ -78,5 +78,19 @@ describe('numbers have their units', () => {
 
   it('one step is not several', () => {
     expect([counted(1, 'step'), counted(5, 'step')]).toEqual(['1 step', '5 steps']);
+  });
+});
+
+describe('plainly', () => {
+  it('leaves few figures of long numbers, and all else as it is', () => {
+    expect(plainly('JFK-FLL, 587.8016072274912')).toBe('JFK-FLL, 587.8');
+    expect(plainly('0.0017012542798525892')).toBe('0.001701');
+    expect(plainly('-1.2345678e-12, 3.14, 1.2.34567, v1.234567x')).toBe(
+      '-1.235e-12, 3.14, 1.2.34567, v1.234567x'
+    );
+    expect(plainly('Ridge(alpha=np.float64(0.0017012542798525892))', 6)).toBe(
+      'Ridge(alpha=0.00170125)'
+    );
+    expect(plainly("{'a': np.int64(3), 'b': np.str_('x')}")).toBe("{'a': 3, 'b': 'x'}");
   });
 });

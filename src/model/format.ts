@@ -132,6 +132,20 @@ export function figure(value: number): string {
   return text.includes('e') ? text : text.replace(/(\.\d*?)0+$/, '$1').replace(/\.$/, '');
 }
 
+/**
+ * A text in which numbers with more figures than anybody reads have few: `JFK, 587.8016072274912` is `JFK, 587.8`.
+ * What NumPy writes around its numbers is left out.
+ *
+ * @param figures - how many figures such a number is to have.
+ */
+export function plainly(text: string, figures = 4): string {
+  return text
+    .replace(/\bnp\.(?:float|int|uint|bool|str)[\w]*_?\(([^()]*)\)/g, '$1')
+    .replace(/(?<![\w.])-?\d+\.\d{5,}(?:e[-+]?\d+)?(?![\w.])/gi, found =>
+      String(Number(Number(found).toPrecision(figures)))
+    );
+}
+
 /** One thing and its number: `1 step`, `5 steps`. */
 export function counted(count: number, one: string, many = `${one}s`): string {
   return `${count.toLocaleString('en-US')} ${count === 1 ? one : many}`;

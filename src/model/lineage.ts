@@ -3,6 +3,7 @@
  */
 
 import type { ILineage, ILineageExecution, ILineageValue } from '../api/schema';
+import { plainly } from './format';
 
 /** A line of the tree: a value, or an execution that made or was given one. */
 export type LineageRow =
@@ -109,7 +110,7 @@ export function rowsBelow(lineage: ILineage, value: ILineageValue): ReadonlyArra
 /** What an execution is called: its step, with the values of its item. */
 export function executionName({ step, item, label }: ILineageExecution): string {
   const values = Object.values(label);
-  return item === null ? step : `${step}[${values.length ? values.join(', ') : item}]`;
+  return item === null ? step : `${step}[${values.length ? plainly(values.join(', ')) : item}]`;
 }
 
 function keyOf({ execution, name }: ILineageValue): string {

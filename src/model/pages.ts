@@ -45,6 +45,11 @@ export class Pages<T extends IEntry> {
     return at < this._pages.length;
   }
 
+  /** Whether there is a page with a number whose entries are held, at least one. */
+  isHeldAt(at: number): boolean {
+    return Boolean(this._pages[at]?.rows?.length);
+  }
+
   /** How many entries are held. */
   get held(): number {
     return this._pages.reduce((sum, page) => sum + (page.rows?.length ?? 0), 0);
@@ -111,6 +116,25 @@ export class Pages<T extends IEntry> {
     }
     this._put(at, page.before, end < 0 ? rows : rows.slice(0, end + 1));
     return end >= 0;
+  }
+
+  /**
+   * Take what a page holds now, but leave every entry in its place: those that are known are told anew, no other
+   * comes, none goes.
+   *
+   * @returns the entries that are not known, and whether those of the page would stand otherwise.
+   */
+  renew(at: number, rows: ReadonlyArray<T>): { fresh: ReadonlyArray<T>; isMoved: boolean } {
+    const now = new Map(rows.map(each => [each.run.id, each]));
+    const known = new Set(this._pages.flatMap(each => each.rows ?? []).map(each => each.run.id));
+    const page = this._pages[at];
+    const isMoved = (page.rows ?? []).some((each, place) => each.run.id !== rows[place]?.run.id);
+    this._pages = this._pages.map((each, place) => ({
+      ...each,
+      rows: each.rows?.map(row => now.get(row.run.id) ?? row) ?? null,
+      isStale: each.isStale && place !== at
+    }));
+    return { fresh: rows.filter(each => !known.has(each.run.id)), isMoved };
   }
 
   /** Take it that all of it may have changed. */

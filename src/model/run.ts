@@ -13,7 +13,7 @@ import { Origins } from './origins';
 import { IMessage, merged } from './outputs';
 import { isUnderWay } from './steps';
 
-export type RunTab = 'steps' | 'notebook';
+export type RunTab = 'steps' | 'artifacts' | 'notebook';
 
 /** Failed items of one fan-out that are listed at most. */
 const MOST_FAILED = 20;
@@ -87,6 +87,15 @@ export class RunModel implements IDisposable {
 
   get isDisposed(): boolean {
     return this._isDisposed;
+  }
+
+  /** Whether its page is in sight: what comes meanwhile is asked for when it is again. */
+  set isInSight(isInSight: boolean) {
+    this._isInSight = isInSight;
+    if (isInSight && this._isLate) {
+      this.refresh();
+      void this._loadSelected();
+    }
   }
 
   refresh(): void {
@@ -172,6 +181,7 @@ export class RunModel implements IDisposable {
   }
 
   private async _load(): Promise<void> {
+    this._isLate = false;
     try {
       const detail = await this._client.run(this.id, this.path);
       if (this._isDisposed) {
@@ -289,15 +299,19 @@ export class RunModel implements IDisposable {
   }
 
   private _onNews(_: NewsFeed, news: INews): void {
-    if (news.type === 'changed' || news.type === 'reset') {
-      this.refresh();
-      void this._loadSelected();
-    } else if (news.run !== this.id) {
+    const isOfAll = news.type === 'changed' || news.type === 'reset';
+    if (!isOfAll && news.run !== this.id) {
       return;
-    } else if (news.type === 'messages') {
+    }
+    if (news.type === 'messages') {
       this._append(news);
+    } else if (!this._isInSight) {
+      this._isLate = true;
     } else {
       this.refresh();
+      if (isOfAll) {
+        void this._loadSelected();
+      }
     }
   }
 
@@ -324,6 +338,8 @@ export class RunModel implements IDisposable {
   private _detail: IRunDetail | null = null;
   private _error: string | null = null;
   private _isDisposed = false;
+  private _isInSight = true;
+  private _isLate = false;
   private _isSinceAsked = false;
   private _notebook: INotebookView | null = null;
   private _notebookError: string | null = null;

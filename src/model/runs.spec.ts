@@ -12,6 +12,10 @@ class Server {
   }
 
   ids: string[];
+  /** What each run has logged. */
+  value = 1;
+  /** The run that comes last in whatever order. */
+  last: string | null = null;
   readonly asked: IAsked[] = [];
 
   /** Answers are held back while it is set. */
@@ -37,12 +41,15 @@ class Server {
     if (question.sort) {
       ids.sort();
     }
+    if (this.last !== null) {
+      ids.push(...ids.splice(ids.indexOf(this.last), 1));
+    }
     const start = question.before ? ids.indexOf(question.before) + 1 : 0;
     const shown = ids.slice(start, start + (question.limit ?? 50));
     const isEnd = start + shown.length >= ids.length;
     return {
       runs: shown.map(id => {
-        const metric = { name: question.metric ?? 'auc', value: 1 };
+        const metric = { name: question.metric ?? 'auc', value: this.value };
         return { run: { id, user: 'ann' }, metric } as IRunSummary;
       }),
       count: ids.length,
@@ -246,5 +253,82 @@ describe('RunsModel', () => {
     expect(runs.best).toBe('run 17');
     const { query, limit } = server.asked[server.asked.length - 1];
     expect([query, limit]).toEqual(["state = 'succeeded'", 1]);
+  });
+
+  it('moves no run while somebody points at one, and says what is new', async () => {
+    const { server, feed, runs } = started(100);
+    runs.question = ALL;
+    await until(runs, () => runs.length > 0);
+    runs.hold(true);
+    server.ids.unshift('new 2', 'new 1');
+    feed.tell();
+    await until(runs, () => runs.waiting !== null);
+    expect([idAt(runs, 0), idAt(runs, 49), runs.length]).toEqual(['run 100', 'run 51', 50]);
+    expect(runs.waiting).toEqual({ fresh: 2 });
+    expect(runs.count).toBe(102);
+    runs.hold(false);
+    await until(runs, () => idAt(runs, 0) === 'new 2');
+    expect([runs.waiting, idAt(runs, 2), idAt(runs, 51)]).toEqual([null, 'run 100', 'run 51']);
+  });
+
+  it('keeps what was scrolled to when runs that waited take their places', async () => {
+    const { server, feed, runs } = started(400);
+    runs.question = ALL;
+    await until(runs, () => runs.length > 0);
+    runs.show(40, 50);
+    await until(runs, () => runs.length > 50);
+    const known = runs.length;
+    runs.show(0, 10);
+    runs.hold(true);
+    server.ids.unshift('new');
+    feed.tell();
+    await until(runs, () => runs.waiting !== null);
+    runs.hold(false);
+    await until(runs, () => idAt(runs, 0) === 'new');
+    expect([runs.length, idAt(runs, known)]).toEqual([known + 1, `run ${400 - known + 1}`]);
+  });
+
+  it('keeps an order that has changed from the sight until it is asked for, but not what runs say', async () => {
+    const { server, feed, runs } = started(60);
+    runs.question = { ...ALL, sort: 'metrics.rmse', metric: 'rmse' };
+    await until(runs, () => runs.length > 0);
+    const before = runs.slice(0, 50).map(each => each?.run.id);
+    runs.hold(true);
+    server.ids.push('a run');
+    server.value = 2;
+    feed.tell();
+    await until(runs, () => runs.waiting !== null);
+    expect(runs.slice(0, 50).map(each => each?.run.id)).toEqual(before);
+    expect(runs.slice(0, 1)[0]?.metric?.value).toBe(2);
+    expect(runs.waiting).toEqual({ fresh: 1 });
+    runs.showWaiting();
+    await until(runs, () => idAt(runs, 0) === 'a run');
+    expect(runs.waiting).toBeNull();
+  });
+
+  it('shows a new order at once where nobody points at a run', async () => {
+    const { server, feed, runs } = started(60);
+    runs.question = { ...ALL, sort: 'name' };
+    await until(runs, () => runs.length > 0);
+    server.ids.push('a run');
+    feed.tell();
+    await until(runs, () => idAt(runs, 0) === 'a run');
+    expect(runs.waiting).toBeNull();
+  });
+
+  it('does not list a run twice that has moved behind the end of a list that is held', async () => {
+    const { server, runs, feed } = started(120);
+    runs.question = { ...ALL, sort: 'name' };
+    await until(runs, () => runs.length > 0);
+    const [first] = runs.slice(0, 1);
+    runs.hold(true);
+    server.ids = server.ids.map(each => (each === first?.run.id ? 'z' : each));
+    server.ids.push(`${first?.run.id}`);
+    server.last = first?.run.id ?? null;
+    feed.tell();
+    runs.show(40, 50);
+    await until(runs, () => !runs.hasMore);
+    const ids = runs.slice(0, runs.length).map(each => each?.run.id);
+    expect(new Set(ids).size).toBe(ids.length);
   });
 });

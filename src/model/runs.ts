@@ -4,7 +4,7 @@
 
 import { isUnfinished } from './query';
 import { Listing } from './listing';
-import { Pages } from './pages';
+import { IWanted, Pages } from './pages';
 import { Refusal } from '../api/client';
 import type { INews, IRunList, IRunSummary } from '../api/schema';
 
@@ -28,6 +28,12 @@ export interface IRunsQuestion {
   readonly goal: string | null;
   /** The metric that runs are shown with. */
   readonly metric: string | null;
+}
+
+/** What has come while the list was held. */
+export interface IWaiting {
+  /** Runs that are not in the list; none where only the order is another one. */
+  readonly fresh: number;
 }
 
 /** Why a query was not answered: a sentence, and the character that is to blame. */
@@ -107,6 +113,7 @@ export class RunsModel extends Listing {
     this._refused = null;
     if (!isSame(['path', 'notebookId'])) {
       this._pages.clear();
+      this._takeAll();
       this._answered = null;
       this._best = null;
       this._count = 0;
@@ -115,6 +122,37 @@ export class RunsModel extends Listing {
     } else {
       this.emit();
     }
+    void this.attempt(() => this._load());
+  }
+
+  /** What would stand otherwise in the list were it not held; null where all of it is as it would be. */
+  get waiting(): IWaiting | null {
+    return this._isMoved ? { fresh: this._fresh.size } : null;
+  }
+
+  /**
+   * Keep each run in its place while somebody points at one, and have all that came meanwhile take its place after.
+   * What is said of each run stays up to date.
+   */
+  hold(isHeld: boolean): void {
+    this._isHeld = isHeld;
+    if (isHeld || !this._isMoved) {
+      return;
+    }
+    if (this._answered?.sort === null) {
+      // What came stands before all the others, which stay where they are.
+      this._takeAll();
+      this._pages.setStale();
+      void this.attempt(() => this._load());
+    } else {
+      this.showWaiting();
+    }
+  }
+
+  /** Begin the list anew, with all in their places. */
+  showWaiting(): void {
+    this._takeAll();
+    this._isToBeginAnew = true;
     void this.attempt(() => this._load());
   }
 
@@ -157,7 +195,8 @@ export class RunsModel extends Listing {
 
   private async _load(): Promise<boolean> {
     const question = this._followed;
-    if (question === this._answered && !this._pages.isEmpty) {
+    const isToBeginAnew = this._isToBeginAnew;
+    if (question === this._answered && !this._pages.isEmpty && !isToBeginAnew) {
       await Promise.all([this._fill(), this._findBest(question)]);
       return question === this._answered;
     }
@@ -189,6 +228,9 @@ export class RunsModel extends Listing {
     this._answered = question;
     this._count = page.count;
     this._pages.reset(page.runs, page.next);
+    this._begun += 1;
+    this._isToBeginAnew = false;
+    this._takeAll();
     this._meet(page.runs);
     this.emit();
     await this._findBest(question);
@@ -204,6 +246,7 @@ export class RunsModel extends Listing {
     try {
       for (let wanted = this._wanted(); wanted && !this.isDisposed; wanted = this._wanted()) {
         const question = this._answered;
+        const begun = this._begun;
         if (question === null) {
           return false;
         }
@@ -217,7 +260,7 @@ export class RunsModel extends Listing {
           }
           continue;
         }
-        if (this.isDisposed || question !== this._answered) {
+        if (this.isDisposed || question !== this._answered || begun !== this._begun) {
           // Another list is shown by now, which may lack something itself.
           continue;
         }
@@ -225,7 +268,9 @@ export class RunsModel extends Listing {
         const isKnown = this._pages.has(wanted.at);
         const isNew = page.runs.length > 0;
         if (!isKnown) {
-          this._pages.append(page.runs, page.next);
+          this._pages.append(this._isHeld ? this._unknown(page) : page.runs, page.next);
+        } else if (this._isHeld && this._pages.isHeldAt(wanted.at)) {
+          this._wait(wanted, page);
         } else if (
           wanted.at === 0 &&
           this._shown.first >= wanted.size &&
@@ -252,6 +297,25 @@ export class RunsModel extends Listing {
     const { first, last } = this._shown;
     const head = this._answered?.sort === null ? this._pages.staleHead : null;
     return head ?? this._pages.wanted(Math.max(0, first - PAGE), last + AHEAD);
+  }
+
+  /** Tell runs anew without moving any, and keep in mind what would stand elsewhere. */
+  private _wait(wanted: IWanted, { runs }: IRunList): void {
+    const { fresh, isMoved } = this._pages.renew(wanted.at, runs);
+    // What was asked for goes on behind the end of the page, where others follow that have not been looked at yet.
+    const shown = new Set(runs.slice(0, wanted.size).map(each => each.run.id));
+    fresh.filter(each => shown.has(each.run.id)).forEach(each => this._fresh.add(each.run.id));
+    this._isMoved = this._isMoved || isMoved;
+  }
+
+  /** The runs of a page that are not in the list: in a list that is held, others may have moved behind its end. */
+  private _unknown({ runs }: IRunList): ReadonlyArray<IRunSummary> {
+    return runs.filter(each => this._pages.indexOf(each.run.id) < 0);
+  }
+
+  private _takeAll(): void {
+    this._isMoved = false;
+    this._fresh.clear();
   }
 
   /** Whether the run that the list begins with is on a page. */
@@ -294,9 +358,14 @@ export class RunsModel extends Listing {
   }
 
   private _answered: IRunsQuestion | null = null;
+  private _begun = 0;
   private _best: string | null = null;
   private _count = 0;
+  private _fresh = new Set<string>();
   private _isFilling = false;
+  private _isHeld = false;
+  private _isMoved = false;
+  private _isToBeginAnew = false;
   private _pages = new Pages<IRunSummary>();
   private _question: IRunsQuestion = ALL;
   private _refused: IRefused | null = null;

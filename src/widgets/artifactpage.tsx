@@ -10,12 +10,14 @@ import type { IArtifactName } from '../api/client';
 import { ArtifactView } from '../components/artifact';
 import { Line, Problem } from '../components/shared';
 import type { ArtifactModel } from '../model/artifact';
+import type { IContents } from '../model/contents';
 import type { Renderers } from './rendered';
 
 export interface IArtifactPageOptions {
   readonly model: ArtifactModel;
   readonly icon: LabIcon;
   readonly renderers: Renderers;
+  readonly contents: IContents;
   readonly onOpenRun: (run: string, execution: string | null, path: string | null) => void;
   readonly onOpenArtifact: (artifact: IArtifactName, path: string | null) => void;
 }
@@ -30,9 +32,9 @@ export class ArtifactPage extends MainAreaWidget<ReactWidget> {
     );
     content.addClass('jp-mlb-RunPage');
     super({ content });
-    const { digest, execution, name } = model.artifact;
+    const { digest, execution, run, name } = model.artifact;
     this.model = model;
-    this.id = `mlbench-artifact-${digest}-${execution ?? ''}-${name ?? ''}`;
+    this.id = `mlbench-artifact-${digest}-${execution ?? run ?? ''}-${name ?? ''}`;
     this.title.label = name ?? 'Artifact';
     this.title.caption = digest;
     this.title.icon = options.icon;
@@ -71,6 +73,9 @@ function ArtifactPageBody(options: IArtifactPageOptions): JSX.Element {
         value={value}
         maker={model.maker}
         shown={model.shown}
+        isLogged={model.isLogged}
+        run={model.run}
+        contents={options.contents}
         outputs={renderers.outputs}
         code={renderers.code}
         onLook={at => model.look(at)}

@@ -18,7 +18,11 @@ export interface IMarkOptions {
   readonly onOpenRun: (run: string) => void;
   readonly onCancel: (execution: string) => void;
   readonly onStopWaiting: (execution: string) => void;
+  /** Whether a cell of the notebook loads mlbench. */
+  readonly hasLoad: boolean;
   readonly onInsertLoad: () => void;
+  /** Run that cell, then the one that was run in vain. */
+  readonly onRunLoad: () => void;
 }
 
 /** A widget in a cell that draws what is to be said of it. */
@@ -39,7 +43,15 @@ export class CellMark extends ReactWidget {
     const lacks = (kind === 'not-loaded' || kind === 'lacks-mlbench') && this._showsNotice();
     return (
       <>
-        {lacks && <Notice kind={kind} install={rest.install} onInsert={rest.onInsertLoad} />}
+        {lacks && (
+          <Notice
+            kind={kind}
+            install={rest.install}
+            hasLoad={rest.hasLoad}
+            onInsert={rest.onInsertLoad}
+            onRun={rest.onRunLoad}
+          />
+        )}
         {execution && (
           <Pill
             execution={execution}

@@ -4,8 +4,10 @@
 
 import { MainAreaWidget } from '@jupyterlab/apputils';
 import { LabIcon, ReactWidget, UseSignal } from '@jupyterlab/ui-components';
+import type { Message } from '@lumino/messaging';
 import * as React from 'react';
 
+import type { IArtifactName } from '../api/client';
 import { DifferenceView } from '../components/difference';
 import { Line, Problem } from '../components/shared';
 import type { ComparisonModel } from '../model/comparison';
@@ -14,7 +16,7 @@ export interface IComparePageOptions {
   readonly model: ComparisonModel;
   readonly icon: LabIcon;
   readonly onOpenRun: (run: string, path: string | null) => void;
-  readonly onOpenArtifact: (digest: string, path: string | null) => void;
+  readonly onOpenArtifact: (artifact: IArtifactName, path: string | null) => void;
 }
 
 export class ComparePage extends MainAreaWidget<ReactWidget> {
@@ -38,6 +40,16 @@ export class ComparePage extends MainAreaWidget<ReactWidget> {
   }
 
   readonly model: ComparisonModel;
+
+  protected override onAfterShow(msg: Message): void {
+    super.onAfterShow(msg);
+    this.model.isInSight = true;
+  }
+
+  protected override onAfterHide(msg: Message): void {
+    super.onAfterHide(msg);
+    this.model.isInSight = false;
+  }
 
   override dispose(): void {
     this.model.dispose();
@@ -73,7 +85,7 @@ function ComparePageBody(options: IComparePageOptions): JSX.Element {
         layout={model.layout}
         onLayout={layout => (model.layout = layout)}
         onOpenRun={run => options.onOpenRun(run, model.path)}
-        onOpenArtifact={digest => options.onOpenArtifact(digest, model.path)}
+        onOpenArtifact={artifact => options.onOpenArtifact(artifact, model.path)}
       />
     </>
   );

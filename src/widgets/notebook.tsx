@@ -280,11 +280,11 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
     }
   }
 
-  /** The cell that carries the line about what the kernel lacks: the first step's, unless a cell loads mlbench. */
+  /** The cell that carries the line about what the kernel lacks: the first step's, or one that was run in vain. */
   private _noticeCell(): string | null {
     const cells = this._known;
     if (this.steps.kernelKind === 'not-loaded' && cells.some(cell => loads(cell.source))) {
-      return null;
+      return this._ranInVain;
     }
     return cells.find(cell => stepName(cell.source) !== null)?.id ?? null;
   }
@@ -299,7 +299,12 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
       onStopWaiting: execution => {
         this._stopWaiting(execution).catch(error => this._options.report(sentence(error)));
       },
-      onInsertLoad: () => this.insertLoad()
+      hasLoad: this._known.some(cell => loads(cell.source)),
+      onInsertLoad: () => this.insertLoad(),
+      onRunLoad: () => {
+        const load = this._known.find(cell => loads(cell.source));
+        this.runCells([load?.id, this._ranInVain].filter((id): id is string => !!id));
+      }
     };
   }
 
@@ -334,6 +339,7 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
     if (status === 'restarting' || status === 'autorestarting') {
       this.steps.waitsFor = null;
       this.steps.kernelKind = 'unknown';
+      this._ranInVain = null;
       this.steps.leaveSteps();
     } else if (restarted) {
       this._greet();
@@ -348,6 +354,7 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
     greet(kernel, this.notebookId).then(
       ({ kind, isFresh }) => {
         if (!this._isDisposed && kernel.id === this.steps.kernel) {
+          this._ranInVain = kind === 'not-loaded' ? this._ranInVain : null;
           this.steps.kernelKind = kind;
           if (isFresh) {
             this.steps.noteFresh();
@@ -360,7 +367,16 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
     );
   }
 
-  private _onExecuted(_: unknown, args: { notebook: unknown }): void {
+  private _onExecuted(
+    _: unknown,
+    args: { notebook: unknown; cell: Cell; success?: boolean }
+  ): void {
+    const { id, sharedModel } = args.cell.model;
+    const isStep = stepName(sharedModel.getSource()) !== null;
+    if (args.success === false && isStep && this.steps.kernelKind === 'not-loaded') {
+      this._ranInVain = id;
+      this._draw();
+    }
     if (
       args.notebook === this.panel.content &&
       this.steps.kernelKind !== 'loaded' &&
@@ -579,6 +595,8 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
   private _late = new Map<string, LateOutput>();
   private _marks = new Map<string, CellMark>();
   private _ranHere = new Set<string>();
+  /** The step's cell that was run in a kernel which has not loaded mlbench, though a cell of the notebook would. */
+  private _ranInVain: string | null = null;
   private _replaced = new Map<string, number>();
   private _restored = new Map<string, string>();
   private _status: Kernel.Status = 'unknown';

@@ -4,14 +4,17 @@
 
 import { MainAreaWidget } from '@jupyterlab/apputils';
 import { LabIcon, ReactWidget, UseSignal } from '@jupyterlab/ui-components';
+import type { Message } from '@lumino/messaging';
 import * as React from 'react';
 
 import type { IArtifactName } from '../api/client';
+import { ArtifactList, countArtifacts } from '../components/artifactlist';
 import { ExecutionView } from '../components/execution';
 import { NotebookRead } from '../components/notebookview';
 import { RunHead, StepsTable, Tabs } from '../components/runpage';
 import { Line, Problem } from '../components/shared';
 import type { IRunDetail } from '../api/schema';
+import type { IContents } from '../model/contents';
 import type { RunModel } from '../model/run';
 import type { Renderers } from './rendered';
 
@@ -19,6 +22,7 @@ export interface IRunPageOptions {
   readonly model: RunModel;
   readonly icon: LabIcon;
   readonly renderers: Renderers;
+  readonly contents: IContents;
   readonly onGoToCell: (path: string, cell: string) => void;
   readonly onCancelExecution: (execution: string) => Promise<void>;
   readonly onOpenRun: (run: string, path: string | null) => void;
@@ -58,6 +62,16 @@ export class RunPage extends MainAreaWidget<ReactWidget> {
 
   readonly model: RunModel;
 
+  protected override onAfterShow(msg: Message): void {
+    super.onAfterShow(msg);
+    this.model.isInSight = true;
+  }
+
+  protected override onAfterHide(msg: Message): void {
+    super.onAfterHide(msg);
+    this.model.isInSight = false;
+  }
+
   override dispose(): void {
     this.model.dispose();
     super.dispose();
@@ -95,8 +109,21 @@ function RunPageBody(options: IRunPageOptions): JSX.Element {
         onCompare={earlier => options.onCompare(model.id, earlier, model.path)}
         onCompareMenu={(x, y) => options.onCompareMenu(model.id, model.path, x, y)}
       />
-      <Tabs tab={model.tab} onTab={tab => (model.tab = tab)} />
-      {model.tab === 'steps' ? (
+      <Tabs tab={model.tab} artifacts={countArtifacts(detail)} onTab={tab => (model.tab = tab)} />
+      {model.tab === 'artifacts' ? (
+        <div className="jp-mlb-RunPage-artifacts">
+          <ArtifactList
+            detail={detail}
+            contents={options.contents}
+            outputs={renderers.outputs}
+            onChoose={execution => {
+              model.choose(execution);
+              model.tab = 'steps';
+            }}
+            onOpenArtifact={artifact => options.onOpenArtifact(artifact, model.path)}
+          />
+        </div>
+      ) : model.tab === 'steps' ? (
         <div className="jp-mlb-RunPage-split">
           <div className="jp-mlb-RunPage-steps">
             {detail.executions.length ? (
@@ -136,6 +163,7 @@ function RunPageBody(options: IRunPageOptions): JSX.Element {
                 key={selected.id}
                 execution={selected}
                 outputs={renderers.outputs}
+                contents={options.contents}
                 onCancel={() => void options.onCancelExecution(selected.id)}
                 reusedFrom={model.reusedFrom(selected)}
                 onOpenRun={openRun}

@@ -266,16 +266,17 @@ export class Sidebar extends SidePanel {
 
   private _runs = (): JSX.Element => {
     const { runs, filter } = this._options;
+    const sort = (
+      <SortChoice
+        sort={filter.sort}
+        metrics={filter.metrics}
+        onSort={chosen => filter.sortBy(chosen)}
+        onOpen={() => void filter.loadMetrics()}
+      />
+    );
     return (
       <div className="jp-mlb-Runs">
-        {(runs.length > 1 || filter.sort !== null) && (
-          <SortChoice
-            sort={filter.sort}
-            metrics={filter.metrics}
-            onSort={sort => filter.sortBy(sort)}
-            onOpen={() => void filter.loadMetrics()}
-          />
-        )}
+        {runs.length === 0 && filter.sort !== null && sort}
         {runs.error && <Problem sentence={runs.error} onRetry={() => runs.refresh()} />}
         {this._compared && (
           <ComparedWith
@@ -287,6 +288,7 @@ export class Sidebar extends SidePanel {
         {runs.length ? (
           <RunList
             runs={runs}
+            head={sort}
             compared={this._compared?.run.id ?? null}
             onOpen={this._onOpenRun}
             onCompare={this._onCompare}

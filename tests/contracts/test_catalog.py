@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from mlbench.core.errors import NotFound
 from mlbench.core.ids import Digest, ExecutionId, JobId, NotebookId, RunId, new_id
 from mlbench.core.ports import Catalog
-from mlbench.core.queries import Name, Sort
+from mlbench.core.queries import Name, Signers, Sort
 from mlbench.core.records import (
     Artifact,
     Binding,
@@ -86,6 +87,8 @@ def test_a_run_that_was_met_is_not_forgotten_by_who_asks_for_those_met_before(ca
     them = [met.id, old.id, open_run.id, unknown]
     assert catalog.delete_runs(them, met_before=15 * 10**17) == {met.id, open_run.id}
     assert catalog.meet_runs([old.id], 3 * 10**18) == set()
+    assert catalog.met_since(2 * 10**18) == {met.id, open_run.id}
+    assert catalog.met_since(2 * 10**18 + 1) == set()
     assert catalog.meet_runs([], 3 * 10**18) == set()
     assert catalog.delete_runs(them) == {open_run.id}
     assert [run.id for run in catalog.runs()] == [open_run.id]
@@ -274,7 +277,8 @@ def test_of_executions_with_one_key_the_newest_that_succeeded_are_candidates(cat
     assert catalog.candidates("k") == [new, replace(old, messages=())]
     assert catalog.candidates("k", limit=1) == [new]
     assert catalog.candidates("nobody's") == []
-    assert catalog.by_keys(["k", "k2", "nobody's", "k"]) == {"k": reused, "k2": other}
+    assert catalog.by_keys(["k", "k2", "nobody's", "k"]) == {"k": [reused], "k2": [other]}
+    assert catalog.by_keys(["k", "k2"], limit=2) == {"k": [reused, new], "k2": [other]}
     assert catalog.by_keys([]) == {}
 
 
@@ -282,7 +286,50 @@ def test_thousands_of_keys_are_looked_for_at_once(catalog: Catalog) -> None:
     run = a_run()
     them = [an_execution(run, key=f"k{number}", started=number) for number in range(1200)]
     catalog.put_executions(them)
-    assert catalog.by_keys([f"k{number}" for number in range(2400)]) == {one.key: one for one in them}
+    assert catalog.by_keys([f"k{number}" for number in range(2400)]) == {one.key: [one] for one in them}
+
+
+def signed(name: str, key: str | None) -> Binding:
+    signature = f"{key}.{new_id()}.{'0' * 32}" if key is not None else None
+    return Binding(name=name, artifact=Artifact(digest=SOME, size=1, type="C", codec="pickle", signature=signature))
+
+
+def test_what_others_have_signed_does_not_stand_before_what_one_is_looking_for(catalog: Catalog) -> None:
+    mine, bobs, eves = ((user, a_run(user=user, state="succeeded")) for user in ("ada", "bob", "eve"))
+    for _, run in (mine, bobs, eves):
+        catalog.put_run(run)
+    own = an_execution(mine[1], key="k", started=1, binds=(signed("x", "aa"),))
+    theirs = an_execution(bobs[1], key="k", started=2, binds=(signed("x", "bb"), signed("y", None)))
+    later = [an_execution(eves[1], key="k", started=3 + n, binds=(signed("x", "ee"),)) for n in range(20)]
+    item = an_execution(eves[1], key="k2", started=99, part_of=later[0].id, item=0, binds=(signed("x", "ee"),))
+    unsigned = an_execution(bobs[1], key="k3", binds=(signed("x", None),))
+    catalog.put_executions([own, theirs, unsigned])
+    catalog.put_items([EndedItem.of(one) for one in (*(replace(one, part_of=own.id, item=0) for one in later), item)])
+    keys = ["k", "k2", "k3"]
+    assert catalog.by_keys(keys, signers=Signers(keys=frozenset({"aa"}))) == {"k": [own], "k3": [unsigned]}
+    assert catalog.by_keys(keys, signers=Signers(keys=frozenset({"bb", "x"}))) == {"k": [theirs], "k3": [unsigned]}
+    assert catalog.by_keys(keys, signers=Signers()) == {"k3": [unsigned]}
+    trusting = Signers(keys=frozenset({"aa"}), users=frozenset({"bob", "nobody"}))
+    assert catalog.by_keys(keys, signers=trusting, limit=5) == {"k": [theirs, own], "k3": [unsigned]}
+    assert catalog.candidates("k", signers=trusting) == [theirs, own]
+    assert catalog.candidates("k", signers=Signers(keys=frozenset({"aa"}))) == [own]
+    assert catalog.candidates("k", signers=Signers()) == []
+
+
+def test_twenty_thousand_keys_are_looked_for_in_no_time_also_behind_what_others_have_made(catalog: Catalog) -> None:
+    keys = [f"{number:064}" for number in range(20_000)]
+    for maker, started in (("aa", 1), ("bb", 2)):
+        run = a_run(state="succeeded")
+        given = {"run": run.id, "step": "train", "state": "succeeded", "part_of": new_id(), "started": started}
+        binds = (signed("x", maker),)
+        them = [Execution(id=new_id(), item=n, key=key, binds=binds, **given) for n, key in enumerate(keys)]
+        for begin in range(0, len(them), 5_000):
+            catalog.put_items([EndedItem.of(one) for one in them[begin : begin + 5_000]])
+    began = time.process_time()
+    found = catalog.by_keys(keys, signers=Signers(keys=frozenset({"aa"})))
+    assert time.process_time() - began < 2, "it is a third of that on two slow cores"
+    assert {one.started for them in found.values() for one in them} == {1}
+    assert found.keys() == set(keys)
 
 
 # --- items ------------------------------------------------------------------------------------------------------------
@@ -373,7 +420,7 @@ def test_items_whose_records_are_json_already_come_back_like_others(catalog: Cat
     assert [catalog.execution(one.id) for one in items] == items
     assert catalog.count_items(whole.id) == {"succeeded": 2, "failed": 1}
     assert catalog.item_metrics(whole.id, "rmse") == [(1, 0.5)]
-    assert catalog.by_keys(["k" * 64])["k" * 64].id in {one.id for one in items}
+    assert catalog.by_keys(["k" * 64])["k" * 64][0].id in {one.id for one in items}
 
 
 def test_items_put_as_json_replace_what_was_known_and_their_metrics(catalog: Catalog) -> None:

@@ -7,7 +7,10 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -283,7 +286,9 @@ def test_what_is_forgotten_leaves_no_row_behind(file: Path) -> None:
     catalog.close()
 
 
-def test_runs_are_forgotten_by_their_keys_and_no_table_is_gone_through(file: Path) -> None:
+def test_runs_are_forgotten_by_their_keys_and_no_table_is_gone_through(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     catalog = SqlCatalog(url(file))
     run = Run(id=RunId(new_id()), kind="job", state="succeeded", name="x")
     artifact = Artifact(digest=Digest(f"blake3:{'0' * 64}"), size=1, type="int", codec="scalar")
@@ -297,8 +302,9 @@ def test_runs_are_forgotten_by_their_keys_and_no_table_is_gone_through(file: Pat
     def before(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
         made.append((statement, parameters[0] if many else parameters))
 
-    with catalog._writing() as connection:
-        assert forgetting.forget_runs(connection, [run.id], None) == set()
+    with monkeypatch.context() as patched:
+        patched.setattr(forgetting, "_left_behind", lambda _: {})  # which looks at all, and only reads
+        assert catalog.delete_runs([run.id]) == set()
     event.remove(catalog._engine, "before_cursor_execute", before)
     with catalog._engine.connect() as connection:
         plans = [
@@ -309,6 +315,101 @@ def test_runs_are_forgotten_by_their_keys_and_no_table_is_gone_through(file: Pat
     assert len(made) > 10
     assert [plan for plan in plans if plan[1].startswith("SCAN")] == []
     catalog.close()
+
+
+def a_run_of_many(count: int) -> tuple[Run, Execution, list[Execution]]:
+    run = Run(id=RunId(new_id()), kind="job", state="succeeded", name="x", parameters={"a": 1})
+    artifact = Artifact(digest=Digest(f"blake3:{'0' * 64}"), size=1, type="int", codec="scalar")
+    given: Any = {"run": run.id, "step": "s", "state": "succeeded", "binds": (Binding(name="y", artifact=artifact),)}
+    step = Execution(id=ExecutionId(new_id()), reads=(Read(name="f", digest=artifact.digest),), **given)
+    metrics = (Metric(name="rmse", value=0.5), Metric(name="loss", value=0.5))
+    items = [
+        Execution(id=ExecutionId(new_id()), part_of=step.id, item=n, key=f"{n:064}", metrics=metrics, **given)
+        for n in range(count)
+    ]
+    return run, step, items
+
+
+def test_others_write_while_a_large_run_is_forgotten(file: Path) -> None:
+    catalog, other = SqlCatalog(url(file)), SqlCatalog(url(file))
+    run, step, items = a_run_of_many(1_500)
+    catalog.put_run(run)
+    catalog.put_executions([step])
+    catalog.put_executions(items)
+    catalog.makers([Digest(f"blake3:{'0' * 64}")])  # from here on it is noted what each item bound
+    rows: list[int] = []
+
+    @event.listens_for(catalog._engine, "begin")
+    def begun(connection: Any) -> None:
+        rows.append(-connection.connection.driver_connection.total_changes)
+
+    @event.listens_for(catalog._engine, "commit")
+    def committed(connection: Any) -> None:
+        rows[-1] += connection.connection.driver_connection.total_changes
+
+    waits: list[float] = []
+    ended = threading.Event()
+
+    def write() -> None:
+        while not ended.is_set():
+            began = time.monotonic()
+            other.put_run(Run(id=RunId(new_id()), kind="job", state="succeeded", name="new"))
+            waits.append(time.monotonic() - began)
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    catalog.delete_runs([run.id])
+    ended.set()
+    writing.join()
+    assert 0 < max(rows) <= 500
+    assert len(waits) > 10
+    assert max(waits) < 5, "nobody waits for all of it, even where a sync takes long"
+    assert other.count_runs() == len(waits)
+    assert catalog.count_items(step.id) == {}
+    for one in (catalog, other):
+        one.close()
+
+
+def test_who_is_killed_while_a_run_is_forgotten_leaves_nothing_to_reuse_and_the_next_one_goes_on(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forgetting, "_ALL", 2)
+    run, step, items = a_run_of_many(3)
+    begin = forgetting.Forgetting._write
+    left, total, killed = 0, 0, True
+
+    @contextmanager
+    def write(self: Any) -> Iterator[Any]:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        with begin(self) as connection:
+            yield connection
+
+    monkeypatch.setattr(forgetting.Forgetting, "_write", write)
+    while killed:
+        catalog = SqlCatalog(url(file.with_name(f"{total}.sqlite")))
+        catalog.put_run(run)
+        catalog.put_executions([step, *items])
+        catalog.makers([Digest(f"blake3:{'0' * 64}")])
+        left, killed = total, False
+        try:
+            catalog.delete_runs([run.id])
+        except KeyboardInterrupt:
+            killed, left = True, 10**9
+            there = catalog.meet_runs([run.id], 10**18)
+            assert there == ({run.id} if total == 0 else set())
+            if there:  # it was met, and nothing of it has gone
+                assert catalog.count_items(step.id) == {"succeeded": 3}
+                assert catalog.delete_runs([run.id], met_before=1) == there
+            assert catalog.delete_runs([run.id]) == set()
+        of_runs = {"runs", "params", "metrics", "run_metrics", "executions", "artifacts_bound", "artifacts_read"}
+        with catalog._engine.connect() as connection:
+            assert [name for name in of_runs if connection.execute(select(metadata.tables[name])).first()] == []
+        catalog.close()
+        total += 1
+    assert total > 10
 
 
 def test_firings_are_taken_over_from_an_older_catalog_too(file: Path) -> None:

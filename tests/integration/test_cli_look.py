@@ -219,3 +219,72 @@ def test_a_run_shows_how_many_items_are_done_and_what_was_reused(
     (train,) = [line for line in said.splitlines() if "train" in line]
     assert "×3 · 2 done · 1 failed" in train
     assert [line for line in said.splitlines() if "load" in line and "○ reused" in line]
+
+
+def reusing(project: Project) -> tuple[Run, Run]:
+    """Put two runs of a kernel, whose notebook nobody has named, into a store: the second reuses some of the first."""
+    first, second = (project.begin_run(kind="interactive", name="notebook", kernel="k1") for _ in range(2))
+    made = Execution(
+        id=ExecutionId(new_id()),
+        run=first.id,
+        step="load",
+        state="succeeded",
+        started=1,
+        ended=2,
+        key_parts={"code": "1", "asked": "line"},
+        messages=({"output_type": "stream", "name": "stdout", "text": "loaded\n"},),
+    )
+    taken = replace(made, id=ExecutionId(new_id()), run=second.id, state="reused", reused_from=made.id, messages=())
+    train = replace(made, id=ExecutionId(new_id()), step="train", messages=())
+    changed = replace(
+        train,
+        id=ExecutionId(new_id()),
+        run=second.id,
+        key_parts={"code": "2", "asked": "line"},
+        fanout=FanOut(names=("n",), shape=(6,), total=6, succeeded=1, reused=5),
+    )
+    skipped = replace(
+        train, id=ExecutionId(new_id()), run=second.id, step="report", state="skipped", note="Step other failed."
+    )
+    project.catalog.put_executions([made, taken, train, changed, skipped])
+    return first, second
+
+
+def test_a_run_shows_which_run_a_step_is_from(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    project = Project.open()
+    first, second = reusing(project)
+    project.close()
+    _, said = call(capsys, "show", second.id)
+    (load,) = [line for line in said.splitlines() if "load" in line]
+    assert f"from run {first.id[:4]}" in load
+
+
+def test_why_finds_the_earlier_runs_of_a_kernel_whose_notebook_is_unknown(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = Project.open()
+    first, second = reusing(project)
+    project.close()
+    _, said = call(capsys, "why", second.id, "train")
+    assert f"not reused as a whole, though 5 of its items were, compared with run {first.id[:4]}" in said
+    assert "never" not in said
+    assert "no earlier run of this kernel has it" in call(capsys, "why", first.id, "load")[1]
+
+
+def test_logs_say_what_became_of_a_step_that_did_not_run(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    project = Project.open()
+    first, second = reusing(project)
+    project.end_run(second, "failed")
+    project.close()
+    status, said = call(capsys, "logs", second.id, "load")
+    assert status == 0
+    assert f"load was reused from run {first.id[:4]}, which had printed this:" in said
+    assert "loaded" in said
+    status, said = call(capsys, "logs", "-f", second.id, "report")
+    assert status == 1
+    assert "report was skipped. Step other failed." in said
+    assert (
+        "has no items: it was skipped. Step other failed."
+        in call(capsys, "logs", second.id, "report", "--item", "1")[1]
+    )
+    assert "train has printed nothing." in call(capsys, "logs", second.id, "train")[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ from mlbench.backends.blobs_local import LocalBlobs
 from mlbench.backends.cluster_dask.client.cluster import DaskCluster
 from mlbench.core.messages import StepTask
 from mlbench.core.records import Execution, Json
+from mlbench.runs.signing import is_proven, proven, signer_of
 from tests.integration.steps import PATIENCE, ROOT, alive, await_true, environment, meeting, stopped, task, text_of
 
 pytestmark = pytest.mark.timeout(180)
@@ -223,22 +225,30 @@ def test_a_worker_that_hangs_is_ended_and_its_steps_with_it(store: Path) -> None
     together(test)
 
 
-def test_an_end_that_was_recorded_before_the_worker_was_lost_is_the_end(store: Path) -> None:
+@pytest.mark.parametrize("ours", [True, False])
+def test_an_end_that_was_recorded_before_the_worker_was_lost_is_the_end_if_the_worker_wrote_it(
+    store: Path, *, ours: bool
+) -> None:
     async def test() -> None:
         async with cluster() as one:
             heard = Heard()
             given = task(store, "import os\nprint(os.getppid(), 'begun')\nwhile True: pass")
+            signer = signer_of(b"mine", given.execution)
+            given = dataclasses.replace(given, signer=signer)
             running = asyncio.create_task(one.submit(given, heard.take))
             await heard.wait_for("begun")
-            LocalBlobs(store).append(
-                "execution",
-                given.execution,
-                {"id": given.execution, "run": given.run, "step": given.step, "state": "succeeded", "attempt": 1},
-            )
+            end = {"id": given.execution, "run": given.run, "step": given.step, "state": "succeeded", "attempt": 1}
+            if ours:
+                end = proven(given.signer, "execution", given.execution, end)
+            LocalBlobs(store).append("execution", given.execution, end)
             server = int(heard.text.split()[0])
             worker = parent_of(server)
             os.kill(worker, signal.SIGKILL)
-            assert (await asyncio.wait_for(running, PATIENCE)).state == "succeeded"
+            record = await asyncio.wait_for(running, PATIENCE)
+            assert (record.state, record.reason) == (("succeeded", None) if ours else ("failed", "worker-lost"))
+            kept = LocalBlobs(store).find_record("execution", given.execution)
+            assert kept is not None
+            assert is_proven([signer], "execution", given.execution, kept)
 
     together(test)
 

@@ -20,11 +20,13 @@ from mlbench.core.messages import Chunk, ChunkEnd, Environment, Foreach, Spread,
 from mlbench.core.records import Binding, Execution, Failure, Json, Metric, Reason
 from mlbench.runs.artifacts import Loader, save_names
 from mlbench.runs.picture import MIME
+from mlbench.runs.signing import proven, signer_of
 from mlbench.runs.wire import msgspec
 
 pytestmark = pytest.mark.timeout(60)
 
 SECOND = 1_000_000_000
+KEY = b"mine"
 
 
 @dataclass
@@ -262,8 +264,39 @@ def test_a_lost_worker_costs_the_item_that_was_under_way_and_no_item_runs_twice(
 
 
 def test_what_a_lost_worker_had_recorded_is_not_run_again(store: Path) -> None:
+    record, chunks = after_a_loss(store, lambda task, said: proven(task.signer, *said))
+    assert record.state == "succeeded"
+    assert sorted(number for number, _ in chunks.ran) == list(range(40))
+    assert loaded(store, record) == [2 * number for number in range(40)]
+
+
+OTHER = signer_of(b"theirs", "e1")
+
+PLANTED: dict[str, Callable[[StepTask, tuple[str, str, Json]], Json]] = {
+    "unsigned": lambda task, said: said[2],
+    "by another key": lambda task, said: proven(replace(OTHER, subject=task.execution), *said),
+    "of another execution": lambda task, said: proven(signer_of(KEY, "e1"), *said),
+    "of another chunk": lambda task, said: proven(task.signer, said[0], f"{task.execution}-7", said[2]),
+    "changed since": lambda task, said: proven(task.signer, *said) | {"executions": [*said[2]["executions"], {}]},
+}
+
+
+@pytest.mark.parametrize("how", PLANTED)
+def test_what_somebody_else_put_into_the_store_is_not_taken_for_what_a_lost_worker_had_recorded(
+    store: Path, how: str
+) -> None:
+    record, chunks = after_a_loss(store, PLANTED[how])
+    assert len(chunks.ran) == 45, "what was said to have ended has run all the same"
+    assert loaded(store, record) == [2 * number for number in range(40)]
+
+
+def after_a_loss(
+    store: Path, written: Callable[[StepTask, tuple[str, str, Json]], Json]
+) -> tuple[Execution, MemoryChunks]:
+    """Drive a fan-out whose first chunk is lost, of which something was written."""
     chunks = MemoryChunks((40,), lose={1})
-    task, told = a_task(store), Told()
+    execution = ExecutionId(new_id())
+    task, told = replace(a_task(store), execution=execution, signer=signer_of(KEY, execution)), Told()
 
     async def live() -> Execution:
         one = FanOutDrive(task, chunks, told.take)
@@ -275,18 +308,16 @@ def test_what_a_lost_worker_had_recorded_is_not_run_again(store: Path) -> None:
                 part = replace(chunk, place=99, numbers=chunk.numbers[:5])
                 part = replace(part, executions=chunk.executions[:5], attempts=chunk.attempts[:5])
                 end = await MemoryChunks.run(chunks, replace(given, chunk=part))
-                executions = [msgspec.to_builtins(record) for record in end.executions]
-                LocalBlobs(store).append("executions", f"{task.execution}-1", {"executions": executions})
+                executions = {"executions": [msgspec.to_builtins(record) for record in end.executions]}
+                said = ("executions", f"{task.execution}-1", executions)
+                LocalBlobs(store).append(*said[:2], written(task, said))
                 raise ChunkLost
             return await MemoryChunks.run(chunks, given)
 
         chunks.run = run  # type: ignore[method-assign,assignment]
         return await asyncio.wait_for(one.run(), 30)
 
-    record = asyncio.run(live())
-    assert record.state == "succeeded"
-    assert sorted(number for number, _ in chunks.ran) == list(range(40))
-    assert loaded(store, record) == [2 * number for number in range(40)]
+    return asyncio.run(live()), chunks
 
 
 def test_a_cancel_in_the_middle_keeps_what_is_done(store: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import sys
 import textwrap
 import threading
@@ -25,6 +26,7 @@ from mlbench.backends.cluster_dask.worker.servers import StepServer
 from mlbench.core.messages import Chunk
 from mlbench.core.records import Execution, Json
 from mlbench.runs import artifacts, randomness
+from mlbench.runs.signing import is_proven, signer_of
 from tests.integration.items import Ended, begin_all, chunk_of, evaluated, run_all, run_chunk, spread_task
 from tests.integration.steps import PATIENCE, Clock, Shown, alive, await_true, environment, stopped
 
@@ -115,6 +117,15 @@ def test_labels_are_made_in_the_process_where_they_do_not_travel(store: Path) ->
     ]
 
 
+def test_large_values_have_short_labels_and_digests(store: Path) -> None:
+    given = {"x": "['a' * 10**7, b'a' * 10**7, 10**5000, -10**5000, (1,) * 10**5, 'b\\nc' * 99]"}
+    spread = evaluated(spread_task(store, "y = 1", given)).spread
+    assert spread is not None
+    assert all(0 < len(label) <= 80 for label in spread.labels[0]), spread.labels
+    assert len(set(spread.labels[0])) == len(set(spread.digests[0])) == 6
+    assert all(len(digest) < 80 for digest in spread.digests[0])
+
+
 def test_no_items_and_one_item(store: Path) -> None:
     none = fan_out(store, "y = x", foreach={"x": "[]"}, defs=("y",))
     assert none.spread is not None
@@ -164,6 +175,46 @@ def test_what_an_expression_raises_is_the_steps_failure(store: Path) -> None:
     end = evaluated(spread_task(store, "y = x", {"x": "[open('/dev/null')]"})).end
     assert end.failure is not None
     assert "open file" in end.failure.evalue
+
+
+@pytest.mark.parametrize(
+    ("expressions", "shown", "remedy"),
+    [
+        ({"x": "1/0"}, "--foreach x, line 1\n----> 1 1/0", "Correct what stands behind `in`"),
+        ({"x": "rows()"}, "yield 1 / 0", "Correct what stands behind `in`"),
+        ({"x": "nothing + 1"}, "----> 1 nothing + 1", "The notebook has no nothing: bind it in a cell above"),
+        ({"a": "[1, 2]", "b": "range(a)"}, "----> 1 range(a)", "before there is any item, so it can't read a"),
+    ],
+)
+def test_an_error_of_an_expression_shows_the_users_own_line_and_what_to_do(
+    store: Path, tmp_path: Path, expressions: dict[str, str], shown: str, remedy: str
+) -> None:
+    (tmp_path / "cell.py").write_text("def rows():\n    yield 1 / 0\n")
+    captured: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile((tmp_path / "cell.py").read_text(), tmp_path / "cell.py", "exec"), captured)
+    end = evaluated(spread_task(store, "y = 1", expressions, captured=captured)).end
+    assert end.failure is not None
+    text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(end.failure.traceback))
+    assert "Could not get source" not in text
+    assert "foreach.py" not in text
+    assert shown in text
+    assert remedy in str(end.failure.remedy)
+
+
+def test_an_item_that_cannot_be_stored_says_what_to_do_with_items(store: Path) -> None:
+    given = "[type('Odd', (), {'__reduce__': lambda self: 1 / 0})()]"
+    failure = evaluated(spread_task(store, "y = x", {"x": given})).end.failure
+    assert failure is not None
+    assert "an item (Odd) can't be stored: ZeroDivisionError" in failure.evalue
+    assert "--no-store" not in f"{failure.evalue} {failure.remedy}"
+    assert "make it in the step" in str(failure.remedy)
+
+
+def test_what_to_do_about_an_item_that_failed_is_not_refused(store: Path) -> None:
+    ended = fan_out(store, "y = 1 / 0")
+    remedies = [str(one.failure.remedy) for one in ended.records.values() if one.failure is not None]
+    assert remedies
+    assert not [one for one in remedies if "--here" in one]
 
 
 def test_a_syntax_error_is_said_once_for_all_items_with_its_line(store: Path) -> None:
@@ -1063,6 +1114,18 @@ def test_a_chunk_is_recorded_as_one_object_and_its_values_as_one_pack(store: Pat
     assert record.ended is not None
     assert record.cpu is not None
     assert record.worker
+
+
+def test_a_chunks_record_is_known_again_as_what_its_worker_wrote(store: Path) -> None:
+    signer = signer_of(b"mine", "e1")
+    source = "import mlbench\nprint('é', 1e300, x)\nmlbench.log(loss=1e-300, rmse=x / 3)\ny = [x, {x / 7}]"
+    ended = succeed(store, source, defs=("y",), foreach={"x": "range(5)"}, signer=signer)
+    identifier = f"{ended.task.execution}-1"
+    found = LocalBlobs(store).find_record("executions", identifier)
+    assert found is not None
+    assert is_proven([signer], "executions", identifier, found)
+    found["executions"][3]["messages"] = []
+    assert not is_proven([signer], "executions", identifier, found)
 
 
 def test_a_store_that_cannot_be_written_is_said_and_nothing_is_claimed(

@@ -124,7 +124,7 @@ def test_a_job_runs_as_it_was_promoted_in_its_folder_and_interpreter(folder: Pat
     assert run.due == firing.due
     assert run.notebook == str(folder / "flights.ipynb")
     assert run.snapshot == job.version.snapshot
-    assert run.parameters == {"origin": "LGA"}
+    assert run.parameters == {"origin": "LGA", "trees": 2}
 
 
 def test_a_due_time_that_was_missed_is_made_up_for_once_by_the_service(folder: Path, project: Project) -> None:

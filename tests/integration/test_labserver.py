@@ -13,8 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 from jupyter_server.auth import Authorizer
+from nbformat.v4 import new_code_cell, new_notebook
 from tornado import web
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
@@ -341,6 +343,17 @@ async def test_a_run_in_a_list_names_the_parameters_that_the_run_before_it_had_o
     assert [each["changed"] for each in page["runs"]] == changed[:3]  # the run before the last one is on the next page
 
 
+async def test_the_first_run_of_a_notebook_names_the_parameters_that_are_not_the_notebooks_own(
+    jp_fetch: Any, notebook: Path
+) -> None:
+    cell = new_code_cell("n = 1\norigin = 'JFK'", metadata={"tags": ["parameters"]})
+    snapshot = Project.open().snapshot(json.loads(nbformat.writes(new_notebook(cells=[cell]))), str(notebook))
+    put_run(notebook, ago=20, parameters={"n": 1, "origin": "LGA"}, snapshot=snapshot)
+    put_run(notebook, ago=10, parameters={"n": 1, "origin": "JFK"}, snapshot=snapshot)
+    runs = (await ask(jp_fetch, "runs"))["runs"]
+    assert [each["changed"] for each in runs] == [["origin"], ["origin"]]
+
+
 async def test_the_runs_of_a_list_come_with_the_metric_that_is_asked_for(jp_fetch: Any, notebook: Path) -> None:
     metrics = (Metric(name="auc", value=0.5, time=1), Metric(name="loss", value=2.0, time=2))
     run = put_run(notebook)
@@ -491,7 +504,13 @@ async def test_an_artifact_says_what_it_was_made_of_and_what_was_made_of_it(jp_f
     assert made["parameters"] == {"origin": "JFK"}
     one = {"execution": load.id, "name": "flights", "way": "up"}
     assert (await ask(jp_fetch, f"artifacts/{flights.digest}/lineage", **one))["below"] == []
-    for query in ({"way": "sideways"}, {"execution": load.id}, {"execution": "../x", "name": "flights"}):
+    equal = Execution(id=new_id(), run=run.id, step="equal", state="succeeded", started=load.started, binds=load.binds)
+    catalog.put_execution(equal)
+    for asked in (load, equal):  # of equal values, the one that is asked about comes first
+        found = await ask(jp_fetch, f"artifacts/{flights.digest}/lineage", execution=asked.id)
+        assert found["values"][0]["execution"] == asked.id
+        assert len(found["values"]) == 2
+    for query in ({"way": "sideways"}, {"name": "flights"}, {"execution": "../x"}):
         code, said = await refused(ask(jp_fetch, f"artifacts/{flights.digest}/lineage", **query))
         assert (code, said["type"]) == (400, "UsageError")
     code, said = await refused(ask(jp_fetch, f"artifacts/{A_DIGEST[:-1]}1/lineage"))
@@ -818,6 +837,14 @@ async def test_a_page_hears_that_somebody_wrote_to_the_catalog(jp_ws_fetch: Any,
         break
     else:
         pytest.fail("No news came.")
+    socket.close()
+
+
+async def test_a_page_asks_again_once_the_catalog_is_watched(jp_ws_fetch: Any, notebook: Path) -> None:
+    put_run(notebook)  # whatever is written before the first look would be missed, were it only compared with that
+    socket = await jp_ws_fetch(API, "events")
+    heard = [json.loads(await asyncio.wait_for(socket.read_message(), 20))["type"] for _ in range(2)]
+    assert heard == ["hello", "changed"]
     socket.close()
 
 

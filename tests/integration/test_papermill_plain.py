@@ -206,7 +206,27 @@ def test_a_cell_that_takes_too_long_is_papermills_and_is_recorded(tmp_path: Path
 
 def test_an_unknown_parameter_is_papermills_warning(tmp_path: Path, project: Project) -> None:
     execute(write(tmp_path / "in.ipynb", "b"), tmp_path / "out.ipynb", "mlbench", parameters={"b": 5})
-    assert only_run(project).parameters == {"b": 5}
+    assert only_run(project).parameters == {"a": 1, "b": 5}
+
+
+def test_a_run_records_the_values_that_its_parameters_really_had(tmp_path: Path, project: Project) -> None:
+    cell = (
+        "import datetime\norigin: str = 'JFK'\ntrees: int = 100\nscale: float = 1\nneeded: str = None\n"
+        "seven = len('flights')\nday = datetime.date(2026, 1, 2)\npair = tuple('ab')\nother = len(origin)"
+    )
+    source = write(tmp_path / "in.ipynb", "seven = 8\nprint(trees)")
+    notebook = nbformat.read(source, as_version=4)
+    notebook.cells[0].source = cell
+    nbformat.write(notebook, source)
+    execute(source, tmp_path / "out.ipynb", "mlbench", parameters={"trees": 3, "other": 9})
+    run = only_run(project)
+    assert run.parameters == {
+        "origin": "JFK", "trees": 3, "scale": 1.0, "needed": None, "seven": 7, "pair": ["a", "b"], "other": 9
+    }  # fmt: skip
+    assert [one.id for one in project.search("params.origin = 'JFK' and params.seven = 7").runs] == [run.id]
+    assert run.snapshot is not None
+    assert project.catalog.snapshot(run.snapshot).parameters == {"trees": 3, "other": 9}
+    assert nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[-1].outputs[0].text == "3\n"
 
 
 def test_a_store_that_cannot_be_written_is_said_before_a_cell_runs(

@@ -53,6 +53,17 @@ def notebook(folder: Path, divisor: str = "0") -> Path:
     )
 
 
+def test_a_resumed_run_takes_the_defaults_from_the_notebook_as_it_is_now(
+    tmp_path: Path, project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write(tmp_path / "work.ipynb", "trees: int = 5\ndivisor: int = 0", "model = trees / divisor")
+    printed(capsys, "run", str(source), "-p", "trees=6", status=1)
+    assert newest(project).parameters == {"trees": 6, "divisor": 0}
+    write(tmp_path / "work.ipynb", "trees: int = 5\nby: int = 3", "model = trees / by")
+    printed(capsys, "resume", newest(project).id[:6])
+    assert newest(project).parameters == {"trees": 6, "by": 3}
+
+
 def test_resuming_runs_what_failed_and_reuses_the_rest(
     tmp_path: Path, project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:

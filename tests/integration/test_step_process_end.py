@@ -300,3 +300,29 @@ def test_a_full_disk_is_said_and_loses_nothing_else(store: Path, tmp_path: Path)
     assert record.failure is not None
     assert "No space left" in record.failure.evalue
     assert record.binds == ()
+
+
+SLOW_TO_START = """
+import os, sys, time
+if any("popen_loky_posix" in word for word in sys.orig_argv):
+    try:
+        os.close(os.open("{folder}/first", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:  # it starts when its step has let go of the semaphores, unless that ends it before
+        until = time.monotonic() + 20
+        while not os.path.exists("{folder}/over") and time.monotonic() < until:
+            time.sleep(0.005)
+"""
+
+
+def test_a_worker_of_joblib_that_the_work_did_not_wait_for_ends_without_a_word(store: Path, tmp_path: Path) -> None:
+    pytest.importorskip("joblib")
+    (tmp_path / "sitecustomize.py").write_text(SLOW_TO_START.format(folder=tmp_path))
+    source = f"""
+import os, joblib, multiprocessing.util
+os.environ["PYTHONPATH"] = {os.fspath(tmp_path)!r}
+multiprocessing.util.Finalize(None, open, ({os.fspath(tmp_path / "over")!r}, "w"), exitpriority=0)
+total = sum(joblib.Parallel(n_jobs=2)(joblib.delayed(abs)(-i) for i in range(8)))
+"""
+    record = run(task(store, source, defs=("total",)))
+    assert record.state == "succeeded", record.failure
+    assert text_of(record.messages) == ""

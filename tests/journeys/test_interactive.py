@@ -170,6 +170,20 @@ def test_a_notebook_that_does_not_load_mlbench_is_offered_the_line(lab: Lab) -> 
     assert sources[:2] == ["x = 1", "%load_ext mlbench"]
 
 
+def test_a_step_that_is_run_before_the_cell_that_loads_mlbench_offers_to_run_both(lab: Lab) -> None:
+    write_notebook(lab.root / "late.ipynb", ("setup", "%load_ext mlbench"), ("step", "%%step double\nprint(2 * 4)"))
+    lab.open()
+    lab.open_notebook("late.ipynb")
+    assert lab.page.locator(".jp-mlb-Notice").count() == 0
+    lab.run("step")
+    notice = lab.page.locator(".jp-mlb-Notice")
+    notice.get_by_text("has not run in this kernel yet").wait_for()
+    notice.get_by_role("button", name="Run it, then this one").click()
+    lab.pill("double", "succeeded")
+    lab.wait_for_output("step", "8")
+    notice.wait_for(state="detached")
+
+
 def test_a_kernel_whose_environment_lacks_mlbench_says_what_to_run(lab: Lab) -> None:
     # Without `site` nobody reads the path that leads to this clone, so that this Python has all but mlbench.
     start = f"import sys; sys.path.append({sysconfig.get_path('purelib')!r}); import ipykernel.kernelapp as kernel"

@@ -11,7 +11,8 @@ from dataclasses import replace
 import pytest
 from playwright.sync_api import Locator
 
-from mlbench.core.ids import RunId, new_id
+from mlbench.core.ids import ExecutionId, RunId, new_id
+from mlbench.core.records import Execution, Metric, Run
 from mlbench.project import Project, find_store
 from tests.journeys.lab import Lab, write_notebook
 from tests.journeys.manyruns import write_runs
@@ -167,6 +168,93 @@ def test_all_runs_are_scrolled_through_and_news_do_not_move_them(lab: Lab) -> No
     lab.wait_until(lambda: row.get_attribute("data-at") == str(at + 3), "the row under three new ones")
     assert row.bounding_box() == before
     assert row.evaluate("row => row === document.activeElement")
+
+
+def another_run(lab: Lab, like: Run, *, rmse: float) -> Run:
+    """Write one more run straight into the store, as if it had just been made somewhere else."""
+    project = Project(find_store(store=lab.server.environment["MLBENCH_STORE"]))
+    run = replace(like, id=RunId(new_id()), started=time.time_ns())
+    metric = Metric(name="rmse", value=rmse, time=run.started)
+    step = Execution(
+        id=ExecutionId(new_id()), run=run.id, step="train", state="succeeded", started=run.started, metrics=(metric,)
+    )
+    project.catalog.put_runs([run])
+    project.catalog.put_executions([step])
+    project.close()
+    return run
+
+
+def test_no_run_moves_under_the_pointer_until_it_has_gone(lab: Lab) -> None:
+    write_notebook(lab.root / "runs.ipynb", *CELLS)
+    made = write_runs(lab.server.environment["MLBENCH_STORE"], lab.root / "runs.ipynb", 100)
+    lab.open()
+    lab.open_notebook("runs.ipynb")
+    count(lab, "runs.ipynb · 100")
+    third = lab.page.locator(f"[data-row='{made[-3].id}']")
+    third.hover()
+    before = third.bounding_box()
+    new = another_run(lab, made[0], rmse=0.5)
+    lab.page.get_by_role("button", name="Show 1 new run").wait_for()
+    assert third.bounding_box() == before
+    lab.page.mouse.move(900, 500)
+    lab.page.locator(f"[data-row='{new.id}'][data-at='0']").wait_for()
+
+    sort = lab.page.get_by_label("Sort runs")
+    sort.focus()
+    lab.page.locator("option", has_text="rmse, least first").wait_for(state="attached")
+    sort.select_option(label="rmse, least first")
+    second = rows(lab).nth(1)
+    second.get_by_text("1.5", exact=True).wait_for()
+    second.hover()
+    name, before = second.get_attribute("data-row"), second.bounding_box()
+    best = another_run(lab, made[0], rmse=0.25)
+    show = lab.page.get_by_role("button", name="Show 1 new run")
+    show.wait_for()
+    assert lab.page.locator(f"[data-row='{name}']").bounding_box() == before
+    show.click()
+    lab.page.locator(f"[data-row='{best.id}'][data-at='0']").wait_for()
+    show.wait_for(state="detached")
+
+
+def test_an_equal_value_of_an_earlier_run_does_not_stand_for_the_one_that_was_compared(lab: Lab) -> None:
+    write_notebook(lab.root / "runs.ipynb", *CELLS[:4], parameters="parameters")
+    for depth in (4, 5, 4):
+        run_notebook(lab, "-p", f"depth={depth}")
+    lab.open()
+    lab.open_notebook("runs.ipynb")
+    rows(lab).nth(2).wait_for()
+    latest = rows(lab).first.get_attribute("data-row") or ""
+    rows(lab).first.click(button="right")
+    lab.page.get_by_role("menuitem", name="Compare With the Run Before").click()
+    data = lab.page.locator(".jp-mlb-Difference:visible section[data-part='data'] tbody tr", has_text="model")
+    data.get_by_role("button").nth(1).click()
+    head = lab.page.locator(".jp-mlb-Artifact:visible .jp-mlb-RunHead")
+    head.get_by_role("button", name=f"train of run {latest[:4]}").wait_for()
+
+
+def test_a_fan_out_that_runs_is_compared_seldom_and_once_it_is_over(lab: Lab) -> None:
+    sweep = "%%step sweep --foreach n in range(40) --max-parallel 1\nimport time\ntime.sleep(0.2)\nfit = n"
+    write_notebook(lab.root / "runs.ipynb", ("setup", "%load_ext mlbench"), ("sweep", sweep))
+    run_notebook(lab)
+    lab.open()
+    lab.open_notebook("runs.ipynb")
+    rows(lab).first.wait_for()
+    asked: list[str] = []
+    lab.page.on("request", lambda request: asked.append(request.url) if "/diff?" in request.url else None)
+    lab.run("setup", "sweep")
+    lab.pill("sweep", "running")
+    lab.wait_until(lambda: rows(lab).count() == 2, "the run that has begun")
+    rows(lab).first.click(button="right")
+    lab.page.get_by_role("menuitem", name="Compare With the Run Before").click()
+    page = lab.page.locator(".jp-mlb-Difference:visible")
+    page.locator("[data-state='running']").first.wait_for()
+    begun = time.monotonic()
+    page.locator("[data-state='running']").first.wait_for(state="detached")
+    assert len(asked) <= 3 + (time.monotonic() - begun) / 2
+    lab.page.wait_for_timeout(2000)
+    many = len(asked)
+    lab.page.wait_for_timeout(3000)
+    assert len(asked) == many
 
 
 def test_two_runs_are_compared_and_a_failed_one_says_what_changed(lab: Lab) -> None:

@@ -40,6 +40,10 @@ def keep(value: Any, name: str | None, blobs: BlobStore, *, signer: Signer | Non
         If the store cannot be written.
     """
     if isinstance(value, str | os.PathLike):
+        if not os.fsdecode(value):
+            raise UsageError(
+                "mlbench.log_artifact: an empty text is no path.", "The working directory itself is `'.'`."
+            )
         path = Path(os.path.abspath(os.fsdecode(value)))
         found = _kind_of(path, value)
         called = check_name(name if name is not None else path.name)

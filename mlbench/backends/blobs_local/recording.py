@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Any, Final
+from typing import Final
 
 from mlbench.core.errors import StoreError
-from mlbench.core.records import SCHEMA, Json
+from mlbench.core.records import SCHEMA, Execution, Job, JobVersion, Json, Run, Snapshot
+from mlbench.runs.values import digest_of
 
 __all__ = [
     "RECORD",
@@ -23,11 +24,11 @@ __all__ = [
 RECORD: Final = re.compile(r"(\d{19})-([a-z]+(?:-[a-z]+)*)-([A-Za-z0-9._]{1,120})\.json")
 """A record's file: its time in nanoseconds, its kind and its id."""
 
+_REMEDY: Final = "Restore it from a backup, or remove it."
 _KIND = re.compile(r"[a-z]+(-[a-z]+)*")
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,120}")
 _CLAIM = re.compile(r"[A-Za-z0-9-]{1,120}")
 _NOT_IN_FILE_NAMES = str.maketrans(":-", "..")
-_INFINITE = float("inf")
 
 
 def identifier_in_names(identifier: str) -> str:
@@ -66,54 +67,82 @@ def claimed_name(name: str) -> str:
 def encode(kind: str, identifier: str, record: Json | bytes, now: int) -> bytes:
     """Return a record as it is written: `schema`, `record`, `id` and `time` are added where it has no such field.
 
-    One that is JSON already has none of these, and at least one other.
+    One that is JSON already has none of these, and at least one other. Its digest follows, as a line of its own, so
+    that whatever changes in the file is noticed: also what leaves it a record.
     """
-    import msgspec
+    from mlbench.runs.wire import msgspec, numbers_as_text
 
     head = {"schema": SCHEMA, "record": kind, "id": identifier, "time": now}
     if isinstance(record, bytes):
         written: bytes = msgspec.json.encode(head)[:-1] + b"," + record[1:]
-        return written
-    return msgspec.json.encode(head | _numbers_as_text(msgspec.to_builtins(record)))
+    else:
+        written = msgspec.json.encode(head | numbers_as_text(msgspec.to_builtins(record)))
+    return b"%b\n%b\n" % (written, _digest_line(written))
+
+
+def _digest_line(written: bytes) -> bytes:
+    """Return the digest of a record as the second line of its file: JSON, as the first one is."""
+    return b'"blake3:%b"' % digest_of(written).encode()
 
 
 def decode(text: bytes, place: str) -> Json:
     """Return the record that bytes are. Raise `StoreError`, naming the place, if they are none."""
+    try:
+        return _decoded(text)
+    except ValueError as error:
+        raise StoreError(f"The record {place} cannot be read: {error}.", _REMEDY) from error
+
+
+def _decoded(text: bytes) -> Json:
+    """Return the record that bytes are, its line of JSON, whose digest may follow.
+
+    Raise `ValueError`, which says what is wrong with them, if they are none.
+    """
     import msgspec
 
     try:
-        record: Json = msgspec.json.decode(text, type=dict)
-    except msgspec.DecodeError as error:
-        raise StoreError(f"The record {place} cannot be read.", "Restore it from a backup, or remove it.") from error
-    for one in (record, *(record.get("executions") or ())):
-        for metric in (isinstance(one, dict) and one.get("metrics")) or ():
-            if isinstance(metric, dict) and isinstance(metric.get("value"), str):
-                metric["value"] = float(metric["value"])
+        written, _, digest = text.partition(b"\n")
+        record: Json = msgspec.json.decode(written, type=dict)
+        if digest and digest != _digest_line(written) + b"\n":  # records had none at first
+            raise ValueError("its content is not what its digest says")
+        if not isinstance(record["record"], str):
+            raise TypeError("its kind is no text")
+        for one in (record, *(record.get("executions") or ())):
+            for metric in (isinstance(one, dict) and one.get("metrics")) or ():
+                if isinstance(metric, dict) and isinstance(metric.get("value"), str):
+                    metric["value"] = float(metric["value"])
+    except UnicodeDecodeError as error:  # which is no `DecodeError`: texts are made when all else has been read
+        raise ValueError("it is no UTF-8") from error
+    except KeyError as error:
+        raise ValueError(f"it has no {error}") from error
+    except (msgspec.DecodeError, TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
     return record
+
+
+_TYPES: Final[dict[str, type]] = {
+    "run": Run,
+    "execution": Execution,
+    "snapshot": Snapshot,
+    "job": Job,
+    "job-version": JobVersion,
+}
 
 
 def problems_of_record(name: str, text: bytes) -> dict[str, str]:
     """Return what is wrong in the bytes of a record, by its name."""
-    import msgspec
+    from mlbench.runs.wire import msgspec
 
     try:
-        record: Json = msgspec.json.decode(text, type=dict)
-    except msgspec.DecodeError as error:
+        record = _decoded(text)
+        for one in record["executions"] if record["record"] == "executions" else ():
+            msgspec.convert(one, Execution)
+        if record["record"] in _TYPES:
+            msgspec.convert(record, _TYPES[record["record"]])
+    except ValueError as error:
         return {name: f"The record {name} cannot be read: {error}."}
-    if record.get("record") != RECORD.fullmatch(f"{name.rpartition('/')[2]}.json")[2]:  # type: ignore[index]
+    except (KeyError, TypeError) as error:
+        return {name: f"The record {name} cannot be used: {error!r}."}
+    if record["record"] != RECORD.fullmatch(f"{name.rpartition('/')[2]}.json")[2]:  # type: ignore[index]
         return {name: f"The record {name} is of another kind than its name says."}
     return {}
-
-
-def _numbers_as_text(record: Json) -> Json:
-    """Return a record whose metrics that JSON has no number for (nan, inf) are texts; they are read back as numbers."""
-    if record.get("executions"):
-        record = {**record, "executions": [_numbers_as_text(one) for one in record["executions"]]}
-    metrics: list[dict[str, Any]] = record.get("metrics") or []
-    if all(isinstance(metric.get("value"), float) and abs(metric["value"]) < _INFINITE for metric in metrics):
-        return record
-    plain = [
-        {**metric, "value": str(value)} if isinstance(value, float) and not abs(value) < _INFINITE else metric
-        for metric, value in ((metric, metric.get("value")) for metric in metrics)
-    ]
-    return {**record, "metrics": plain}

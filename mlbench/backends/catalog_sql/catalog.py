@@ -12,6 +12,7 @@ from sqlalchemy import (
     Table,
     and_,
     delete,
+    exists,
     func,
     not_,
     or_,
@@ -22,13 +23,15 @@ from sqlalchemy import (
 
 from mlbench.backends.catalog_sql import tables as t
 from mlbench.backends.catalog_sql.connections import find_row, persistent
-from mlbench.backends.catalog_sql.forgetting import batches, forget_runs, forget_uses, left_behind
+from mlbench.backends.catalog_sql.forgetting import Forgetting, batches
 from mlbench.backends.catalog_sql.jobs import Jobs
-from mlbench.backends.catalog_sql.recording import is_final
+from mlbench.backends.catalog_sql.recording import is_among, is_final
 from mlbench.backends.catalog_sql.rows import (
+    SIGNED,
     decode,
     encode,
     execution_row,
+    signs_of,
     to_execution,
     to_metric,
 )
@@ -36,7 +39,7 @@ from mlbench.backends.catalog_sql.searching import condition_of, names_in_use, s
 from mlbench.core.errors import NotFound
 from mlbench.core.ids import Digest, ExecutionId, JobId, RunId
 from mlbench.core.ports import WrittenItem
-from mlbench.core.queries import Page, Place, Query, Sort, Space
+from mlbench.core.queries import Page, Place, Query, Signers, Sort, Space
 from mlbench.core.records import (
     ENDED,
     UNDER_WAY,
@@ -246,19 +249,37 @@ class SqlCatalog(Jobs):
             query = select(c.name).where(c.part_of == execution).group_by(c.name).order_by(func.min(c.id))
             return list(connection.execute(query).scalars())
 
-    def by_keys(self, keys: Iterable[str], /) -> dict[str, Execution]:
+    def by_keys(
+        self, keys: Iterable[str], /, *, signers: Signers | None = None, limit: int = 1
+    ) -> dict[str, list[Execution]]:
         c = t.executions.c
-        found: dict[str, str] = {}
+        place = func.row_number().over(partition_by=c.key, order_by=(c.moment.desc(), c.id.desc())).label("place")
+        usable = c.state.in_(("succeeded", "reused")), *self._signed_by(signers)
+        of_each = select(c.key, c.record, place).where(self._is_among(c.key), *usable).subquery()
+        query = select(of_each.c.key, of_each.c.record).where(of_each.c.place <= limit).order_by(of_each.c.place)
+        found: dict[str, list[Execution]] = {}
         with self._reading() as connection:
-            for some in batches(list(dict.fromkeys(keys))):
-                query = select(c.key, c.record).where(c.key.in_(some), c.state.in_(("succeeded", "reused")))
-                found.update((row.key, row.record) for row in connection.execute(query.order_by(c.moment, c.id)))
-        return {key: decode(record, Execution) for key, record in found.items()}
+            for key, record in connection.execute(query, self._recorder.among(dict.fromkeys(keys))):
+                found.setdefault(key, []).append(decode(record, Execution))
+        return found
 
-    def candidates(self, key: str, /, *, limit: int = 10) -> list[Execution]:
+    def candidates(self, key: str, /, *, signers: Signers | None = None, limit: int = 10) -> list[Execution]:
         c = t.executions.c
-        query = select(c.record).where(c.key == key, c.state == "succeeded").order_by(c.moment.desc(), c.id)
-        return self._executions(query.limit(limit))
+        query = select(c.record).where(c.key == key, c.state == "succeeded", *self._signed_by(signers))
+        return self._executions(query.order_by(c.moment.desc(), c.id).limit(limit))
+
+    def _is_among(self, column: ColumnElement[Any]) -> ColumnElement[bool]:
+        return is_among(column, self._engine.dialect.name)
+
+    def _signed_by(self, signers: Signers | None) -> list[ColumnElement[bool]]:
+        """Return what leaves out the executions whose values others have signed."""
+        if signers is None:
+            return []
+        c, r = t.executions.c, t.runs.c
+        find = func.instr if self._engine.dialect.name == "sqlite" else func.strpos
+        signed = [find(c.record, sign) > 0 for sign in signs_of(signers)]
+        by_users = exists().where(r.id == c.run, r.user.in_(sorted(signers.users)))
+        return [or_(find(c.record, SIGNED) == 0, *signed, *([by_users] if signers.users else []))]
 
     def meet_runs(self, runs: Iterable[RunId], now: int, /) -> set[RunId]:
         c, found = t.runs.c, set[RunId]()
@@ -274,18 +295,13 @@ class SqlCatalog(Jobs):
             found |= met.keys() - old
         return found
 
+    def met_since(self, moment: int, /) -> set[RunId]:
+        c = t.runs.c
+        with self._reading() as connection:
+            return {RunId(run) for run in connection.execute(select(c.id).where(c.met >= moment)).scalars()}
+
     def delete_runs(self, runs: Sequence[RunId], /, *, met_before: int | None = None) -> set[RunId]:
-        kept: set[str] = set()
-        for some in batches(runs):
-            with self._writing() as connection:
-                kept |= forget_runs(connection, some, met_before)
-        if runs:
-            with self._reading() as connection:
-                left = left_behind(connection)
-            for table, rows in left.items():
-                for few in batches(rows):
-                    with self._writing() as connection:
-                        forget_uses(connection, table, few)
+        kept = Forgetting(self._reading, self._writing).forget(runs, met_before)
         return {RunId(run) for run in kept}
 
     def delete_snapshots(self, digests: Sequence[Digest], /) -> None:

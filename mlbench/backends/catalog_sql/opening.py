@@ -28,7 +28,7 @@ from mlbench.backends.catalog_sql.server import alone_on_server, open_server, pe
 from mlbench.core.errors import StoreError
 from mlbench.core.urls import without_password
 
-__all__ = ["REPLACED", "REVISIONS", "alone", "clear_errors", "open_engine", "sqlite_file"]
+__all__ = ["REPLACED", "REVISIONS", "alone", "check_revision", "clear_errors", "open_engine", "sqlite_file"]
 
 REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005")
 """The migrations of `migrations/versions`, oldest first."""
@@ -189,13 +189,19 @@ def _revision_seen_by(connection: Connection, where: str) -> str | None:
     found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
     if found == REPLACED:
         raise StoreError(f"The catalog {where} has been made anew just now.", "Try again.")
-    if found is not None and found not in REVISIONS:
+    if found is not None:
+        check_revision(found, where)
+    return found
+
+
+def check_revision(found: str, where: str) -> None:
+    """Raise `StoreError` if a catalog has a revision that this version does not know."""
+    if found != REPLACED and found not in REVISIONS:
         raise StoreError(
             f"The catalog {where} was made by a newer version of mlbench (its revision is {found}, this version knows "
             f"{REVISIONS[-1]}).",
             "Update mlbench in this environment, or name another store in MLBENCH_STORE.",
         )
-    return found
 
 
 @contextmanager

@@ -44,7 +44,7 @@ from mlbench.core.ports import WrittenItem
 from mlbench.core.records import ENDED, UNDER_WAY, Execution, Json, Run
 from mlbench.runs.wire import msgspec
 
-__all__ = ["Recorder"]
+__all__ = ["Recorder", "is_among", "is_final"]
 
 _NO_END_IS_LOST: Final = "excluded.state NOT IN ('queued', 'running') OR executions.state IN ('queued', 'running')"
 
@@ -74,7 +74,7 @@ class Recorder:
     def put_runs(self, connection: Connection, runs: Iterable[Run]) -> None:
         """Write runs with all that they consist of; each is named once."""
         them = {run.id: run for run in sorted(runs, key=lambda run: run.id)}  # in one order, whoever writes them
-        found = self._do(connection, _known_runs, self._among(them)).fetchall()
+        found = self._do(connection, _known_runs, self.among(them)).fetchall()
         known = {run.id: run for run in (decode(record, Run) for (record,) in found)}
         new = [(run, one) for run in them.values() if not is_final(one := known.get(run.id), run)]
         ended = [run_row(run) for run, one in new if one is not None and _only_ends(one, run)]
@@ -97,19 +97,19 @@ class Recorder:
         logged = [(run, one) for run, one in runs if run.metrics != (one.metrics if one is not None else ())]
         lost = [run.id for run, one in logged if one is not None and one.metrics]
         if lost:
-            self._do(connection, _forget_metrics_of_runs, self._among(lost))
+            self._do(connection, _forget_metrics_of_runs, self.among(lost))
         self._insert(connection, "metrics", [row for run, _ in logged for row in metric_rows(run.id, run.metrics)])
         changed_runs = {run.id for run, _ in logged}
         self._keep_last_metrics(connection, changed_runs, lost)
         moved = [run.id for run, one in runs if one is None or one.started != run.started]
         if left := [run for run in moved if run not in changed_runs]:
-            self._do(connection, _keep_started, self._among(left))
+            self._do(connection, _keep_started, self.among(left))
 
     # --- executions ---------------------------------------------------------------------------------------------------
 
     def put_executions(self, connection: Connection, them: dict[str, tuple[Execution, Json]]) -> None:
         """Write executions, given by their ids with their rows; one that has ended is not under way again."""
-        known: dict[str, str] = dict(self._do(connection, _known_executions, self._among(sorted(them))).fetchall())
+        known: dict[str, str] = dict(self._do(connection, _known_executions, self.among(sorted(them))).fetchall())
         written = [one for one, _ in them.values() if known.get(one.id) not in ENDED or one.state not in UNDER_WAY]
         self._insert(connection, "executions", [them[one][1] for one in sorted(one.id for one in written)])
         lost = self._forget_metrics(connection, [one for one in written if one.id in known])
@@ -124,7 +124,7 @@ class Recorder:
         self._insert(connection, "executions", [item_row(item) for item in items])
         for whole in {item.part_of for item in items}:
             if self._do(connection, _some_metric_of_items, {"part_of": whole}).fetchone()[0]:
-                theirs = self._among(item.id for item in items if item.part_of == whole)
+                theirs = self.among(item.id for item in items if item.part_of == whole)
                 self._do(connection, _forget_metrics_of_items, theirs | {"part_of": whole})
         self._insert(
             connection, "metrics", [row for item in items for row in metric_rows(item.run, item.metrics, item)]
@@ -142,8 +142,8 @@ class Recorder:
         changed: set[str] = set()
         for (run, part_of), them in whose.items():
             if part_of is not None:
-                self._do(connection, _forget_metrics_of_items, self._among(them) | {"part_of": part_of})
-            elif self._do(connection, _forget_metrics_of_steps, self._among(them) | {"run": run}).rowcount:
+                self._do(connection, _forget_metrics_of_items, self.among(them) | {"part_of": part_of})
+            elif self._do(connection, _forget_metrics_of_steps, self.among(them) | {"run": run}).rowcount:
                 changed.add(run)
         return changed
 
@@ -154,7 +154,7 @@ class Recorder:
         """
         if not runs:
             return
-        them = self._among(sorted(runs))
+        them = self.among(sorted(runs))
         if self._dialect.name == "postgresql":
             # until the end of the transaction, since what another one adds cannot be seen yet
             self._do(connection, _lock_runs, them).fetchall()
@@ -163,15 +163,15 @@ class Recorder:
 
     # --- statements ---------------------------------------------------------------------------------------------------
 
-    def _among(self, them: Iterable[str]) -> Json:
-        """Return the value of a statement's list (see `_in`)."""
+    def among(self, them: Iterable[str]) -> Json:
+        """Return the value of a statement's list (see `is_among`)."""
         listed = list(them)
         return {"them": msgspec.json.encode(listed).decode() if self._dialect.name == "sqlite" else listed}
 
     def _delete(self, connection: Connection, table: str, runs: Sequence[str]) -> None:
         """Delete the rows of runs."""
         if runs:
-            self._do(connection, _delete, self._among(runs), table)
+            self._do(connection, _delete, self.among(runs), table)
 
     def _insert(self, connection: Connection, table: str, rows: Sequence[Json]) -> None:
         """Insert rows, or replace them."""
@@ -211,8 +211,9 @@ class Recorder:
 
     def _keeping_last(self, dialect: str) -> Any:
         c, kept = t.metrics.c, t.run_metrics.c
-        place = func.row_number().over(partition_by=(c.run, c.name), order_by=(c.time.desc(), c.id.desc()))
-        numbered = select(c.run, c.name, c.value, place.label("place")).where(_in(c.run, dialect), c.part_of.is_(None))
+        numbers = func.row_number().over(partition_by=(c.run, c.name), order_by=(c.time.desc(), c.id.desc()))
+        place = numbers.label("place")
+        numbered = select(c.run, c.name, c.value, place).where(is_among(c.run, dialect), c.part_of.is_(None))
         found = numbered.subquery()
         started = func.coalesce(select(t.runs.c.started).where(t.runs.c.id == found.c.run).scalar_subquery(), text("0"))
         last = select(found.c.run, found.c.name, found.c.value, started).where(found.c.place == text("1"))
@@ -238,8 +239,8 @@ def _only_ends(before: Run, run: Run) -> bool:
     return all(getattr(before, name) == getattr(run, name) for name in _OF_A_BEGIN)
 
 
-def _in(column: ColumnElement[Any], dialect: str) -> ColumnElement[bool]:
-    """Return that a column is in the list `them`, which is one parameter however long it is: see `Recorder._among`."""
+def is_among(column: ColumnElement[Any], dialect: str) -> ColumnElement[bool]:
+    """Return that a column is in the list `them`, which is one parameter however long it is: see `Recorder.among`."""
     them: Any = bindparam("them", type_=Text() if dialect == "sqlite" else ARRAY(Text()))
     if dialect == "sqlite":
         return column.in_(select(func.json_each(them).table_valued("value").c.value))
@@ -248,7 +249,7 @@ def _in(column: ColumnElement[Any], dialect: str) -> ColumnElement[bool]:
 
 def _known_runs(dialect: str) -> Any:
     c = t.runs.c
-    return select(c.record).where(_in(c.id, dialect)).order_by(c.id).with_for_update()
+    return select(c.record).where(is_among(c.id, dialect)).order_by(c.id).with_for_update()
 
 
 def _end_run(_dialect: str) -> Any:
@@ -258,27 +259,27 @@ def _end_run(_dialect: str) -> Any:
 def _keep_started(dialect: str) -> Any:
     c = t.run_metrics.c
     began = select(t.runs.c.started).where(t.runs.c.id == c.run).scalar_subquery()
-    return update(t.run_metrics).where(_in(c.run, dialect)).values(started=began)
+    return update(t.run_metrics).where(is_among(c.run, dialect)).values(started=began)
 
 
 def _known_executions(dialect: str) -> Any:
     c = t.executions.c
-    return select(c.id, c.state).where(_in(c.id, dialect)).order_by(c.id).with_for_update()
+    return select(c.id, c.state).where(is_among(c.id, dialect)).order_by(c.id).with_for_update()
 
 
 def _forget_metrics_of_runs(dialect: str) -> Any:
     c = t.metrics.c
-    return delete(t.metrics).where(_in(c.run, dialect), c.execution.is_(None), c.part_of.is_(None))
+    return delete(t.metrics).where(is_among(c.run, dialect), c.execution.is_(None), c.part_of.is_(None))
 
 
 def _forget_metrics_of_steps(dialect: str) -> Any:
     c = t.metrics.c
-    return delete(t.metrics).where(c.run == bindparam("run"), c.part_of.is_(None), _in(c.execution, dialect))
+    return delete(t.metrics).where(c.run == bindparam("run"), c.part_of.is_(None), is_among(c.execution, dialect))
 
 
 def _forget_metrics_of_items(dialect: str) -> Any:
     c = t.metrics.c
-    return delete(t.metrics).where(c.part_of == bindparam("part_of"), _in(c.execution, dialect))
+    return delete(t.metrics).where(c.part_of == bindparam("part_of"), is_among(c.execution, dialect))
 
 
 def _some_metric_of_items(_dialect: str) -> Any:
@@ -287,7 +288,7 @@ def _some_metric_of_items(_dialect: str) -> Any:
 
 def _delete(dialect: str, name: str) -> Any:
     table = t.metadata.tables[name]
-    return delete(table).where(_in(table.c.run, dialect))
+    return delete(table).where(is_among(table.c.run, dialect))
 
 
 def _lock_runs(_dialect: str) -> Any:

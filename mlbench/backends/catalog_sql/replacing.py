@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from mlbench.backends.catalog_sql.catalog import SqlCatalog
-from mlbench.backends.catalog_sql.opening import REPLACED, REVISIONS, alone, clear_errors, sqlite_file
+from mlbench.backends.catalog_sql.opening import REPLACED, REVISIONS, alone, check_revision, clear_errors, sqlite_file
 from mlbench.backends.catalog_sql.tables import firings
 from mlbench.core.errors import StoreError
 
@@ -41,7 +41,8 @@ def replace_catalog(url: str, fill: Callable[[SqlCatalog], None]) -> bool:
     Raises
     ------
     StoreError
-        If others have the file open, or the disk or the server cannot be written. The old one is then as it was.
+        If others have the file open, if a later version has made it, or if the disk or the server cannot be written.
+        The old one is then as it was.
     """
     file = sqlite_file(url)
     if file is None:
@@ -52,6 +53,8 @@ def replace_catalog(url: str, fill: Callable[[SqlCatalog], None]) -> bool:
     with clear_errors(str(file)):
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with alone(file), _held(file) as old:
+            if old is not None:
+                _refuse_newer(old, file)
             _remove(beside)
             try:
                 new = SqlCatalog(f"sqlite:///{beside}", durable=False)
@@ -87,6 +90,15 @@ def _held(file: Path) -> Iterator[sqlite3.Connection | None]:
                 ) from error
             whole = False
         yield connection if whole else None
+
+
+def _refuse_newer(old: sqlite3.Connection, file: Path) -> None:
+    try:
+        found = old.execute("SELECT version_num FROM alembic_version").fetchone()
+    except sqlite3.DatabaseError:
+        return  # it has no such table: it was never whole
+    if found is not None:
+        check_revision(found[0], str(file))
 
 
 def _take_over(old: sqlite3.Connection, beside: Path) -> bool:

@@ -6,15 +6,17 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from mlbench.core.ports import WrittenItem
+from mlbench.core.queries import Signers
 from mlbench.core.records import ENDED, Execution, Firing, Job, JobVersion, Json, Metric, Run, Snapshot
 from mlbench.runs.lineage import moment
 from mlbench.runs.search import comparable
 from mlbench.runs.wire import compact, encoded, msgspec
 
 __all__ = [
+    "SIGNED",
     "bound_rows",
     "decode",
     "encode",
@@ -26,6 +28,7 @@ __all__ = [
     "read_rows",
     "run_row",
     "searchable",
+    "signs_of",
     "tag_row",
     "to_execution",
     "to_firing",
@@ -33,6 +36,9 @@ __all__ = [
     "to_metric",
     "use_rows",
 ]
+
+SIGNED: Final = '"signature":"'
+"""Where a signature begins in a record's JSON, as it is written; see `mlbench.runs.signing`."""
 
 R = TypeVar("R", Run, Execution, Job, JobVersion, Snapshot)
 
@@ -74,6 +80,17 @@ def execution_row(execution: Execution) -> Json:
         "record": encode(record),
         "messages": msgspec.json.encode(messages).decode() if messages else None,
     }
+
+
+def signs_of(signers: Signers) -> list[str]:
+    """Return how what these keys have signed is known in a record's JSON, without reading it.
+
+    Examples
+    --------
+    >>> signs_of(Signers(keys=frozenset({"a1"})))
+    ['"signature":"a1.']
+    """
+    return [f"{SIGNED}{key}." for key in sorted(signers.keys)]
 
 
 def bound_rows(executions: Iterable[Execution]) -> list[Json]:

@@ -42,7 +42,10 @@ def why(run: str, step: str, as_json: bool) -> None:
         out.print(plain(f"{step} was reused from {_named(earlier)}: nothing had changed that it depends on."))
         return
     compared = f", compared with {_named(earlier)}" if earlier is not None else ""
-    out.print(plain(f"{step} {'is' if state in ('queued', 'running') else 'was'} not reused{compared}:"))
+    verb = "is" if state in ("queued", "running") else "was"
+    fanout = found.execution.fanout
+    some = f" as a whole, though {fanout.reused:,} of its items were" if fanout is not None and fanout.reused else ""
+    out.print(plain(f"{step} {verb} not reused{some}{compared}:"))
     for reason in found.reasons:
         out.print(plain(f"  {reason.text}"))
 
@@ -55,7 +58,7 @@ def why(run: str, step: str, as_json: bool) -> None:
 def resume(run: str, target: str | None, kernel: str | None, as_json: bool) -> int:
     """Run the notebook of the run with the id RUN again, but for the steps that succeeded and are unchanged.
 
-    It is the notebook as it is now, with the parameters of that run.
+    It is the notebook as it is now, with the parameters that that run was given.
     """
     from mlbench.entrypoints.cli.run import run_notebook
     from mlbench.project import Project
@@ -70,8 +73,10 @@ def resume(run: str, target: str | None, kernel: str | None, as_json: bool) -> i
         else:
             console().print(plain(f"Run {short(found.id)} succeeded: there is nothing to resume."))
         return 0
+    # Its defaults may have been put right since; a run without a snapshot was given all that it tells.
+    given = project.catalog.snapshot(found.snapshot).parameters if found.snapshot else found.parameters
     return run_notebook(
-        path, given=found.parameters, target=target, kernel=kernel, resume=found.id, name=found.name, as_json=as_json
+        path, given=given, target=target, kernel=kernel, resume=found.id, name=found.name, as_json=as_json
     )
 
 

@@ -13,9 +13,15 @@ from mlbench.entrypoints.cli.output import console, json_option, plain, print_js
 _cluster_argument = click.argument("cluster", required=False)
 
 
-@click.group(epilog="Example: mlbench cluster show big")
-def cluster() -> None:
-    """See and steer the clusters that steps run on: this machine, configured ones, or a scheduler's address."""
+@click.group(invoke_without_command=True, epilog="Example: mlbench cluster show big")
+@click.pass_context
+def cluster(context: click.Context) -> None:
+    """See and steer the clusters that steps run on: this machine, configured ones, or a scheduler's address.
+
+    Without a command it shows the configuration's default, as `%cluster` does.
+    """
+    if context.invoked_subcommand is None:
+        _answer(_ask("show", None), as_json=False)
 
 
 @cluster.command(epilog="Example: mlbench cluster show tcp://10.0.0.5:8786")
@@ -87,6 +93,9 @@ def _answer(facts: dict[str, Any], as_json: bool) -> None:
     what = {"local": "this machine", "address": "run by somebody else"}.get(facts["kind"], facts.get("factory"))
     state = "running" if facts["running"] else "not running: it starts with the first step"
     click.echo(f"{facts['name']} ({what}): {state}")
+    asked, there = facts.get("asked"), len(facts["workers"])
+    if asked is not None and asked != there:
+        click.echo(f"asked for {asked} {'worker' if asked == 1 else 'workers'}; {there or 'none'} so far")
     for name in ("address", "dashboard"):
         if facts.get(name) and facts[name] != facts["name"]:
             click.echo(f"{name}: {facts[name]}")

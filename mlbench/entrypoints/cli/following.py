@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import queue
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,7 @@ from mlbench.core.ids import ExecutionId, short
 from mlbench.core.messages import Event
 from mlbench.core.records import ENDED, Execution, Json, Run
 from mlbench.entrypoints.cli import output
+from mlbench.runs.key import ITEMS
 from mlbench.runs.picture import MIME as FANOUT
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from mlbench.project import Project
 
 __all__ = ["Printer", "follow", "item_of", "texts"]
+
+_PROGRESS_SECONDS: Final = 2.0
+"""Seconds between two lines that say how far a fan-out is."""
 
 _LOOK_EVERY: Final = 2.0
 """Seconds without news after which the catalog is asked whether the run has ended."""
@@ -55,6 +60,17 @@ class Printer:
         self._last = name
         click.echo(text, nl=False)
         self._open = not text.endswith("\n")
+
+    def show_progress(self, step: str, cell: str | None, picture: Json) -> None:
+        """Print how far a fan-out is: the first line of its picture."""
+        if self._as_json:
+            self.show(step, cell, [picture])
+            return
+        lines = _joined(picture["data"].get("text/plain", "")).splitlines()
+        if lines:
+            self.close()
+            self._last = None  # what is printed next says again whose it is
+            click.echo(output.clean(lines[0]))
 
     def close(self) -> None:
         """End the last line."""
@@ -110,6 +126,7 @@ class _Followed:
         self._client = client
         self._item = item
         self._seen: dict[ExecutionId, int] = {}  # what is shown of an execution: all news up to this number
+        self._told: dict[ExecutionId, float] = {}  # when it was said how far a fan-out is
 
     def until_ended(self) -> int:
         """Print until the end comes; return the exit status."""
@@ -151,7 +168,9 @@ class _Followed:
                 self._catch_up(execution)
             if event.seq > self._seen[execution] and self._item is None:
                 self._seen[execution] = event.seq
-                self._printer.show(event.body["step"], event.body["cell"], _without_pictures(event.body["messages"]))
+                messages = event.body["messages"]
+                self._printer.show(event.body["step"], event.body["cell"], _without_pictures(messages))
+                self._tell_progress(execution, event.body["step"], event.body["cell"], messages)
         elif event.type == "execution" and self._wanted(event.body["execution"]["step"]):
             execution = ExecutionId(event.body["execution"]["id"])
             state = event.body["execution"]["state"]
@@ -170,6 +189,19 @@ class _Followed:
         self._seen[execution] = seq
         messages = record.messages if record.state in ENDED else _without_pictures(record.messages)
         self._printer.show(record.step, record.cell, messages)
+        if record.state not in ENDED:
+            self._tell_progress(execution, record.step, record.cell, record.messages)
+
+    def _tell_progress(self, execution: ExecutionId, step: str, cell: str | None, messages: Sequence[Json]) -> None:
+        """Say now and then how far a fan-out is; its last picture is shown whole when it has ended."""
+        pictures = [one for one in messages if _is_picture(one)]
+        now = time.monotonic()
+        if not pictures or now - self._told.get(execution, float("-inf")) < _PROGRESS_SECONDS:
+            return
+        facts = pictures[-1]["data"][FANOUT]
+        if facts["total"] and facts["counts"]["running"] + facts["states"].count("q"):
+            self._told[execution] = now
+            self._printer.show_progress(step, cell, pictures[-1])
 
     def _ask(self, execution: ExecutionId) -> tuple[Execution, int]:
         if self._client is not None:
@@ -233,7 +265,7 @@ def item_of(project: Project, execution: Execution, number: int, *, over: bool) 
     """
     fanout = execution.fanout
     if fanout is None and (over or execution.state != "queued"):
-        raise NotFound(f"Step {execution.step} has no items: it has no --foreach.")
+        raise NotFound(f"Step {execution.step} has no items: {_why_no_items(execution)}")
     if fanout is not None and fanout.total is not None and number >= fanout.total:
         numbers = f"they are numbered from 0 to {fanout.total - 1:,}" if fanout.total else "it has none"
         raise NotFound(f"Step {execution.step} has no item {number}: {numbers}.")
@@ -243,6 +275,14 @@ def item_of(project: Project, execution: Execution, number: int, *, over: bool) 
     if over:
         raise NotFound(f"Item {number} of step {execution.step} was not run.")
     return None
+
+
+def _why_no_items(execution: Execution) -> str:
+    if execution.state in ("skipped", "cancelled"):
+        return f"it was {execution.state}. {execution.note or ''}".rstrip()
+    if execution.state == "failed" and execution.failure is not None and ITEMS in execution.key_parts:
+        return f"{execution.failure.ename}: {execution.failure.evalue}"
+    return "it has no --foreach."
 
 
 def _is_picture(message: Json) -> bool:

@@ -13,7 +13,8 @@ from mlbench.core.errors import NotFound, UsageError
 from mlbench.core.ids import short
 from mlbench.core.records import ENDED, Execution, Json, Run
 from mlbench.entrypoints.cli import output
-from mlbench.entrypoints.cli.output import console, json_option, plain, print_json
+from mlbench.entrypoints.cli.items import items_table
+from mlbench.entrypoints.cli.output import console, errors, json_option, plain, print_json
 
 if TYPE_CHECKING:
     from mlbench.project import Project
@@ -98,7 +99,10 @@ def show(run: str, target: str | None, as_json: bool) -> None:
         snapshot = project.catalog.snapshot(found.snapshot) if found.snapshot is not None else None
         print_json({"run": found, "executions": executions, "snapshot": snapshot})
         return
-    print_run(found, executions)
+    print_run(project, found, executions)
+    if (summary := items_table(project.catalog, executions)) is not None:
+        console().print()
+        console().print(summary)
     if target is not None:
         console().print(f"\nThe executed notebook is in {target}.", markup=False)
 
@@ -119,23 +123,34 @@ def logs(run: str, step: str | None, follow: bool, item: int | None, as_json: bo
     found = project.catalog.run(run)
     if follow and found.state not in ENDED:
         printer = following.Printer(as_json=as_json, headings=step is None)
-        return following.follow(project, found, step, printer, item=item)
+        status = following.follow(project, found, step, printer, item=item)
+        for execution in project.steps(found.id) if step is not None and item is None and status else ():
+            if execution.step == step and (note := _note(project, execution, printed=True)):
+                errors().print(plain(note))
+        return status
     state, chosen = None, _messages(project, found, step)
     if item is not None:
         record = _item(project, found, step, item)
         state = record.state
         chosen = [{"step": f"{record.step}[{item}]", "cell": record.cell, "messages": list(record.messages)}]
+        notes = {}
+    else:
+        notes = {one.step: _note(project, one, printed=_printed(chosen, one.step)) for one in project.steps(found.id)}
     if as_json and not follow:
         print_json(chosen)
         return 0
     printer = following.Printer(as_json=as_json, headings=len(chosen) > 1)
     for entry in chosen:
+        if note := notes.get(entry["step"]):
+            errors().print(plain(note))
+        elif step is not None and not _printed([entry], entry["step"]):
+            errors().print(plain(f"{entry['step']} has printed nothing."))
         printer.show(entry["step"], entry["cell"], entry["messages"])
         printer.close()
     return int((state or _state(project, found, step)) not in ("succeeded", "reused")) if follow else 0
 
 
-def print_run(run: Run, executions: Sequence[Execution]) -> None:
+def print_run(project: Project, run: Run, executions: Sequence[Execution]) -> None:
     """Print a run's head, its steps and what went wrong."""
     from rich.text import Text
 
@@ -150,7 +165,7 @@ def print_run(run: Run, executions: Sequence[Execution]) -> None:
     out.print(facts)
     if executions:
         out.print()
-        out.print(output.steps_table(executions))
+        out.print(output.steps_table(executions, {one.id: _looked_up(project, one) for one in executions}))
     if (logged := output.artifacts_table(run, executions)) is not None:
         out.print()
         out.print(logged)
@@ -162,6 +177,22 @@ def print_run(run: Run, executions: Sequence[Execution]) -> None:
             click.echo(output.clean(line))
         if run.failure.remedy:
             out.print(plain(run.failure.remedy))
+
+
+def _looked_up(project: Project, execution: Execution) -> str:
+    """Return what an execution does not say itself: which run it was reused from."""
+    origin = _origin(project, execution)
+    return f"from run {short(origin.run)}" if origin is not None else ""
+
+
+def _origin(project: Project, execution: Execution) -> Execution | None:
+    """Return the execution that another was reused from; None if it was not, or if that is gone."""
+    if execution.reused_from is None:
+        return None
+    try:
+        return project.catalog.execution(execution.reused_from)
+    except NotFound:
+        return None
 
 
 def _facts(run: Run) -> Iterator[tuple[str, str]]:
@@ -250,6 +281,28 @@ def _item(project: Project, run: Run, step: str | None, number: int) -> Executio
     return project.catalog.execution(found.id)
 
 
+def _printed_by(project: Project, execution: Execution) -> tuple[Json, ...]:
+    """Return what a step has printed; if the run has only taken it over, what it printed when it ran."""
+    own = project.catalog.execution(execution.id).messages
+    origin = _origin(project, execution) if not own else None
+    return own if origin is None else origin.messages
+
+
+def _printed(chosen: Sequence[Json], step: str | None) -> bool:
+    return any(entry["messages"] for entry in chosen if entry["step"] == step)
+
+
+def _note(project: Project, execution: Execution, *, printed: bool) -> str | None:
+    """Say of a step that did not run in its run why there is nothing of it, or where what it printed is from."""
+    if execution.state == "reused":
+        origin = _origin(project, execution)
+        where = f" from run {short(origin.run)}" if origin is not None else ""
+        return f"{execution.step} was reused{where}, {'which had printed this:' if printed else 'and printed nothing.'}"
+    if execution.state in ("skipped", "cancelled"):
+        return f"{execution.step} was {execution.state}. {execution.note or ''}".rstrip()
+    return None
+
+
 def _messages(project: Project, run: Run, step: str | None) -> list[Json]:
     executions = project.steps(run.id)
     names = list(dict.fromkeys(execution.step for execution in executions))
@@ -261,7 +314,7 @@ def _messages(project: Project, run: Run, step: str | None) -> list[Json]:
         raise NotFound(f"Run {short(run.id)} has no step {step}.", hint)
     if executions:
         return [
-            {"step": each.step, "cell": each.cell, "messages": list(project.catalog.execution(each.id).messages)}
+            {"step": each.step, "cell": each.cell, "messages": list(_printed_by(project, each))}
             for each in executions
             if step is None or each.step == step
         ]

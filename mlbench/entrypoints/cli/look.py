@@ -51,7 +51,7 @@ def check(notebook: str, pairs: tuple[str, ...], kernel: str | None, as_json: bo
     The exit status is 0 if nothing would, 1 if something would, 2 if there is no notebook that could be looked at.
     """
     from mlbench.notebook import diagnostics
-    from mlbench.project.preparation import prepare
+    from mlbench.project.preparation import missing_environments, prepare
 
     prepared = prepare(notebook, given=read_pairs(pairs), kernel=kernel)
     problems: list[Json] = [
@@ -62,7 +62,7 @@ def check(notebook: str, pairs: tuple[str, ...], kernel: str | None, as_json: bo
             "severity": problem.severity,
             "sentence": problem.sentence,
         }
-        for problem in diagnostics.foresee(prepared.nb)
+        for problem in (*diagnostics.foresee(prepared.nb), *missing_environments(prepared))
     ]
     told = {diagnostics.told(problem, prepared.name) for problem in diagnostics.check(prepared.nb)}
     problems += [

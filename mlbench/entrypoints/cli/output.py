@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from mlbench.core.ids import short
+from mlbench.core.ids import ExecutionId
 from mlbench.core.records import Execution, Metric, Run
 from mlbench.runs.wording import MARKS, fanned, took
 
@@ -152,6 +152,10 @@ def ago(moment: int | None, now: int | None = None) -> str:
     return datetime.fromtimestamp(moment / 1e9).astimezone().strftime("%d %b %Y %H:%M")
 
 
+_NAME: Final = 40
+"""Characters of a metric's name that a table shows."""
+
+
 def number(value: float) -> str:
     """Return a metric's value with as many digits as tell something.
 
@@ -163,21 +167,28 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.4g}"
 
 
+def _shortened(name: str) -> str:
+    return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
+
+
 def metrics_text(metrics: Sequence[Metric]) -> str:
     """Return the last value of each metric."""
     last = {metric.name: metric.value for metric in metrics}
-    return "  ".join(f"{clean(name)} {number(value)}" for name, value in last.items())
+    return "  ".join(f"{_shortened(clean(name))} {number(value)}" for name, value in last.items())
 
 
-def steps_table(executions: Sequence[Execution]) -> Table:
-    """Return the steps of a run, one line each; a fan-out is one step."""
+def steps_table(executions: Sequence[Execution], looked_up: Mapping[ExecutionId, str]) -> Table:
+    """Return the steps of a run, one line each; a fan-out is one step.
+
+    `looked_up` is what executions do not say themselves.
+    """
     made = table("step", "state", "time", "what", right=("time",))
     for execution in executions:
         made.add_row(
             plain(execution.step),
             state_text(execution.state),
             duration(execution.started, execution.ended),
-            plain(_what(execution)),
+            plain(_what(execution, looked_up.get(execution.id, ""))),
         )
     return made
 
@@ -196,16 +207,15 @@ def artifacts_table(run: Run, executions: Sequence[Execution]) -> Table | None:
     return made
 
 
-def _what(execution: Execution) -> str:
+def _what(execution: Execution, looked_up: str) -> str:
     """Say the most important of an execution: how far its items are, and what went wrong, or what it logged."""
     said = [fanned(execution.fanout)] if execution.fanout is not None else []
+    said.append(looked_up)
     if execution.failure is not None and execution.state == "failed":
         said.append(f"{execution.failure.ename}: {first_line(execution.failure.evalue)}")
     elif execution.note:
         said.append(execution.note)
     else:
-        if execution.state == "reused" and execution.reused_from is not None:
-            said.append(f"from {short(execution.reused_from)}")
         said.append(metrics_text(execution.metrics))
     if execution.attempts:
         said.append(_attempts(execution))

@@ -196,7 +196,7 @@ def _conclude(outcome: Any, target: str | None, *, as_json: bool) -> int:
     if as_json:
         print_json({"run": run, "executions": executions})
     else:
-        print_run(run, executions)
+        print_run(project, run, executions)
         if run.resumed_from is not None:
             names = ", ".join(one.step for one in executions if one.state == "reused") or "nothing"
             console().print(plain(f"\nReused from run {short(run.resumed_from)}: {names}."))

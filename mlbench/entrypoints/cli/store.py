@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, get_args
 
 import click
 
-from mlbench.core.errors import StoreError
+from mlbench.core.errors import MlbenchError, StoreError
 from mlbench.core.ids import short
 from mlbench.entrypoints.cli import output
 from mlbench.entrypoints.cli.output import console, json_option, plain, print_json
@@ -18,6 +19,9 @@ from mlbench.runs.wording import sized
 if TYPE_CHECKING:
     from mlbench.project import Project
     from mlbench.project.care import Damage, Plan
+
+_HOLDING: Final = 30.0
+"""Seconds in which a service has said what open notebooks need."""
 
 _SHOWN: Final = 20
 """How many runs, and how many users of something damaged, are named before the rest is counted."""
@@ -59,8 +63,8 @@ def verify(other: str | None, as_json: bool) -> int:
 
 def _print_damage(damage: Damage) -> None:
     state = "repaired" if damage.repaired else "damaged"
-    needed = [str(use) for use in damage.needed_by[:_SHOWN]]
-    more = len(damage.needed_by) - len(needed)
+    users = list(dict.fromkeys(map(str, damage.needed_by)))  # a name that is both bound and logged is one to people
+    needed, more = users[:_SHOWN], max(len(users) - _SHOWN, 0)
     console().print(plain(f"{state}  {damage.kind} {damage.name}"))
     console().print(plain(f"  {damage.problem}"))
     for use in needed:
@@ -86,8 +90,8 @@ def _print_damage(damage: Damage) -> None:
 def gc(dry_run: bool, rules: tuple[str, ...], everyone: bool, yes: bool, as_json: bool) -> None:
     """Free what no kept run and no job needs; say first what that is.
 
-    Without a rule, here or in the configuration, all runs are kept. What is younger than a day stays, and so do the
-    runs of others, unless the rules are said to be for everyone.
+    Without a rule, here or in the configuration, all runs are kept. What is younger than a day stays, what open
+    notebooks may load does, and so do the runs of others, unless the rules are said to be for everyone.
     """
     from mlbench.backends.owners import is_alive, user_name
     from mlbench.project import care
@@ -95,6 +99,7 @@ def gc(dry_run: bool, rules: tuple[str, ...], everyone: bool, yes: bool, as_json
     from mlbench.runs.retention import parse_rule
 
     project = _here()
+    _ask_service()
     given = (*find_retention(), *map(parse_rule, rules))
     decided = care.plan(project, given, alive=is_alive, user=None if everyone else user_name())
     if not as_json:
@@ -108,6 +113,17 @@ def gc(dry_run: bool, rules: tuple[str, ...], everyone: bool, yes: bool, as_json
         print_json({**decided.as_json(), "dry_run": dry_run, "freed": freed})
     elif not dry_run and not decided.is_empty:
         click.echo(f"Freed {sized(freed)}.")
+
+
+def _ask_service() -> None:
+    """Have this user's service say what open notebooks need, which it does now and then: not while a machine sleeps."""
+    from mlbench.backends.service_socket import connect
+
+    try:
+        with connect(role="cli", start=False) as client:
+            client.request("hold", {}, timeout=_HOLDING)
+    except MlbenchError:  # there is none, or an older one: then nobody holds what is older than a day
+        return
 
 
 def _print_plan(decided: Plan) -> None:
@@ -128,6 +144,9 @@ def _print_plan(decided: Plan) -> None:
         click.echo(f"To free: {what}; {sized(decided.bytes)}.")
     if decided.reused:
         click.echo(f"Kept because runs that stay have reused their steps: {_counted(len(decided.reused), 'run')}.")
+    if decided.held:
+        who = "Kept because an open notebook, or who reuses their steps, needs them"
+        click.echo(f"{who}: {_counted(len(decided.held), 'run')}.")
     if decided.young:
         click.echo(f"Not needed but too young to be freed: {sized(decided.young)}.")
     for run in sorted(decided.under_way, key=lambda run: run.started)[:1]:
@@ -171,13 +190,16 @@ def copy(source: str, target: str, as_json: bool) -> int:
     Each is a directory or a URL, such as s3://bucket/folder. A copy that broke off goes on where it ended. All is
     checked on the way; the exit status is 1 if anything is damaged.
     """
-    from mlbench.backends.blobs import canonical
+    from mlbench.backends.blobs import canonical, is_url
     from mlbench.project import Project, find_store
     from mlbench.project.copying import copy as copied
 
     origin, destination = _existing(source), find_store(store=target)
     if canonical(origin.location.place) == canonical(destination.place):
         raise StoreError(f"{source} and {target} are one store.", "Name another one to copy to.")
+    places = [Path(one.place) for one in (destination, origin.location) if not is_url(one.place)]
+    if len(places) > 1 and places[0].resolve().is_relative_to(places[1].resolve()):
+        raise StoreError(f"{target} lies inside the store {source}.", "Name a directory outside it to copy to.")
     done = copied(origin, Project(destination))
     if as_json:
         print_json(done)

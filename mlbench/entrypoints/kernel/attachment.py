@@ -37,10 +37,20 @@ class Attachment:
         Returns what names the store in a request.
     connect
         Finds or starts the service; called at the first step.
+    say
+        Shows a sentence under the running cell.
     """
 
-    def __init__(self, front: Front, store: Callable[[], Json], news: News, connect: Connect | None) -> None:
+    def __init__(
+        self,
+        front: Front,
+        store: Callable[[], Json],
+        news: News,
+        connect: Connect | None,
+        say: Callable[[str], None],
+    ) -> None:
         self._front = front
+        self._say = say
         self._store = store
         self._news = news
         self._connect = connect or _connect
@@ -63,9 +73,9 @@ class Attachment:
             self._service = self._connect()
             self._service.on_event(self._news.on_event)
             self._service.on_connected(self._attach_again)
-            self._service.request("attach", hello)
+            self._attach(self._service, hello)
         elif hello != self._hello:
-            self._service.request("attach", hello)
+            self._attach(self._service, hello)
         self._hello = hello
         return self._service
 
@@ -76,11 +86,17 @@ class Attachment:
         if service is not None:
             service.close()
 
+    def _attach(self, service: Service, hello: KernelHello) -> None:
+        answer = service.request("attach", hello)
+        if note := (answer or {}).get("note"):
+            self._say(note)
+
     def _attach_again(self, client: Service) -> None:
         assert self._hello is not None  # it has attached before
         client.request("attach", replace(self._hello, again=True))
 
     def _present(self) -> KernelHello:
+        from mlbench.project.signing import keys_folder, own_keys
         from mlbench.runs.surroundings import preloadable
 
         front, store = self._front, self._store()
@@ -93,6 +109,8 @@ class Attachment:
             run=front.engine_run(),
             kind=front.kind(),
             notebook_id=front.notebook_id(),
+            keys=own_keys(),
+            keys_folder=str(keys_folder()),
         )
 
 

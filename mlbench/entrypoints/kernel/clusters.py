@@ -208,7 +208,10 @@ def describe(facts: Json) -> str:
             f"{resource}={_amount(resource, value)}" for resource, value in sorted(one["resources"].items())
         )
         rows.append((one["address"], str(one["threads"]), memory, had, ", ".join(one["steps"])))
-    if len(rows) == 1:
+    asked, there = facts.get("asked"), len(rows) - 1
+    if asked is not None and asked != there:
+        lines.append(f"It was asked for {asked} {'worker' if asked == 1 else 'workers'}; {there or 'none'} so far.")
+    if not there:
         lines.append("It has no worker yet: steps wait for one.")
     else:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

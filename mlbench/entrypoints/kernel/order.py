@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from mlbench.core.errors import UsageError
 from mlbench.core.ids import ExecutionId
 from mlbench.core.messages import StepOptions
+from mlbench.core.records import Json
 from mlbench.entrypoints.kernel.pending import is_placeholder
 from mlbench.entrypoints.kernel.submission import Track
 from mlbench.notebook.cell import CellNames
 
 __all__ = ["Order"]
+
+_FOR_EFFECTS: Final = (
+    "the step is run for its effects, so it waits for the steps above it; with `--after none` it would not"
+)
 
 
 class Order:
@@ -54,7 +59,7 @@ class Order:
 
     def place(self, step: str) -> int:
         """Return a step's place in the order in which steps were first run, from 0; the next one for a new step."""
-        return self._places.get(step, len(self._places))
+        return self._places.get(step, max(self._places.values(), default=-1) + 1)
 
     def former(self, step: str, cell: str | None) -> Track | None:
         """Return the last execution of a cell, or of a step of this name."""
@@ -84,11 +89,24 @@ class Order:
             place = self.place(step)
             for one in self.steps.values():
                 if self._places[one.step] < place:
-                    waits[one.execution] = "the step is run for its effects, so it waits for the steps above it"
+                    waits[one.execution] = _FOR_EFFECTS
         for path, writer in self.writers_of(names.names_paths):
             if writer.step != step:
                 waits.setdefault(writer.execution, f"it names {path}, which {writer.step} writes")
         return waits
+
+    def vacate(self, cell: str | None, step: str, request: Json) -> None:
+        """Forget the step that a cell was, if it is another one now: that takes its place in the order.
+
+        A cell that makes several steps in one request is each of them.
+        """
+        held = self._by_cell.get(cell) if cell is not None else None
+        if held is None or held.step == step or held.parent == request or self.steps.get(held.step) is not held:
+            return
+        del self.steps[held.step]
+        del self._reasons[held.step]
+        self._places.setdefault(step, self._places.pop(held.step))
+        self._writers = {path: track for path, track in self._writers.items() if track is not held}
 
     def writes_under_way(self) -> bool:
         """Say whether a step that writes files is under way."""

@@ -18,7 +18,7 @@ from mlbench.entrypoints.kernel.sources import imports_of, modules_of, user_key,
 from mlbench.notebook.cell import CellNames, analyse
 from mlbench.notebook.evidence import resolve_text
 from mlbench.runs import key
-from mlbench.runs.reach import reach
+from mlbench.runs.reach import reach, submodules
 from mlbench.runs.surroundings import settings_that_differ
 
 __all__ = ["Parts", "cell_key", "parts_of"]
@@ -79,7 +79,8 @@ def parts_of(
             parts[f"value {name}"] = fingerprint.of(value)
         except Exception:  # noqa: BLE001  a stranger's reducer may raise anything; without a key nothing is reused
             return Parts(parts | {key.UNKNOWN: f"{name} is a {type(value).__name__}, which can't be compared"})
-    modules = modules_of(fingerprint.modules | imports_of(source), [surroundings.folder, *surroundings.path])
+    below = submodules(fingerprint.modules, fingerprint.attributes | names.attributes)
+    modules = modules_of(fingerprint.modules | below | imports_of(source), [surroundings.folder, *surroundings.path])
     parts |= {f"module {name}": digest for name, digest in modules.local.items()}
     parts |= {f"package {name}": version_of(name) for name in modules.packages}
     secret = user_key(store)

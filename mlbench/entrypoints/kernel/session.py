@@ -78,7 +78,7 @@ class Session:
         self.before_context: Any = None
         self.settings = MLBench(parent=shell)
         self.clusters = Clusters(self.front.notebook, self.service, self.storage.put)
-        self.attachment = Attachment(self.front, self.storage.named, self.news, connect)
+        self.attachment = Attachment(self.front, self.storage.named, self.news, connect, self._say)
         self._sources: dict[str, str] = {}  # each cell as it was run last, in the order of these runs
         self._parameter_names: tuple[str, ...] = ()
         self._new_run = False
@@ -183,6 +183,7 @@ class Session:
                 f"Step {step} has `from {names.stars[0]} import *`, so its names can't be known.",
                 "Put that line into a plain cell, or import the names that the step uses.",
             )
+        self.order.vacate(self.front.cell_id(), step, self.front.request())
         if options.here:
             from mlbench.entrypoints.kernel.here import run_here
 

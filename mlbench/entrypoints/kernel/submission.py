@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from mlbench.core.errors import UsageError
 from mlbench.core.ids import ExecutionId
 from mlbench.core.messages import StepOptions
 from mlbench.core.records import Execution, Json
@@ -16,7 +15,7 @@ from mlbench.entrypoints.kernel.names import Held, Names, Provided, Source
 from mlbench.entrypoints.kernel.pending import is_placeholder
 from mlbench.notebook.cell import CellNames
 from mlbench.runs import capture
-from mlbench.runs.reach import reach
+from mlbench.runs.reach import reach, submodules
 
 __all__ = ["Inputs", "Track", "defs_of", "find_inputs", "needs_of", "origin_of", "requirements_of", "without_modules"]
 
@@ -70,25 +69,15 @@ class Inputs:
 
 def defs_of(step: str, names: CellNames, options: StepOptions) -> tuple[frozenset[str], frozenset[str], dict[str, str]]:
     """Return the names to store, those that are stored only if somebody reads them, and why others are not."""
-    bound = (names.binds | names.maybe | names.changes) - _HISTORY
+    from mlbench.notebook.foreach import bound_of  # loaded with the first step
+
+    bound = bound_of(step, names, options) - _HISTORY
     if options.outputs is not None:
-        unknown = sorted(set(options.outputs) - bound)
-        if unknown:
-            raise UsageError(
-                f"--outputs names {unknown[0]}, which step {step} does not bind.",
-                f"It binds {', '.join(sorted(bound)) or 'nothing'}.",
-            )
         wanted = frozenset(options.outputs)
         return (
             wanted,
             frozenset(),
             {name: f"Step {step} was run with --outputs, which leaves {name} out." for name in bound - wanted},
-        )
-    unknown = sorted(set(options.no_store) - bound)
-    if unknown:
-        raise UsageError(
-            f"--no-store names {unknown[0]}, which step {step} does not bind.",
-            f"It binds {', '.join(sorted(bound)) or 'nothing'}.",
         )
     left_out = frozenset(options.no_store)
     quiet = frozenset(name for name in bound - left_out if name.startswith("_"))
@@ -168,7 +157,15 @@ def find_inputs(
             todo |= reach({name}, space, inert=is_placeholder) - set(before)
     named = {name: value for name, value in held.items() if name in wanted or namespace.get(name) is not value}
     named |= _history(names.history, namespace)
-    packed = capture.make(named, namespace, values=named, without={*edges, *items}, keep=keep)
+    packages = [value.__name__ for value in held.values() if isinstance(value, types.ModuleType)]
+    packed = capture.make(
+        named,
+        namespace,
+        values=named,
+        without={*edges, *items},
+        modules=submodules(packages, names.attributes),
+        keep=keep,
+    )
     for name in defs:
         if name not in before:
             before[name] = origin(name)

@@ -34,13 +34,15 @@ class LineageOfArtifact(Handler):
         up, down = way != "down", way != "up"
         path = self.get_query_argument("notebook", None)
         execution, name = (self.get_query_argument(word, None) for word in ("execution", "name"))
-        if execution is None and name is None:
+        if execution is not None and not is_id(execution):
+            raise UsageError("execution is the id of one.")
+        if name is None:
             project, _ = self.stores.find(lambda project: values_of(project.catalog, Digest(digest)), path)
-            return lineage(project, digest, up=up, down=down)
-        if execution is None or name is None or not is_id(execution):
-            raise UsageError("A value is named by the id of its execution and by its name, both.")
+            return lineage(project, digest, execution=execution, up=up, down=down)
+        if execution is None:
+            raise UsageError("A value that is named by its name is named by the id of its execution too.")
         project, found = self.stores.find(lambda project: project.catalog.execution(execution), path)
-        answer = lineage_of(project, found, name, up=up, down=down)
+        answer = lineage_of(project, found, name, digest=Digest(digest), up=up, down=down)
         if answer.values[0].digest != digest:
             raise NotFound(f"The execution bound {name} to another artifact.")
         return answer

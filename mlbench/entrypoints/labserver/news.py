@@ -179,8 +179,8 @@ class Newsroom:
             return
         if versions == self._versions or time.monotonic() - self._last_event < LOOK_EVERY:
             return
-        if self._versions:
-            self._say(News(type="changed"))
+        # Also at the first look: what was written between a page's first question and this look, nobody else tells.
+        self._say(News(type="changed"))
         self._versions = versions
 
     def _read_versions(self) -> dict[str, int]:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from jupyter_server.auth.decorator import authorized
 from tornado import web
 
-from mlbench.core.errors import NotFound, UsageError
+from mlbench.core.errors import MlbenchError, NotFound, UsageError
 from mlbench.core.ids import is_id
 from mlbench.core.records import ENDED, UNDER_WAY, Execution, Json, Metric, Run, Snapshot
 from mlbench.entrypoints.labserver import schema
 from mlbench.entrypoints.labserver.door import Handler
+from mlbench.notebook.parameters import defaults
 from mlbench.project import Project
 from mlbench.project.comparison import run_before
 from mlbench.project.identity import is_own
+from mlbench.project.preparation import declared
 from mlbench.project.reuse import resume_apart
 from mlbench.runs.search import completions, parse, parse_sort, read_place, write_place
 from mlbench.runs.wire import msgspec
@@ -212,7 +215,10 @@ def _edges(executions: list[Execution]) -> list[schema.StepEdge]:
 
 
 def _changed_parameters(project: Project, run: Run, page: Sequence[Run]) -> list[str]:
-    """Name the parameters that the run before had otherwise; it may follow on a page that has all runs in order."""
+    """Name the parameters that the run before had otherwise, or for want of one the notebook.
+
+    The run before may follow on a page that has all runs in order.
+    """
     if not run.parameters:
         return []
     older = iter(page)
@@ -222,7 +228,20 @@ def _changed_parameters(project: Project, run: Run, page: Sequence[Run]) -> list
         then = (before or run_before(project, run)).parameters
     except NotFound:
         then = {}
+    if not run.parameters.keys() <= then.keys():
+        then = _defaults(project, run) | then
     return [name for name, value in run.parameters.items() if name not in then or then[name] != value]
+
+
+def _defaults(project: Project, run: Run) -> Json:
+    """Return the values that a run's notebook gave its parameters itself."""
+    snapshot = _snapshot(project, run)
+    if snapshot is None:
+        return {}
+    try:
+        return defaults(declared(json.loads(project.blobs.get(snapshot.notebook))))
+    except (MlbenchError, ValueError):
+        return {}  # the notebook is damaged, or gone from the store: the run is listed all the same
 
 
 def _snapshot(project: Project, run: Run) -> Snapshot | None:

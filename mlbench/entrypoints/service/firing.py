@@ -25,7 +25,7 @@ from mlbench.backends.owners import end_processes_of, is_alive, owner_of_this_pr
 from mlbench.core.errors import MlbenchError
 from mlbench.core.ids import RunId, new_id
 from mlbench.core.ports import Clock
-from mlbench.core.records import ENDED, Failure, Firing, Job, Reason, Run
+from mlbench.core.records import ENDED, Failure, Firing, Job, Json, Reason, Run
 from mlbench.delivery import policies, schedule
 
 if TYPE_CHECKING:
@@ -298,11 +298,24 @@ class Scheduler:
             name=job.name,
             notebook_id=job.notebook_id,
             snapshot=job.version.snapshot,
-            parameters=job.version.parameters,
+            parameters=self._parameters(job),
             job=job.id,
             job_version=job.version.number,
             due=firing.due,
         )
+
+    def _parameters(self, job: Job) -> Json:
+        """Return the values that a job's run would have had, its notebook's defaults among them."""
+        from mlbench.notebook.parameters import defaults
+        from mlbench.project.preparation import declared
+        from mlbench.runs.wire import msgspec
+
+        try:
+            kept = self.project.blobs.get(self.project.catalog.snapshot(job.version.snapshot).notebook)
+            own = defaults(declared(msgspec.json.decode(kept)))
+        except (MlbenchError, msgspec.DecodeError):  # its end is recorded also where the store is damaged
+            own = {}
+        return own | job.version.parameters
 
     # --- one firing ----------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from mlbench.core.records import ENDED, UNDER_WAY, Execution, Failure, Run
 from mlbench.entrypoints.service.ledger import Ledger
 from mlbench.entrypoints.service.sessions import Session, read_notebook
 from mlbench.notebook.document import notebook_id
+from mlbench.project import signing
 from mlbench.runs.series import last_of_each_step
 from mlbench.runs.wire import msgspec
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Recollection"]
 
+RUNS_MET: Final = 500
 RUNS_BACK: Final = 10
 """Runs of a notebook that are looked at for its steps' last executions."""
 
@@ -44,6 +46,16 @@ class Recollection:
             return [one for one in found if one.state in ENDED]
 
         return await self._ledger.ask(look)
+
+    def meet(self, kernels: Collection[str], more: Collection[RunId]) -> None:
+        """Say of all runs of kernels, and of some more, that they are needed."""
+        found, catalog = set(more), self._project.catalog
+        for kernel in kernels:
+            before: tuple[int, str] | None = None
+            while page := catalog.runs(kernel=kernel, limit=RUNS_MET, before=before):
+                found |= {run.id for run in page}
+                before = page[-1].started, page[-1].id
+        catalog.meet_runs(sorted(found), time.time_ns())
 
     async def owed(self, session: Session) -> list[tuple[str, Execution]]:
         """Return the last executions of a notebook's steps of whose success no kernel has heard, with their kernels."""
@@ -91,7 +103,7 @@ class Recollection:
 
     def _end(self, record: Execution) -> Execution:
         """Return the end that a lost execution has in the records, or say that it is lost."""
-        written = self._project.blobs.find_record("execution", record.id)
+        written = signing.own_end(record.id, self._project.blobs.find_record("execution", record.id))
         if written is not None and written.get("state") in ENDED and written.get("attempt", 1) >= record.attempt:
             return msgspec.convert(written, Execution)
         failure = Failure(

@@ -88,10 +88,11 @@ class Reuse:
         keys = await asyncio.to_thread(item_keys, key, spread)
         if look is None:
             return keys, {}
+        user_of = lru_cache(maxsize=None)(self._user_of)
         known: dict[str, Execution] = {}
         for begin in range(0, len(keys), ITEMS_ASKED):
             some = keys[begin : begin + ITEMS_ASKED]
-            known |= await self._ledger.ask(partial(self._project.catalog.by_keys, some))
+            known |= await self._ledger.ask(partial(self._vouched_items, some, user_of))
         return keys, await asyncio.to_thread(self._items_that_hold, keys, known, look, states)
 
     def refused(self, task: StepTask, record: Execution) -> Execution | None:
@@ -117,7 +118,25 @@ class Reuse:
             own = catalog.executions(look.resume)
             found = [one for one in own if one.key == key and one.state in ("succeeded", "reused")]
         if look.others:
-            found += catalog.candidates(key, limit=CANDIDATES)
+            found += catalog.candidates(key, signers=signing.signers(), limit=CANDIDATES)
+        return found
+
+    def _vouched_items(self, keys: Sequence[str], user_of: Callable[[RunId], str | None]) -> dict[str, Execution]:
+        """Return by key the newest execution whose values may run code as this user.
+
+        Of nearly all keys that is the first that the catalog offers, which looks for signatures and does not check
+        them; only where it is none, some more are looked at.
+        """
+        catalog, signers = self._project.catalog, signing.signers()
+        found: dict[str, Execution] = {}
+        for limit in (1, CANDIDATES):
+            asked = [key for key in keys if key not in found]
+            offered = catalog.by_keys(asked, signers=signers, limit=limit) if asked else {}
+            for key, them in offered.items():
+                ours = next((ours for one in them if (ours := self._vouched(one, user_of)) is not None), None)
+                if ours is not None:
+                    found[key] = ours
+            keys = list(offered)
         return found
 
     def _holds(self, look: Look, states: RandomState | None, found: Execution) -> bool:
@@ -135,8 +154,6 @@ class Reuse:
         look: Look,
         states: RandomState | None,
     ) -> dict[int, Execution]:
-        user_of = lru_cache(maxsize=None)(self._user_of)
-        known = {key: ours for key, one in known.items() if (ours := self._vouched(one, user_of)) is not None}
         changed = lru_cache(maxsize=None)(has_changed)
         folder_of = lru_cache(maxsize=None)(self._folder_of)
         found: dict[int, Execution] = {}
@@ -221,23 +238,17 @@ class Reuse:
         except (MlbenchError, OSError):
             return False
 
-    def _meet(self, found: Execution) -> tuple[Execution, Run | None] | None:
+    def _meet(self, found: Execution) -> tuple[Execution, Run] | None:
         """Return the execution that ran, of which others took what it made, with its messages and its run.
 
-        Its run is not forgotten from now on, since a record will name it; `None` if it has been meanwhile.
+        Its run is not forgotten from now on, since a record will name it; `None` if it has been meanwhile, or is being
+        forgotten: its own row goes first.
         """
         catalog = self._project.catalog
         for identifier in filter(None, (found.reused_from, found.id)):
             named = catalog.executions_named([identifier])
-            catalog.meet_runs([one.run for one in named.values()], time.time_ns())
-            try:
-                full = catalog.execution(identifier)  # whoever forgets it has done so, or leaves it
-            except NotFound:
-                continue
-            try:
-                return full, catalog.run(full.run)
-            except NotFound:
-                return full, None
+            for run in catalog.meet_runs([one.run for one in named.values()], time.time_ns()):
+                return catalog.execution(identifier), catalog.run(run)
         return None
 
     def _items_met(self, found: Mapping[int, Execution]) -> dict[int, Execution]:
@@ -254,21 +265,18 @@ class Reuse:
         }
 
 
-def described(run: Run | None, origin: Execution) -> str:
+def described(run: Run, origin: Execution) -> str:
     """Say, in a line under a step's cell, from where it was reused.
 
     Examples
     --------
     >>> from mlbench.core.ids import ExecutionId, RunId
-    >>> origin = Execution(id=ExecutionId("a"), run=RunId("3f2a6gqx"), step="load", state="succeeded")
-    >>> described(None, origin)
+    >>> run = Run(id=RunId("3f2a6gqx"), kind="job", state="succeeded", name="n", started=86_400 * 10**9)
+    >>> described(run, Execution(id=ExecutionId("a"), run=run.id, step="load", state="succeeded"))[:16]
     'reused from 3f2a'
     """
-    which = f"reused from {short(origin.run)}"
-    if run is None:
-        return which
     moment = time.localtime(run.started / 1e9)
-    return f"{which} (run {moment.tm_mday} {time.strftime('%b %H:%M', moment)})"
+    return f"reused from {short(origin.run)} (run {moment.tm_mday} {time.strftime('%b %H:%M', moment)})"
 
 
 def _signed(binding: Binding, signer: Signer | None) -> Binding:

@@ -54,6 +54,9 @@ ENGINE_PATIENCE: Final = 3.0
 TOUCH_EVERY: Final = 6 * 3600
 """Seconds between two touches of the files in the runtime folder."""
 
+HOLD_EVERY: Final = 600
+"""Seconds after which it is said again what open notebooks need, where that was said more than an hour ago."""
+
 SWEEP_EVERY: Final = 3600
 """Seconds between two searches for what killed processes have left behind."""
 
@@ -128,6 +131,7 @@ class Service:
         self._spawn(self._watch())
         self._spawn(self._keep_files())
         self._spawn(self._sweep())
+        self._spawn(self._hold())
         await self._stop.wait()
         logger.info("Ending: %s", self._farewell)
         server.close()
@@ -150,6 +154,12 @@ class Service:
             except OSError as error:
                 logger.warning("The temporary folder cannot be looked through: %s", error)
             await asyncio.sleep(SWEEP_EVERY)
+
+    async def _hold(self) -> None:
+        """Say now and then what open notebooks need. A machine that slept is late by that much, when it wakes."""
+        while True:
+            await asyncio.sleep(HOLD_EVERY)
+            await self.op_hold(None, {})
 
     async def _keep_files(self) -> None:
         """Touch the door's files now and then: what clears a temporary folder takes untouched ones for forgotten."""
@@ -475,6 +485,15 @@ class Service:
         self._farewell = f"mlbench {body.get('version', 'of a newer version')} has taken over."
         self._stir()
         return {"under_way": len(self._under_way())}
+
+    async def op_hold(self, peer: Peer | None, body: Json) -> Json:
+        del peer, body
+        for path, store in list(self._stores.items()):
+            try:
+                await store.hold()
+            except Exception:
+                logger.exception("What open notebooks need of %s could not be said", path)
+        return {}
 
     async def op_jobs_changed(self, peer: Peer, body: Json) -> Json:
         store = await self._store_of(peer, body)

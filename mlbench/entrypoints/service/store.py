@@ -167,7 +167,8 @@ class OpenStore:
             session.attach(hello, pid)
         self._forget_the_gone()
         known = [self._shown(record) for record in self.plan.of_kernel(hello.kernel)]
-        return session, {"run": session.run, "executions": known}
+        note = await asyncio.to_thread(signing.what_differs, hello.keys, hello.keys_folder)
+        return session, {"run": session.run, "executions": known, **({"note": note} if note is not None else {})}
 
     async def _take_up_owed(self, session: Session) -> None:
         """Hold ready, for a kernel that has not been here in this life, what ended while no kernel was there."""
@@ -177,6 +178,16 @@ class OpenStore:
                 self.tell(plans.Recalled(at=at, record=record, kernel=kernel, notebook=session.kin, owed=True))
         if hello.again:
             self.tell(plans.Returned(at=at, kernel=hello.kernel))
+
+    async def hold(self) -> None:
+        """Say that the runs of attached kernels are needed: what a name stands for is loaded when it is first used.
+
+        Otherwise a rule that keeps runs for some days would take away what an open notebook was made of a week ago.
+        """
+        kernels = {kernel for kernel, session in self.sessions.items() if session.attached}
+        if kernels:
+            runs = {node.record.run for node in self.plan.nodes.values() if node.kernel in kernels}
+            await self.ledger.ask(partial(self._recollection.meet, kernels, runs))
 
     def catch_up(self, session: Session) -> None:
         """Tell a kernel that has just attached what became of its steps while it could not hear of it."""

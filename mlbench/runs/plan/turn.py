@@ -307,7 +307,7 @@ class _Turn:
         parents = [self.plan.nodes[parent] for parent in node.parents if parent in self.plan.nodes]
         for parent in parents:
             if parent.phase == "ended" and parent.record.state not in SUCCEEDED:
-                because = _because(parent.record)
+                because = _because(parent.record, node)
                 self._end(node, replace(node.record, state="skipped", ended=at, note=because), own=True)
                 return True
         if node.interrupted or node.delayed or any(parent.phase != "ended" for parent in parents):
@@ -610,6 +610,9 @@ def _listed(names: Collection[str]) -> str:
     return " and ".join(sorted(names))
 
 
-def _because(parent: Execution) -> str:
+def _because(parent: Execution, child: Node) -> str:
+    """Say why a step is skipped, and why it waits for another if none of the names that it reads shows that."""
     verbs = {"failed": "failed", "cancelled": "was cancelled", "skipped": "was skipped"}
-    return f"Step {parent.step} {verbs.get(parent.state, parent.state)}."
+    said = f"Step {parent.step} {verbs.get(parent.state, parent.state)}"
+    why = None if parent.id in child.edges.values() else child.waits_for.get(parent.id)
+    return f"{said}. Step {child.record.step} waits for it: {why}." if why else f"{said}."

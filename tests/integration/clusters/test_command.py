@@ -25,7 +25,7 @@ def test_clusters_are_shown_started_scaled_and_stopped(
     service: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run("show") == "local (this machine): not running: it starts with the first step\n"
+    assert run("show") == run() == "local (this machine): not running: it starts with the first step\n"
     with elsewhere(tmp_path / "there") as place:
         (tmp_path / "mlbench.toml").write_text(
             f'cluster = "there"\n[clusters.there]\naddress = "{place.address}"\n'
@@ -37,6 +37,7 @@ def test_clusters_are_shown_started_scaled_and_stopped(
         assert (facts["name"], facts["running"], len(facts["workers"])) == ("there", True, 1)
         assert run("stop").startswith("there (run by somebody else): not running")
         assert "made (distributed.LocalCluster): running" in run("start", "made")
+        assert "asked for 20 workers; " in run("scale", "20", "made")
         run("scale", "0", "made")
         assert run("stop", "made").startswith("made (distributed.LocalCluster): not running")
         assert place.processes[1].poll() is None  # somebody else's goes on

@@ -96,8 +96,9 @@ def test_steps_shows_a_fan_out_and_what_waits_for_it(page: Any) -> None:
     assert "<script" not in data["text/html"]
 
 
-def test_an_item_is_printed_by_the_command_line(place: Any, page: Any) -> None:
-    page.run("%%step say --foreach x in ['a', 'b']\nprint('item', x)\nheard = x\n")
+def test_an_item_and_what_all_came_to_are_printed_by_the_command_line(place: Any, page: Any) -> None:
+    body = "print('item', x)\nheard = x\nmlbench.log(size=2.5 + 2 * (x == 'b'))\n"
+    page.run(f"%%step say --foreach x in ['a', 'b']\n{body}")
     assert page.value("heard") == "['a', 'b']"
     run = page.value("print(list(mlbench.runs(limit=1)['id'])[0])").strip()
     command = [sys.executable, "-c", "from mlbench.entrypoints.cli import main; main()"]
@@ -110,9 +111,15 @@ def test_an_item_is_printed_by_the_command_line(place: Any, page: Any) -> None:
         check=False,
     )
     assert (said.returncode, said.stdout) == (0, "item b\n"), said.stderr
+    shown = subprocess.run(
+        [*command, "show", run], env=page.environment, capture_output=True, text=True, timeout=60, check=False
+    ).stdout
+    metric, seconds = (line.split() for line in shown.splitlines() if line.startswith("say ") and "done" not in line)
+    assert metric == ["say", "size", "2", "3.5", "2.5", "(x=a)", "4.5", "(x=b)"]
+    assert seconds[:3] == ["say", "time", "2"]
 
 
-def test_a_fan_out_is_followed_to_its_end_and_its_picture_shown_once(place: Any, page: Any) -> None:
+def test_a_fan_out_is_followed_from_its_first_item_on_and_its_picture_shown_once(place: Any, page: Any) -> None:
     gate = place.folder / "gate"
     page.run(f"import time\nfrom pathlib import Path\ngate = Path({str(gate)!r})")
     body = "print('wait')\nwhile not gate.exists():\n    time.sleep(0.01)\nwaited = x\n"
@@ -124,11 +131,14 @@ def test_a_fan_out_is_followed_to_its_end_and_its_picture_shown_once(place: Any,
             deadline = time.monotonic() + 60
             while not [one for one in client.request("status")["clients"] if one["role"] == "cli"][1:]:
                 assert time.monotonic() < deadline
+        assert following.stdout is not None
+        first = following.stdout.readline()  # before any item has ended: the gate is shut
         gate.touch()
         said, _ = following.communicate(timeout=60)
     assert following.returncode == 0
-    assert [line for line in said.splitlines() if line.startswith("fan: ")] == [said.splitlines()[0]]
-    assert said.startswith("fan: 3 items")
+    assert first.startswith("fan: 0 of 3")
+    lines = [line for line in said.splitlines() if line.startswith("fan: ") and " of 3" not in line]
+    assert [line[:12] for line in lines] == ["fan: 3 items"]
 
 
 @pytest.mark.parametrize("option", ["--cache", "--no-cache"])

@@ -223,6 +223,21 @@ def test_what_cannot_be_stored_fails_no_step_and_says_so_when_read(page: Any) ->
         assert len(answer.reply["traceback"]) == 1, answer.reply["traceback"]
 
 
+def test_a_step_reads_a_module_below_a_package_that_a_plain_cell_has_imported(page: Any, place: Any) -> None:
+    package = place.folder / "trappackage"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "inner.py").write_text("x = 1\n")
+    page.run("import xml.etree.ElementTree, trappackage.inner")
+    page.run("%%step deep\ntag = xml.etree.ElementTree.fromstring('<a/>').tag, trappackage.inner.x")
+    assert page.value("tag") == "('a', 1)"
+    page.run(
+        "%%step deepitems --foreach text in [xml.etree.ElementTree.fromstring('<b/>').tag, 'c']\n"
+        "tags = xml.etree.ElementTree.fromstring(f'<{text}/>').tag"
+    )
+    assert page.value("tags") == "['b', 'c']"
+
+
 def test_modules_that_a_step_imports_are_modules_in_the_kernel(page: Any) -> None:
     page.run(
         "%%step imports\nimport json as js\nfrom collections import Counter\nimport os.path\ncount = Counter('aab')\n"

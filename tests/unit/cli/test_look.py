@@ -136,6 +136,31 @@ def test_all_that_would_fail_is_told_with_its_cell_and_once(tmp_path: Path, caps
     assert out.splitlines()[-1] == "work.ipynb: 6 things would fail."
 
 
+def test_what_the_kernel_would_refuse_at_once_fails_the_check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(
+        tmp_path,
+        "%load_ext mlbench\nimport asyncio\nawait asyncio.sleep(0)",
+        "%%step early\nx = 1\nreturn x",
+        "%%step few --outputs nope\na = 1",
+        "%%step less --no-store nope\nb = 1",
+        "%%step apart --env nope\nc = 1",
+        "%%step all --foreach n in range(2) --outputs d\n%time d = n",
+    )
+    status, out, _ = call(capsys, "check", path)
+    assert status == 1
+    assert [line.removeprefix("✗ ") for line in out.splitlines() if line.startswith("✗")] == [
+        "Cell 2, line 3: 'return' outside function.",
+        "Cell 3: --outputs names nope, which step few does not bind. It binds a.",
+        "Cell 4: --no-store names nope, which step less does not bind. It binds b.",
+        (
+            "Cell 5: --env nope: there is no environment of this name. "
+            'Write [tool.mlbench.environments.NAME] with requirements = ["…"] into pyproject.toml.'
+        ),
+    ]
+
+
 def test_a_check_as_json_has_each_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = call(capsys, "check", written(tmp_path, *CELLS, "print(nothing)"), "--json")
     found = json.loads(out)

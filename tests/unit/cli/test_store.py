@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from mlbench.core.ids import new_id
+from mlbench.core.ids import RunId, new_id
 from mlbench.core.records import Execution, Run
 from mlbench.entrypoints.cli import main
+from mlbench.entrypoints.cli.store import _print_damage
 from mlbench.project import Project
+from mlbench.project.care import Damage
 from mlbench.runs.artifacts import save_names
+from mlbench.runs.reachable import Use
 from mlbench.runs.retention import DAY
 
 
@@ -132,3 +135,16 @@ def test_a_rule_that_is_none_is_refused(store: Path, capsys: pytest.CaptureFixtu
     assert status == 2
     assert "does not say what to keep" in err
     assert not list(store.rglob("objects/*/*"))
+
+
+def test_a_store_is_not_copied_into_itself(run: Run, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = call(capsys, "store", "copy", "store", "store/sub")
+    assert status != 0
+    assert "store/sub lies inside the store store" in err
+    assert not (store / "sub").exists()
+
+
+def test_who_needs_something_damaged_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
+    users = tuple(Use(kind, RunId("a" * 26), "train", "model") for kind in ("array", "frame"))
+    _print_damage(Damage("object", "blake3:0", "It is not in the store.", users, missing=True))
+    assert capsys.readouterr().out.count("needed by run aaaaaaaa step train model") == 1

@@ -116,3 +116,28 @@ def test_a_step_taken_over_from_another_run_says_so(book: Any) -> None:
     reused: Execution = replace(track.record, state="reused", note="Reused from run mq2a.")
     view = overview(book.session.order, book.session.news, {}, records={track.execution: reused})
     assert words(repr(view)).startswith("load ○ reused Reused from run mq2a.")
+
+
+def _run_in(book: Any, cell: str, source: str) -> None:
+    request = {"header": {"msg_id": source}}
+    book.session.front.request = lambda: request
+    result = book.shell.run_cell(source, cell_id=cell)
+    assert result.success, result.error_in_exec
+
+
+def test_a_cell_that_became_another_step_is_the_former_no_more(book: Any) -> None:
+    _run_in(book, "one", "%%step bad1\nraise ValueError('x')")
+    _run_in(book, "two", "%%step below\nb = 1")
+    _run_in(book, "one", "%%step bad2\nbb = 1")
+    _run_in(book, "three", "%%step effects\nprint('effects')")
+    assert {words(line).partition(" ")[0] for line in shown(book)} == {"bad2", "below", "effects", "", "Next:"}
+    below, bad, effects = book.service.submissions[1:]
+    assert set(effects.waits_for) == {below.execution, bad.execution}
+    assert all("--after none" in why for why in effects.waits_for.values())
+    assert (bad.position, below.position, effects.position) == (0, 1, 2)
+
+
+def test_several_steps_of_one_request_stay(book: Any) -> None:
+    cell = "for name in ('a', 'b'): get_ipython().run_cell_magic('step', name, f'{name}1 = 1')"
+    _run_in(book, "one", cell)
+    assert list(book.session.order.steps) == ["a", "b"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 from pathlib import Path
 from typing import Any
@@ -118,3 +119,21 @@ def test_the_key_of_a_cell_has_those_of_its_parents() -> None:
     assert cell_key(parts, {"x": "a"}, []) != cell_key(parts, {"x": "b"}, [])
     assert cell_key(parts, {"x": "a"}, ["w"]) != cell_key(parts, {"x": "a"}, [])
     assert cell_key(parts, {"x": None}, []) is None
+
+
+def test_modules_below_a_package_count_that_the_cell_or_a_helper_names(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = told.folder / "ownpackage"
+    package.mkdir()
+    for name in ("__init__", "direct", "helped", "unused"):
+        (package / f"{name}.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(str(told.folder))
+    told.run("import ownpackage.direct, ownpackage.helped, ownpackage.unused\ndef helper(): return ownpackage.helped.x")
+    try:
+        found = told.parts("made = ownpackage.direct.x + helper()").parts
+    finally:
+        for name in [name for name in sys.modules if name.startswith("ownpackage")]:
+            del sys.modules[name]
+    local = {name for name in found if name.startswith("module ")}
+    assert local == {"module ownpackage", "module ownpackage.direct", "module ownpackage.helped"}

@@ -31,6 +31,14 @@ def test_a_setting_that_makes_no_sense_is_refused(book: Any) -> None:
     assert book.session.settings.max_items == MAX_ITEMS
 
 
+def test_a_setting_that_does_not_exist_is_refused(book: Any, caplog: pytest.LogCaptureFixture) -> None:
+    book.run("%config MLBench.nosuch = 3")
+    assert "There is no setting MLBench.nosuch. There are cache and max_items: see `%config MLBench`." in caplog.text
+    book.run("%config MLBench.max_item = 3")
+    assert "There is no setting MLBench.max_item. Did you mean max_items?" in caplog.text
+    assert book.session.settings.max_items == MAX_ITEMS
+
+
 def test_the_settings_are_gone_with_the_extension(book: Any) -> None:
     kernel.unload(book.shell)
     assert not [one for one in book.shell.configurables if type(one).__name__ == "MLBench"]

@@ -85,6 +85,15 @@ def test_a_cell_run_again_before_its_first_run_has_ended_starts_from_the_same(bo
     assert second.supersedes == first.execution
 
 
+def test_what_the_service_says_of_a_kernel_that_attaches_is_shown_under_its_first_step_once(
+    book: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book.service.do_attach = lambda hello: {"run": None, "executions": [], "note": f"it has {len(hello.keys)} key."}
+    book.run("%%step one\nx = 1")
+    book.run("%%step two\ny = 1")
+    assert capsys.readouterr().err.count("mlbench: it has 1 key.\n") == 1
+
+
 def test_the_same_cell_run_again_while_it_is_on_attaches_to_it(book: Any) -> None:
     gate = book.service.shut("load")
     book.run("%%step load\nx = 1\n")

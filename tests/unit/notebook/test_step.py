@@ -159,6 +159,7 @@ def test_several_foreach_are_kept_in_their_order() -> None:
         ("a --foreach 3 in x", "--foreach takes the name of a variable before `in`: 3 is none."),
         ("a --foreach class in x", "--foreach takes the name of a variable before `in`: class is none."),
         ("a --foreach c in x y", "--foreach c in x y: what stands behind `in` is no expression of Python."),
+        ("a --foreach c in (yield)", "--foreach c in (yield): what stands behind `in` is no expression of Python."),
         ("a --foreach c in x --foreach c in y", "--foreach c is given twice: each needs a name of its own."),
         ("a --catch", "--catch is about the items of a fan-out: add --foreach X in XS, or leave it out."),
         ("a --retry-delay 3s", "--retry-delay says how long to wait before a retry: add --retries N, or leave it out."),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import pytest
 from mlbench.backends.memory import MemoryCatalog
 from mlbench.core.errors import NotFound, StoreError
 from mlbench.core.ids import Digest, ExecutionId, JobId, RunId, new_id
-from mlbench.core.records import Execution, Job, JobVersion, Run
+from mlbench.core.records import Execution, Job, JobVersion, Metric, Run
 from mlbench.project import Project, care, find_store
 from mlbench.project.comparison import lineage
 from mlbench.project.copying import copy
@@ -197,6 +199,23 @@ def test_a_run_that_is_met_after_the_last_look_stays_with_all_that_it_needs(proj
     assert project.catalog.meet_runs([other.id], time.time_ns()) == set(), "whoever comes too late runs the step"
 
 
+def test_a_run_that_somebody_has_met_is_said_to_stay_with_what_it_has_reused(project: Project) -> None:
+    old, met, gone = (a_run(project, model=letter * 100) for letter in "mno")
+    (made,) = project.catalog.executions(old.id)
+    project.put_execution(replace(made, id=ExecutionId(new_id()), run=met.id, state="reused", reused_from=made.id))
+    age(project)
+    project.catalog.meet_runs([met.id], time.time_ns() - DAY // 2)
+    decided, _ = gc(project)
+    assert [[run.id for run in them] for them in (decided.runs, decided.held, decided.reused)] == [
+        [gone.id],
+        [met.id],
+        [old.id],
+    ]
+    assert [one["id"] for one in decided.as_json()["held"]] == [met.id]
+    assert care.verify(project).whole
+    assert project.blobs.has(digest_of(project, old, "model"))
+
+
 def test_a_run_that_is_kept_stays_until_it_is_no_longer(project: Project) -> None:
     run = a_run(project, model="x" * 100)
     age(project)
@@ -374,6 +393,63 @@ def test_a_damaged_record_and_a_missing_notebook_are_named(project: Project) -> 
     assert str(found.damage[1].needed_by[0]) == f"run {run.id[:8]} notebook"
 
 
+def spoiled(project: Project, kind: str, old: bytes, new: bytes) -> str:
+    """Write a record of a kind with something else in it, as it was before records had digests; return its name."""
+    record = next((project.location.path / "records").rglob(f"*-{kind}-*"))
+    text = record.read_bytes().partition(b"\n")[0]
+    assert old in text
+    record.write_bytes(text.replace(old, new))
+    return record.relative_to(project.location.path / "records").as_posix().removesuffix(".json")
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new"),
+    [
+        ("execution", b'"train"', b'"tr\xe1in"'),
+        ("execution", b'"state"', b'"st\xe1te"'),
+        ("execution", b'"train"', b"5"),
+        ("execution", b'"run":', b'"ran":'),
+        ("execution", b'"metrics":[', b'"metrics":[{"name":"a","value":"x"}'),
+        ("run", b'"papermill"', b'"papermull"'),
+        ("run", b'"record":"run"', b'"record":["run"]'),
+        ("run", b'"parameters":{', b'"parameters":{"deep":' + b"[" * 100_000 + b"]" * 100_000 + b"}{"),
+    ],
+)
+def test_a_record_with_anything_wrong_in_it_costs_itself_alone_and_every_care_goes_on(
+    project: Project, other: Project, kind: str, old: bytes, new: bytes
+) -> None:
+    a_run(project, model="m")
+    name = spoiled(project, kind, old, new)
+    whole = a_run(project, model="n")
+    fresh = MemoryCatalog()
+    assert list(fill_catalog(fresh, project.blobs)) == [name]
+    assert whole.id in {run.id for run in fresh.runs()}
+    assert [one.name for one in care.verify(project).damage if one.kind == "record"] == [name]
+    assert list(copy(project, other).damaged) == [name]
+    assert whole.id in {run.id for run in other.catalog.runs()}
+    assert care.use(project)[0].total > 0
+    with suppress(StoreError):  # nothing is freed where it is not known what is needed
+        care.plan(project, SHORT, alive=dead)
+
+
+def test_a_record_of_which_a_number_was_changed_is_damaged_and_fetched_from_another_store(
+    project: Project, other: Project
+) -> None:
+    run = project.begin_run(kind="papermill", notebook="/n/n.ipynb")
+    project.end_run(run, "succeeded", metrics=[Metric(name="rmse", value=11.5)])
+    copy(project, other)
+    record = max((project.location.path / "records").rglob("*-run-*"))
+    record.write_bytes(record.read_bytes().replace(b"11.5", b"19.5"))
+    (damage,) = care.verify(project).damage
+    assert damage.kind == "record"
+    assert "its content is not what its digest says" in damage.problem
+    fresh = MemoryCatalog()
+    assert len(fill_catalog(fresh, project.blobs)) == 1
+    assert care.verify(project, repair_from=other).whole
+    fill_catalog(fresh, project.blobs)
+    assert fresh.run(run.id).metrics[0].value == 11.5
+
+
 def test_what_another_store_has_whole_is_fetched_from_it(project: Project, tmp_path: Path) -> None:
     run = a_run(project, model="m" * 100, data="d" * 100, lost="l" * 100)
     fan = a_fan_out(project, OLD, ["a" * 100, "b" * 100, "c" * 100])
@@ -524,6 +600,21 @@ def test_a_lost_catalog_is_made_anew_and_one_that_is_in_use_is_not_replaced(tmp_
     project.close()
 
 
+def test_a_catalog_of_a_later_version_is_not_made_anew_by_this_one(tmp_path: Path) -> None:
+    project = Project(find_store(store=str(tmp_path / "store")))
+    a_run(project)
+    project.close()
+    file = tmp_path / "store" / "catalog.sqlite"
+    with closing(sqlite3.connect(file)) as raw, raw:
+        raw.execute("UPDATE alembic_version SET version_num = '0099'")
+    with pytest.raises(StoreError, match=r"newer version of mlbench \(its revision is 0099.*Update mlbench"):
+        reindex(project)
+    with closing(sqlite3.connect(file)) as raw:
+        assert raw.execute("SELECT version_num FROM alembic_version").fetchone() == ("0099",)
+        assert raw.execute("SELECT count(*) FROM runs").fetchone() == (1,)
+    assert [path.name for path in file.parent.glob("catalog*.backup*")] == []
+
+
 # --- du ---------------------------------------------------------------------------------------------------------------
 
 
@@ -545,3 +636,11 @@ def test_what_several_use_counts_once_and_what_nobody_uses_is_said(project: Proj
     assert by_run.total == found.total == sum(share.own for share in by_run.shares) + by_run.shared + by_run.unused
     for by in ("job", "step", "kind"):
         assert care.use(project, by)[0].total == found.total
+
+
+def test_what_a_pack_has_beside_its_artifacts_counts_for_who_uses_these(project: Project) -> None:
+    a_fan_out(project, OLD, [f"{number:03}" * 50 for number in range(7)])
+    found, _ = care.use(project)
+    (share,) = found.shares
+    assert found.shared == share.shared == 0
+    assert share.own == found.total == sum(path.stat().st_size for path in files(project))

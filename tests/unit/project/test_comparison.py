@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,40 @@ def test_a_value_is_named_by_run_step_and_name_or_by_its_digest(project: Project
     assert found.executions[0].parameters == {"trees": 3}
 
 
+def test_of_equal_values_the_one_that_is_asked_about_comes_first(project: Project) -> None:
+    first, old, _ = a_run(project, FRAME)
+    second, new, train = a_run(project, FRAME)
+    project.put_execution(replace(new, started=12))
+    third = project.begin_run(kind="papermill")
+    again = a_step(project, third, "load", {}, state="reused", reused_from=new.id)
+    digest = given(new, "flights").digest
+    assert digest is not None
+
+    def makers(execution: str | None = None) -> list[str | None]:
+        return [value.execution for value in lineage(project, digest, execution=execution, down=False).values]
+
+    assert makers() == makers(old.id) == [old.id, new.id]
+    for asked in (new.id, again.id, train.id):
+        assert makers(asked) == [new.id, old.id]
+    told = mlbench.lineage(digest, execution=new.id)
+    assert str(told).splitlines()[1].strip().startswith(f"made by load  run {second.id[:4]}")
+    with pytest.raises(NotFound):
+        makers("zzzzzzzz")
+    with pytest.raises(UsageError):
+        lineage(project, first.id, "load", "flights", execution=old.id)
+
+
+def test_a_difference_of_data_says_which_executions_made_it(project: Project) -> None:
+    before, load, _ = a_run(project, FRAME)
+    after, again, _ = a_run(project, FRAME.assign(delay=7))
+    found = {one.name: one for one in difference(project, before.id, after.id).data}
+    assert (found["flights"].before_execution, found["flights"].after_execution) == (load.id, again.id)
+    project.put_execution(a_step(project, after, "more", {"extra": 1}))
+    (extra,) = [one for one in difference(project, before.id, after.id).data if one.name == "extra"]
+    assert extra.before_execution is None
+    assert extra.after_execution is not None
+
+
 def test_a_reused_step_leads_to_the_run_that_made_its_values(project: Project) -> None:
     run, load, _ = a_run(project, FRAME)
     later = project.begin_run(kind="papermill")
@@ -85,6 +120,22 @@ def test_a_reused_step_leads_to_the_run_that_made_its_values(project: Project) -
     assert found.above == (load.id,)
     assert (found.executions[0].run, found.executions[0].reused_in) == (run.id, (later.id,))
     assert lineage_of(project, again, "flights").values[0].execution == load.id
+
+
+def test_what_a_step_logged_is_followed_up_and_given_to_nobody(project: Project) -> None:
+    run, load, _ = a_run(project, FRAME)
+    logged = save_names({"report": [1], "model": [2]}, ["report", "model"], project.blobs)
+    step = a_step(project, run, "judge", {"model": 3}, reads=(given(load, "flights"),), artifacts=tuple(logged))
+    a_step(project, run, "show", {}, reads=(given(step, "model"),))
+    found = lineage(project, run.id, "judge", "report")
+    assert (found.above, found.below) == ((step.id, load.id), ())
+    assert lineage_of(project, step, "model").values[0].text == "3"
+    other = logged[1].artifact
+    assert other is not None
+    of_logged = lineage_of(project, step, "model", digest=other.digest)
+    assert (of_logged.values[0].digest, of_logged.below) == (other.digest, ())
+    with pytest.raises(NotFound, match="It has: model, report"):
+        lineage_of(project, step, "nothing")
 
 
 def test_an_item_is_named_by_its_number(project: Project) -> None:

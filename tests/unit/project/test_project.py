@@ -23,7 +23,7 @@ from mlbench.project import Project, find_store
 from mlbench.project.history import NoSuchName, items_as_frame
 from mlbench.project.signing import signer
 from mlbench.runs.artifacts import save_names
-from mlbench.runs.signing import KERNEL
+from mlbench.runs.signing import KERNEL, proven
 from mlbench.runs.wire import compact
 
 NOTEBOOK: dict[str, Any] = {
@@ -355,6 +355,11 @@ def test_a_table_of_items_keeps_a_name_apart_from_its_own_columns() -> None:
 DEAD = owner_of(2**22 + 1)
 
 
+def write_end(project: Project, record: Execution) -> None:
+    said = proven(signer(record.id), "execution", record.id, msgspec.to_builtins(record))
+    project.blobs.append("execution", record.id, said)
+
+
 def test_what_a_dead_service_left_is_settled_and_nothing_that_ended_is_lost(project: Project) -> None:
     run = project.begin_run(kind="interactive", owner=DEAD)
     ended = an_execution(run, step="load", state="running")
@@ -362,7 +367,7 @@ def test_what_a_dead_service_left_is_settled_and_nothing_that_ended_is_lost(proj
     for execution in (ended, queued):
         project.put_execution(execution)
     written = replace(ended, state="succeeded", ended=20, metrics=(Metric(name="loss", value=float("nan")),))
-    project.blobs.append("execution", ended.id, msgspec.to_builtins(written))  # by the worker, before the service died
+    write_end(project, written)  # by the worker, before the service died
     (changed,) = project.reconcile(is_alive)
     assert (changed.id, changed.state, changed.failed_step) == (run.id, "failed", "later")
     assert project.catalog.execution(ended.id).state == "succeeded"
@@ -372,6 +377,34 @@ def test_what_a_dead_service_left_is_settled_and_nothing_that_ended_is_lost(proj
     assert lost.failure.remedy == "Run its cell again."
     assert project.reconcile(is_alive) == []
     assert project.catalog.under_way() == []
+
+
+@pytest.mark.parametrize("whose", ["nobody's", "another user's", "another execution's"])
+def test_an_end_that_somebody_else_has_put_into_the_store_is_not_taken(
+    project: Project, whose: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = project.begin_run(kind="interactive", owner=DEAD)
+    lost, other = (an_execution(run, step=step, state="running") for step in ("load", "other"))
+    project.put_execution(lost)
+    said = msgspec.to_builtins(replace(lost, state="succeeded", ended=20))
+    with monkeypatch.context() as elsewhere:
+        if whose == "another user's":
+            elsewhere.setenv("MLBENCH_KEYS", str(tmp_path / "theirs"))
+        signs = signer(lost.id) if whose == "another user's" else signer(other.id)
+    proof = None if whose == "nobody's" else signs
+    project.blobs.append("execution", lost.id, proven(proof, "execution", lost.id, said))
+    project.reconcile(is_alive)
+    settled = project.catalog.execution(lost.id)
+    assert (settled.state, settled.reason) == ("failed", "service-lost")
+
+
+def test_an_end_is_recorded_so_that_it_is_known_again_after_a_loss(project: Project) -> None:
+    run = project.begin_run(kind="interactive", owner=DEAD)
+    one = an_execution(run, state="running")
+    project.put_execution(one)
+    project.record(replace(one, state="skipped", ended=12))
+    project.reconcile(is_alive)
+    assert project.catalog.execution(one.id).state == "skipped"
 
 
 def test_a_dead_engines_run_has_failed_unless_its_end_was_recorded(project: Project) -> None:
@@ -388,7 +421,7 @@ def test_a_record_that_is_damaged_keeps_no_store_from_being_opened(project: Proj
     run = project.begin_run(kind="interactive", owner=DEAD)
     execution = an_execution(run, state="running")
     project.put_execution(execution)
-    project.blobs.append("execution", execution.id, msgspec.to_builtins(replace(execution, state="succeeded")))
+    write_end(project, replace(execution, state="succeeded"))
     (record,) = Path(project.location.path).glob(f"records/*/*/*-execution-{execution.id}.json")
     record.chmod(0o600)
     record.write_bytes(b"{")

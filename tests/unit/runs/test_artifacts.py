@@ -78,6 +78,39 @@ def test_one_frame_under_two_names_is_one_frame(blobs: MemoryBlobs) -> None:
     assert bindings["copy"].member is None
 
 
+class Nothing:
+    """What a library holds once, and puts into what it makes."""
+
+    def __init__(self) -> None:
+        self.parts = [[1], [2]]
+
+
+def test_models_do_not_share_what_belongs_to_their_library(blobs: MemoryBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    ensemble, tree = pytest.importorskip("sklearn.ensemble"), pytest.importorskip("sklearn.tree")
+    X, y = np.arange(40.0).reshape(20, 2), np.arange(20) % 2
+    forest, single = ensemble.RandomForestRegressor(2).fit(X, y), tree.DecisionTreeClassifier(max_depth=3).fit(X, y)
+    kind = np.dtype([("a", "i4"), ("b", "f8")])
+    one, two = [np.zeros(3, kind), 1], [np.ones(3, kind), {}]
+    library = types.ModuleType("some_library")
+    library.NOTHING = Nothing()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "some_library", library)
+    first, second = ({"lacks": library.NOTHING, "of": library.NOTHING.parts} for _ in range(2))  # type: ignore[attr-defined]
+    names = {"forest": forest, "single": single, "one": one, "two": two, "first": first, "second": second}
+    kept = saved(names, blobs)
+    assert {name: kept[name].member for name in kept} == dict.fromkeys(names)
+
+
+def test_names_that_share_a_list_of_the_users_own_module_come_back_together(
+    blobs: MemoryBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = types.ModuleType("helpers")
+    own.__file__ = "/home/ada/helpers.py"
+    own.ROWS = [1, 2]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "helpers", own)
+    kept = saved({"one": [own.ROWS], "two": [own.ROWS]}, blobs)  # type: ignore[attr-defined]
+    assert [binding.member for binding in kept.values()] == ["one", "two"]
+
+
 def test_atoms_functions_classes_and_parts_of_frames_are_not_taken_for_shared(blobs: MemoryBlobs) -> None:
     frame = pd.DataFrame({"x": [1.5, 2.5], "y": list("ab")})
     text, function, day = "a long text " * 9, test_each_name_is_an_artifact_with_a_preview, np.datetime64("2024-01-01")

@@ -210,3 +210,24 @@ def test_a_decorators_object_that_pickles_as_a_name_is_sent_with_what_it_wraps(n
     there = install(make({"add"}, space).data)
     there["base"] = 10
     assert there["add"](1, 2) == 13
+
+
+def test_modules_that_no_name_holds_are_imported_there(notebook: Notebook, tmp_path: Path) -> None:
+    (tmp_path / "capturedpackage").mkdir()
+    (tmp_path / "capturedpackage" / "__init__.py").touch()
+    (tmp_path / "capturedpackage" / "part.py").write_text("x = 1")
+    space = notebook("")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        for name in ("capturedpackage", "capturedpackage.part"):
+            patch.delitem(__import__("sys").modules, name, raising=False)
+        exec("import capturedpackage.part", space)
+        captured = make({"capturedpackage"}, space, modules={"capturedpackage.part"})
+        for name in ("capturedpackage", "capturedpackage.part"):
+            del __import__("sys").modules[name]
+        there = install(captured.data)
+        assert there["capturedpackage"].part.x == 1
+        assert set(there) - {"__builtins__"} >= {"capturedpackage"}
+        assert not [name for name in there if "mlbench" in name]
+        for name in ("capturedpackage", "capturedpackage.part"):
+            del __import__("sys").modules[name]

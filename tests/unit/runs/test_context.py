@@ -43,6 +43,13 @@ def test_what_is_not_finite_is_said_and_not_recorded(news: list[Json], value: fl
     assert [point["name"] for point in news[0]["metrics"]] == ["other"]
 
 
+def test_a_metrics_name_has_at_most_200_characters(news: list[Json]) -> None:
+    with pytest.raises(UsageError, match="1,000 characters"):
+        context.log(**{"x" * 1000: 1})
+    context.log(**{"x" * 200: 1})
+    assert len(news) == 1
+
+
 @pytest.mark.parametrize("step", [1.5, "1", True])
 def test_a_step_is_a_whole_number(news: list[Json], step: object) -> None:
     with pytest.raises(UsageError, match="whole number"):

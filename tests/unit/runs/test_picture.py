@@ -85,6 +85,14 @@ def test_names_and_errors_are_never_live_html() -> None:
     assert "<script" not in message["data"]["text/html"]
 
 
+def test_long_values_and_errors_are_cut() -> None:
+    long = "x" * 5_000
+    message = draw((2,), "fs", slow=0, slowest=long, failed=[(0, long, f"ValueError: {long}")])
+    assert len(facts(message)["slowest"]["label"]) == 60
+    assert [len(text) for text in facts(message)["failed"][0][1:]] == [60, 300]
+    assert long not in message["data"]["text/plain"] + message["data"]["text/html"]
+
+
 def test_html_says_the_same_without_colours_and_has_no_script_or_picture() -> None:
     html = draw((2, 3), "sssfqq", (1.0, 2.0, 3.0), failed=[(3, "b, 0", "ValueError: x")])["data"]["text/html"]
     assert "3 × 2" not in html

@@ -121,6 +121,13 @@ def test_a_step_waits_for_its_parents_and_is_given_what_they_bound(desk: Desk) -
     assert {read["name"]: read["step"] for read in start.task.base["reads"]} == {"load": "load", "clean": "clean"}
 
 
+def test_a_skipped_step_says_why_it_waited_where_no_name_shows_it(desk: Desk) -> None:
+    desk.submit("load")
+    desk.submit("publish", waits_for={"load": "--after names it"})
+    desk.end("load", "failed", reason="error")
+    assert desk.plan.nodes["publish"].record.note == "Step load failed. Step publish waits for it: --after names it."
+
+
 def test_a_step_whose_parents_have_ended_long_ago_starts_at_once(desk: Desk) -> None:
     record = Execution(id="old", run="r0", step="load", state="succeeded", binds=(Binding(name="load"),))
     desk.tell(plans.Recalled(at=1, record=record, kernel="k"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from mlbench.core.ids import Digest
 from mlbench.core.records import Artifact
+from mlbench.runs import previews
 from mlbench.runs.previews import preview, preview_list
 from mlbench.runs.values import type_name
 
@@ -81,6 +83,36 @@ def test_text_is_cut() -> None:
     assert len(preview(list(range(1_000_000)))["text"]) < 2000
     assert preview(list(range(1_000_000)))["length"] == 1_000_000
     assert len(preview({str(n): "y" * 1000 for n in range(1000)})["text"]) <= 2000
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_bytes_are_not_written_out_to_show_the_first_of_them(kind: Any) -> None:
+    value = kind(20_000_000)
+    tracemalloc.start()
+    try:
+        shown = preview([value])["text"], preview(value)["text"]
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    assert all(len(text) < 500 for text in shown)
+
+
+def test_a_figure_whose_picture_is_large_is_drawn_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(previews, "_FIGURE_BYTES", 30_000)
+    figure = Figure(figsize=(6, 6))
+    figure.subplots().imshow(np.random.default_rng(0).random((300, 300, 3)))
+    picture = base64.b64decode(preview(figure)["png"])
+    assert len(picture) <= 30_000
+    assert 50 < int.from_bytes(picture[16:20]) < 480
+    assert figure.dpi == 100
+
+
+def test_times_show_their_range_without_those_that_are_none() -> None:
+    found = preview(np.array(["2026-01-02", "NaT", "2026-03-04"], "M8[D]"))
+    assert (found["min"], found["max"], found["missing"]) == ("2026-01-02", "2026-03-04", 1)
+    assert preview(np.array(["NaT"], "m8[s]"))["min"] == "NaT"
 
 
 class Odd:

@@ -15,13 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlbench.backends.blobs_local import recording
 from mlbench.backends.memory import MemoryBlobs
-from mlbench.core.errors import ArtifactCorrupt, NotTrusted
+from mlbench.core.errors import ArtifactCorrupt, NotFound, NotTrusted
 from mlbench.core.failed import Failed
 from mlbench.core.ids import Digest
 from mlbench.core.records import Artifact, Binding
 from mlbench.runs.artifacts import Loader, save_lists, save_names
-from mlbench.runs.signing import is_signed, key_name, sign, signer_of
+from mlbench.runs.signing import is_proven, is_signed, key_name, proven, sign, signer_of
 
 MINE, THEIRS = b"mine", b"theirs"
 
@@ -33,6 +34,49 @@ def accepts(key: bytes = MINE) -> Callable[[Artifact], bool]:
 def saved(value: Any, blobs: MemoryBlobs, key: bytes | None = MINE) -> Binding:
     (binding,) = save_names({"x": value}, ["x"], blobs, signer=signer_of(key, "e1") if key else None)
     return binding
+
+
+NUMBERS = st.integers(-(2**63), 2**64 - 1) | st.floats()
+PLAIN = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["state", "messages", "note"]), PLAIN, min_size=1), st.lists(st.floats()))
+def test_a_record_is_known_again_as_what_its_execution_wrote_however_it_was_kept(
+    said: dict[str, Any], logged: list[float]
+) -> None:
+    said["metrics"] = [{"name": "loss", "value": value} for value in logged]
+    blobs, mine = MemoryBlobs(), signer_of(MINE, "e1")
+    blobs.append("execution", "e1", recording.encode("execution", "e1", proven(mine, "execution", "e1", said), 5))
+    (piece,) = blobs.pieces("record")
+    found = recording.decode(bytes(blobs.read_piece(piece)), "here")
+    assert is_proven([signer_of(THEIRS, "e1"), mine], "execution", "e1", found)
+    for signers, kind, identifier in (
+        ([signer_of(THEIRS, "e1")], "execution", "e1"),
+        ([signer_of(MINE, "e2")], "execution", "e1"),
+        ([mine], "executions", "e1"),
+        ([mine], "execution", "e2"),
+        ([], "execution", "e1"),
+    ):
+        assert not is_proven(signers, kind, identifier, found)
+    without = {name: value for name, value in found.items() if name != "metrics"}
+    for changed in ({**found, "more": 1}, {**found, "proof": "é"}, {**found, "proof": None}, without):
+        assert not is_proven([mine], "execution", "e1", changed)
+
+
+def test_a_value_that_is_not_in_the_store_any_more_is_said_to_be_gone_and_what_to_do() -> None:
+    blobs = MemoryBlobs()
+    binding = saved([1, {2}], blobs)
+    (listed,) = save_lists({"xs": [binding, binding]}, blobs, signer=signer_of(MINE, "e1"))
+    assert binding.artifact is not None
+    blobs.set_aside(binding.artifact.digest)
+    for gone in (binding, listed):
+        with pytest.raises(NotFound, match=f"The value of `{gone.name}` is not in the store any more") as raised:
+            Loader(blobs, accepts=accepts()).load(gone)
+        assert str(raised.value).endswith("Run the step that makes it again.")
 
 
 class Trap:

@@ -90,6 +90,14 @@ def test_a_setting_that_cannot_be_made_to_hold_is_said_and_the_others_hold() -> 
 
 
 @pytest.mark.usefixtures("_own")
+def test_settings_of_a_library_that_is_not_there_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = surroundings.read()
+    assert "numpy" in read.libraries
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    assert surroundings.apply(read) == []
+
+
+@pytest.mark.usefixtures("_own")
 def test_only_what_differs_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     import matplotlib as mpl
 

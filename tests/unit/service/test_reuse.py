@@ -1,10 +1,11 @@
-"""Whoever reuses a step says so of its run first, and finds out whether it has been forgotten just then."""
+"""Whoever reuses a step finds what may be reused, also behind what others made, and says so of its run first."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import pytest
 
 from mlbench.backends.memory import MemoryCatalog
 from mlbench.core.ids import ExecutionId, RunId, new_id
-from mlbench.core.records import Execution, Run
+from mlbench.core.messages import Spread
+from mlbench.core.records import Binding, Execution, Run
 from mlbench.entrypoints.service.ledger import Ledger
 from mlbench.entrypoints.service.reuse import Reuse
-from mlbench.project import Project, find_store
+from mlbench.project import Project, find_store, signing
+from mlbench.runs.artifacts import save_names
+from mlbench.runs.key import item_keys
 from mlbench.runs.plan import Look
 
 
@@ -89,6 +93,13 @@ def test_a_step_whose_run_was_forgotten_just_now_is_reused_from_an_older_one_or_
     assert asked(project, "find", a_look("k"), None) is None
 
 
+def test_a_step_whose_run_is_half_forgotten_is_not_reused(project: Project, catalog: Forgetful) -> None:
+    run = a_run(catalog, "old", 1)
+    an_execution(catalog, run, "k")
+    del catalog._runs[run.id]
+    assert asked(project, "find", a_look("k"), None) is None
+
+
 def test_items_of_a_run_that_was_forgotten_just_now_run_and_others_name_who_is_there(
     project: Project, catalog: Forgetful
 ) -> None:
@@ -100,3 +111,68 @@ def test_items_of_a_run_that_was_forgotten_just_now_run_and_others_name_who_is_t
     catalog.forgets = frozenset({gone.id, origin.id})
     found = reuse._items_met({0: again, 1: own, 2: lost})
     assert {number: one.reused_from or one.id for number, one in found.items()} == {0: again.id, 1: own.id}
+
+
+# --- several people on one store --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "keys"
+    monkeypatch.setenv("MLBENCH_KEYS", str(folder))
+    return folder
+
+
+def kept(project: Project, monkeypatch: pytest.MonkeyPatch | None = None, keys: Path | None = None) -> Binding:
+    """Return the name of a value that somebody, or this user, has stored."""
+    signer = signing.signer("there")
+    if keys is not None and monkeypatch is not None:
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setenv("MLBENCH_KEYS", str(keys))
+            signer = signing.signer("there")
+    [binding] = save_names({"x": [1, {2}]}, ["x"], project.blobs, signer=signer)
+    assert binding.artifact is not None
+    assert binding.artifact.signature is not None
+    return binding
+
+
+def look_for(project: Project, spread: Spread) -> dict[int, Execution]:
+    found: tuple[list[str], dict[int, Execution]] = asked(project, "find_items", spread, a_look("step"), None, "step")
+    return found[1]
+
+
+@pytest.mark.parametrize("most", [1, 15])
+def test_ones_own_items_and_steps_are_reused_though_somebody_who_is_not_trusted_has_made_them_since(
+    project: Project, catalog: Forgetful, keys: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, most: int
+) -> None:
+    mine, theirs = kept(project), kept(project, monkeypatch, tmp_path / "others")
+    spread = Spread(shape=(2,), digests=(("one", "two"),))
+    own, other = a_run(catalog, "own", 1), a_run(catalog, "other", 2)
+    made = {}
+    for number, key in enumerate(item_keys("step", spread)):
+        made[number] = an_execution(catalog, own, key, item=number, binds=(mine,)).id
+        for _ in range(most):
+            an_execution(catalog, other, key, item=number, binds=(theirs,))
+    step = an_execution(catalog, own, "k", binds=(mine,))
+    for _ in range(most):
+        an_execution(catalog, other, "k", binds=(theirs,))
+    assert {number: one.id for number, one in look_for(project, spread).items()} == made
+    found, _ = asked(project, "find", a_look("k"), None)
+    assert found.reused_from == step.id
+
+
+def test_an_item_with_a_signature_that_only_looks_like_ones_own_does_not_hide_an_older_one(
+    project: Project, catalog: Forgetful, keys: Path
+) -> None:
+    mine = kept(project)
+    assert mine.artifact is not None
+    forged = replace(mine, artifact=replace(mine.artifact, signature=f"{mine.artifact.signature}"[:-4] + "beef"))
+    unsigned = replace(mine, artifact=replace(mine.artifact, signature=None))
+    spread = Spread(shape=(3,), digests=(("one", "two", "three"),))
+    own, planted = a_run(catalog, "own", 1), a_run(catalog, "planted", 2)
+    made = {}
+    for number, key in enumerate(item_keys("step", spread)):
+        made[number] = an_execution(catalog, own, key, item=number, binds=(mine,)).id
+        if number < 2:
+            an_execution(catalog, planted, key, item=number, binds=((forged, unsigned)[number],))
+    assert {number: one.id for number, one in look_for(project, spread).items()} == made

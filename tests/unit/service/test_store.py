@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from mlbench.backends.memory import MemoryCatalog
-from mlbench.core.ids import ExecutionId, new_id
+from mlbench.core.ids import ExecutionId, RunId, new_id
 from mlbench.core.messages import (
     Environment,
     Foreach,
@@ -24,23 +25,25 @@ from mlbench.core.messages import (
     StepTask,
     Submission,
 )
-from mlbench.core.records import Execution
+from mlbench.core.records import Execution, Run
 from mlbench.entrypoints.service.events import News
 from mlbench.entrypoints.service.sessions import Session
 from mlbench.entrypoints.service.store import OpenStore
-from mlbench.project import Project, find_store
+from mlbench.project import Project, care, find_store, signing
+from mlbench.runs import plan as plans
 from mlbench.runs import randomness
 from mlbench.runs.plan import GraceOver, turn
+from mlbench.runs.retention import DAY, Rule
 from mlbench.runs.wire import msgspec
 
 
 class BrokenCatalog(MemoryCatalog):
     """A catalog in which nothing can be looked up, for a reason that nobody has thought of."""
 
-    def candidates(self, key: str, /, *, limit: int = 10) -> list[Execution]:
+    def candidates(self, key: str, /, **named: Any) -> list[Execution]:
         raise ValueError("not a record")
 
-    def by_keys(self, keys: Any, /) -> dict[str, Execution]:
+    def by_keys(self, keys: Any, /, **named: Any) -> dict[str, list[Execution]]:
         raise ValueError("not a record")
 
 
@@ -215,5 +218,61 @@ def test_a_kernel_that_went_while_the_service_stood_still_loses_no_step(
         assert not executor.cancelled
         await attending
         writer.close()
+
+    house(live)
+
+
+def test_what_an_open_notebook_was_given_is_not_forgotten_whatever_its_age(house: Any) -> None:
+    """A name is loaded when it is first used, and that may be a week later."""
+
+    async def live(opened: OpenStore, executor: Executor, session: Session) -> None:
+        project = opened.project
+        now = time.time_ns()
+
+        async def run_of(kernel: str) -> Run:
+            run = Run(id=RunId(new_id()), kind="interactive", state="succeeded", name="n", kernel=kernel, started=1)
+            project.put_run(replace(run, ended=2))
+            return run
+
+        own = [await run_of(session.hello.kernel) for _ in range(3)]
+        other = await run_of("gone")
+        taken = await run_of("gone")
+        record = Execution(id=ExecutionId(new_id()), run=taken.id, step="load", state="succeeded")
+        opened.tell(plans.Recalled(at=now, record=record, kernel=session.hello.kernel, notebook=session.kin))
+        await opened.hold()
+        rules = (Rule(3600),)
+        decided = care.plan(project, rules, alive=lambda _: False)
+        assert {run.id for run in decided.held} == {run.id for run in (*own, taken)}
+        assert [run.id for run in decided.runs] == [other.id]
+        opened.detach(session)
+        await opened.hold()
+        later = care.plan(project, rules, alive=lambda _: False, now=now + 3 * DAY)
+        assert {run.id for run in later.runs} == {run.id for run in (*own, taken, other)}
+
+    house(live)
+
+
+def test_a_kernel_with_other_keys_than_the_service_is_told_so_when_it_attaches(
+    house: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = signing.own_keys()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("MLBENCH_KEYS", str(tmp_path / "others"))
+        others = signing.own_keys()
+    assert own[0] != others[0]
+
+    async def live(opened: OpenStore, executor: Executor, session: Session) -> None:
+        async def told(*keys: str) -> str | None:
+            hello = replace(session.hello, kernel=new_id(), keys=keys, keys_folder="/of/the/kernel")
+            note: str | None = (await opened.attach(hello, 1))[1].get("note")
+            return note
+
+        assert await told() is None, "an older kernel, or one without a key"
+        assert await told(*own, *others) is None
+        for keys in (others, (*others, *own)):
+            said = await told(*keys)
+            assert said is not None
+            assert "with a key in /of/the/kernel, and the mlbench service with one in " in said
+            assert "`mlbench service stop`, and run the cell again" in said
 
     house(live)

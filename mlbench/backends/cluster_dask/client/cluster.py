@@ -22,6 +22,7 @@ from mlbench.backends.cluster_dask.client.fanout import DaskChunks, FanOutDrive,
 from mlbench.backends.cluster_dask.client.localcluster import kill_worker
 from mlbench.backends.cluster_dask.client.opening import open_cluster
 from mlbench.backends.cluster_dask.client.remote import scale
+from mlbench.backends.cluster_dask.ends import find_written, record_end
 from mlbench.core.errors import MlbenchError, ServiceError
 from mlbench.core.ids import ExecutionId
 from mlbench.core.messages import ClusterChoice, Environment, StepTask
@@ -189,6 +190,7 @@ class DaskCluster:
                 "Start or stop workers there: steps find them.",
             )
         await scale(connection.cluster, workers)
+        connection.asked = workers
 
     async def stop(self, choice: ClusterChoice | None = None) -> list[str]:
         """Close a cluster; return the steps that this has ended. One that somebody else runs is only left."""
@@ -506,10 +508,10 @@ def _find_or_write(submitted: _Submitted, failure: Failure | None) -> Execution:
             visiting.claim(task)
             until = time.monotonic() + _RECORD_SECONDS
             while not visiting.conclude(task) and time.monotonic() < until:
-                if blobs.find_record("execution", task.execution) is not None:
+                if find_written(blobs, task, "execution", task.execution) is not None:
                     break
                 time.sleep(0.1)
-        found = blobs.find_record("execution", task.execution)
+        found = find_written(blobs, task, "execution", task.execution)
         if found is not None and found.get("state") in ENDED and found.get("attempt", 1) == task.attempt:
             return msgspec.convert(found, Execution)
     except (MlbenchError, msgspec.ValidationError):
@@ -532,7 +534,7 @@ def _find_or_write(submitted: _Submitted, failure: Failure | None) -> Execution:
         )
     if blobs is not None:
         try:
-            blobs.append("execution", record.id, msgspec.to_builtins(record), durable=True)
+            record_end(blobs, task, record)
         except MlbenchError:
             _log.exception("The end of execution %s could not be recorded", record.id)
     return record

@@ -39,6 +39,8 @@ class Connection:
 
     Attributes
     ----------
+    asked
+        How many workers it was asked for, None while nobody has said a number. They may come, or go, much later.
     silent
         The addresses of workers that do not answer, which get nothing to run.
     """
@@ -47,6 +49,7 @@ class Connection:
         self.choice = choice
         self.client = client
         self.cluster = cluster
+        self.asked: int | None = None if choice.adapt is not None else choice.workers
         self._address = str(client.scheduler.address)
         self.silent: set[str] = set()
         self._met: set[str] = set()
@@ -178,7 +181,7 @@ class Connection:
         ]
         port = (known.get("services") or {}).get("dashboard") if self.foreign else None
         link = str(self.client.dashboard_link) if port else None
-        return {"address": known["address"], "dashboard": link, "workers": workers}
+        return {"address": known["address"], "dashboard": link, "workers": workers, "asked": self.asked}
 
     def reach(self) -> Json:
         """Return how another client reaches the scheduler."""

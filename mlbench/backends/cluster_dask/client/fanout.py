@@ -7,7 +7,6 @@ worker leaves what it had recorded; the rest of it is sent again, or has failed.
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import logging
 import time
@@ -17,6 +16,7 @@ from typing import Any, Final, Protocol
 
 from mlbench.backends.blobs import open_blobs
 from mlbench.backends.cluster_dask.client.connection import CONTROL_SECONDS, Connection
+from mlbench.backends.cluster_dask.ends import find_written, record_end
 from mlbench.backends.cluster_dask.itemwords import Mark
 from mlbench.core.errors import MlbenchError
 from mlbench.core.failed import Failed
@@ -24,8 +24,10 @@ from mlbench.core.messages import Chunk, ChunkEnd, Spread, StepTask
 from mlbench.core.records import Binding, Execution, Failure, Json, Reason
 from mlbench.runs.artifacts import save_lists
 from mlbench.runs.itemrecords import EndedChunk, FailedItem, ItemRecord, bindings, read_chunk, whole
+from mlbench.runs.pace import Pace
 from mlbench.runs.picture import picture
 from mlbench.runs.randomness import start_of
+from mlbench.runs.signing import proven
 from mlbench.runs.spread import Outcome, Spreading
 from mlbench.runs.transcript import Transcript
 from mlbench.runs.wire import msgspec
@@ -38,8 +40,6 @@ Known = Callable[[Spread], Awaitable[tuple[Sequence[str], dict[int, Execution]]]
 """Returns the keys of all items, and the executions of those that need not run, having run before: by number."""
 
 _PICTURE_SECONDS: Final = 0.25
-_RATE_SECONDS: Final = 10.0
-"""What the rate is measured over."""
 
 _SLOTS_SECONDS: Final = 2.0
 """After so long it is looked again how many chunks the cluster can run."""
@@ -164,7 +164,7 @@ class FanOutDrive:
         self._shown = False
         self._changed = False
         self._shown_at = float("-inf")
-        self._pace: collections.deque[tuple[float, int]] = collections.deque()
+        self._pace = Pace()
         self._untold: list[ItemRecord] = []
         self._told_at = float("-inf")
         self._news = False
@@ -353,27 +353,20 @@ class FanOutDrive:
                     spread=spreading.spread,
                     slowest=spreading.label_text(fanout.slowest) if fanout.slowest is not None else "",
                     failed=spreading.kept_failures(),
-                    rate=None if last else self._rate(now),
+                    rate=None if last else self._pace.rate(now, spreading.done),
                     again=self._shown,
                 )
             ]
         )
         self._shown = True
 
-    def _rate(self, now: float) -> float | None:
-        """Return how many items end in a second, of late."""
-        self._pace.append((now, self._spreading.done))
-        while len(self._pace) > 2 and now - self._pace[0][0] > _RATE_SECONDS:
-            self._pace.popleft()
-        (since, before), (_, done) = self._pace[0], self._pace[-1]
-        return (done - before) / (now - since) if done > before and now > since else None
-
     # --- records -----------------------------------------------------------------------------------------------------
 
     def _record(self, name: str, records: Sequence[Execution]) -> None:
         """Write records that no worker has written."""
-        executions = [msgspec.to_builtins(record) for record in records]
-        self._blobs.append("executions", f"{self._task.execution}-{name}", {"executions": executions})
+        identifier = f"{self._task.execution}-{name}"
+        executions = {"executions": [msgspec.to_builtins(record) for record in records]}
+        self._blobs.append("executions", identifier, proven(self._task.signer, "executions", identifier, executions))
 
     def _claim_back(self, chunks: Sequence[Chunk]) -> None:
         """Let workers that are lost, and may well live, begin nothing more of their chunks.
@@ -417,7 +410,10 @@ class FanOutDrive:
         return True
 
     def _recorded(self, chunk: Chunk) -> list[Execution]:
-        """Return what a worker has recorded of a chunk, perhaps ahead of its end."""
+        """Return what a worker has recorded of a chunk, perhaps ahead of its end: it has the secret of the task.
+
+        The list of the results is signed, and so vouches for whatever was put in here.
+        """
         try:
             return msgspec.convert(self._find(chunk).get("executions", []), list[Execution])
         except msgspec.ValidationError:
@@ -431,7 +427,8 @@ class FanOutDrive:
 
     def _find(self, chunk: Chunk) -> Json:
         try:
-            return self._blobs.find_record("executions", f"{self._task.execution}-{chunk.place}") or {}
+            name = f"{self._task.execution}-{chunk.place}"
+            return find_written(self._blobs, self._task, "executions", name) or {}
         except MlbenchError:
             _log.exception("The records of %s can't be read", self._task.store)
             return {}
@@ -474,9 +471,7 @@ class FanOutDrive:
         if outcome.note is not None:
             record = replace(record, note=outcome.note)
         try:
-            await asyncio.to_thread(
-                self._blobs.append, "execution", record.id, msgspec.to_builtins(record), durable=True
-            )
+            await asyncio.to_thread(record_end, self._blobs, self._task, record)
         except (MlbenchError, OSError) as error:
             _log.exception("The end of execution %s could not be recorded", record.id)
             failure = _not_stored("end", error)

@@ -7,7 +7,9 @@ import contextlib
 import importlib
 import inspect
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -79,7 +81,7 @@ async def make(choice: ClusterChoice, hear: Hear) -> Connection:
         If the class cannot be imported, refuses its arguments, or its cluster does not start.
     """
     distributed = await import_distributed()
-    kind = await asyncio.to_thread(_class_of, choice)
+    kind = await _class_of(choice)
     cluster: Any = None
     client: Any = None
     try:
@@ -112,9 +114,10 @@ async def make(choice: ClusterChoice, hear: Hear) -> Connection:
         raise
     except Exception as error:
         await close_quietly(client, cluster)
-        if isinstance(error, TypeError | ValueError) and client is None:
+        first = _first_cause(error)
+        if isinstance(first, TypeError | ValueError) and client is None:
             raise ServiceError(
-                f"{choice.factory} refuses the arguments of cluster {choice.name}: {error}.",
+                f"{choice.factory} refuses the arguments of cluster {choice.name}: {str(first).rstrip('.')}.",
                 "Correct `args` and `kwargs` in its configuration.",
             ) from error
         raise ServiceError(
@@ -140,21 +143,52 @@ async def _greet(choice: ClusterChoice, client: Any, cluster: Any, hear: Hear) -
     return connection
 
 
-def _class_of(choice: ClusterChoice) -> Any:
+async def _class_of(choice: ClusterChoice) -> Any:
     assert choice.factory is not None
     module, _, name = choice.factory.replace(":", ".").rpartition(".")
     try:
         if not module:
             raise ImportError("it names no module")
-        kind = getattr(importlib.import_module(module), name)
+        kind = getattr(await _imported(module), name)
     except (ImportError, AttributeError) as error:
         raise ServiceError(
             f"The class {choice.factory} of cluster {choice.name} can't be imported: {error}.",
             f"Install it where the service runs ({sys.executable}), or correct `factory` in the configuration.",
         ) from error
+    except (Exception, SystemExit) as error:
+        raise ServiceError(
+            f"The class {choice.factory} of cluster {choice.name} can't be imported: {_why(error)}.",
+            f"See that `import {module}` works where the service runs ({sys.executable}), then run the cell again.",
+        ) from error
     if not callable(kind):
         raise ServiceError(f"{choice.factory} of cluster {choice.name} is no class.", "Correct `factory`.")
     return kind
+
+
+async def _imported(module: str) -> Any:
+    """Import a module, which may take seconds, in a thread; in the main one if that is what it needs.
+
+    Signal handlers can be set in the main thread alone, and dask-jobqueue sets one as it is imported. Those of the
+    service stay.
+    """
+    try:
+        return await asyncio.to_thread(importlib.import_module, module)
+    except ValueError as error:
+        if "main thread" not in str(error) or threading.current_thread() is not threading.main_thread():
+            raise
+    with _handlers_kept():
+        return importlib.import_module(module)  # by now most of what it needs is there
+
+
+@contextlib.contextmanager
+def _handlers_kept() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None and signal.getsignal(number) != handler:
+                signal.signal(number, handler)
 
 
 def _takes_asynchronous(kind: Any) -> bool:
@@ -183,6 +217,16 @@ def _settings_of_others() -> Iterator[None]:
         yield
 
 
+def _first_cause(error: BaseException) -> BaseException:
+    """Return the error that others were raised from: of a worker that can't start, Dask says no more than that."""
+    seen = {id(error)}
+    while error.__cause__ is not None and id(error.__cause__) not in seen:
+        error = error.__cause__
+        seen.add(id(error))
+    return error
+
+
 def _why(error: BaseException) -> str:
+    error = _first_cause(error)
     text = str(error).strip().rstrip(".").splitlines()
     return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import linecache
 import math
 import os
 import pickle
@@ -16,9 +17,12 @@ from mlbench.core.messages import Foreach, Spread
 from mlbench.core.ports import BlobStore
 from mlbench.runs import artifacts, previews, values
 
-__all__ = ["Items", "evaluate", "keep"]
+__all__ = ["Items", "evaluate", "file_of", "keep", "what_to_do"]
 
 _LABEL: Final = 80
+_LONGEST: Final = 2_000
+"""Bits of a number from which on Python may refuse to write it with decimal digits."""
+
 _ATOMS: Final = frozenset({bool, int, float, complex, str, bytes, type(None)})
 _FIXED: Final = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type)
 _LOOKED_AT: Final = 64 << 20
@@ -41,7 +45,9 @@ def evaluate(foreach: Sequence[Foreach], namespace: dict[str, Any], most: int) -
     found: list[list[Any]] = []
     left = most
     for one in foreach:
-        code = compile(one.expression, f"<foreach {one.name}>", "eval")
+        file = file_of(one.name)
+        linecache.cache[file] = (len(one.expression), None, [f"{one.expression}\n"], file)  # for tracebacks
+        code = compile(one.expression, file, "eval")
         given = eval(code, namespace)  # noqa: S307  the user's own expression, in the user's own process
         listed = _take(one, given, left, most)
         found.append(listed)
@@ -49,6 +55,24 @@ def evaluate(foreach: Sequence[Foreach], namespace: dict[str, Any], most: int) -
     if math.prod(map(len, found)) > most:
         raise _too_many(foreach[-1], most)
     return found
+
+
+def file_of(name: str) -> str:
+    """Return the file name that the code of a `--foreach` carries."""
+    return f"<foreach {name}>"
+
+
+def what_to_do(error: BaseException, foreach: Sequence[Foreach]) -> str:
+    """Return what a user can do about an error of an expression."""
+    missing = error.name if type(error) is NameError else None
+    if missing in {one.name for one in foreach}:
+        return (
+            f"What stands behind `in` is evaluated before there is any item, so it can't read {missing}. Make all "
+            "combinations in one list: `--foreach pair in [(a, b) for a in … for b in …]`."
+        )
+    if missing:
+        return f"The notebook has no {missing}: bind it in a cell above, or correct what stands behind `in`."
+    return "Correct what stands behind `in`: in a plain cell, it fails by itself in the same way."
 
 
 def _take(one: Foreach, given: Any, left: int, most: int) -> list[Any]:
@@ -115,8 +139,11 @@ def keep(foreach: Sequence[Foreach], found: Sequence[list[Any]], blobs: BlobStor
                 try:
                     values.pack(value)
                 except Exception as problem:  # noqa: BLE001  whatever a value raises when it is pickled
-                    said = artifacts.remedy(value, problem)
-                    raise UsageError(f"--foreach {one.name} in {one.expression}: an item {said}") from error
+                    said = artifacts.remedy(value, problem, otherwise="")
+                    raise UsageError(
+                        f"--foreach {one.name} in {one.expression}: an item {said}",
+                        "Go through what it is made from, such as names or numbers, and make it in the step.",
+                    ) from error
         raise
     blobs.put_parts(packed.digest, packed.parts)
     return Spread(
@@ -190,7 +217,11 @@ def _copy(value: Any) -> Any:
 def _label(value: Any) -> str:
     kind = type(value)
     if kind is str:
-        text = value
+        text = value[: _LABEL + 1]
+    elif kind is bytes:
+        text = repr(value[: _LABEL + 1])
+    elif kind is int and value.bit_length() > _LONGEST:
+        text = f"{'-' if value < 0 else ''}{abs(value) >> (abs(value).bit_length() - 64):#x}…"
     elif kind in _ATOMS:
         text = repr(value)
     elif getattr(value, "ndim", None) == 0:
@@ -205,6 +236,7 @@ def _digest(value: Any) -> str:
     """Return a text that stands for a value in keys: itself where it is short."""
     kind = type(value)
     if kind in _ATOMS:
-        text = f"{kind.__name__}:{value!r}"
+        long = kind is int and value.bit_length() > _LONGEST
+        text = f"{kind.__name__}:{value:#x}" if long else f"{kind.__name__}:{value!r}"
         return text if len(text) <= 40 else f"{kind.__name__}:{values.digest_of(text.encode('utf-8', 'surrogatepass'))}"
     return str(values.pack(value).digest)

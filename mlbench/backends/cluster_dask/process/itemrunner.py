@@ -565,11 +565,15 @@ def _end_loop(loop: Any) -> None:
 
 
 def show(shell: ZMQInteractiveShell, error: BaseException, *, whole: bool) -> None:
-    """Show what an item raised, from its own first line on, and keep it as `shell.failure`."""
+    """Show what an item, or a `--foreach`, raised, from its own first line on, and keep it as `shell.failure`."""
     own = shell.compile.code_name()
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename != own:
         trace = trace.tb_next
+    if trace is None:  # a `--foreach`, or a generator that it goes through
+        trace = error.__traceback__
+        while trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("mlbench."):
+            trace = trace.tb_next
     trace = trace or error.__traceback__
     if whole:
         shell.showtraceback((type(error), error, trace), tb_offset=0, exception_only=isinstance(error, SystemExit))

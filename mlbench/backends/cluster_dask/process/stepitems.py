@@ -17,13 +17,15 @@ import os
 import signal
 import sys
 import traceback
+from dataclasses import replace
 from typing import Any, Final, NoReturn
 
 from mlbench.backends.blobs import open_blobs, rest
 from mlbench.backends.cluster_dask import processors
 from mlbench.backends.cluster_dask.channel import Channel, MarkedChannel, PipeEnd, widen
-from mlbench.backends.cluster_dask.process.foreach import Items, evaluate, keep
+from mlbench.backends.cluster_dask.process.foreach import Items, evaluate, keep, what_to_do
 from mlbench.backends.cluster_dask.process.itemrunner import LONG, Runner, flush_c, show
+from mlbench.backends.cluster_dask.process.pools import end_pools
 from mlbench.backends.cluster_dask.process.stepprocess import Step
 from mlbench.backends.cluster_dask.process.stepserver import end_with_parent
 from mlbench.backends.cluster_dask.process.stepshell import ZMQInteractiveShell, open_stream
@@ -53,6 +55,7 @@ def _say_over(channel: MarkedChannel, **more: Any) -> None:
     sys.stderr.flush()
     flush_c()
     channel.send({"op": "over", **more})
+    end_pools()
     atexit._run_exitfuncs()
 
 
@@ -125,7 +128,8 @@ class _Process:
             self._refuse(self._step.refused(refusal))
         except BaseException as error:  # noqa: BLE001  an expression may raise, and exit
             show(self._shell, error, whole=True)
-            self._refuse(self._step.failure(error, self._shell.failure))
+            said = self._step.failure(error, self._shell.failure)
+            self._refuse(replace(said, line=1, remedy=what_to_do(error, task.foreach)))  # the line of `%%step`
         else:
             self._channel.send({"op": "spread", "spread": msgspec.to_builtins(spread), "after": after})
 

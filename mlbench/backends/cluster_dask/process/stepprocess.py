@@ -24,6 +24,7 @@ from mlbench.backends.cluster_dask import processors
 from mlbench.backends.cluster_dask.channel import Channel
 from mlbench.backends.cluster_dask.process.fingerprints import Values
 from mlbench.backends.cluster_dask.process.opened import Opened
+from mlbench.backends.cluster_dask.process.pools import end_pools
 from mlbench.backends.cluster_dask.process.rehearsal import use_libraries
 from mlbench.backends.cluster_dask.process.stepserver import INLINE_BACKEND, PRIVATE_VARIABLES
 from mlbench.backends.cluster_dask.process.stepshell import ZMQInteractiveShell, make_shell, open_stream
@@ -124,6 +125,7 @@ def main(channel: Channel) -> None:
     sys.stderr.flush()
     used = resource.getrusage(resource.RUSAGE_SELF)
     channel.send({"op": "done", "cpu": used.ru_utime + used.ru_stime, **done})
+    end_pools()
     atexit._run_exitfuncs()
 
 
@@ -286,6 +288,9 @@ class Step:
             return "A step ends where its cell ends: leave sys.exit() out, or raise an error that says what is wrong."
         if isinstance(error, ModuleNotFoundError):
             return self._missing(error)
+        if self._task.foreach:  # `--here` has no items
+            names = ", ".join(one.name for one in self._task.foreach)
+            return f"Bind {names} in a plain cell as this item has it and run the body there, then `%debug`."
         return f"Run the cell with `%%step {self._task.step} --here`, then `%debug`."
 
     def _missing(self, error: ModuleNotFoundError) -> str:
@@ -314,6 +319,8 @@ class Step:
                 traceback=tuple(traceback.format_exception(error)),
                 remedy=self._missing(error)
                 if isinstance(error, ModuleNotFoundError)
+                else "Make what it reads inside the step."
+                if self._task.foreach
                 else f"Run the cell with `%%step {self._task.step} --here`, or make what it reads inside the step.",
             )
         lines = list(said.traceback) or [f"{said.ename}: {said.evalue}"]

@@ -125,6 +125,9 @@ class _Compiler(CachingCompiler):
         other = _STEP_FILE.fullmatch(name)
         if other:
             return "step", other[1]
+        expression = _FOREACH_FILE.fullmatch(name)
+        if expression:
+            return "--foreach", expression[1]
         return ("notebook", "cell") if _KERNEL_FILE.search(name) else None
 
     _above = 1
@@ -145,6 +148,7 @@ def _bound_by(node: ast.AST) -> Iterator[str]:
 
 
 _STEP_FILE: Final = re.compile(r"<step (.+)>")
+_FOREACH_FILE: Final = re.compile(r"<foreach (.+)>")
 _KERNEL_FILE: Final = re.compile(r"[/\\]ipykernel_\d+[/\\]\d+\.py$|<ipython-input-\d+-")
 
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from mlbench.backends.cluster_dask.channel import ACK, Frames
+from mlbench.backends.cluster_dask.ends import find_written
 from mlbench.backends.cluster_dask.itemwords import ItemEnd, Mark, read_word
 from mlbench.backends.cluster_dask.process.client import leave_slot
 from mlbench.backends.cluster_dask.resources import with_devices
@@ -296,7 +297,7 @@ class _ChunkRun(Attendance):
     def _was_given_up(self) -> bool:
         """Say whether somebody took this worker for lost while it stood still: others have its items by now."""
         name = f"{self._task.execution}-lost-{self._asked.place}"
-        self._given_up = self._given_up or self._blobs.find_record("executions", name) is not None
+        self._given_up = self._given_up or find_written(self._blobs, self._task, "executions", name) is not None
         return self._given_up
 
     def _hear_process(self, channel: socket.socket, frames: Frames, poll: select.poll) -> None:

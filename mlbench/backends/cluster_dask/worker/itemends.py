@@ -12,6 +12,7 @@ from mlbench.core.ports import BlobStore
 from mlbench.core.records import Binding, Failure, Json, Metric, Reason, State, with_artifacts
 from mlbench.runs.itemrecords import label_of
 from mlbench.runs.randomness import start_of
+from mlbench.runs.signing import proof_of
 from mlbench.runs.wire import encoded, msgspec
 
 __all__ = ["Item", "ItemEnds"]
@@ -148,8 +149,12 @@ class ItemEnds:
             if number in ended
         ]
         early = b',"early":true' if only is not None else b""
-        whole = b'{"executions":[' + b",".join(records) + b"]" + early + b"}"
-        blobs.append("executions", f"{self._task.execution}-{place}", whole, durable=True)
+        said = b'{"executions":[' + b",".join(records) + b"]" + early + b"}"
+        identifier = f"{self._task.execution}-{place}"
+        if self._task.signer is not None:
+            proof = proof_of(self._task.signer, "executions", identifier, said)
+            said = said[:-1] + b',"proof":"' + proof.encode() + b'"}'
+        blobs.append("executions", identifier, said, durable=True)
         return records
 
     def _record(self, number: int, place: int, item: Item, process: int | None) -> Json:

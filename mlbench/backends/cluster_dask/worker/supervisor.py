@@ -19,6 +19,7 @@ from typing import IO, Any, Final
 
 from mlbench.backends.blobs import is_there, open_blobs
 from mlbench.backends.cluster_dask.channel import ACK, Frames
+from mlbench.backends.cluster_dask.ends import ended_already, record_end
 from mlbench.backends.cluster_dask.process.client import leave_slot
 from mlbench.backends.cluster_dask.resources import with_devices
 from mlbench.backends.cluster_dask.worker.attendance import (
@@ -45,9 +46,7 @@ from mlbench.backends.cluster_dask.worker.visiting import conclude, visits
 from mlbench.core.errors import MlbenchError
 from mlbench.core.ids import Digest, ExecutionId
 from mlbench.core.messages import StepTask
-from mlbench.core.ports import BlobStore
 from mlbench.core.records import (
-    ENDED,
     Binding,
     Execution,
     Failure,
@@ -127,17 +126,8 @@ def refused(task: StepTask, error: MlbenchError) -> Execution:
     record = ended_record(task, state="failed", reason="error", failure=failure)
     if is_there(task.store):
         with contextlib.suppress(MlbenchError, OSError):  # the service writes what it finds no record of
-            open_blobs(task.store).append("execution", record.id, msgspec.to_builtins(record), durable=True)
+            record_end(open_blobs(task.store), task, record)
     return record
-
-
-def ended_already(blobs: BlobStore, record: Execution) -> Execution | None:
-    """Return the end of this attempt that somebody else has recorded: who was given up may not say another one."""
-    found = blobs.find_record("execution", record.id)
-    if found is None or found.get("state") not in ENDED or found.get("attempt", 1) < record.attempt:
-        return None
-    _log.warning("The end of execution %s comes too late: it is recorded as %s", record.id, found["state"])
-    return msgspec.convert(found, Execution)
 
 
 class _Supervision(Attendance):
@@ -372,12 +362,12 @@ class _Supervision(Attendance):
     def _write(self, record: Execution) -> Execution:
         """Keep the log, then the record, durably; if that fails, return one that says so."""
         try:
-            if self._stalled and (told := ended_already(self._blobs, record)) is not None:
+            if self._stalled and (told := ended_already(self._blobs, self._task, record)) is not None:
                 return told
             if visits(self._task) and not conclude(self._task):
                 raise GivenUp(f"The end of step {self._task.step} comes too late: it was taken for lost.")
             record = dataclasses.replace(record, log=self._keep_log())
-            self._blobs.append("execution", record.id, msgspec.to_builtins(record), durable=True)
+            record_end(self._blobs, self._task, record)
         except (MlbenchError, OSError) as error:
             _log.error("The end of execution %s could not be recorded: %s", record.id, error)
             remedy = getattr(error, "remedy", None) or "See that the store can be written, then run the cell again."

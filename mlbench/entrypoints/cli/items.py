@@ -1,0 +1,57 @@
+"""What the items of a run's fan-outs come to: their metrics and times, in a line each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from mlbench.core.ports import Catalog
+from mlbench.core.records import Execution
+from mlbench.entrypoints.cli import output
+from mlbench.entrypoints.cli.output import number, plain
+from mlbench.runs.wording import took
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["items_table"]
+
+_MOST: Final = 10
+"""Metrics of one fan-out that are shown."""
+
+
+def items_table(catalog: Catalog, executions: Sequence[Execution]) -> Table | None:
+    """Return what the items of fan-outs logged and how long they took, one line each; None without any fan-out."""
+    rows = [(one.step, *row) for one in executions if one.fanout is not None for row in _rows(catalog, one)]
+    if not rows:
+        return None
+    made = output.table("items of", "what", "items", "mean", "lowest", "highest", right=("items", "mean"))
+    for row in rows:
+        made.add_row(*map(plain, row))
+    return made
+
+
+def _rows(catalog: Catalog, execution: Execution) -> Iterator[tuple[str, str, str, str, str]]:
+    for name in catalog.item_metric_names(execution.id)[:_MOST]:
+        found = [(item, value) for item, value in catalog.item_metrics(execution.id, name) if math.isfinite(value)]
+        if not found:
+            continue
+        mean = number(math.fsum(value for _, value in found) / len(found))
+        low, high = min(found, key=lambda one: one[1]), max(found, key=lambda one: one[1])
+        lowest, highest = (f"{number(value)}{_label(catalog, execution, item)}" for item, value in (low, high))
+        yield name, f"{len(found):,}", mean, lowest, highest
+    fanout = execution.fanout
+    assert fanout is not None
+    ran = fanout.succeeded + fanout.failed + fanout.cancelled
+    if ran and fanout.slowest is not None and fanout.slowest_seconds is not None:
+        slowest = f"{took(fanout.slowest_seconds)}{_label(catalog, execution, fanout.slowest)}"
+        yield "time", f"{ran:,}", took(fanout.seconds / ran), "", slowest
+
+
+def _label(catalog: Catalog, execution: Execution, item: int) -> str:
+    """Return which item it is: by its values, or by its number."""
+    found = catalog.items(execution.id, after=item - 1, limit=1)
+    label = found[0].label if found and found[0].item == item else {}
+    said = ", ".join(f"{name}={value}" for name, value in label.items()) or f"item {item}"
+    return f" ({output.first_line(said, 60)})"
