@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -138,3 +139,38 @@ def test_the_configurations_default_holds_without_a_word_in_the_notebook(
         assert one.run("%cluster").text.startswith("Cluster there (run by somebody else)")
     finally:
         one.manager.shutdown_kernel(now=True)
+
+
+def test_a_fan_out_there_that_is_cancelled_runs_only_the_rest_with_cache(notebook: Notebook, tmp_path: Path) -> None:
+    assert notebook.run("%cluster there").status == "ok"
+    marks, gate = tmp_path / "marks", tmp_path / "gate"
+    marks.mkdir()
+    # A folder for each time that an item begins: files that it opens would be part of its key.
+    body = (
+        f"import os, time\nos.mkdir({str(marks)!r} + f'/{{x}}-{{time.time_ns()}}')\ntime.sleep(0.05)\n"
+        f"while x >= 20 and not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
+        "halves = x / 2"
+    )
+
+    def begun() -> list[int]:
+        return [int(one.name.partition("-")[0]) for one in marks.iterdir()]
+
+    first = notebook.run(f"%%step half --foreach x in range(40) --cache\n{body}", cell="c1")
+    assert first.status == "ok", first.error
+    until = time.monotonic() + 90
+    while not (set(range(20)) <= set(begun()) and sum(number >= 20 for number in begun()) == 2):  # both threads wait
+        assert time.monotonic() < until, begun()
+        time.sleep(0.05)
+    assert notebook.run("%cancel half").status == "ok"
+    assert "cancelled" in notebook.run("halves").error
+    gate.touch()
+    begun_then = begun()
+    again = notebook.run(f"%%step half --foreach x in range(40) --cache --wait\n{body}", cell="c1", timeout=120)
+    assert again.status == "ok", again.error
+    assert notebook.value("halves == [x / 2 for x in range(40)]") == "True"
+    rest = begun()[:]
+    for number in begun_then:
+        rest.remove(number)
+    assert set(rest).isdisjoint(range(20)), "what had ended ran again"
+    assert set(range(20, 40)) == set(rest)
+    assert notebook.run("%cluster local").status == "ok"

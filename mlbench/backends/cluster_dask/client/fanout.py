@@ -393,14 +393,12 @@ class FanOutDrive:
             if now > self._loss_at + _LOSS_SECONDS:
                 self._loss_at = now
             until = self._loss_at + _LAST_WORDS_SECONDS
-            while not (recorded := self._recorded(chunk)) and time.monotonic() < until:
+            while not (ended := self._has_ended(chunk)) and time.monotonic() < until:
                 time.sleep(0.1)
-            if not recorded and not self._concludes(task):  # it is about to write
+            if not ended and not self._concludes(task):  # it is about to write
                 until = time.monotonic() + _RECORD_SECONDS
-                while not (recorded := self._recorded(chunk)) and time.monotonic() < until:
+                while not self._has_ended(chunk) and time.monotonic() < until:
                     time.sleep(0.1)
-            if recorded:
-                return recorded
         return self._recorded(chunk)
 
     @staticmethod
@@ -412,16 +410,28 @@ class FanOutDrive:
         return True
 
     def _recorded(self, chunk: Chunk) -> list[Execution]:
-        """Return what a worker has recorded of a chunk: it has the secret that came with the task.
+        """Return what a worker has recorded of a chunk, perhaps ahead of its end: it has the secret of the task.
 
         The list of the results is signed, and so vouches for whatever was put in here.
         """
         try:
-            found = find_written(self._blobs, self._task, "executions", f"{self._task.execution}-{chunk.place}")
-            return msgspec.convert((found or {}).get("executions", []), list[Execution])
-        except (MlbenchError, msgspec.ValidationError):
+            return msgspec.convert(self._find(chunk).get("executions", []), list[Execution])
+        except msgspec.ValidationError:
             _log.exception("The records of %s can't be read", self._task.store)
             return []
+
+    def _has_ended(self, chunk: Chunk) -> bool:
+        """Say whether a worker has recorded how a chunk ended."""
+        found = self._find(chunk)
+        return bool(found) and not found.get("early")
+
+    def _find(self, chunk: Chunk) -> Json:
+        try:
+            name = f"{self._task.execution}-{chunk.place}"
+            return find_written(self._blobs, self._task, "executions", name) or {}
+        except MlbenchError:
+            _log.exception("The records of %s can't be read", self._task.store)
+            return {}
 
     async def _end(self, outcome: Outcome) -> Execution:
         binds: tuple[Binding, ...] = ()

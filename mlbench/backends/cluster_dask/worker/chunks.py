@@ -53,6 +53,8 @@ _MANY: Final = 100
 _GATHER: Final = 0.01
 """Seconds that what comes quickly is left to come, so that it is taken together."""
 _EXIT_SECONDS: Final = 3.0
+_LONG: Final = 2_000_000_000
+"""Nanoseconds that an item may take before those that have ended are recorded without waiting for it."""
 _MOST_DEATHS: Final = 2
 """So many processes may end one after the other without that an item was begun."""
 _MOST_IN_FIRST: Final = 5_000
@@ -127,6 +129,7 @@ class _ChunkRun(Attendance):
         self._messages: list[Json] = []
         self._untold: list[int] = []
         self._unsure: list[int] = []
+        self._kept: set[int] = set()
         self._reopened = False
         self._deaths = 0
         self._given_up = False
@@ -281,6 +284,7 @@ class _ChunkRun(Attendance):
             self._texts.settle(known)
             self._enforce(process)
             self._tell_items()
+            self._keep_ended()
         read(whole=True)
         for reader in readers.values():
             if text := reader.last():
@@ -553,6 +557,20 @@ class _ChunkRun(Attendance):
         self._flush(now, everything=True)
 
     # --- the end -----------------------------------------------------------------------------------------------------
+
+    def _keep_ended(self) -> None:
+        """Record what has ended, while an item takes long: a worker that is lost then does not take it along."""
+        if self._current is None or time.time_ns() < self._current_since + _LONG or self._mark.lost:
+            return
+        unsure = {*self._unsure, *(self._child.unsure if self._child is not None else ())}
+        sure = self._ends.ended.keys() - unsure
+        if self._kept.issuperset(sure) or self._cancelled():
+            return
+        self._kept |= sure
+        try:
+            self._ends.write(self._blobs, self._asked.place, self._last, only=sure)
+        except (MlbenchError, OSError) as error:  # the end says it, if it is so then too
+            _log.warning("Items of execution %s could not be recorded yet: %s", self._task.execution, error)
 
     def _end(self) -> bytes:
         """Write what became of the items; return it as JSON."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from mlbench.backends.cluster_dask.itemwords import ItemEnd
@@ -117,7 +117,9 @@ class ItemEnds:
         """Take the labels of items, of which there are too many to come with their chunk."""
         self._labels.update(zip(numbers, labels, strict=True))
 
-    def write(self, blobs: BlobStore, place: int, process: int | None) -> list[bytes]:
+    def write(
+        self, blobs: BlobStore, place: int, process: int | None, only: Collection[int] | None = None
+    ) -> list[bytes]:
         """Keep what the items bound, then their records; return these as JSON: both are durable by then.
 
         Parameters
@@ -126,12 +128,15 @@ class ItemEnds:
             The chunk's own number.
         process
             The one in which items ran of which nothing else is known.
+        only
+            Items that are kept ahead of the others: the record that follows has them too.
         """
-        if not self.ended:
+        ended = self.ended if only is None else {number: self.ended[number] for number in only}
+        if not ended:
             return []
         small = {
             digest: parts
-            for item in self.ended.values()
+            for item in ended.values()
             if item.end is not None and item.state == "succeeded"
             for digest, parts in item.end.parts
         }
@@ -139,11 +144,13 @@ class ItemEnds:
             blobs.put_pack(list(small.items()), durable=True)
         chunk = self.chunk
         records = [
-            encoded(self._record(number, place_in_chunk, self.ended[number], process))
+            encoded(self._record(number, place_in_chunk, ended[number], process))
             for place_in_chunk, number in enumerate(chunk.numbers)
-            if number in self.ended
+            if number in ended
         ]
-        said, identifier = b'{"executions":[' + b",".join(records) + b"]}", f"{self._task.execution}-{place}"
+        early = b',"early":true' if only is not None else b""
+        said = b'{"executions":[' + b",".join(records) + b"]" + early + b"}"
+        identifier = f"{self._task.execution}-{place}"
         if self._task.signer is not None:
             proof = proof_of(self._task.signer, "executions", identifier, said)
             said = said[:-1] + b',"proof":"' + proof.encode() + b'"}'
@@ -152,7 +159,7 @@ class ItemEnds:
 
     def _record(self, number: int, place: int, item: Item, process: int | None) -> Json:
         """Return an item's record, without what has no value."""
-        chunk, end = self.chunk, item.end
+        chunk, end, messages = self.chunk, item.end, item.messages
         record: Json = {
             **self._common,
             "id": chunk.executions[place],
@@ -175,7 +182,7 @@ class ItemEnds:
         if item.failure is not None:
             record["failure"] = item.failure
             if end is None:
-                item.messages = (*item.messages, _shown(item.failure))
+                messages = (*messages, _shown(item.failure))
         if end is not None:
             if item.state == "succeeded":
                 record["binds"] = msgspec.Raw(end.binds)
@@ -187,8 +194,8 @@ class ItemEnds:
             record["draws"] = item.draws
             if self._task.seeded and self._task.random:
                 record["random_start"] = start_of(self._task.random, item.draws, item=number)
-        if item.messages:
-            record["messages"] = item.messages
+        if messages:
+            record["messages"] = messages
         if item.artifacts:
             record["artifacts"] = item.artifacts
         if item.metrics:
