@@ -79,7 +79,12 @@ def test_on_a_full_disk_every_command_says_so_and_all_goes_on_afterwards(tmp_pat
 def test_a_step_whose_result_does_not_fit_on_the_disk_says_that_there_is_no_space(
     tmp_path: Path, service: House, small: Path
 ) -> None:
-    large = write(tmp_path / "large.ipynb", "n: int = 1", "%load_ext mlbench", "%%step a\na = bytearray(24_000_000)")
+    large = write(
+        tmp_path / "large.ipynb",
+        "n: int = 1",
+        "%load_ext mlbench",
+        "%%step a\nimport random\na = random.randbytes(24_000_000)",
+    )
     status, out, _ = mlbench("run", str(large))
     assert status == 1
     assert f"There is no space left on {small / 'store'}." in out
