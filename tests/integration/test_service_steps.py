@@ -25,6 +25,8 @@ from mlbench.core.errors import ServiceError
 from mlbench.core.ids import ExecutionId, RunId, new_id
 from mlbench.core.messages import Event
 from mlbench.core.records import Execution, Run
+from mlbench.project.signing import signer
+from mlbench.runs.signing import proven
 from tests.integration.house import PATIENCE, House, Kernel, catalog, eventually, names
 
 
@@ -480,7 +482,9 @@ def test_an_end_that_a_killed_service_told_nobody_is_found_by_the_cell_run_again
     quick.kill()
     kernel.client.close()
     ended = replace(record, state="succeeded", ended=time.time_ns())
-    LocalBlobs(quick.store).append("execution", load, msgspec.to_builtins(ended))
+    LocalBlobs(quick.store).append(
+        "execution", load, proven(signer(load), "execution", load, msgspec.to_builtins(ended))
+    )
     answer = quick.kernel("second").ask("load", "", key="K")
     assert answer["attached"]
     assert (answer["execution"]["id"], answer["execution"]["state"]) == (load, "succeeded")
@@ -491,7 +495,9 @@ def test_an_end_that_a_kernel_hears_of_when_it_comes_back_is_not_taken_for_anoth
     load = kernel.submit("load", "sleep 60", key="K")
     record = kernel.state(load, "running")
     ended = replace(record, state="succeeded", ended=time.time_ns())
-    LocalBlobs(quick.store).append("execution", load, msgspec.to_builtins(ended))
+    LocalBlobs(quick.store).append(
+        "execution", load, proven(signer(load), "execution", load, msgspec.to_builtins(ended))
+    )
     quick.kill()
     assert kernel.state(load, "succeeded").id == load
     assert kernel.ask("load", "", key="K")["attached"] is False
