@@ -338,13 +338,16 @@ def test_an_end_that_only_the_records_know_is_found_by_the_next_service(quick: H
     import msgspec
 
     from mlbench.backends.blobs_local import LocalBlobs
+    from mlbench.project.signing import signer
+    from mlbench.runs.signing import proven
 
     kernel = quick.kernel()
     step = kernel.submit("load", "sleep 60")
     record = kernel.state(step, "running")
     quick.kill()
     ended = replace(record, state="succeeded", ended=time.time_ns())
-    LocalBlobs(quick.store).append("execution", step, msgspec.to_builtins(ended))
+    told = proven(signer(step), "execution", step, msgspec.to_builtins(ended))
+    LocalBlobs(quick.store).append("execution", step, told)
     quick.kernel("another")
     assert catalog(quick.store).execution(step).state == "succeeded"
 
