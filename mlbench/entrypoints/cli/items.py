@@ -10,6 +10,7 @@ from mlbench.core.ports import Catalog
 from mlbench.core.records import Execution
 from mlbench.entrypoints.cli import output
 from mlbench.entrypoints.cli.output import number, plain
+from mlbench.project.history import with_items
 from mlbench.runs.wording import took
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ _MOST: Final = 10
 
 def items_table(catalog: Catalog, executions: Sequence[Execution]) -> Table | None:
     """Return what the items of fan-outs logged and how long they took, one line each; None without any fan-out."""
-    rows = [(one.step, *row) for one in executions if one.fanout is not None for row in _rows(catalog, one)]
+    fanouts = [with_items(catalog, one) for one in executions if one.fanout is not None]
+    rows = [(one.step, *row) for one in fanouts for row in _rows(catalog, one)]
     if not rows:
         return None
     made = output.table("items of", "what", "items", "mean", "lowest", "highest", right=("items", "mean"))
