@@ -235,9 +235,8 @@ class Chunk:
     others are done within `rest` seconds more. `place` is the chunk's own number in its fan-out. A `spread` may come
     without labels and digests, where they are many. With `apart` each item gets a process of its own, forked from one
     that has loaded everything. Where `at_once` is given, so many chunks of the fan-out, and no more, have items under
-    way at once on a worker; a further one is made ready there. With `unsure` items have
-    ended in a process that then died, and may have seen what others among them had changed in place: even a single item
-    is looked at then.
+    way at once on a worker; a further one is made ready there. With `unsure` items have ended in a process that then
+    died, and may have seen what others among them had changed in place: even a single item is looked at then.
     """
 
     numbers: tuple[int, ...] = ()

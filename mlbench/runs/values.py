@@ -18,8 +18,6 @@ from __future__ import annotations
 import json
 import re
 import struct
-import sys
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -35,6 +33,7 @@ __all__ = [
     "FORMAT",
     "NAMING",
     "NOTED",
+    "SCATTERED",
     "Encoded",
     "Odd",
     "Packed",
@@ -193,7 +192,9 @@ def unpack(codec: str | None, parts: Sequence[Buffer], *, namespace: Mapping[str
 
         return frames.decode(header, buffers)
     if found == "arrow":
-        return _load_arrow(_loads(header), buffers)
+        from mlbench.runs import arrow
+
+        return arrow.decode(header, buffers)
     if found == "items" or found in {"file", "folder"}:
         raise TypeError("what names artifacts, or has a name, is loaded by mlbench.runs.artifacts.Loader")
     raise ArtifactCorrupt(
@@ -455,10 +456,10 @@ def _canonical(value: Any) -> tuple[str, list[bytes | memoryview | Stream]]:
         from mlbench.runs import frames
 
         return "frame", [*frames.encode(value)]
-    if root == "pyarrow":
-        return "arrow", _dump_arrow(value)
-    if root == "polars":
-        return "arrow", _dump_polars(value)
+    if root in {"pyarrow", "polars"}:
+        from mlbench.runs import arrow
+
+        return "arrow", [*arrow.encode(value)]
     raise Odd
 
 
@@ -538,7 +539,7 @@ def plain_dtype(dtype: Any) -> str:
     return str(dtype.str)
 
 
-_SCATTERED = 1 << 22
+SCATTERED = 1 << 22
 """Arrays of so many bytes that are not contiguous are put together piece by piece, while they are written."""
 
 
@@ -562,7 +563,7 @@ def array_bytes(array: Any) -> memoryview | Stream:
     """Return the bytes of an array, in the order of its indexes, not copied."""
     import numpy as np
 
-    if not array.flags.c_contiguous and array.nbytes >= _SCATTERED and array.nbytes // len(array) < _SCATTERED:
+    if not array.flags.c_contiguous and array.nbytes >= SCATTERED and array.nbytes // len(array) < SCATTERED:
         return _Scattered(array)
     return memoryview(np.ascontiguousarray(array).reshape(-1).view("u1").data)
 
@@ -596,104 +597,3 @@ def _dump_numpy(value: Any) -> tuple[str, list[bytes | memoryview | Stream]]:
 
 def _load_array(header: Mapping[str, Any], buffers: Sequence[Buffer]) -> Any:
     return array_from(buffers[0], header["dtype"]).reshape(header["shape"], order=header["order"])
-
-
-def _dump_arrow(value: Any) -> list[bytes | memoryview | Stream]:
-    pa = sys.modules.get("pyarrow")
-    if pa is None or type(value) not in {pa.Table, pa.RecordBatch}:
-        raise Odd
-    kind = "table" if type(value) is pa.Table else "batch"
-    whole = value.combine_chunks() if kind == "table" else value
-    return [_dumps({"kind": kind}), _arrow_stream(whole)]
-
-
-def _dump_polars(value: Any) -> list[bytes | memoryview | Stream]:
-    pl = sys.modules.get("polars")
-    if pl is None or type(value) is not pl.DataFrame or any(str(kind) in _NOT_ARROW for kind in value.dtypes):
-        raise Odd
-    # With views of strings the same texts can lie in many ways.
-    table = value.to_arrow(compat_level=pl.CompatLevel.oldest())
-    return [_dumps({"kind": "polars"}), _arrow_stream(table.combine_chunks())]
-
-
-def _arrow_stream(whole: Any) -> memoryview | Stream:
-    """Return a table or a batch as Arrow's own stream; the columns of a large one are not copied."""
-    import pyarrow as pa
-
-    columns = [_without_rest(column) for column in whole.columns]
-    gathered = _Gathered()
-    with pa.ipc.new_stream(pa.PythonFile(gathered, mode="w"), whole.schema) as writer:
-        writer.write(type(whole).from_arrays(columns, schema=whole.schema))
-    return gathered if gathered.nbytes >= _SCATTERED else gathered.read(0, gathered.nbytes)
-
-
-def _without_rest(column: Any) -> Any:
-    """Return a column without what lies in its bitmaps behind its end, which is different each time."""
-    import pyarrow as pa
-
-    if isinstance(column, pa.ChunkedArray):
-        return pa.chunked_array([_without_rest(chunk) for chunk in column.chunks], type=column.type)
-    kind, count = column.type, len(column)
-    is_ = pa.types
-    texts = is_.is_string(kind) or is_.is_large_string(kind) or is_.is_binary(kind) or is_.is_large_binary(kind)
-    if column.offset or not (texts or is_.is_primitive(kind)):
-        return column
-    buffers = column.buffers()
-    if not column.null_count:
-        buffers[0] = None
-    for place in (0, 1) if pa.types.is_boolean(kind) else (0,):
-        if buffers[place] is not None:
-            bits = bytearray(buffers[place].slice(0, -(-count // 8)).to_pybytes())
-            if count % 8:
-                bits[-1] &= (1 << count % 8) - 1
-            buffers[place] = pa.py_buffer(bytes(bits))
-    return pa.Array.from_buffers(kind, count, buffers, column.null_count)
-
-
-class _Gathered:
-    """What is written to it, held as it was handed over: a file to write to, then a stream."""
-
-    closed = False
-
-    def __init__(self) -> None:
-        self.nbytes = 0
-        self._pieces: list[memoryview] = []
-        self._starts: list[int] = []
-
-    def write(self, data: Any) -> int:
-        piece = memoryview(data).cast("B")
-        if piece.nbytes:
-            self._pieces.append(piece)
-            self._starts.append(self.nbytes)
-            self.nbytes += piece.nbytes
-        return piece.nbytes
-
-    def flush(self) -> None:
-        """Do nothing: what was written is there."""
-
-    def close(self) -> None:
-        """Do nothing: it is read afterwards."""
-
-    def read(self, offset: int, size: int, /) -> memoryview:
-        data, done = bytearray(size), 0
-        place = max(bisect_right(self._starts, offset) - 1, 0)
-        while done < size:
-            piece = self._pieces[place][offset + done - self._starts[place] :][: size - done]
-            data[done : done + piece.nbytes] = piece
-            done += piece.nbytes
-            place += 1
-        return memoryview(data)
-
-
-_NOT_ARROW: Final = frozenset({"Object", "Unknown", "Int128", "UInt128"})
-
-
-def _load_arrow(header: Mapping[str, Any], buffers: Iterable[Buffer]) -> Any:
-    import pyarrow as pa
-
-    with pa.ipc.open_stream(pa.py_buffer(next(iter(buffers)))) as reader:
-        if header["kind"] == "polars":
-            import polars as pl
-
-            return pl.from_arrow(reader.read_all(), rechunk=False)
-        return reader.read_all() if header["kind"] == "table" else reader.read_next_batch()

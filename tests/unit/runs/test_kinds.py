@@ -44,6 +44,17 @@ def test_a_frame_of_polars_has_one_digest_however_it_was_made_and_shows_what_is_
     assert preview(frame["delay"])["shape"] == [3, 1]
 
 
+def test_a_series_of_polars_is_data_with_one_digest_however_it_was_made() -> None:
+    pl = pytest.importorskip("polars")
+    whole = pl.Series("x", ["a", None, "c"])
+    artifact, again = kept(whole)
+    assert artifact.codec == "arrow"
+    assert again.equals(whole, check_names=True, check_dtypes=True)
+    cut = pl.concat([pl.Series("x", ["a", None]), pl.Series("x", ["c"])], rechunk=False)
+    assert kept(cut)[0].digest == artifact.digest
+    assert kept(whole.to_frame())[0].digest != artifact.digest
+
+
 def test_a_frame_of_polars_with_objects_is_kept_all_the_same() -> None:
     pl = pytest.importorskip("polars")
     frame = pl.DataFrame({"a": [1, 2]}).lazy()
