@@ -41,7 +41,7 @@ class RemoteLarge(Large):
     compared = 32
 
     def __init__(self, remote: Remote, cache: ReadCache, notes: Notes, bring: Callable[[Entry, Piece], None]) -> None:
-        super().__init__(os.fspath(cache.folder), cache.path("tmp"))
+        super().__init__(os.fspath(cache.folder), cache.path("tmp"), name=remote.url)
         self.remote_packs = RemotePacks(remote, cache, "chunks")
         self.packs = self.remote_packs
         self._remote = remote

@@ -213,7 +213,7 @@ class FsspecBlobs(RemoteCare):
             raise
         if data is None:
             recipe = self._recipe(digest)
-            return self._reader.from_packs(digest) if recipe is None else self._assembled(digest, recipe)
+            return self._reader.from_packs(digest) if recipe is None else self._large.read(digest, recipe)
         return checked(digest, data, data.nbytes, hashed=False)
 
     def get_many(self, digests: Sequence[Digest], /, *, packs: Sequence[Digest] = ()) -> list[list[memoryview]]:
@@ -273,7 +273,7 @@ class FsspecBlobs(RemoteCare):
         if data is not None:
             check(digest, data)
         elif (recipe := self._recipe(digest)) is not None:
-            check_parts(digest, self._assembled(digest, recipe))
+            check_parts(digest, self._large.read(digest, recipe))
         else:
             self._reader.from_packs(digest)
 
@@ -370,19 +370,6 @@ class FsspecBlobs(RemoteCare):
             return self._large.recipe(digest)
         except ValueError as error:
             raise corrupt(digest, f"what it is made of, and {error}") from error
-
-    def _assembled(self, digest: Digest, recipe: Recipe) -> list[memoryview]:
-        try:
-            parts = self._large.read(recipe)
-        except KeyError as error:
-            raise ArtifactCorrupt(
-                f"The store {self.url} has no chunk {error.args[0]}, which {digest} is made of.",
-                "Run what made it again, or restore the store from a backup.",
-            ) from error
-        except ValueError as error:
-            raise corrupt(digest, str(error)) from error
-        check_parts(digest, parts, hashed=False)
-        return parts
 
     def _chunk(self, digest: Digest) -> bytes:
         """Return the bytes of a chunk of something."""

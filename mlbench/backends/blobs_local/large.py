@@ -23,6 +23,7 @@ from typing import Final, NamedTuple
 
 from blake3 import blake3
 
+from mlbench.backends.blobs_local.checks import check_parts, corrupt
 from mlbench.backends.blobs_local.files import (
     Buffer,
     Map,
@@ -36,6 +37,7 @@ from mlbench.backends.blobs_local.files import (
 )
 from mlbench.backends.blobs_local.packs import CHUNKS, Packs, Place, index_of, open_plain
 from mlbench.backends.blobs_local.whole import is_noted, note, note_of
+from mlbench.core.errors import ArtifactCorrupt
 from mlbench.core.ids import Digest
 from mlbench.core.ports import Stream
 from mlbench.runs import values
@@ -72,16 +74,19 @@ class Large:
         The store's directory.
     folder
         Where files lie until they are complete.
+    name
+        What the store is called where something is missing from it.
     """
 
     compared = 512
     """The packs, counted from the newest, with whose chunks a new artifact is compared."""
 
-    def __init__(self, root: str, folder: str) -> None:
+    def __init__(self, root: str, folder: str, *, name: str) -> None:
         self.folder = os.path.join(root, "large")
         self.packs = Packs(os.path.join(root, "chunks"))
         self._objects = os.path.join(root, "objects")
         self._tmp = folder
+        self._name = name
         self._lock = threading.Lock()
         self._known: dict[bytes, str] = {}
         self._learnt: set[str] = set()
@@ -211,24 +216,32 @@ class Large:
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    def read(self, recipe: Recipe) -> list[memoryview]:
-        """Return the parts of an artifact; those that were cut are private maps.
+    def read(self, digest: Digest, recipe: Recipe) -> list[memoryview]:
+        """Return the parts of an artifact, which are what its digest says; those that were cut are private maps.
 
         Raises
         ------
-        KeyError
-            With the digest of a chunk that is not here.
-        ValueError
-            If the file of one is none of ours, or damaged.
+        ArtifactCorrupt
+            If a chunk is not here, or the file of one is none of ours, or damaged.
         """
+        missing = recipe.chunks()[0]
         for _ in range(_LOOKS):  # a pack may be made anew, with less in it, between two calls
             places, objects = self._places(recipe)
-            for chunk in recipe.chunks():
-                if chunk not in places and chunk not in objects:
-                    raise KeyError(chunk)
+            without = [chunk for chunk in recipe.chunks() if chunk not in places and chunk not in objects]
+            if without:
+                missing = without[0]
+                break
             with suppress(FileNotFoundError):
-                return self._assemble(recipe, places)
-        raise KeyError(recipe.chunks()[0])
+                try:
+                    parts = self._assemble(recipe, places)
+                except ValueError as error:
+                    raise corrupt(digest, str(error)) from error
+                check_parts(digest, parts, hashed=False)  # its chunks have been
+                return parts
+        raise ArtifactCorrupt(
+            f"The store {self._name} has no chunk {missing}, which {digest} is made of.",
+            "Run what made it again, or restore the store from a backup.",
+        )
 
     def _assemble(self, recipe: Recipe, places: dict[Digest, Place]) -> list[memoryview]:
         files: dict[str, int] = {}
