@@ -253,6 +253,21 @@ def test_what_one_process_found_whole_no_other_hashes_again_until_its_file_chang
     assert len(hashed) == 2 * len(set(hashed))
 
 
+def test_what_a_disk_changed_by_itself_is_found_by_verify_and_then_by_whoever_loads_it(blobs: LocalBlobs) -> None:
+    digest = put(blobs, numbers(0))
+    (path,) = chunk_packs(blobs)
+    recipe = blobs._large.recipe(digest)
+    assert recipe is not None
+    flip(path, 5_000_000)
+    with path.open("rb") as file:  # as if nobody had written to it since it was found whole
+        whole.note([whole.note_of(file.fileno(), (bytes.fromhex(one[7:]) for one in recipe.chunks()))])
+    assert not np.array_equal(get(blobs, digest), numbers(0))
+    (piece,) = (one for one in blobs.pieces("pack"))
+    assert blobs.damaged(piece)
+    with pytest.raises(ArtifactCorrupt):
+        blobs.get_parts(digest)
+
+
 @pytest.mark.parametrize("spoil", [lambda path: os.truncate(path, 40), lambda path: path.chmod(0o666), Path.unlink])
 def test_notes_that_are_torn_or_open_to_others_are_not_believed(
     blobs: LocalBlobs, hashed: list[bytes], spoil: Callable[[Path], None]

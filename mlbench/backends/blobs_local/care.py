@@ -71,7 +71,11 @@ class Care:
             return {}
         except ArtifactCorrupt as error:
             return {piece.name: error.message}
-        return self._problems(piece, data)
+        found = self._problems(piece, data)
+        if found:  # a disk may have changed it by itself: who once found it whole is to look again
+            with suppress(OSError):
+                os.utime(self._where(piece), follow_symlinks=False)
+        return found
 
     def read_piece(self, piece: Piece, /) -> memoryview:
         """Return a file's bytes, which are what its name says."""
