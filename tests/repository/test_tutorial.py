@@ -62,7 +62,7 @@ def test_the_tutorials_notebook_runs(root: Path, tmp_path: Path, surroundings: d
     listed = mlbench("runs", "--json", env=surroundings)
     (run,) = json.loads(listed.stdout)
     assert run["state"] == "succeeded"
-    assert run["parameters"] == {"strength": 2.0}
+    assert run["parameters"] == {"strength": 2.0, "folds": 5}
 
 
 def test_the_tutorials_mistake_fails_as_it_says(root: Path, tmp_path: Path, surroundings: dict[str, str]) -> None:

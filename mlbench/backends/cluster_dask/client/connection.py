@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from mlbench.backends.blobs import open_blobs
 from mlbench.backends.cluster_dask import versions
-from mlbench.core.ids import Digest
+from mlbench.core.ids import Digest, ExecutionId
 from mlbench.core.messages import ClusterChoice, StepTask
 from mlbench.core.records import Json
 from mlbench.runs.wire import msgspec
@@ -114,6 +114,19 @@ class Connection:
             _log.warning("Workers of %s did not answer: %s", self.choice.name, type(error).__name__)
             return {}
         return dict(answers)
+
+    async def hold(self, execution: ExecutionId, *, held: bool) -> None:
+        """Have workers that come later hold what waits of an execution, or do so no more."""
+        from mlbench.backends.cluster_dask.worker import plugin
+
+        try:
+            if held:
+                work = self.client.register_plugin(plugin.Held(execution))
+            else:
+                work = self.client.unregister_worker_plugin(plugin.held_name(execution))
+            await asyncio.wait_for(work, CONTROL_SECONDS)
+        except Exception as error:  # noqa: BLE001  whatever is wrong there, chunks will say so
+            _log.warning("The scheduler of %s could not be told what is held: %s", self.choice.name, error)
 
     async def resources(self) -> dict[str, dict[str, float]]:
         """Return what each worker has, by its name, waiting some seconds for the first worker."""

@@ -180,6 +180,8 @@ class FanOutDrive:
         finally:
             for running in self._running:
                 running.cancel()
+        if self._paused:  # workers that come later have nothing to hold
+            await self.resume()
         return await self._end(outcome)
 
     def hear(self, news: Json) -> None:
@@ -244,8 +246,6 @@ class FanOutDrive:
     async def _send(self) -> None:
         now = time.monotonic()
         if now - self._slots_at > _SLOTS_SECONDS and self._stop_by is None:
-            if self._paused:  # a chunk that waits may have come to a worker that was not there when all were told
-                await self.chunks.pause()
             self._slots = max(1, await self.chunks.slots())
             self._slots_at = now
         while not self._paused and (chunk := self._spreading.next(now, self._slots)) is not None:
@@ -504,6 +504,7 @@ class DaskChunks:
         # One worker has all chunks there; what one asks for it is not to hold while it waits.
         self.in_turn = (task.cluster is None or task.cluster.kind == "local") and not self._asked
         self._futures: dict[str, Any] = {}
+        self._holds = False
 
     async def slots(self) -> int:
         """Return for how many chunks workers have threads, and what they ask for."""
@@ -559,6 +560,7 @@ class DaskChunks:
         from mlbench.backends.cluster_dask.worker import supervisor
 
         await self._connection.ask(supervisor.cancel, self._execution, reason)
+        await self._hold(held=False)
 
     async def workers(self) -> set[str]:
         """Return the addresses of the workers that have chunks."""
@@ -580,13 +582,21 @@ class DaskChunks:
         """Stop the processes on all workers."""
         from mlbench.backends.cluster_dask.worker import supervisor
 
-        return any((await self._connection.ask(supervisor.pause, self._execution)).values())
+        stopped = await self._connection.ask(supervisor.pause, self._execution)
+        await self._hold(held=True)
+        return any(stopped.values())
 
     async def resume(self) -> bool:
         """Let them go on."""
         from mlbench.backends.cluster_dask.worker import supervisor
 
+        await self._hold(held=False)
         return any((await self._connection.ask(supervisor.resume, self._execution)).values())
+
+    async def _hold(self, *, held: bool) -> None:
+        if held != self._holds:
+            self._holds = held
+            await self._connection.hold(self._execution, held=held)
 
 
 def _fitting(worker: Json, asked: Json) -> int:

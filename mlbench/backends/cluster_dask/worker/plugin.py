@@ -23,7 +23,7 @@ from mlbench.core.messages import ChunkEnd, StepTask
 from mlbench.core.records import Failure, Json
 from mlbench.runs.wire import msgspec
 
-__all__ = ["TOPIC", "StepWorker", "WorkerLost", "publisher", "run_chunk", "run_step", "unsealed"]
+__all__ = ["TOPIC", "Held", "StepWorker", "WorkerLost", "held_name", "publisher", "run_chunk", "run_step", "unsealed"]
 
 TOPIC: Final = "mlbench-news"
 
@@ -41,7 +41,7 @@ class StepWorker(WorkerPlugin):
         self.own = own
 
     def __reduce__(self) -> Any:
-        return (eval, (_PICKLED.format(own=self.own),))
+        return (eval, (_PICKLED.format(made=f"StepWorker(own={self.own})"),))
 
     async def setup(self, worker: Any) -> None:
         if self.own:
@@ -63,10 +63,29 @@ class StepWorker(WorkerPlugin):
             modules.forget()
 
 
+class Held(WorkerPlugin):
+    """Hold what waits of a paused execution on workers that come later: they are given it before anybody could tell."""
+
+    def __init__(self, execution: ExecutionId) -> None:
+        self.execution = execution
+        self.name = held_name(execution)
+
+    def __reduce__(self) -> Any:
+        return (eval, (_PICKLED.format(made=f"Held({self.execution!r})"),))
+
+    def setup(self, worker: Any) -> None:  # noqa: ARG002
+        supervisor.pause(self.execution)
+
+
+def held_name(execution: ExecutionId) -> str:
+    """Return the name under which Dask knows that an execution is held."""
+    return f"mlbench-held-{execution}"
+
+
 _ENDING: Final = (Status.closing, Status.closing_gracefully, Status.closed, Status.failed)
 
 _PICKLED: Final = """
-__import__("mlbench.backends.cluster_dask.worker.plugin", fromlist=["_"]).StepWorker(own={own})
+__import__("mlbench.backends.cluster_dask.worker.plugin", fromlist=["_"]).{made}
 if __import__("importlib.util", fromlist=["_"]).find_spec("mlbench")
 else __import__("distributed").WorkerPlugin()
 """.replace("\n", " ").strip()
