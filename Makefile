@@ -51,8 +51,11 @@ test: setup ## Run all tests: unit, contracts, repository, integration, journeys
 	try() { echo "== $$1"; shift; "$$@" || failed="$$failed [$$*]"; }; \
 	try "front end" npm test --silent; \
 	try "journeys" $(BIN)/python -m tests.steady -c tests/journeys/pytest.ini tests/journeys; \
+	mkdir -p build; \
+	$(BIN)/python -m tests.steady tests/unit tests/contracts tests/repository >build/unit.log 2>&1 & beside=$$!; \
+	trap 'kill $$beside 2>/dev/null' EXIT; \
 	try "integration" $(BIN)/python -m tests.steady tests/integration; \
-	try "unit, contracts, repository" $(BIN)/python -m tests.steady tests/unit tests/contracts tests/repository; \
+	try "unit, contracts, repository" wait $$beside; cat build/unit.log; \
 	[ -z "$$failed" ] || { echo "Failed:$$failed" >&2; exit 1; }
 
 check: lint types layers docs test ## Everything that a change has to pass: what CI runs
