@@ -101,9 +101,10 @@ class Care:
                 raise ArtifactCorrupt(problem, f"Look what needs {name}: `mlbench store verify`.")
         with self._clear_errors():
             paths = [self._goes(piece, data) for piece, data in pieces]
-            made = set().union(*(make_folders(os.path.dirname(path)) for path in paths))
+            for path in paths:
+                make_folders(os.path.dirname(path))
             files = [(path, len(data), [(0, data)]) for path, (_, data) in zip(paths, pieces, strict=True)]
-            write_files(self._tmp, files, made, durable=True)
+            write_files(self._tmp, files, durable=True)
 
     def repack(self, pack: Digest, keep: Collection[Digest], /) -> Digest | None:
         """Keep some artifacts of a pack in a pack of their own, durably; the pack itself stays."""

@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from mlbench.backends.blobs_local.whole import is_noted, note, note_of_name
+
 __all__ = [
     "Buffer",
     "Map",
@@ -24,6 +26,7 @@ __all__ = [
     "make_folders",
     "read_range",
     "sync_all",
+    "sync_kept",
     "touch",
     "write_all",
     "write_files",
@@ -43,9 +46,7 @@ _MAPPED: Final = 1 << 16
 """From this size on, what is read is mapped."""
 
 
-def write_files(
-    folder: str, files: Sequence[tuple[str, int, Pieces]], changed: Collection[str] = (), *, durable: bool
-) -> None:
+def write_files(folder: str, files: Sequence[tuple[str, int, Pieces]], *, durable: bool) -> None:
     """Make files of pieces at offsets, each complete or not at all.
 
     All are written before the first is synced, and all renamed before the first folder is, so that the disk is waited
@@ -54,11 +55,9 @@ def write_files(
     Parameters
     ----------
     folder
-        Where they lie until they are complete, on the same disk.
+        Where they lie until they are complete: directly under the store's own.
     files
         For each its path, its size and its pieces.
-    changed
-        Folders that got a new one in them on the way.
     durable
         Whether they must be there after a power cut.
     """
@@ -80,7 +79,7 @@ def write_files(
                 os.unlink(temporary)
         raise
     if durable:
-        sync_all([*changed, *(os.path.dirname(path) for path, _, _ in files)])
+        sync_kept(os.path.dirname(folder), [os.path.dirname(path) for path, _, _ in files])
 
 
 def is_shared(folder: str | Path) -> bool:
@@ -121,17 +120,16 @@ def begin_writeback(file: int, offset: int, size: int) -> None:
 _SYNC_FILE_RANGE_WRITE: Final = 2
 
 
-def make_folders(folder: str) -> set[str]:
-    """Make a folder and those above it; return the folders that have a new one in them and may have to be synced."""
+def make_folders(folder: str) -> None:
+    """Make a folder and those above it, as far as they are not there."""
     if os.path.isdir(folder):
-        return set()
+        return
     parent = os.path.dirname(folder)
-    changed = make_folders(parent)
+    make_folders(parent)
     with suppress(FileExistsError):
         os.mkdir(folder, 0o700)
         if is_shared(parent):
             os.chmod(folder, 0o2770)  # noqa: S103  (as the owner of the store has made its own folder)
-    return changed | {parent}
 
 
 def touch(path: str) -> bool:
@@ -147,6 +145,31 @@ def touch(path: str) -> bool:
     except PermissionError:  # another user's: whoever may not say that it is needed cannot rely on it
         return False
     return True
+
+
+def sync_kept(root: str, folders: Collection[str], files: Collection[str] = ()) -> None:
+    """Sync folders of a store, and files in them; the folders above too, unless somebody has noted that this is done.
+
+    Whoever has made a folder may not have synced its name, and will not if it was killed, or in no need of that.
+
+    Parameters
+    ----------
+    root
+        The store's own directory, whose name was synced when it was made.
+    folders, files
+        What to sync.
+    """
+    above: dict[str, bytes] = {}
+    for folder in folders:
+        while len(folder) > len(root) and folder not in above:
+            one = note_of_name(folder)
+            if is_noted(one):
+                break
+            above[folder] = one
+            folder = os.path.dirname(folder)  # noqa: PLW2901
+    sync_all([*files, *folders, *map(os.path.dirname, above)])
+    if above:
+        note(above.values())
 
 
 def sync_all(paths: Sequence[str]) -> None:

@@ -30,7 +30,7 @@ from mlbench.backends.blobs_local.files import (
     begin_writeback,
     make_folders,
     read_range,
-    sync_all,
+    sync_kept,
     touch,
     write_all,
     write_files,
@@ -162,8 +162,8 @@ class Large:
 
     def place_recipe(self, digest: Digest, text: bytes, *, durable: bool) -> None:
         """Write a recipe, all of whose chunks are in place."""
-        changed = make_folders(self.folder)
-        write_files(self._tmp, [(self.path(digest), len(text), [(0, text)])], changed, durable=durable)
+        make_folders(self.folder)
+        write_files(self._tmp, [(self.path(digest), len(text), [(0, text)])], durable=durable)
 
     def meet(self, digest: Digest, *, durable: bool) -> bool:
         """Note that an artifact is needed, and sync it if asked to; return False if it is not here, or not whole."""
@@ -181,8 +181,12 @@ class Large:
         if not all(map(touch, paths)):
             return False
         if durable:  # whoever wrote these may not have synced them
-            sync_all([self.path(digest), *paths, self.folder, *{os.path.dirname(path) for path in paths}])
+            self.sync(self.folder, *{os.path.dirname(path) for path in paths}, files=[self.path(digest), *paths])
         return True
+
+    def sync(self, *folders: str, files: Collection[str] = ()) -> None:
+        """Sync folders of the store, and files in them."""
+        sync_kept(os.path.dirname(self.folder), folders, files)
 
     def known(self, key: bytes) -> str | None:
         """Return the pack that a chunk is said to lie in."""
@@ -469,14 +473,14 @@ class _Writing:
             raise self._failed
         packs = self._large.packs
         if self._durable and self._used:
-            sync_all([*map(packs.path, self._used), packs.folder])
+            self._large.sync(packs.folder, files=[packs.path(name) for name in self._used])
         if self._file is None:
             return list(self._used)
         entries = [(key, offset, size) for key, (offset, size) in self._entries.items()]
         name, index = index_of(entries, self._end)
         write_all(self._file, memoryview(CHUNKS), 0)
         write_all(self._file, memoryview(index), self._end)
-        made = make_folders(packs.folder)
+        make_folders(packs.folder)
         if self._durable:
             os.fsync(self._file)
         os.rename(self._path, packs.path(name))
@@ -484,7 +488,7 @@ class _Writing:
         self._file = None
         self.made = name
         if self._durable:
-            sync_all([*made, packs.folder])
+            self._large.sync(packs.folder)
         return [name, *self._used]
 
     def abandon(self) -> None:

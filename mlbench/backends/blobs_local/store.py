@@ -34,6 +34,7 @@ from mlbench.backends.blobs_local.files import (
     make_folders,
     read_range,
     sync_all,
+    sync_kept,
     touch,
     write_files,
 )
@@ -160,10 +161,10 @@ class LocalBlobs(Care):
             name = None
             if new:
                 name, size, pieces = lay_out(list(new.items()))
-                made = make_folders(self._packs.folder)
-                write_files(self._tmp, [(self._packs.path(name), size, pieces)], made, durable=durable)
+                make_folders(self._packs.folder)
+                write_files(self._tmp, [(self._packs.path(name), size, pieces)], durable=durable)
             if durable:  # whoever wrote these may not have synced them
-                sync_all([*there, *map(os.path.dirname, there)])
+                sync_kept(os.fspath(self.root), set(map(os.path.dirname, there)), there)
         return None if name is None else Digest(f"blake3:{name}")
 
     def packs_of(self, digests: Iterable[Digest], /) -> tuple[Digest, ...]:
@@ -306,13 +307,13 @@ class LocalBlobs(Care):
         path = os.path.join(self.root, "records", f"{record_name(kind, identifier, now)}.json")
         data = encode(kind, identifier, record, now)
         with self._clear_errors():
-            made = make_folders(os.path.dirname(path))
+            make_folders(os.path.dirname(path))
             try:
-                write_files(self._tmp, [(path, len(data), [(0, data)])], made, durable=durable)
+                write_files(self._tmp, [(path, len(data), [(0, data)])], durable=durable)
             except OSError as error:
                 if error.errno not in FULL or not self._give_back_reserve():
                     raise
-                write_files(self._tmp, [(path, len(data), [(0, data)])], made, durable=durable)
+                write_files(self._tmp, [(path, len(data), [(0, data)])], durable=durable)
 
     def records(self, kind: str | None = None, /) -> Iterator[Json]:
         """Yield the records, oldest first. A file that is no record is passed over."""
@@ -345,6 +346,7 @@ class LocalBlobs(Care):
                 f"Others may write to the store {self.root}, and so take away or spoil what you keep.",
                 f"Close it to them: `chmod 700 {self.root}`; or make it a group's: `chmod 2770 {self.root}`.",
             )
+        self._make_folders()  # a copy that leaves out empty ones, or a power cut, may have taken them away
         if not os.access(self.root, os.W_OK | os.X_OK) or not os.access(self._tmp, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "not writable", os.fspath(self.root))
 
@@ -363,6 +365,9 @@ class LocalBlobs(Care):
             )
 
     def _create(self, marker: str) -> None:
+        above = [os.fspath(self.root.absolute().parent)]
+        while not os.path.isdir(above[-1]):
+            above.append(os.path.dirname(above[-1]))
         os.makedirs(self.root, mode=0o700, exist_ok=True)
         there = os.listdir(self.root)
         if strangers := [name for name in there if not name.startswith(_OURS)]:
@@ -373,8 +378,9 @@ class LocalBlobs(Care):
         shared = is_shared(self.root)
         if not there and not shared:
             os.chmod(self.root, 0o700)
-        for name in ("objects", "records", "tmp"):
-            make_folders(os.path.join(self.root, name))
+        self._make_folders()
+        with suppress(PermissionError):  # a folder that one may pass and not read is older than the store
+            sync_all(above)
         data = json.dumps({"format": STORE_FORMAT}).encode()
         write_files(self._tmp, [(marker, len(data), [(0, data)])], durable=True)
         try:
@@ -383,6 +389,10 @@ class LocalBlobs(Care):
         except OSError as error:
             if error.errno not in FULL:
                 raise
+
+    def _make_folders(self) -> None:
+        for name in ("objects", "records", "tmp"):
+            make_folders(os.path.join(self.root, name))
 
     def _give_back_reserve(self) -> bool:
         try:
@@ -395,7 +405,6 @@ class LocalBlobs(Care):
         """Keep objects that are not there yet in their whole size; those that are may have to be synced."""
         new: list[tuple[str, int, Pieces]] = []
         there: list[str] = []
-        made: set[str] = set()
         with self._clear_errors():
             for digest, size, pieces in objects:
                 if not is_digest(digest):
@@ -404,15 +413,15 @@ class LocalBlobs(Care):
                 try:
                     found = os.lstat(path)
                 except FileNotFoundError:
-                    made |= make_folders(os.path.dirname(path))
+                    make_folders(os.path.dirname(path))
                 else:
                     if stat.S_ISREG(found.st_mode) and found.st_size == size and touch(path):
                         there.append(path)
                         continue
                 new.append((path, size, pieces))
-            write_files(self._tmp, new, made, durable=durable)
+            write_files(self._tmp, new, durable=durable)
             if durable:  # whoever wrote these may not have synced them; if so, this is what it costs
-                sync_all([*there, *map(os.path.dirname, there)])
+                sync_kept(os.fspath(self.root), set(map(os.path.dirname, there)), there)
 
     def _is_object(self, digest: Digest) -> bool:
         return is_digest(digest) and (os.path.lexists(self._path(digest)) or os.path.lexists(self._large.path(digest)))

@@ -1,8 +1,9 @@
-"""Notes of what was found whole: a large file is hashed once by a user on a machine, not by each of many processes.
+"""Notes of what was found whole or has been synced: a user does it once on a machine, not in each of many processes.
 
 A note is 32 bytes: the blake3 of which start of the machine it is, of what changes of a file when anybody writes to it,
-and of the chunks that were hashed in it. The notes of a user lie one after the other in a file of the cache folder. One
-that is missing costs time and nothing else; one of another file, machine or user fits nothing here.
+and of the chunks that were hashed in it; or, for a folder whose name was synced, of which folder it is. The notes of a
+user lie one after the other in a file of the cache folder. One that is missing costs time and nothing else; one of
+another file, machine or user fits nothing here.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Final
 
 from blake3 import blake3
 
-__all__ = ["cache_top", "is_noted", "note", "note_of"]
+__all__ = ["cache_top", "is_noted", "note", "note_of", "note_of_name"]
 
 _SIZE: Final = 32
 _MOST: Final = 1 << 20
@@ -42,6 +43,12 @@ def note_of(file: int, chunks: Iterable[bytes]) -> bytes:
     found = os.fstat(file)
     state = (_boot(), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
     return blake3(repr(state).encode() + b"".join(sorted(set(chunks)))).digest()
+
+
+def note_of_name(folder: str) -> bytes:
+    """Return the note that a folder's name was synced, with those of the folders above it."""
+    found = os.stat(folder)
+    return blake3(repr((_boot(), found.st_dev, found.st_ino, folder)).encode()).digest()
 
 
 def is_noted(one: bytes) -> bool:
