@@ -589,3 +589,32 @@ def test_a_file_that_is_no_record_is_passed_over(blobs: LocalBlobs) -> None:
     (folder,) = (blobs.root / "records").glob("*/*")
     (folder / "notes.txt").touch()
     assert len(list(blobs.records())) == 1
+
+
+# --- beside gc --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["put_all", "put_pack"])
+def test_what_is_freed_in_the_moment_in_which_it_is_kept_again_is_written_anew(
+    blobs: LocalBlobs, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    value = "small" * 50
+    (artifact,) = many(value)
+
+    def keep() -> None:
+        (blobs.put_pack if how == "put_pack" else blobs.put_all)([artifact])
+
+    left = 1
+
+    def freed(path: str) -> bool:
+        nonlocal left
+        if left:
+            os.unlink(path)
+        left -= 1
+        return left >= 0 or os.path.exists(path)
+
+    keep()
+    with monkeypatch.context() as patch:
+        patch.setattr("mlbench.backends.blobs_local.store.touch", freed)
+        keep()
+    np.testing.assert_array_equal(values_of(blobs, [artifact])[0], value)

@@ -5,6 +5,7 @@ What a disk may leave is told by `tests.powercut`: at each moment what was synce
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -172,3 +173,20 @@ def test_what_was_first_kept_without_a_sync_is_there_once_that_was_asked_for(tmp
 
     for number, cut in enumerate(cuts_of(tmp_path, both, lambda _: None)):
         check(cut, tmp_path / str(number), torn=True)
+
+
+@pytest.mark.parametrize("what", [one for one in LATER if "value" not in one])
+def test_what_is_kept_again_after_a_cut_has_torn_it_is_whole_and_there_after_the_next_one(
+    tmp_path: Path, what: str
+) -> None:
+    first, again = LATER[what]
+    torn = cuts_of(tmp_path, first, lambda _: None)
+    for number, cut in enumerate(torn):
+        folder = tmp_path / str(number)
+        cut.lay(folder)
+        disk = Disk(folder)
+        with disk.recording():
+            again(Store(disk))
+        for later, second in enumerate(disk.cuts()):
+            check(second, tmp_path / f"{number}.{later}", torn=True)
+            shutil.rmtree(tmp_path / f"{number}.{later}")

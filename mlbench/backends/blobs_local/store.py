@@ -20,13 +20,13 @@ import json
 import os
 import stat
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from mlbench.backends.blobs_local.care import FULL, Care, read_record
-from mlbench.backends.blobs_local.checks import check_parts, checked, corrupt
+from mlbench.backends.blobs_local.checks import check, check_parts, checked, corrupt
 from mlbench.backends.blobs_local.files import (
     Buffer,
     Pieces,
@@ -71,6 +71,8 @@ _OURS = ("objects", "packs", "large", "chunks", "records", "tmp", "format", "res
 """How the names begin that a store's directory may have before it is one: another process may be making it."""
 
 _LOOKS = 3
+
+T = TypeVar("T")
 
 
 class LocalBlobs(Care):
@@ -148,8 +150,13 @@ class LocalBlobs(Care):
             new.setdefault(digest, parts)
         with self._clear_errors():
             alone = new if len(new) <= _ALONE else ()
-            paths = {digest: path for digest in alone if self._is_whole(path := self._path(digest), digest, new)}
+            paths = {
+                digest: path
+                for digest in alone
+                if self._is_whole(path := self._path(digest), digest, values.layout(new[digest])[2])
+            }
             there = set(paths.values())
+            torn = [path for path in map(self._path, alone) if path not in there and os.path.lexists(path)]
             new = {digest: parts for digest, parts in new.items() if digest not in paths}
             places, _ = self._packs.find(new, newest=_COMPARED)
             whole = self._packed_whole(places, new)  # a damaged one is kept again
@@ -163,8 +170,12 @@ class LocalBlobs(Care):
                 name, size, pieces = lay_out(list(new.items()))
                 make_folders(self._packs.folder)
                 write_files(self._tmp, [(self._packs.path(name), size, pieces)], durable=durable)
+            self._set_aside(torn)
             if durable:  # whoever wrote these may not have synced them
-                sync_kept(os.fspath(self.root), set(map(os.path.dirname, there)), there)
+                try:
+                    sync_kept(os.fspath(self.root), set(map(os.path.dirname, there)), there)
+                except FileNotFoundError:  # somebody was about to free one of them
+                    return self.put_pack(artifacts, durable=True)
         return None if name is None else Digest(f"blake3:{name}")
 
     def packs_of(self, digests: Iterable[Digest], /) -> tuple[Digest, ...]:
@@ -180,16 +191,16 @@ class LocalBlobs(Care):
         """Return the bytes whose digest this is; of an artifact that is its manifest."""
         if (recipe := self._recipe(digest)) is not None:
             return bytes(recipe.parts[0].data)
-        with self._clear_errors(), self._opened(digest) as (file, offset, size, _):
-            data = read_range(file, offset, size)
-        found = values.digest_of(data)
-        if f"blake3:{found}" == digest:
-            return bytes(data)
-        if values.is_joined(data):
-            manifest = bytes(checked(digest, data, size)[0])
-            if f"blake3:{values.digest_of(manifest)}" == digest:
-                return manifest
-        raise corrupt(digest, f"blake3:{found}")
+
+        def plain(data: memoryview) -> bytes:
+            found = values.digest_of(data)
+            if f"blake3:{found}" == digest:
+                return bytes(data)
+            if not values.is_joined(data):
+                raise corrupt(digest, f"blake3:{found}")
+            return bytes(checked(digest, data, data.nbytes)[0])
+
+        return self._read(digest, plain)
 
     def get_parts(self, digest: Digest, /) -> list[memoryview]:
         """Return the parts of an artifact.
@@ -199,16 +210,7 @@ class LocalBlobs(Care):
         """
         if (recipe := self._recipe(digest)) is not None:
             return self._assembled(digest, recipe)
-        damaged: list[str] = []
-        while True:
-            with self._clear_errors(), self._opened(digest, damaged) as (file, offset, size, pack):
-                data = read_range(file, offset, size)
-            try:
-                return checked(digest, data, size)
-            except ArtifactCorrupt:
-                damaged.append(pack)
-                if not self._packs.find([digest], without=damaged)[0]:
-                    raise  # it was not packed a second time
+        return self._read(digest, lambda data: checked(digest, data, data.nbytes))
 
     def get_many(self, digests: Sequence[Digest], /, *, packs: Sequence[Digest] = ()) -> list[list[memoryview]]:
         """Return the parts of many artifacts, each as `get_parts` does; every pack is opened and mapped once."""
@@ -256,10 +258,7 @@ class LocalBlobs(Care):
         if (recipe := self._recipe(digest)) is not None:
             check_parts(digest, self._assembled(digest, recipe))
             return
-        with self._clear_errors(), self._opened(digest) as (file, offset, size, _):
-            data = read_range(file, offset, size)
-        if f"blake3:{values.digest_of(data)}" != digest:
-            checked(digest, data, size)
+        self._read(digest, lambda data: check(digest, data))
 
     def set_aside(self, digest: Digest, /) -> None:
         """Take a damaged object out of the way, so that whoever makes it again can keep it."""
@@ -269,9 +268,12 @@ class LocalBlobs(Care):
                 recipe = self._large.recipe(digest)
             if recipe is not None:
                 self._set_aside_chunks(recipe)
-            for path in (self._path(digest), self._large.path(digest)):
-                with suppress(FileNotFoundError):
-                    os.rename(path, os.path.join(self._tmp, f"damaged-{os.urandom(8).hex()}"))
+            self._set_aside([self._path(digest), self._large.path(digest)])
+
+    def _set_aside(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            with suppress(FileNotFoundError):
+                os.rename(path, os.path.join(self._tmp, f"damaged-{os.urandom(8).hex()}"))
 
     def chunked(self) -> Iterator[tuple[Digest, tuple[Digest, ...]]]:
         """Yield the artifacts that are kept in chunks, each with the digests of these."""
@@ -402,26 +404,26 @@ class LocalBlobs(Care):
         return True
 
     def _keep(self, objects: Sequence[tuple[Digest, int, Pieces]], *, durable: bool) -> None:
-        """Keep objects that are not there yet in their whole size; those that are may have to be synced."""
+        """Keep objects that are not there yet, or not whole; those that are may have to be synced."""
         new: list[tuple[str, int, Pieces]] = []
-        there: list[str] = []
+        there: list[tuple[str, int, Pieces]] = []
         with self._clear_errors():
             for digest, size, pieces in objects:
                 if not is_digest(digest):
                     raise ValueError(f"not a digest: {digest!r}")
                 path = self._path(digest)
-                try:
-                    found = os.lstat(path)
-                except FileNotFoundError:
-                    make_folders(os.path.dirname(path))
+                if self._is_whole(path, digest, size):
+                    there.append((path, size, pieces))
                 else:
-                    if stat.S_ISREG(found.st_mode) and found.st_size == size and touch(path):
-                        there.append(path)
-                        continue
-                new.append((path, size, pieces))
+                    make_folders(os.path.dirname(path))
+                    new.append((path, size, pieces))
             write_files(self._tmp, new, durable=durable)
-            if durable:  # whoever wrote these may not have synced them; if so, this is what it costs
-                sync_kept(os.fspath(self.root), set(map(os.path.dirname, there)), there)
+            if durable and there:  # whoever wrote these may not have synced them; if so, this is what it costs
+                paths = [path for path, _, _ in there]
+                try:
+                    sync_kept(os.fspath(self.root), set(map(os.path.dirname, paths)), paths)
+                except FileNotFoundError:  # somebody was about to free one of them
+                    write_files(self._tmp, there, durable=True)
 
     def _is_object(self, digest: Digest) -> bool:
         return is_digest(digest) and (os.path.lexists(self._path(digest)) or os.path.lexists(self._large.path(digest)))
@@ -453,12 +455,22 @@ class LocalBlobs(Care):
                 self.repack(Digest(piece.name), set(self.contents(Digest(piece.name))) - damaged.keys())
             self.free(piece)
 
-    def _is_whole(self, path: str, digest: Digest, artifacts: Mapping[Digest, Sequence[Buffer]]) -> bool:
+    def _is_whole(self, path: str, digest: Digest, size: int) -> bool:
+        """Note that an object is needed; return False if it is not there, or not whole, as after a power cut."""
         try:
             found = os.lstat(path)
-        except FileNotFoundError:
+            if not stat.S_ISREG(found.st_mode) or found.st_size != size:
+                return False
+            file = open_plain(path)
+        except (FileNotFoundError, ValueError):
             return False
-        return stat.S_ISREG(found.st_mode) and found.st_size == values.layout(artifacts[digest])[2] and touch(path)
+        try:
+            check(digest, read_range(file, 0, size))
+        except ArtifactCorrupt:
+            return False
+        finally:
+            os.close(file)
+        return touch(path)
 
     def _packed_whole(
         self, places: Mapping[Digest, Place], artifacts: Mapping[Digest, Sequence[Buffer]]
@@ -505,6 +517,19 @@ class LocalBlobs(Care):
         if sum(part.nbytes for part in parts) >= _SMALL:
             return self.get_parts(digest)
         return [memoryview(bytearray(part)) for part in parts]
+
+    def _read(self, digest: Digest, checked_as: Callable[[memoryview], T]) -> T:
+        """Return what the bytes of an object are; if they are damaged, those of the same one in a pack."""
+        damaged: list[str] = []
+        while True:
+            with self._clear_errors(), self._opened(digest, damaged) as (file, offset, size, pack):
+                data = read_range(file, offset, size)
+                try:
+                    return checked_as(data)
+                except ArtifactCorrupt:
+                    damaged.append(pack)
+                    if not self._packs.find([digest], without=damaged)[0]:
+                        raise  # it was not packed a second time
 
     @contextmanager
     def _opened(self, digest: Digest, without: Collection[str] = ()) -> Iterator[tuple[int, int, int, str]]:
