@@ -326,7 +326,6 @@ def test_a_store_that_is_copied_file_by_file_is_one_in_a_directory_and_under_a_u
     fs = client(s3)
     fs.get(f"{bucket.url}/", f"{tmp_path}/copy/", recursive=True)
     (tmp_path / "copy").chmod(0o700)
-    (tmp_path / "copy" / "tmp").mkdir(exist_ok=True)
     local = LocalBlobs(tmp_path / "copy")
     np.testing.assert_array_equal(value(local, large), value(bucket, large))
     assert [value(local, one) for one in inside] == list(range(20))

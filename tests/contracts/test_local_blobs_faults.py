@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.backends.blobs_local import LocalBlobs, large
 from mlbench.backends.blobs_local.packs import Index
 from mlbench.core.errors import ArtifactCorrupt, StoreError
 from mlbench.core.ids import Digest
@@ -364,7 +364,7 @@ def test_an_error_of_the_disk_at_any_system_call_is_one_sentence_and_leaves_a_wh
         assert values_of(blobs, artifacts) == list(range(300))
         if left > 0:
             break
-    assert failures == turn - 1 > 5
+    assert 5 < failures < turn  # what is only noted is not missed
 
 
 def test_a_pack_of_large_and_small_artifacts_is_laid_out_for_maps(blobs: LocalBlobs) -> None:
@@ -594,11 +594,11 @@ def test_a_file_that_is_no_record_is_passed_over(blobs: LocalBlobs) -> None:
 # --- beside gc --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["put_all", "put_pack"])
+@pytest.mark.parametrize("how", ["put_all", "put_pack", "large"])
 def test_what_is_freed_in_the_moment_in_which_it_is_kept_again_is_written_anew(
     blobs: LocalBlobs, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    value = "small" * 50
+    value = np.arange(2_000_000) if how == "large" else "small" * 50
     (artifact,) = many(value)
 
     def keep() -> None:
@@ -615,6 +615,7 @@ def test_what_is_freed_in_the_moment_in_which_it_is_kept_again_is_written_anew(
 
     keep()
     with monkeypatch.context() as patch:
-        patch.setattr("mlbench.backends.blobs_local.store.touch", freed)
+        patch.setattr(f"mlbench.backends.blobs_local.{'large' if how == 'large' else 'store'}.touch", freed)
+        patch.setattr(large.Large, "_is_whole", lambda *_: True)
         keep()
     np.testing.assert_array_equal(values_of(blobs, [artifact])[0], value)

@@ -126,6 +126,9 @@ class RemoteLarge(Large):
         self.remote_packs.forget(name)
         return False
 
+    def doubted(self, name: str) -> None:
+        """Return None: a power cut here does not tear what lies there."""
+
     def learn(self) -> None:
         """Look which chunks there are in the newest packs."""
         self._remote.each(self._look_into, self.packs.names()[: self.compared])

@@ -35,7 +35,7 @@ from mlbench.backends.blobs_local.files import (
     write_all,
     write_files,
 )
-from mlbench.backends.blobs_local.packs import CHUNKS, Packs, Place, index_of, open_plain
+from mlbench.backends.blobs_local.packs import CHUNKS, Index, Packs, Place, index_of, open_plain
 from mlbench.backends.blobs_local.whole import is_noted, note, note_of
 from mlbench.core.errors import ArtifactCorrupt
 from mlbench.core.ids import Digest
@@ -158,7 +158,12 @@ class Large:
         return digest
 
     def place_pack(self, name: str) -> None:
-        """Have a pack that was written here be where others look for it: it is."""
+        """Have a pack that was written here be where others look for it: it is; and note that it was."""
+        file = open_plain(self.packs.path(name))
+        try:
+            note([_note_of_writing(file)])
+        finally:
+            os.close(file)
 
     def place_recipe(self, digest: Digest, text: bytes, *, durable: bool) -> None:
         """Write a recipe, all of whose chunks are in place."""
@@ -178,10 +183,13 @@ class Large:
             return False
         paths = [self.packs.path(name) for name in {place.pack for place in places.values()}]
         paths += [self._object(chunk) for chunk in objects]
-        if not all(map(touch, paths)):
+        if not all(map(touch, paths)) or not self._is_whole(recipe, places):
             return False
         if durable:  # whoever wrote these may not have synced them
-            self.sync(self.folder, *{os.path.dirname(path) for path in paths}, files=[self.path(digest), *paths])
+            try:
+                self.sync(self.folder, *{os.path.dirname(path) for path in paths}, files=[self.path(digest), *paths])
+            except FileNotFoundError:  # somebody was about to free one of them
+                return False
         return True
 
     def sync(self, *folders: str, files: Collection[str] = ()) -> None:
@@ -198,6 +206,15 @@ class Large:
             return True
         self.forget([name])
         return False
+
+    def doubted(self, name: str) -> _Doubted | None:
+        """Return a pack, opened, that a power cut may have torn; None if it was written since the machine started."""
+        index = self.packs.index(name)
+        file = open_plain(self.packs.path(name))
+        if index is None or is_noted(_note_of_writing(file)):
+            os.close(file)
+            return None
+        return _Doubted(file, index)
 
     def learn(self) -> None:
         """Look which chunks there are, as far as that has changed."""
@@ -282,6 +299,28 @@ class Large:
                 os.close(file)
         return found
 
+    def _is_whole(self, recipe: Recipe, places: dict[Digest, Place]) -> bool:
+        """Say whether chunks are what their digests say: a power cut may have torn what nobody had synced."""
+        files: dict[str, int] = {}
+        chunks: dict[bytes, _Mapped] = {}
+        try:
+            for part in recipe.parts:
+                for key, size in zip(part.digests, part.sizes(), strict=True) if part.chunk else ():
+                    digest = Digest(f"blake3:{key.hex()}")
+                    place = places.get(digest)
+                    path = self.packs.path(place.pack) if place is not None else self._object(digest)
+                    if path not in files:
+                        files[path] = open_plain(path)
+                    chunks[key] = _Mapped(files[path], place.offset if place is not None else 0, size, key)
+            written = {file for file in files.values() if is_noted(_note_of_writing(file))}
+            _check([chunk for chunk in chunks.values() if chunk.file not in written])
+        except (FileNotFoundError, ValueError):
+            return False
+        finally:
+            for file in files.values():
+                os.close(file)
+        return True
+
     def _runs(self, part: Part, places: dict[Digest, Place]) -> Iterator[tuple[int, str, int, int, list[bytes]]]:
         """Yield what lies in one file at a stretch: where it belongs, the file, the offset there, the size, digests."""
         start = begin = size = 0
@@ -314,6 +353,28 @@ class Large:
     def _object(self, digest: Digest) -> str:
         name = digest.partition(":")[2]
         return os.path.join(self._objects, name[:2], name)
+
+
+class _Doubted(NamedTuple):
+    """A pack whose chunks are hashed before an artifact is said to be made of them."""
+
+    file: int
+    entries: Index
+
+    def holds(self, key: bytes) -> bool:
+        place = self.entries.find(key)
+        if place is None:
+            return False
+        try:
+            _hash([_Mapped(self.file, place.offset, place.size, key)])
+        except ValueError:
+            return False
+        return True
+
+
+def _note_of_writing(file: int) -> bytes:
+    """Return the note that a file, as it is now, was written by this user since the machine started."""
+    return note_of(file, [b"written"])
 
 
 class _Mapped(NamedTuple):
@@ -383,7 +444,7 @@ class _Writing:
         self._file: int | None = None
         self._end = ALIGNED
         self._entries: dict[bytes, tuple[int, int]] = {}
-        self._used: dict[str, None] = {}
+        self._used: dict[str, _Doubted | None] = {}
         self._pieces: queue.Queue[tuple[Buffer, int] | None] = queue.Queue(_WAITING)
         self._thread: threading.Thread | None = None
         self._failed: BaseException | None = None
@@ -432,10 +493,14 @@ class _Writing:
         if key in self._entries:
             return True
         name = self._large.known(key)
-        if name is None or (name not in self._used and not self._large.meet_pack(name)):
+        if name is None:
             return False
-        self._used[name] = None
-        return True
+        if name not in self._used:
+            if not self._large.meet_pack(name):
+                return False
+            self._used[name] = self._large.doubted(name)
+        doubted = self._used[name]
+        return doubted is None or doubted.holds(key)
 
     def _hand_over(self, piece: memoryview) -> None:
         if self._failed is not None:
@@ -494,6 +559,9 @@ class _Writing:
     def abandon(self) -> None:
         """Leave nothing behind of what did not come to an end."""
         self._join()
+        for doubted in filter(None, self._used.values()):
+            os.close(doubted.file)
+        self._used.clear()
         if self._file is not None:
             os.close(self._file)
             self._file = None
