@@ -15,7 +15,7 @@ from mlbench.backends.blobs_local.checks import check, checked, corrupt, places_
 from mlbench.backends.blobs_local.files import make_folders, read_range, write_files
 from mlbench.backends.blobs_local.large import Large
 from mlbench.backends.blobs_local.packs import CHUNKS, Packs, Place, lay_out, lay_out_chunks, open_plain
-from mlbench.backends.blobs_local.recording import RECORD, decode, is_record_name
+from mlbench.backends.blobs_local.recording import RECORD, decode, is_record_name, is_torn
 from mlbench.core.errors import ArtifactCorrupt, NotFound, StoreError
 from mlbench.core.ids import Digest, is_digest
 from mlbench.core.ports import Piece
@@ -80,6 +80,8 @@ class Care:
     def read_piece(self, piece: Piece, /) -> memoryview:
         """Return a file's bytes, which are what its name says."""
         data = self._bytes(piece)
+        if piece.kind == "record" and is_torn(piece.name, bytes(data)):
+            raise NotFound(f"A power cut has left nothing of the record {piece.name}.")
         for name, problem in self._problems(piece, data).items():
             raise ArtifactCorrupt(problem, f"Look what needs {name}: `mlbench store verify`.")
         return data

@@ -6,23 +6,28 @@ import re
 import time
 from typing import Final
 
-from mlbench.core.errors import StoreError
+from mlbench.core.errors import NotFound, StoreError
 from mlbench.core.records import SCHEMA, Execution, Job, JobVersion, Json, Run, Snapshot
 from mlbench.runs.values import digest_of
 
 __all__ = [
     "RECORD",
+    "UNSYNCED",
     "claimed_name",
     "decode",
     "encode",
     "identifier_in_names",
     "is_record_name",
+    "is_torn",
     "problems_of_record",
     "record_name",
 ]
 
 RECORD: Final = re.compile(r"(\d{19})-([a-z]+(?:-[a-z]+)*)-([A-Za-z0-9._]{1,120})\.json")
 """A record's file: its time in nanoseconds, its kind and its id."""
+
+UNSYNCED: Final = ".unsynced"
+"""How the name of a record ends that need not be durable."""
 
 _REMEDY: Final = "Restore it from a backup, or remove it."
 _KIND = re.compile(r"[a-z]+(-[a-z]+)*")
@@ -36,18 +41,28 @@ def identifier_in_names(identifier: str) -> str:
     return identifier.translate(_NOT_IN_FILE_NAMES)
 
 
-def record_name(kind: str, identifier: str, now: int) -> str:
+def record_name(kind: str, identifier: str, now: int, *, durable: bool = True) -> str:
     """Return the name `<year>/<month>/<time>-<kind>-<id>` of a record written now (UTC nanoseconds).
+
+    One that need not be durable is named so: what a power cut has left of it is no record, nor damage.
 
     Examples
     --------
     >>> record_name("snapshot", "blake3:00", 1_700_000_000_000_000_000)
     '2023/11/1700000000000000000-snapshot-blake3.00'
+    >>> is_torn(record_name("run", "abcd", 1_700_000_000_000_000_000, durable=False), b"")
+    True
     """
     if not _KIND.fullmatch(kind) or not _NAME.fullmatch(identifier):
         raise ValueError(f"not a record's kind and id: {kind!r}, {identifier!r}")
     moment = time.gmtime(now // 1_000_000_000)
-    return f"{moment.tm_year:04}/{moment.tm_mon:02}/{now:019}-{kind}-{identifier_in_names(identifier)}"
+    end = "" if durable else UNSYNCED
+    return f"{moment.tm_year:04}/{moment.tm_mon:02}/{now:019}-{kind}-{identifier_in_names(identifier)}{end}"
+
+
+def is_torn(name: str, text: bytes) -> bool:
+    """Say whether the bytes of a record are what a power cut may have left of one that nobody had synced."""
+    return name.removesuffix(".json").endswith(UNSYNCED) and (b"\0" in text or not text.endswith(b'"\n'))
 
 
 def is_record_name(name: str) -> bool:
@@ -86,7 +101,12 @@ def _digest_line(written: bytes) -> bytes:
 
 
 def decode(text: bytes, place: str) -> Json:
-    """Return the record that bytes are. Raise `StoreError`, naming the place, if they are none."""
+    """Return the record that bytes are.
+
+    Raise `StoreError`, naming the place, if they are none; `NotFound` if they are what a power cut has left of one.
+    """
+    if is_torn(place, text):
+        raise NotFound(f"A power cut has left nothing of the record {place}.")
     try:
         return _decoded(text)
     except ValueError as error:
@@ -133,6 +153,8 @@ def problems_of_record(name: str, text: bytes) -> dict[str, str]:
     """Return what is wrong in the bytes of a record, by its name."""
     from mlbench.runs.wire import msgspec
 
+    if is_torn(name, text):
+        return {}
     try:
         record = _decoded(text)
         for one in record["executions"] if record["record"] == "executions" else ():

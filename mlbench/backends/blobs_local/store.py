@@ -6,7 +6,7 @@
     objects/<2 digits>/<64 digits>                 bytes, or an artifact's parts as `mlbench.runs.values.join` lays them
     large/<64 digits>, chunks/<64 digits>          artifacts in chunks: see `mlbench.backends.blobs_local.large`
     packs/<64 digits>                              many small artifacts: see `mlbench.backends.blobs_local.packs`
-    records/<year>/<month>/<time>-<kind>-<id>.json
+    records/<year>/<month>/<time>-<kind>-<id>.json  what need not be durable: `<id>.unsynced.json`
     tmp/                                           what is being written
     reserve                                        1 MiB to give back when the disk is full, so that it can be said
 
@@ -40,7 +40,14 @@ from mlbench.backends.blobs_local.files import (
 )
 from mlbench.backends.blobs_local.large import Large
 from mlbench.backends.blobs_local.packs import Place, Shapes, lay_out, open_plain, packs_in
-from mlbench.backends.blobs_local.recording import RECORD, claimed_name, encode, identifier_in_names, record_name
+from mlbench.backends.blobs_local.recording import (
+    RECORD,
+    UNSYNCED,
+    claimed_name,
+    encode,
+    identifier_in_names,
+    record_name,
+)
 from mlbench.core.errors import ArtifactCorrupt, NotFound, StoreError
 from mlbench.core.ids import Digest, is_digest
 from mlbench.core.ports import Piece, Stream
@@ -306,7 +313,7 @@ class LocalBlobs(Care):
         already has none of these, and at least one other.
         """
         now = time.time_ns()
-        path = os.path.join(self.root, "records", f"{record_name(kind, identifier, now)}.json")
+        path = os.path.join(self.root, "records", f"{record_name(kind, identifier, now, durable=durable)}.json")
         data = encode(kind, identifier, record, now)
         with self._clear_errors():
             make_folders(os.path.dirname(path))
@@ -321,16 +328,18 @@ class LocalBlobs(Care):
         """Yield the records, oldest first. A file that is no record is passed over."""
         for folder in self._months():
             for _, found, name in sorted(_listed(folder)):
-                if kind is None or found == kind:
-                    yield read_record(os.path.join(folder, name))
+                if (kind is None or found == kind) and (record := _read_unless_torn(folder, name)) is not None:
+                    yield record
 
     def find_record(self, kind: str, identifier: str, /) -> Json | None:
         """Return the latest record of a kind and id written in this month or the one before, if there is one."""
         name = identifier_in_names(identifier)
         for folder in reversed(self._months()[-2:]):
-            fitting = [file for _, found, file in _listed(folder) if found == kind and file.endswith(f"-{name}.json")]
-            if fitting:
-                return read_record(os.path.join(folder, max(fitting)))
+            ends = f"-{name}.json", f"-{name}{UNSYNCED}.json"
+            fitting = [file for _, found, file in _listed(folder) if found == kind and file.endswith(ends)]
+            for file in sorted(fitting, reverse=True):
+                if (record := _read_unless_torn(folder, file)) is not None:
+                    return record
         return None
 
     # --- files --------------------------------------------------------------------------------------------------------
@@ -578,6 +587,14 @@ class LocalBlobs(Care):
             for month in os.listdir(os.path.join(top, year))
             if month.isdigit()
         )
+
+
+def _read_unless_torn(folder: str, name: str) -> Json | None:
+    """Return the record in a file; None if a power cut has left nothing of it."""
+    try:
+        return read_record(os.path.join(folder, name))
+    except NotFound:
+        return None
 
 
 def _listed(folder: str) -> Iterator[tuple[str, str, str]]:
