@@ -246,6 +246,9 @@ class MemoryBlobs:
                     self._packs[one] = left
         return True
 
+    def settle(self) -> None:
+        pass  # nothing comes back here
+
     def sweep(self, before: int, /, *, dry_run: bool = False) -> int:  # noqa: ARG002  (nothing is ever half-written)
         return 0
 

@@ -219,6 +219,13 @@ class BlobStore(Protocol):
         """
         ...
 
+    def settle(self) -> None:
+        """Have the records that this store has removed so far stay away, even if the power is cut later.
+
+        Whoever frees what they named calls it first: of what is removed, a cut may bring back any part.
+        """
+        ...
+
     def sweep(self, before: int, /, *, dry_run: bool = False) -> int:
         """Remove what killed writers left before a time (nanoseconds) unfinished; return how many bytes that frees."""
         ...

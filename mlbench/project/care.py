@@ -439,11 +439,15 @@ def free(project: Project, decided: Plan) -> int:
     snapshots = _unneeded_snapshots(reading, _needed(reading, gone, decided.horizon), decided.horizon)
     spared = [digest for digest in snapshots if digest in set(decided.snapshots)]
     project.catalog.delete_snapshots(spared)
-    names = [name for run in sorted(gone) for name in _run_last(survey.records.get(run, ()))]
-    names += [name for one in spared for name in survey.snapshot_records[one]]
-    for name in names:
-        if blobs.free(reading.pieces[name]):
-            freed += reading.pieces[name].size
+    names = {name for run in gone for name in survey.records.get(run, ())}
+    # Last goes what says that a run has ended: by that, whoever goes on after a crash knows that it was to go.
+    own = [max(ends) for run in gone if (ends := [name for name in survey.records.get(run, ()) if "-run-" in name])]
+    own += [name for one in spared for name in survey.snapshot_records[one]]
+    for some in sorted(names.difference(own)), own:
+        for name in some:
+            if blobs.free(reading.pieces[name]):
+                freed += reading.pieces[name].size
+        blobs.settle()
     # The second pass: whoever has reused something has said so since, or has met it and refreshed its time.
     reading.go_on()
     _refuse_damaged(reading)
@@ -455,11 +459,6 @@ def free(project: Project, decided: Plan) -> int:
     for piece in decided.repacked:
         freed += _repack(blobs, piece, needed, decided.horizon)
     return freed
-
-
-def _run_last(names: Iterable[str]) -> list[str]:
-    """Return a run's records in the order in which they go: whoever goes on after a crash knows it by its run's."""
-    return sorted(names, key=lambda name: ("-run-" in name, name))
 
 
 def _repack(blobs: BlobStore, piece: Piece, needed: set[Digest], until: int) -> int:

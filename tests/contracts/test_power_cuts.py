@@ -5,6 +5,7 @@ What a disk may leave is told by `tests.powercut`: at each moment what was synce
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -17,12 +18,13 @@ import pytest
 from mlbench.backends.blobs_local import LocalBlobs, files, store
 from mlbench.backends.memory import MemoryCatalog
 from mlbench.core.errors import StoreError
-from mlbench.core.ids import ExecutionId, RunId, new_id
+from mlbench.core.ids import ExecutionId, new_id
 from mlbench.core.records import Artifact, Binding, Execution, Run
 from mlbench.project import Project, care, find_store
 from mlbench.project.indexing import fill_catalog
 from mlbench.runs import values
 from mlbench.runs.artifacts import Loader, save_lists, save_names
+from mlbench.runs.retention import DAY, Rule
 from mlbench.runs.values import encode, pack
 from tests.powercut import Cut, Disk
 
@@ -218,8 +220,7 @@ def project_in(store: Store) -> Project:
     return project
 
 
-def values_of(project: Project, run: RunId) -> dict[str, Any]:
-    (step,) = project.catalog.executions(run)
+def values_of(project: Project, step: Execution) -> dict[str, Any]:
     loader = Loader(project.blobs)
     return {one.name: loader.load(one) for one in step.binds}
 
@@ -238,6 +239,41 @@ def test_a_run_that_was_recorded_is_there_with_all_its_values_and_one_that_was_n
         care.free(project, care.plan(project, [], alive=lambda _: False))
         for run in runs:
             assert project.catalog.run(run.id).state == "succeeded"
-            found = values_of(project, run.id)
+            found = values_of(project, *project.catalog.executions(run.id))
             assert found["items"] == [f"item {number} " * 9 for number in range(3)]
             np.testing.assert_array_equal(found["large"], LARGE)
+
+
+def test_a_gc_that_is_cut_short_takes_nothing_from_any_run_that_is_still_recorded(tmp_path: Path) -> None:
+    now = time.time_ns()
+
+    def fill(store: Store) -> None:
+        project = project_in(store)
+        a_run(project, now - 10 * DAY, range(9), both="both" * 50, mine="mine" * 50, large=LARGE)
+        a_run(project, now, range(2), both="both" * 50, large=NEXT)
+        moment = time.time() - 5 * 86_400
+        for path in store.blobs.root.rglob("*"):
+            os.utime(path, (moment, moment))
+
+    def gc(store: Store) -> None:
+        project = project_in(store)
+        assert care.free(project, care.plan(project, [Rule(age=3 * 86_400)], alive=lambda _: False)) > 0
+
+    cuts = cuts_of(tmp_path, gc, fill)
+    assert len(cuts) > 20
+    seen = set()
+    for number, cut in enumerate(cuts):
+        project = check(cut, tmp_path / str(number))
+        fill_catalog(project.catalog, project.blobs)
+        runs = project.catalog.runs()
+        seen.add(len(runs))
+        assert {run.ended for run in runs} >= {now}
+        for run in runs:
+            for step in project.catalog.executions(run.id):
+                assert len(values_of(project, step)["items"]) == (2 if run.ended == now else 9)
+        assert {record["run"] for record in project.blobs.records("execution")} <= {run.id for run in runs}
+        gc_again = care.plan(project, [Rule(age=3 * 86_400)], alive=lambda _: False)
+        care.free(project, gc_again)
+        assert [run.ended for run in project.catalog.runs()] == [now]
+        assert care.verify(project).damage == []
+    assert seen == {1, 2}

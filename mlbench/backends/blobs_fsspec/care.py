@@ -124,6 +124,9 @@ class RemoteCare:
         self._remove(there.name)
         return True
 
+    def settle(self) -> None:
+        """Do nothing: what was removed there does not come back."""
+
     def sweep(self, before: int, /, *, dry_run: bool = False) -> int:
         """Remove what killed writers left, and notes that no longer matter."""
         freed = 0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from mlbench.backends.blobs_local.checks import check, checked, corrupt, places_in, problems
-from mlbench.backends.blobs_local.files import make_folders, read_range, write_files
+from mlbench.backends.blobs_local.files import make_folders, read_range, sync_all, write_files
 from mlbench.backends.blobs_local.large import Large
 from mlbench.backends.blobs_local.packs import CHUNKS, Packs, Place, lay_out, lay_out_chunks, open_plain
 from mlbench.backends.blobs_local.recording import RECORD, decode, is_record_name, is_torn
@@ -39,6 +39,7 @@ class Care:
     _tmp: str
     _packs: Packs
     _large: Large
+    _unsettled: set[str]
 
     def pieces(self, kind: Literal["object", "pack", "record"], /) -> Iterator[Piece]:
         """Yield the files of a kind, records the oldest first."""
@@ -136,6 +137,7 @@ class Care:
             try:
                 if before is None or piece.kind == "record":
                     os.unlink(path)
+                    self._unsettled.add(os.path.dirname(path))
                     return True
                 if os.lstat(path).st_mtime_ns >= before:
                     return False
@@ -147,6 +149,12 @@ class Care:
             except FileNotFoundError:
                 return False
         return True
+
+    def settle(self) -> None:
+        """Have the files that were removed so far stay away."""
+        with self._clear_errors():
+            sync_all(list(self._unsettled))
+        self._unsettled.clear()
 
     def sweep(self, before: int, /, *, dry_run: bool = False) -> int:
         """Remove what killed writers left half-written, and put back what was being removed by a killed process."""
@@ -275,6 +283,8 @@ def _head(path: str) -> bytes:
 def _put_back(aside: str, path: str) -> None:
     with suppress(FileExistsError, FileNotFoundError):  # written anew meanwhile, or put back by another process
         os.link(aside, path)
+    with suppress(FileNotFoundError):
+        sync_all([os.path.dirname(path)])  # else a power cut might take the new name and not bring back the old one
     with suppress(FileNotFoundError):
         os.unlink(aside)
 

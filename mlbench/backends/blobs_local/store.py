@@ -102,6 +102,7 @@ class LocalBlobs(Care):
         self._objects = os.path.join(self.root, "objects")
         self._tmp = os.path.join(self.root, "tmp")
         self._packs = packs_in(os.path.join(self.root, "packs"))
+        self._unsettled = set()
         self._large = Large(os.fspath(self.root), self._tmp, name=os.fspath(self.root))
         with self._clear_errors():
             self._prepare()
