@@ -146,7 +146,8 @@ class Disk:
             self._now[folder][name] = file
 
     def _look(self) -> None:
-        """Note what SQLite has done."""
+        """Note what SQLite has done: it removes a log when all of it is in the database, and synced."""
+        self._look_into()
         for folder, path in self._paths():
             there = {one.name: one for one in path.iterdir() if _is_sqlites(one.name)}
             for name in [name for name in self._now[folder] if _is_sqlites(name) and name not in there]:
@@ -154,11 +155,15 @@ class Disk:
             for name, one in there.items():
                 found = one.lstat()
                 known = self._now[folder].get(name)
-                if known is not None and known == self._ids.get((found.st_dev, found.st_ino)):
-                    continue
-                node = self._new(found)
-                self._held[node] = _open(one, os.O_RDONLY), b""  # closed late: that would give SQLite's locks back
-                self._name(folder, name, node)
+                node = self._ids.get((found.st_dev, found.st_ino))
+                if node is None or node != known:
+                    node = self._new(found)
+                    self._name(folder, name, node)
+                if node not in self._held:  # closed late: that would give SQLite's locks back
+                    self._held[node] = _open(one, os.O_RDONLY), b""
+        self._look_into()
+
+    def _look_into(self) -> None:
         names = {node: name for folder in self._now.values() for name, node in folder.items()}
         for node, (file, before) in self._held.items():
             data = os.pread(file, os.fstat(file).st_size, 0)
@@ -227,7 +232,7 @@ class Disk:
     def _rename(self, call: Any, old: Any, new: Any, **named: Any) -> None:
         before, place = self._place(old), self._place(new)
         call(old, new, **named)
-        if before is not None and place is not None and before != place:
+        if before is not None and place is not None and before != place and before[1] in self._now[before[0]]:
             self._name(*place, self._now[before[0]][before[1]], before)
 
     def _link(self, call: Any, old: Any, new: Any, **named: Any) -> None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +18,11 @@ import numpy as np
 import pytest
 
 from mlbench.backends.blobs_local import LocalBlobs, files, store
+from mlbench.backends.catalog_sql import SqlCatalog, replace_catalog
 from mlbench.backends.memory import MemoryCatalog
 from mlbench.core.errors import StoreError
-from mlbench.core.ids import ExecutionId, new_id
-from mlbench.core.records import Artifact, Binding, Execution, Run
+from mlbench.core.ids import Digest, ExecutionId, JobId, RunId, new_id
+from mlbench.core.records import Artifact, Binding, Execution, Firing, Job, JobVersion, Run
 from mlbench.project import Project, care, find_store
 from mlbench.project.indexing import fill_catalog
 from mlbench.runs import values
@@ -277,3 +280,64 @@ def test_a_gc_that_is_cut_short_takes_nothing_from_any_run_that_is_still_recorde
         assert [run.ended for run in project.catalog.runs()] == [now]
         assert care.verify(project).damage == []
     assert seen == {1, 2}
+
+
+# --- a catalog that is made anew --------------------------------------------------------------------------------------
+
+
+def seen(file: Path) -> tuple[list[str | None], list[int]]:
+    """Return the names of the runs in a catalog, and what was due; a damaged one says so."""
+    try:
+        found = SqlCatalog(f"sqlite:///{file}")
+        runs = [run.name for run in found.runs()]
+    except StoreError:
+        return ["damaged"], []
+    fired = [firing.due for firing in found.firings()]
+    found.close()
+    return runs, fired
+
+
+@pytest.mark.parametrize("old", ["closed", "with a log", "damaged, with a log"])
+def test_a_catalog_whose_making_is_cut_short_is_the_old_or_the_new_one(tmp_path: Path, old: str) -> None:
+    root = tmp_path / "disk"
+    made = root if old == "closed" else tmp_path / "made"
+    made.mkdir()
+    catalog = SqlCatalog(f"sqlite:///{made}/catalog.sqlite")
+    job = JobId(new_id())
+    version = JobVersion(number=1, snapshot=Digest(f"blake3:{'0' * 64}"))
+    catalog.put_job(Job(id=job, name="nightly", notebook="/n.ipynb", version=version, next_due=7))
+    catalog.add_firing(Firing(job=job, due=5, state="queued"))
+    with closing(sqlite3.connect(made / "catalog.sqlite")) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    catalog.put_run(Run(id=RunId(new_id()), kind="job", state="succeeded", name="old"))
+    if made is not root:
+        shutil.copytree(made, root)  # as a process that was killed leaves it
+        assert (root / "catalog.sqlite-wal").stat().st_size > 10_000
+    catalog.close()
+    if "damaged" in old:
+        with (root / "catalog.sqlite").open("r+b") as file:
+            file.seek(8192)
+            file.write(b"?" * (os.fstat(file.fileno()).st_size - 8192))
+
+    def fill(new: SqlCatalog) -> None:
+        new.put_job(Job(id=job, name="nightly", notebook="/n.ipynb", version=version, next_due=1))
+        new.put_run(Run(id=RunId(new_id()), kind="job", state="succeeded", name="new"))
+
+    disk = Disk(root)
+    with disk.recording():
+        assert replace_catalog(f"sqlite:///{root}/catalog.sqlite", fill) is ("damaged" not in old)
+        disk.say("new")
+    disk.close()
+    names: set[str | None] = set()
+    for number, cut in enumerate(disk.cuts()):
+        cut.lay(tmp_path / str(number))
+        file = tmp_path / str(number) / "catalog.sqlite"
+        runs, fired = seen(file)
+        assert runs in ([["new"], ["old"], [], ["damaged"]] if "damaged" in old else [["new"], ["old"]])
+        assert runs == ["new"] or not cut.said
+        names |= set(runs)
+        if runs == ["new"] or "damaged" not in old:
+            assert fired == [5] * ("damaged" not in old)
+            with closing(sqlite3.connect(file)) as connection:
+                assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert "new" in names

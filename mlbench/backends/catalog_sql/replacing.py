@@ -142,17 +142,24 @@ def _exchange(beside: Path, file: Path, old: sqlite3.Connection | None) -> None:
         for end in ("-wal", "-shm", "-journal", ""):
             with suppress(FileNotFoundError):
                 os.rename(f"{file}{end}", file.with_name(f"{file.stem}-damaged-{stamp}.backup{end}"))
+        _sync(file.parent)
         os.rename(beside, file)
+        _sync(file.parent)
     else:
-        # Without a log, and without a journal on disk: one of that name would be taken for the new file's.
-        old.execute("PRAGMA journal_mode=DELETE")
+        # Without a log, and without a journal on disk: one of that name would be taken for the new file's, also one
+        # that a power cut brings back. Who has the file alone keeps the journal open, whatever its mode, until `OFF`.
+        for mode in ("DELETE", "OFF"):
+            old.execute(f"PRAGMA journal_mode={mode}")
+        with suppress(FileNotFoundError):
+            os.unlink(f"{file}-journal")
         old.execute("PRAGMA journal_mode=MEMORY")
         old.execute("BEGIN EXCLUSIVE")
         if old.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone() is not None:
             old.execute("UPDATE alembic_version SET version_num = ?", (REPLACED,))
+        _sync(file.parent)
         os.rename(beside, file)
+        _sync(file.parent)  # else the old one might be there after a power cut, and say that it is not
         old.execute("COMMIT")  # whoever has opened the old file meanwhile is told that it is none of this version
-    _sync(file.parent)
 
 
 def _remove(beside: Path) -> None:
