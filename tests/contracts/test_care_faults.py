@@ -16,6 +16,7 @@ import pytest
 from mlbench.core.errors import StoreError
 from mlbench.core.ids import RunId
 from mlbench.project import Project, care, find_store
+from mlbench.project.copying import copy
 from mlbench.project.indexing import reindex
 from mlbench.runs.retention import GRACE, Rule
 
@@ -136,6 +137,32 @@ def test_a_gc_that_is_killed_at_any_system_call_leaves_a_whole_store_and_the_nex
         project.close()
     sizes = {sum(one.stat().st_size for one in path.glob("packs/*")) for path in stores}
     assert len(sizes) <= 2, "a pack that was made anew may lie there twice for a day, no more"
+
+
+@pytest.mark.slow
+def test_a_copy_that_is_killed_at_any_system_call_is_whole_as_far_as_it_goes_and_the_next_one_goes_on(
+    tmp_path: Path,
+) -> None:
+    do = (
+        "target = open_project(path + '-copy'); project.catalog, target.catalog; "
+        "from mlbench.project.copying import copy; die_at(number); copy(project, target)"
+    )
+    stores = killed_at_each_call(tmp_path, do)
+    assert len(stores) > 30
+    for number, path in enumerate(stores):
+        project, target = opened(path), opened(path.with_name(f"{path.name}-copy"))
+        assert care.verify(target).damage == []
+        if number % 4 and path is not stores[-1]:  # going on costs most, and is much the same from one call to the next
+            continue
+        assert copy(project, target).damaged == {}
+        assert care.verify(target).damage == []
+        assert {run.name for run in target.catalog.runs()} == {"old", "new"}
+        assert all(target.catalog.executions(run.id) for run in target.catalog.runs())
+        for kind in ("object", "pack", "record"):
+            names = {piece.name for piece in project.blobs.pieces(kind)}
+            assert {piece.name for piece in target.blobs.pieces(kind)} == names
+        project.close()
+        target.close()
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The store's directory under faults: killed writers, damaged files, a full disk, strange directories."""
+"""The store's directory under faults: damaged files, a full disk, strange directories."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import errno
 import os
 import random
 import shutil
-import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,6 @@ from mlbench.backends.blobs_local.packs import Index
 from mlbench.core.errors import ArtifactCorrupt, StoreError
 from mlbench.core.ids import Digest
 from mlbench.runs.values import pack, split, unpack
-
-ROUNDS = 8
 
 
 @pytest.fixture
@@ -48,49 +44,6 @@ def keep(blobs: LocalBlobs, value: Any) -> tuple[Digest, Path]:
         (path,) = (blobs.root / "chunks").iterdir()
     path.chmod(0o600)
     return packed.digest, path
-
-
-# --- killed writers ---------------------------------------------------------------------------------------------------
-
-WRITER = """
-import sys, numpy as np
-from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.runs.values import pack
-blobs = LocalBlobs(sys.argv[1])
-number = int(sys.argv[2])
-print("ready", flush=True)
-while True:
-    number += 1
-    packed = pack({"n": number, "array": np.full(number % 5 * 40_000, number)})
-    blobs.put_parts(packed.digest, packed.parts)
-    blobs.append("execution", f"abcd{number}", {"digest": packed.digest})
-    print(packed.digest, flush=True)
-"""
-
-
-@pytest.mark.slow
-def test_a_writer_killed_at_any_moment_leaves_whole_objects_and_all_that_was_acknowledged(tmp_path: Path) -> None:
-    root, acknowledged = tmp_path / "store", set()
-    chance = random.Random(7)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    for turn in range(ROUNDS):
-        command = [sys.executable, "-c", WRITER, str(root), str(turn * 100_000)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as writer:
-            assert writer.stdout is not None
-            assert writer.stdout.readline() == "ready\n"
-            lines = [writer.stdout.readline() for _ in range(chance.randrange(1, 12))]
-            for _ in range(chance.randrange(20_000)):  # some moment within the next write
-                pass
-            writer.send_signal(signal.SIGKILL)
-            lines += writer.stdout.readlines()
-        acknowledged |= {line.strip() for line in lines if line.endswith("\n")}
-    blobs = LocalBlobs(root)
-    kept = set(objects(root))
-    assert len(acknowledged) >= ROUNDS
-    assert acknowledged <= kept
-    for digest in kept:
-        blobs.verify(digest)
-    assert {record["digest"] for record in blobs.records("execution")} <= kept
 
 
 # --- damaged objects --------------------------------------------------------------------------------------------------
@@ -274,56 +227,6 @@ def packs(blobs: LocalBlobs) -> list[Path]:
 
 def values_of(blobs: LocalBlobs, artifacts: list[tuple[Digest, Any]]) -> list[Any]:
     return [unpack(None, parts) for parts in blobs.get_many([digest for digest, _ in artifacts])]
-
-
-KILLED = """
-import os, signal, sys
-from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.runs.values import pack
-artifacts = [(one.digest, one.parts) for one in map(pack, range(300))]
-def die_at(number):
-    def count(call):
-        def counted(*given, **more):
-            nonlocal number
-            number -= 1
-            if not number:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return call(*given, **more)
-        return counted
-    for name in sys.argv[2].split(","):
-        setattr(os, name, count(getattr(os, name)))
-for number in range(1, 100):
-    blobs = LocalBlobs(f"{sys.argv[1]}/{number}")
-    if not (child := os.fork()):
-        die_at(number)
-        blobs.put_pack(artifacts)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    print(number, int(os.WIFSIGNALED(status)), flush=True)
-    if not os.WIFSIGNALED(status):
-        break
-"""
-
-
-def test_a_writer_killed_at_any_system_call_leaves_a_whole_pack_or_none(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", KILLED, str(tmp_path), ",".join(CALLS)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=True)
-    ends = [line.split() for line in done.stdout.splitlines()]
-    assert len(ends) > 8
-    assert ends[-1][1] == "0"
-    artifacts = many(*range(300))
-    there = 0
-    for number, _ in ends:
-        blobs = LocalBlobs(tmp_path / number)
-        found = [blobs.has(digest) for digest, _ in artifacts]
-        assert found in ([True] * 300, [False] * 300)
-        there += found[0]
-        for digest, _ in artifacts if found[0] else ():
-            blobs.verify(digest)
-        blobs.put_pack(artifacts)
-        assert values_of(blobs, artifacts) == list(range(300))
-    assert 1 < there < len(ends)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
