@@ -18,7 +18,16 @@ from mlbench.notebook.document import notebook_id
 from mlbench.runs.itemrecords import ItemRecord
 from mlbench.runs.series import Series
 
-__all__ = ["Session", "ago", "describe", "describe_item", "metrics_of", "notebook_of", "read_notebook"]
+__all__ = [
+    "Session",
+    "ago",
+    "already_running",
+    "describe",
+    "describe_item",
+    "metrics_of",
+    "notebook_of",
+    "read_notebook",
+]
 
 LARGEST_NOTEBOOK: Final = 50 << 20
 """Bytes of a notebook's file that is read for a snapshot; a longer one is made of the cells that were run."""
@@ -153,14 +162,32 @@ def ago(record: Execution, clock: Callable[[float], time.struct_time] = time.loc
     >>> ago(done, time.gmtime)
     'Step load ended at 01:00:00, before this cell was run again: this is its result.'
     """
-
-    def at(moment: int | None) -> str:
-        return time.strftime("%H:%M:%S", clock((moment or 0) / 1e9))
-
     if record.ended is not None:
-        return f"Step {record.step} ended at {at(record.ended)}, before this cell was run again: this is its result."
-    since = record.started or record.queued
-    return f"Step {record.step} has been under way since {at(since)}; this cell shows it."
+        at = _at(record.ended, clock)
+        return f"Step {record.step} ended at {at}, before this cell was run again: this is its result."
+    since = _at(record.started or record.queued, clock)
+    return f"Step {record.step} has been under way since {since}; this cell shows it."
+
+
+def already_running(
+    record: Execution, pid: int | None, clock: Callable[[float], time.struct_time] = time.localtime
+) -> str:
+    """Say, to the user of a kernel that works on the same run as another, who has a step under way, and since when.
+
+    Examples
+    --------
+    >>> from mlbench.core.ids import ExecutionId
+    >>> there = Execution(id=ExecutionId("a"), run=RunId("r"), step="load", state="running", started=3_600_000_000_000)
+    >>> already_running(there, 4711, time.gmtime)
+    'Step load of this run is already running (kernel process 4711, since 01:00:00).'
+    """
+    owner = f"kernel process {pid}" if pid is not None else "another kernel"
+    since = _at(record.started or record.queued, clock)
+    return f"Step {record.step} of this run is already running ({owner}, since {since})."
+
+
+def _at(moment: int | None, clock: Callable[[float], time.struct_time]) -> str:
+    return time.strftime("%H:%M:%S", clock((moment or 0) / 1e9))
 
 
 def metrics_of(body: Any) -> list[Metric]:

@@ -22,6 +22,7 @@ from mlbench.entrypoints.service.reuse import Reuse
 from mlbench.entrypoints.service.sessions import (
     Session,
     ago,
+    already_running,
     describe,
     describe_item,
     metrics_of,
@@ -234,6 +235,8 @@ class OpenStore:
         at = time.time_ns()
         kernel = session.hello.kernel
         takes_over: ExecutionId | None = None
+        if session.fixed is not None:
+            self._refuse_another(submission.step, kernel, session.fixed)
         known = submission.execution in self.plan.nodes
         if known or self.plan.same(submission, kernel, session.kin) is not None:
             run = session.run or RunId("")
@@ -266,6 +269,13 @@ class OpenStore:
         if self.ledger.problem is not None:
             answer["note"] = f"{self.ledger.problem} Until then runs are shown as they were."
         return answer
+
+    def _refuse_another(self, step: str, kernel: str, run: RunId) -> None:
+        """Refuse a kernel that hands over what another one has under way in the run that both work on."""
+        held = self.plan.held(step, kernel, run)
+        if held is not None:
+            owner = self.sessions[held.kernel].pid if held.kernel in self.sessions else None
+            raise ServiceError(already_running(held.record, owner), "Run the cell again when it has ended.")
 
     def _resumed(self, session: Session) -> RunId | None:
         """Return the run that a kernel's run goes on from."""
