@@ -129,6 +129,7 @@ class _ChunkRun(Attendance):
         self._messages: list[Json] = []
         self._untold: list[int] = []
         self._unsure: list[int] = []
+        self._looked = 0
         self._kept: set[int] = set()
         self._reopened = False
         self._deaths = 0
@@ -162,7 +163,7 @@ class _ChunkRun(Attendance):
             while going:
                 self._restart()
                 self._process()
-                going = self._refused is None and not self._cancelled() and not self._given_up and self._goes_on()
+                going = not self._is_stopped() and (self._goes_on() or self._runs_again())
         except MlbenchError as error:
             self._refuse(Failure(ename=type(error).__name__, evalue=error.message, remedy=error.remedy))
         except OSError as error:
@@ -183,13 +184,14 @@ class _ChunkRun(Attendance):
             if collecting:
                 gc.enable()
 
+    def _is_stopped(self) -> bool:
+        return self._refused is not None or self._given_up or self._mark.lost or self._cancelled()
+
     def _refuse(self, failure: Failure, reason: Reason = "error") -> None:
         self._refused, self._refused_for = failure, reason
 
     def _goes_on(self) -> bool:
         """Judge how a process ended; say whether another is to run what is left."""
-        if self._mark.lost:
-            return False
         if self._ends.chunk.spread is None and self._spread is not None:
             self._ends.chunk = _first(self._ends.chunk, self._spread)
             return self._asked.seconds != 0 and self._send_rest(apart=False)
@@ -208,6 +210,14 @@ class _ChunkRun(Attendance):
             self._refuse(*self._why(status, f"step {self._task.step}"))
             return False
         return self._send_rest(apart=False)
+
+    def _runs_again(self) -> bool:
+        """Let items run again that may have seen what others changed, and that no process has looked after since."""
+        again, self._unsure, self._looked = self._unsure[self._looked :], [], 0
+        if not again or self._is_stopped():
+            return False
+        self._ends.forget(again)
+        return self._send_rest(apart=True)
 
     def _send_rest(self, *, apart: bool) -> bool:
         """Make what has not ended the chunk of the next process; say whether there is anything, and time for it."""
@@ -354,11 +364,12 @@ class _ChunkRun(Attendance):
             self._changed.update(dict.fromkeys(message["names"]))
             self._ends.forget((*message["again"], *self._unsure))
             self._reopened = self._reopened or bool(self._unsure)
-            self._unsure.clear()
+            self._unsure, self._looked = [], 0
             self._look_at_child()
             self._current = None
         elif kind == "clean":
             self._look_at_child()
+            self._looked = len(self._unsure)
         elif kind == "over":
             self._hear_over(message)
         elif kind == "begun":
