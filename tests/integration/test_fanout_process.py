@@ -685,6 +685,29 @@ def test_attempts_are_in_the_records(store: Path) -> None:
     assert ended.values("y") == [3, 1]
 
 
+def test_what_has_ended_is_recorded_before_long_although_its_chunk_goes_on(
+    store: Path, clock: Clock, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    source = f"import os, time\ny = x\nif not os.path.exists({str(go)!r}): time.sleep(0.01)"
+    given = spread_task(store, source, {"x": "range(3000)"}, defs=("y",), environment=WARM)
+    shown, thread, ended = begin_all(given)
+    await_true(lambda: shown.begun_items)
+    clock.advance(1.5)
+
+    def record() -> Json:
+        return LocalBlobs(store).find_record("executions", f"{given.execution}-1") or {}
+
+    await_true(record)
+    early = record()
+    go.touch()
+    thread.join(PATIENCE)
+    assert early["early"]
+    assert len(early["executions"]) < 3000
+    assert {one["state"] for one in early["executions"]} == {"succeeded"}
+    assert len(ended[0].records) == len(record()["executions"]) == 3000
+
+
 def test_cancelling_keeps_what_was_done(store: Path, tmp_path: Path) -> None:
     path = tmp_path / "go"
     source = f"import time\nprint('item', x)\ny = x\nwhile x == 3 and not time.sleep(0.01): open({str(path)!r}, 'w')"

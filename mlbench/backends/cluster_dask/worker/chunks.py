@@ -53,8 +53,9 @@ _MANY: Final = 100
 _GATHER: Final = 0.01
 """Seconds that what comes quickly is left to come, so that it is taken together."""
 _EXIT_SECONDS: Final = 3.0
-_LONG: Final = 2_000_000_000
-"""Nanoseconds that an item may take before those that have ended are recorded without waiting for it."""
+_UNKEPT_SECONDS: Final = 1.25
+"""So long after an item has ended it is recorded, with all others that have, although its chunk has not ended: a
+worker that is lost then does not take it along. A chunk is about a second of work, so that few are recorded twice."""
 _MOST_DEATHS: Final = 2
 """So many processes may end one after the other without that an item was begun."""
 _MOST_IN_FIRST: Final = 5_000
@@ -131,6 +132,7 @@ class _ChunkRun(Attendance):
         self._unsure: list[int] = []
         self._looked = 0
         self._kept: set[int] = set()
+        self._unkept_since: float | None = None
         self._reopened = False
         self._deaths = 0
         self._given_up = False
@@ -405,7 +407,7 @@ class _ChunkRun(Attendance):
         self._texts.add_end(end.n, item.take)
         if child is not None:
             child.end(end.number)
-        self._untold.append(end.number)
+        self._note_end(end.number)
         self._begin(end.following)
 
     def _look_at_child(self) -> None:
@@ -487,8 +489,14 @@ class _ChunkRun(Attendance):
         item.state, item.peak, item.cpu = "failed", status.get("peak"), status.get("cpu")
         if self._child is not None:
             item.process = self._child.process
-        self._untold.append(number)
+        self._note_end(number)
         return item
+
+    def _note_end(self, number: int) -> None:
+        """Note that an item has ended which is to be told and recorded."""
+        self._untold.append(number)
+        if self._unkept_since is None:
+            self._unkept_since = time.monotonic()
 
     def _end_item(self, number: int) -> Item:
         """Note the end of an item that its process has not told."""
@@ -536,6 +544,8 @@ class _ChunkRun(Attendance):
             times.append(self._published + _BATCH)
         if self._task.timeout is not None and not self._waits:
             times.append(self._since + self._task.timeout + self._held() - self._held_before + 0.01)
+        if self._unkept_since is not None:
+            times.append(self._unkept_since + _UNKEPT_SECONDS)
         if self._over_at:
             times.append(self._over_at + _EXIT_SECONDS + 0.01)
         if self._child is not None and self._child.over_at:
@@ -570,12 +580,14 @@ class _ChunkRun(Attendance):
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def _keep_ended(self) -> None:
-        """Record what has ended, while an item takes long: a worker that is lost then does not take it along."""
-        if self._current is None or time.time_ns() < self._current_since + _LONG or self._mark.lost:
+        """Record what has ended some time ago, whatever the chunk still has to do."""
+        now, since = time.monotonic(), self._unkept_since
+        if since is None or now < since + _UNKEPT_SECONDS or self._mark.lost or self._cancelled():
             return
         unsure = {*self._unsure, *(self._child.unsure if self._child is not None else ())}
         sure = self._ends.ended.keys() - unsure
-        if self._kept.issuperset(sure) or self._cancelled():
+        self._unkept_since = now if unsure else None
+        if self._kept.issuperset(sure):
             return
         self._kept |= sure
         try:
