@@ -156,7 +156,9 @@ def missing_environments(prepared: Preparation) -> Iterator[graph.Problem]:
             if writer is None:
                 yield graph.Problem(step.number, 1, "error", f"Cell {step.number}: {error}", step.cell)
             else:
-                note = f"Cell {step.number}: --env {env} is not there yet, cell {writer} writes it: it was not looked at."
+                note = (
+                    f"Cell {step.number}: --env {env} is not there yet, cell {writer} writes it: it was not looked at."
+                )
                 yield graph.Problem(step.number, 1, "warning", note, step.cell)
 
 

@@ -40,6 +40,7 @@ class Session:
     `pid` tells a kernel that has restarted from one that has only connected again. `fixed` is the run that an engine
     has opened for it; without one its runs are interactive. `here` are steps under way in the kernel itself,
     `missed` ends that it could not hear of, `kept` the last snapshot with the cells and parameters that it was made of.
+    `several` says that pages of more than one notebook use the kernel.
     """
 
     hello: KernelHello
@@ -49,6 +50,8 @@ class Session:
     parameters: Json = field(default_factory=dict)
     cells: tuple[str, ...] = ()
     document: Json | None = None
+    document_at: int = 0
+    several: bool = False
     kept: tuple[tuple[str, ...], Json, Digest] | None = None
     metrics: list[Metric] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
@@ -102,15 +105,25 @@ class Session:
 
     def take_document(self, document: Json) -> None:
         """Keep the notebook as its page holds it: the file on disk may be older."""
-        self.document = document
-        if isinstance(document.get("metadata"), dict) and (found := notebook_id(document)) is not None:
+        self.several = self.several or (self.document is not None and _id_of(document) != _id_of(self.document))
+        self.document, self.document_at = document, time.time_ns()
+        if (found := _id_of(document)) is not None:
             self.identify(NotebookId(found))
 
     def place_of(self, cell: str | None) -> int | None:
         """Return a cell's place in the notebook as its page holds it, None where that is not known."""
-        cells = self.document.get("cells") if self.document is not None and cell is not None else None
-        found = (place for place, one in enumerate(cells or ()) if isinstance(one, dict) and one.get("id") == cell)
-        return next(found, None)
+        if cell is None:
+            return None
+        return next((place for place, one in enumerate(self._shown_cells()) if one.get("id") == cell), None)
+
+    def has_deleted(self, step: Execution) -> bool:
+        """Say whether the cell of a step was deleted: the page has said since then what cells there are."""
+        known = step.cell is not None and self.document_at > (step.queued or 0) and not self.several
+        return known and self.place_of(step.cell) is None
+
+    def _shown_cells(self) -> list[Json]:
+        cells = self.document.get("cells") if self.document is not None else None
+        return [one if isinstance(one, dict) else {} for one in cells] if isinstance(cells, list) else []
 
     def _make_run(self, at: int) -> Run:
         hello = self.hello
@@ -138,6 +151,10 @@ class Session:
         """Keep the sources of the cells as they were run."""
         if cells:
             self.cells = tuple(cells)
+
+
+def _id_of(document: Json) -> str | None:
+    return notebook_id(document) if isinstance(document.get("metadata"), dict) else None
 
 
 def describe(execution: Execution) -> Json:
