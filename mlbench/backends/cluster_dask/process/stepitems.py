@@ -4,7 +4,7 @@ The process itself runs no item. It forks one that runs them one after the other
 the start; if that one dies, in whatever way, the next fork goes on behind the item that it died of. Items that take
 long, and all once it turns out that they change in place what they were given, are run in a fork each. Where a process
 that has loaded the inputs can't be forked any more, since they brought threads, it runs the items itself and ends
-where a fork would have: its supervisor starts another.
+where a fork would have: its supervisor starts another. One in which no item has run goes on with the next chunk.
 """
 
 from __future__ import annotations
