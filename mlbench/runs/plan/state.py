@@ -131,9 +131,7 @@ class Plan:
                 continue
             if node.phase != "ended" and (node.kernel == kernel or node.unattended):
                 return node
-            others = (
-                node.kernel != kernel and node.record.run == notebook
-            )  # an engine's run is what they have in common
+            others = node.kernel != kernel and node.record.run == notebook  # an engine's run, which they have in common
             if node.phase == "ended" and (node.unattended or others) and node.record.state in SUCCEEDED:
                 return node
         return None
