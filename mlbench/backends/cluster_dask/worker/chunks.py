@@ -50,11 +50,12 @@ __all__ = ["run_chunk"]
 _BATCH: Final = 0.25
 _MANY: Final = 100
 """So many items are not told when their process ends: the end of the chunk says it all in a moment."""
-_GATHER: Final = 0.01
-"""Seconds that what comes quickly is left to come, so that it is taken together."""
+_GATHER: Final = 0.05
+"""Seconds that what items say is left to come, so that it is taken together."""
 _EXIT_SECONDS: Final = 3.0
-_LONG: Final = 2_000_000_000
-"""Nanoseconds that an item may take before those that have ended are recorded without waiting for it."""
+_UNKEPT_SECONDS: Final = 1.25
+"""So long after an item has ended it is recorded, with all others that have, although its chunk has not ended: a
+worker that is lost then does not take it along. A chunk is about a second of work, so that few are recorded twice."""
 _MOST_DEATHS: Final = 2
 """So many processes may end one after the other without that an item was begun."""
 _MOST_IN_FIRST: Final = 5_000
@@ -129,7 +130,9 @@ class _ChunkRun(Attendance):
         self._messages: list[Json] = []
         self._untold: list[int] = []
         self._unsure: list[int] = []
+        self._looked = 0
         self._kept: set[int] = set()
+        self._unkept_since: float | None = None
         self._reopened = False
         self._deaths = 0
         self._given_up = False
@@ -162,7 +165,7 @@ class _ChunkRun(Attendance):
             while going:
                 self._restart()
                 self._process()
-                going = self._refused is None and not self._cancelled() and not self._given_up and self._goes_on()
+                going = not self._is_stopped() and (self._goes_on() or self._runs_again())
         except MlbenchError as error:
             self._refuse(Failure(ename=type(error).__name__, evalue=error.message, remedy=error.remedy))
         except OSError as error:
@@ -183,13 +186,14 @@ class _ChunkRun(Attendance):
             if collecting:
                 gc.enable()
 
+    def _is_stopped(self) -> bool:
+        return self._refused is not None or self._given_up or self._mark.lost or self._cancelled()
+
     def _refuse(self, failure: Failure, reason: Reason = "error") -> None:
         self._refused, self._refused_for = failure, reason
 
     def _goes_on(self) -> bool:
         """Judge how a process ended; say whether another is to run what is left."""
-        if self._mark.lost:
-            return False
         if self._ends.chunk.spread is None and self._spread is not None:
             self._ends.chunk = _first(self._ends.chunk, self._spread)
             return self._asked.seconds != 0 and self._send_rest(apart=False)
@@ -208,6 +212,14 @@ class _ChunkRun(Attendance):
             self._refuse(*self._why(status, f"step {self._task.step}"))
             return False
         return self._send_rest(apart=False)
+
+    def _runs_again(self) -> bool:
+        """Let items run again that may have seen what others changed, and that no process has looked after since."""
+        again, self._unsure, self._looked = self._unsure[self._looked :], [], 0
+        if not again or self._is_stopped():
+            return False
+        self._ends.forget(again)
+        return self._send_rest(apart=True)
 
     def _send_rest(self, *, apart: bool) -> bool:
         """Make what has not ended the chunk of the next process; say whether there is anything, and time for it."""
@@ -243,9 +255,11 @@ class _ChunkRun(Attendance):
         }
         frames, told = Frames(read_word), Frames()
         self._channel = pipes.channel
-        poll = select.poll()
+        poll, ends = select.poll(), select.poll()  # of all that is said, and of what is no item's
         for descriptor in (pipes.channel.fileno(), pipes.output, pipes.errors, pipes.status.fileno()):
             poll.register(descriptor, select.POLLIN)
+        for descriptor in (pipes.channel.fileno(), pipes.status.fileno()):
+            ends.register(descriptor, select.POLLIN)
         self._watch = MemoryWatch(process, self._task.memory)
         pipes.channel.settimeout(0)
         pipes.status.settimeout(0)
@@ -267,10 +281,10 @@ class _ChunkRun(Attendance):
             return min(known, self._child.number), True
 
         now = time.monotonic()
-        while self._status is None:
+        while self._status is None and not self._idle:
             ready = {descriptor for descriptor, _ in poll.poll(1000 * self._patience())}
             if busy:
-                time.sleep(_GATHER)
+                ends.poll(1000 * _GATHER)
             before_that, now = now, time.monotonic()
             if now - before_that > STALL_SECONDS and self._was_given_up():
                 kill(process)
@@ -278,7 +292,7 @@ class _ChunkRun(Attendance):
                 abandon(f"chunk-{self._task.execution}-{self._asked.place}")
             before = self._count
             known, more = read()
-            busy = not more and self._count - before > 2
+            busy = not more and self._count > before
             if pipes.status.fileno() in ready:
                 self._hear_status(pipes, told, process)
             self._texts.settle(known)
@@ -354,11 +368,12 @@ class _ChunkRun(Attendance):
             self._changed.update(dict.fromkeys(message["names"]))
             self._ends.forget((*message["again"], *self._unsure))
             self._reopened = self._reopened or bool(self._unsure)
-            self._unsure.clear()
+            self._unsure, self._looked = [], 0
             self._look_at_child()
             self._current = None
         elif kind == "clean":
             self._look_at_child()
+            self._looked = len(self._unsure)
         elif kind == "over":
             self._hear_over(message)
         elif kind == "begun":
@@ -376,6 +391,8 @@ class _ChunkRun(Attendance):
             self._refuse(msgspec.convert(message["failure"], Failure))
         elif kind == "parted":
             self._parted, self._current = message, None
+        elif kind == "idle":
+            self._idle, self._over_at, self._current = True, time.monotonic(), None
         elif kind == "drew":
             self._note_draws(message["draws"])
         elif kind == "waits":
@@ -394,8 +411,8 @@ class _ChunkRun(Attendance):
         self._texts.add_end(end.n, item.take)
         if child is not None:
             child.end(end.number)
-        self._untold.append(end.number)
-        self._begin(end.following)
+        self._note_end(end.number)
+        self._begin(end.following, end.ended)
 
     def _look_at_child(self) -> None:
         if self._child is not None:
@@ -417,11 +434,11 @@ class _ChunkRun(Attendance):
                 if number in self._ends.ended:
                     self._ends.ended[number].draws = tuple(draws)
 
-    def _begin(self, number: int | None) -> None:
-        """Note which item is under way now."""
+    def _begin(self, number: int | None, at: int) -> None:
+        """Note which item is under way now, and since when."""
         self._current, self._current_told = number, False
         if number is not None:
-            self._current_since = time.time_ns()
+            self._current_since = at
         if self._task.timeout is not None:
             self._since, self._held_before = time.monotonic(), self._held()
 
@@ -441,7 +458,7 @@ class _ChunkRun(Attendance):
         self._child = _Child(process, connection)
         self._timed_out = self._too_much = False
         self._texts.add_end(message["n"], self._say_own)
-        self._begin(message["first"])
+        self._begin(message["first"], time.time_ns())
 
     def _end_child(self, message: Json, poll: select.poll) -> None:
         number = message["begun"]
@@ -476,8 +493,14 @@ class _ChunkRun(Attendance):
         item.state, item.peak, item.cpu = "failed", status.get("peak"), status.get("cpu")
         if self._child is not None:
             item.process = self._child.process
-        self._untold.append(number)
+        self._note_end(number)
         return item
+
+    def _note_end(self, number: int) -> None:
+        """Note that an item has ended which is to be told and recorded."""
+        self._untold.append(number)
+        if self._unkept_since is None:
+            self._unkept_since = time.monotonic()
 
     def _end_item(self, number: int) -> Item:
         """Note the end of an item that its process has not told."""
@@ -525,6 +548,8 @@ class _ChunkRun(Attendance):
             times.append(self._published + _BATCH)
         if self._task.timeout is not None and not self._waits:
             times.append(self._since + self._task.timeout + self._held() - self._held_before + 0.01)
+        if self._unkept_since is not None:
+            times.append(self._unkept_since + _UNKEPT_SECONDS)
         if self._over_at:
             times.append(self._over_at + _EXIT_SECONDS + 0.01)
         if self._child is not None and self._child.over_at:
@@ -559,12 +584,14 @@ class _ChunkRun(Attendance):
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def _keep_ended(self) -> None:
-        """Record what has ended, while an item takes long: a worker that is lost then does not take it along."""
-        if self._current is None or time.time_ns() < self._current_since + _LONG or self._mark.lost:
+        """Record what has ended some time ago, whatever the chunk still has to do."""
+        now, since = time.monotonic(), self._unkept_since
+        if since is None or now < since + _UNKEPT_SECONDS or self._mark.lost or self._cancelled():
             return
         unsure = {*self._unsure, *(self._child.unsure if self._child is not None else ())}
         sure = self._ends.ended.keys() - unsure
-        if self._kept.issuperset(sure) or self._cancelled():
+        self._unkept_since = now if unsure else None
+        if self._kept.issuperset(sure):
             return
         self._kept |= sure
         try:
