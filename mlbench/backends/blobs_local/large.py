@@ -498,7 +498,11 @@ class _Writing:
         if name not in self._used:
             if not self._large.meet_pack(name):
                 return False
-            self._used[name] = self._large.doubted(name)
+            try:
+                self._used[name] = self._large.doubted(name)
+            except (FileNotFoundError, ValueError):  # gone since, or damaged
+                self._large.forget([name])
+                return False
         doubted = self._used[name]
         return doubted is None or doubted.holds(key)
 
