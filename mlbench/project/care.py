@@ -76,21 +76,18 @@ class _Reading:
         return {Digest(one.name) for one in self.objects if one.time >= moment and one.name in named}
 
     def inside(self, digest: Digest) -> tuple[Digest, ...]:
-        """Return the artifacts that a list names; none if it is gone. Raise `ArtifactCorrupt` if it is damaged."""
+        """Return what a list names. Raise `ArtifactCorrupt` if it is damaged, `NotFound` if it is gone."""
         from mlbench.runs.values import named_by
 
         if digest not in self._lists:
-            try:
-                self._lists[digest], _ = named_by(self._blobs.get_parts(digest))
-            except NotFound:
-                return ()
+            self._lists[digest], _ = named_by(self._blobs.get_parts(digest))
         return self._lists[digest]
 
     def inside_or_nothing(self, digest: Digest) -> tuple[Digest, ...]:
         """Return what a list names as far as it can be read."""
         try:
             return self.inside(digest)
-        except StoreError:
+        except (NotFound, StoreError):
             return ()
 
 
@@ -382,9 +379,10 @@ def _mark(
 def _needed(reading: _Reading, gone: Collection[RunId], until: int) -> set[Digest]:
     try:
         return reading.survey.needed(gone, reading.inside, reading.met_since(until))
-    except ArtifactCorrupt as error:
+    except (ArtifactCorrupt, NotFound) as error:
         raise StoreError(
-            f"Nothing is freed while a list of artifacts is damaged, since what it names is not known. {error.message}",
+            "Nothing is freed while a list of artifacts is damaged or gone, since what it names is not known. "
+            f"{error.message}",
             "Repair it with `mlbench store verify --repair-from OTHER`.",
         ) from error
 
