@@ -379,6 +379,13 @@ class MemoryCatalog:
         found = self.runs(notebook=notebook, notebook_id=notebook_id, limit=len(self._runs))
         return sum(query is None or fits(query, self._searched(run)) for run in found)
 
+    def runs_by_id(self, *, after: str = "", limit: int = 1000) -> list[Run]:
+        return [run for _, run in sorted(self._runs.items()) if run.id > after][:limit]
+
+    def executions_by_id(self, *, after: str = "", limit: int = 1000) -> list[Execution]:
+        found = [one for _, one in sorted(self._executions.items()) if one.id > after]
+        return [replace(one, messages=()) for one in found[:limit]]
+
     def names_in_use(self, space: Space, prefix: str = "", /, *, limit: int = 50) -> list[str]:
         names = {name for run in list(self._runs.values()) for name in self._searched(run)[space]}
         return sorted(name for name in names if name.startswith(prefix))[:limit]

@@ -139,6 +139,8 @@ class Survey:
     ----------
     chunked
         The artifacts that are kept in chunks, each with these: whoever asks `needed` or `uses` fills it first.
+    ran_in
+        The run of each execution, items among them.
     """
 
     def __init__(self, *, with_uses: bool = True) -> None:
@@ -151,7 +153,7 @@ class Survey:
         self.lists: set[Digest] = set()
         self.chunked: dict[Digest, tuple[Digest, ...]] = {}
         self._keeps: dict[RunId, bool] = {}
-        self._ran_in: dict[str, RunId] = {}
+        self.ran_in: dict[str, RunId] = {}
         self._reused: dict[RunId, set[str]] = {}
         self._of_runs: dict[RunId, set[Digest]] = {}
         self._of_others: set[Digest] = set()
@@ -205,7 +207,7 @@ class Survey:
     def _add_execution(self, record: Json, name: str | None) -> None:
         self._note_lists(record)
         run, origin = RunId(record["run"]), record.get("reused_from")
-        self._ran_in[str(record.get("id"))] = run
+        self.ran_in[str(record.get("id"))] = run
         if origin is not None:
             self._reused.setdefault(run, set()).add(origin)
         self._note(run, record, name)
@@ -227,7 +229,7 @@ class Survey:
         todo = [run for run in self._reused if run not in gone]
         while todo:
             for execution in self._reused.get(todo.pop(), ()):
-                origin = self._ran_in.get(execution)
+                origin = self.ran_in.get(execution)
                 if origin in gone:
                     gone.remove(origin)
                     todo.append(origin)
@@ -282,9 +284,18 @@ class Survey:
                 found.setdefault(chunk, set()).update(found[digest])
         return found
 
+    def snapshots_untold(self) -> dict[Digest, set[Use]]:
+        """Return the snapshots that runs and jobs name and no record tells the content of, with who names them."""
+        found = {digest: {use for use in users if _is_snapshot(use)} for digest, users in self._uses.items()}
+        return {digest: users for digest, users in found.items() if users and digest not in self.snapshots}
+
     def under_way(self) -> list[RunFacts]:
         """Return the runs that have not ended, as far as the records say."""
         return [run for run in self.runs.values() if run.state in UNDER_WAY]
+
+
+def _is_snapshot(use: Use) -> bool:
+    return use.kind == "snapshot" and use.step is None and (use.name is None or use.job is not None)
 
 
 def fate_of_pack(contents: Mapping[Digest, int], needed: Collection[Digest]) -> Literal["keep", "free", "repack"]:
