@@ -220,10 +220,7 @@ def sealed(digest: Digest, parts: Sequence[Buffer]) -> list[Buffer]:
         return list(parts)
     stream = bytes(parts[1])
     if f"blake3:{digest_of(manifest)}" != digest or digest_of(stream) != listed[0][0]:
-        raise ArtifactCorrupt(
-            f"The object {digest} is damaged: it is not what its digest says.",
-            "Run what made it again, or restore the store from a backup.",
-        )
+        raise ArtifactCorrupt.at(digest, "other bytes")
     return [manifest, stream, *parts[2:]]
 
 

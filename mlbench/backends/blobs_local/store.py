@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Final
 
 from mlbench.backends.blobs_local.care import FULL, Care, read_record
-from mlbench.backends.blobs_local.checks import check_parts, checked, corrupt
+from mlbench.backends.blobs_local.checks import check_parts, checked, nowhere_but_in
 from mlbench.backends.blobs_local.files import (
     Buffer,
     Pieces,
@@ -41,7 +41,7 @@ from mlbench.backends.blobs_local.large import Large
 from mlbench.backends.blobs_local.packs import Place, Shapes, lay_out, open_plain, packs_in
 from mlbench.backends.blobs_local.recording import RECORD, claimed_name, encode, identifier_in_names, record_name
 from mlbench.core.errors import ArtifactCorrupt, NotFound, StoreError
-from mlbench.core.ids import Digest, is_digest
+from mlbench.core.ids import Digest, digest_shown, is_digest
 from mlbench.core.ports import Piece, Stream
 from mlbench.core.records import Json
 from mlbench.runs import values
@@ -188,7 +188,7 @@ class LocalBlobs(Care):
             manifest = bytes(checked(digest, data, size)[0])
             if f"blake3:{values.digest_of(manifest)}" == digest:
                 return manifest
-        raise corrupt(digest, f"blake3:{found}")
+        raise ArtifactCorrupt.at(digest, digest_shown(f"blake3:{found}"))
 
     def get_parts(self, digest: Digest, /) -> list[memoryview]:
         """Return the parts of an artifact.
@@ -425,7 +425,7 @@ class LocalBlobs(Care):
             with self._clear_errors():
                 return self._large.recipe(digest)
         except ValueError as error:
-            raise corrupt(digest, f"what it is made of, and {error}") from error
+            raise ArtifactCorrupt.at(digest, str(error)) from error
 
     def _assembled(self, digest: Digest, recipe: Recipe) -> list[memoryview]:
         with self._clear_errors():
@@ -505,7 +505,7 @@ class LocalBlobs(Care):
         try:
             file, offset, size, pack = self._open(digest, without)
         except ValueError as error:
-            raise corrupt(digest, str(error)) from error
+            raise ArtifactCorrupt.at(digest, str(error)) from error
         try:
             yield file, offset, size, pack
         finally:
@@ -528,11 +528,7 @@ class LocalBlobs(Care):
             with suppress(FileNotFoundError):
                 return open_plain(self._large.packs.path(place.pack)), place.offset, place.size, place.pack
         if damaged:
-            raise ArtifactCorrupt(
-                f"The store {self.root} has no object {digest}, and damaged packs, one of which may hold it: "
-                f"{', '.join(damaged)}.",
-                "Run what made it again, or restore the store from a backup.",
-            )
+            raise nowhere_but_in(damaged, digest)
         raise NotFound(f"The store {self.root} has no object {digest}.")
 
     def _months(self) -> list[str]:
