@@ -53,7 +53,7 @@ test: setup ## Run all tests: unit, contracts, repository, integration, journeys
 	try "journeys" $(BIN)/python -m tests.steady -c tests/journeys/pytest.ini tests/journeys; \
 	mkdir -p build; \
 	$(BIN)/python -m tests.steady tests/unit tests/contracts tests/repository >build/unit.log 2>&1 & beside=$$!; \
-	trap 'kill $$beside 2>/dev/null' EXIT; \
+	trap 'kill $$beside 2>/dev/null || true' EXIT; \
 	try "integration" $(BIN)/python -m tests.steady tests/integration; \
 	try "unit, contracts, repository" wait $$beside; cat build/unit.log; \
 	[ -z "$$failed" ] || { echo "Failed:$$failed" >&2; exit 1; }

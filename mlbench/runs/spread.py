@@ -29,7 +29,7 @@ AIM: Final = 1.0
 """Seconds of work that a chunk should be."""
 
 LEAST: Final = 0.2
-"""Seconds of work below which a chunk is not made smaller to share the rest out: a process costs some 40 ms."""
+"""Seconds of work below which a chunk is not made smaller to share the rest out: one costs some 15 ms, with a fork."""
 
 LIMIT: Final = 2.0
 """Seconds after which a chunk begins no further item, whatever its items were thought to cost."""

@@ -294,6 +294,13 @@ class MarkedChannel(Channel):
         if not self._first.recv(1):
             raise ConnectionError("The supervisor of these items is gone.")
 
+    def await_next(self, kind: type[_T]) -> _T:
+        """Say that all is done, and return what is to be done next. Raise `ConnectionError` if nothing more is."""
+        self.send({"op": "idle"})
+        following = self.receive(kind)
+        self.begin()
+        return following
+
     def mark(self) -> None:
         """Let text that comes from now on be told from text that came before."""
         with self._lock:

@@ -68,6 +68,12 @@ class Mark:
         with contextlib.suppress(OSError):
             self._file = os.open(self._path, os.O_RDWR)
 
+    def close(self) -> None:
+        """Let go of what is open here."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
     def begin(self, number: int) -> bool:
         """Note that an item is begun; return False if it is not to begin, because the chunk has been given up."""
         if self._file is not None:

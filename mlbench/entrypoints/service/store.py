@@ -10,8 +10,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, assert_never
 
-from mlbench.core.errors import MlbenchError, ServiceError, StoreError
-from mlbench.core.ids import Digest, ExecutionId, RunId
+from mlbench.core.errors import ServiceError
+from mlbench.core.ids import ExecutionId, RunId
 from mlbench.core.messages import KernelHello, RandomState, Spread, StepTask, Submission
 from mlbench.core.records import ENDED, UNDER_WAY, Execution, Failure, FanOut, Json, Reason, Run, with_artifacts
 from mlbench.core.urls import without_password
@@ -25,9 +25,9 @@ from mlbench.entrypoints.service.sessions import (
     describe,
     describe_item,
     metrics_of,
-    notebook_of,
-    read_notebook,
 )
+from mlbench.entrypoints.service.snapshots import Snapshots
+from mlbench.entrypoints.service.telling import Teller, shown
 from mlbench.project import signing
 from mlbench.runs import plan as plans
 from mlbench.runs.context import bindings_of
@@ -87,17 +87,18 @@ class OpenStore:
     def __init__(self, project: Project, executor: Executor, news: News, owner: str, stir: Callable[[], None]) -> None:
         self.path = project.location.place
         self.project = project
-        self.ledger = Ledger(project, self._tell_problem)
         self.plan = Plan()
         self.sessions: dict[str, Session] = {}
+        self._teller = Teller(news, self.path, self.plan, self.sessions)
+        self.ledger = Ledger(project, self._teller.problem)
         self.runs: dict[RunId, Run] = {}
         self.changed = asyncio.Event()
         self._executor = executor
-        self._news = news
         self._owner = owner
         self._stir = stir
         self._recollection = Recollection(project, self.ledger)
         self._reuse = Reuse(project, self.ledger)
+        self._snapshots = Snapshots(project, self.ledger, self._teller.run)
         self._transcripts: dict[ExecutionId, Transcript] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -118,7 +119,7 @@ class OpenStore:
         from mlbench.backends.owners import is_alive
 
         for run in await self.ledger.ask(partial(self.project.reconcile, is_alive)):
-            self._publish_run(run)
+            self._teller.run(run)
 
     async def close(self, *, patience: float) -> None:
         """End what is under way, and write everything."""
@@ -166,7 +167,7 @@ class OpenStore:
                 self.tell(plans.Returned(at=time.time_ns(), kernel=hello.kernel))
             session.attach(hello, pid)
         self._forget_the_gone()
-        known = [self._shown(record) for record in self.plan.of_kernel(hello.kernel)]
+        known = [shown(record) for record in self.plan.of_kernel(hello.kernel)]
         note = await asyncio.to_thread(signing.what_differs, hello.keys, hello.keys_folder)
         return session, {"run": session.run, "executions": known, **({"note": note} if note is not None else {})}
 
@@ -193,7 +194,7 @@ class OpenStore:
         """Tell a kernel that has just attached what became of its steps while it could not hear of it."""
         missed, session.missed = session.missed, []
         for record in missed:
-            self._publish(record, session=session)
+            self._teller.execution(record, session=session)
 
     def detach(self, session: Session) -> None:
         """Let a kernel go; its steps go on."""
@@ -262,7 +263,7 @@ class OpenStore:
                     answer["note"] = ago(record)
                 return answer
         await self.ledger.settled()  # whoever has an answer can ask what became of it, also after we are killed
-        answer = {"execution": self._shown(self.plan.nodes[submission.execution].record), "attached": False}
+        answer = {"execution": shown(self.plan.nodes[submission.execution].record), "attached": False}
         if self.ledger.problem is not None:
             answer["note"] = f"{self.ledger.problem} Until then runs are shown as they were."
         return answer
@@ -278,7 +279,7 @@ class OpenStore:
         run, opened = session.series.place(step, at, new_run=new_run)
         if opened:
             self.ledger.put(run)
-            self._publish_run(run)
+            self._teller.run(run)
         return run.id
 
     async def _recall(self, session: Session, submission: Submission) -> None:
@@ -321,7 +322,7 @@ class OpenStore:
 
     def summary(self, record: Execution) -> Json:
         """Return what `status` says of an execution under way."""
-        notebook, _ = self._whose(record)
+        notebook, _ = self._teller.whose(record)
         since = record.started or record.queued
         return {**describe(record), "run": record.run, "notebook": notebook, "since": since, "worker": record.worker}
 
@@ -352,12 +353,12 @@ class OpenStore:
     def open_run(self, run: Run) -> None:
         """Take note of a run that an engine has begun, and has written itself."""
         self.runs[run.id] = run
-        self._publish_run(run)
+        self._teller.run(run)
 
     def close_run(self, run: Run) -> None:
         """Take note of an engine's run that has ended."""
         self.runs.pop(run.id, None)
-        self._publish_run(run)
+        self._teller.run(run)
         for kernel, session in list(self.sessions.items()):
             if session.fixed == run.id and not session.attached:
                 self._forget(kernel)
@@ -375,7 +376,7 @@ class OpenStore:
             self.changed.clear()
             await _first(self.changed.wait(), deadline - time.monotonic())
         for ended in await self.ledger.ask(partial(self.project.reconcile, owner_alive)):
-            self._publish_run(ended)
+            self._teller.run(ended)
 
     async def add_to_run(self, session: Session | None, run: str | None, body: Json) -> None:
         """Add what a plain cell logged to its run, or to the next one if none is open."""
@@ -401,7 +402,7 @@ class OpenStore:
             session.series.edit(current.id, **more)
         if current.id in self.runs:
             self.runs[current.id] = changed
-        self.ledger.put(changed, then=partial(self._publish_run, changed))
+        self.ledger.put(changed, then=partial(self._teller.run, changed))
         await self.ledger.settled()
 
     # --- acting ------------------------------------------------------------------------------------------------------
@@ -525,7 +526,7 @@ class OpenStore:
         for message in said:
             transcript.add(message)
         node = self.plan.nodes[what.execution]
-        self._publish_messages(node.record, node.kernel, said)
+        self._teller.messages(node.record, node.kernel, said)
 
     async def _end_states(self, record: Execution) -> RandomState | None:
         from mlbench.runs import randomness
@@ -548,21 +549,21 @@ class OpenStore:
                 transcript = self._transcripts[execution]
                 for message in news["messages"]:
                     transcript.add(message)
-                self._publish_messages(node.record, node.kernel, news["messages"])
+                self._teller.messages(node.record, node.kernel, news["messages"])
             case "metrics":
                 node.record = replace(node.record, metrics=(*node.record.metrics, *metrics_of(news["metrics"])))
-                self._publish(node.record)
+                self._teller.execution(node.record)
             case "tags":
                 node.record = replace(node.record, tags={**node.record.tags, **news["tags"]})
-                self._publish(node.record)
+                self._teller.execution(node.record)
             case "artifacts":
                 logged = bindings_of(news["artifacts"])
                 node.record = replace(node.record, artifacts=with_artifacts(node.record.artifacts, logged))
-                self._publish(node.record)
+                self._teller.execution(node.record)
             case "items":
                 self._take_items(node, news["executions"], news["fanout"])
             case "progress":
-                self._publish(node.record, progress={"done": news["done"], "total": news.get("total")})
+                self._teller.execution(node.record, progress={"done": news["done"], "total": news.get("total")})
             case other:
                 logger.warning("News of an unknown type %s of step %s", other, node.record.step)
 
@@ -573,13 +574,13 @@ class OpenStore:
         node.record = replace(node.record, fanout=fanout)
         self.ledger.put(node.record)
         if not records:
-            self._publish(node.record)
+            self._teller.execution(node.record)
             return
         failed = [record for record in records if record.state == "failed"]
         ended = {"ended": len(records), "failed": [describe_item(record) for record in failed[:FAILED_TOLD]]}
         self.ledger.put_items(
             [record if isinstance(record, EndedItem) else EndedItem.of(record) for record in records],
-            then=partial(self._publish, node.record, items=ended),
+            then=partial(self._teller.execution, node.record, items=ended),
         )
 
     # --- telling -----------------------------------------------------------------------------------------------------
@@ -595,21 +596,21 @@ class OpenStore:
                 session.series.resume([replace(record, messages=())])
         if record.state in UNDER_WAY:
             self.ledger.put(record)
-            self._publish(record)
+            self._teller.execution(record)
         else:
             if session is not None:
                 self._recollection.note(session, record)
             self.ledger.put(record, recorded=not own, then=partial(self._tell_end, record))
         for one in reused:
-            self.ledger.put(one, recorded=False, then=partial(self._publish, one))
+            self.ledger.put(one, recorded=False, then=partial(self._teller.execution, one))
         for run in runs:
             if run.state == "running":
                 self.ledger.put(run)
-                self._publish_run(run)
+                self._teller.run(run)
             else:
-                self.ledger.put(run, then=partial(self._publish_run, run))
+                self.ledger.put(run, then=partial(self._teller.run, run))
                 if home is not None:
-                    self._spawn(self._snapshot(home, run.id))
+                    self._spawn(self._snapshots.keep(home, run.id))
 
     def _tell_end(self, record: Execution) -> None:
         if record.random is not None and record.draws:
@@ -627,82 +628,11 @@ class OpenStore:
         self._let_go(record, **({"random": states} if states else {}))
 
     def _let_go(self, record: Execution, **more: Any) -> None:
-        self._publish(record, **more)
+        self._teller.execution(record, **more)
         self._transcripts.pop(record.id, None)
         node = self.plan.nodes.get(record.id)
         if node is not None and node.phase == "ended":
-            node.record = self._shown(node.record)  # what it printed is read from the catalog from now on
-
-    def _shown(self, record: Execution) -> Execution:
-        return replace(record, messages=(), source=None)
-
-    def _whose(self, record: Execution, session: Session | None = None) -> tuple[str | None, str | None]:
-        """Return the notebook and the kernel of an execution."""
-        node = self.plan.nodes.get(record.id)
-        if session is None and node is not None:
-            session = self.sessions.get(node.kernel)
-        if session is None:
-            session = next((one for one in self.sessions.values() if one.run == record.run), None)
-        return (session.hello.notebook, session.hello.kernel) if session is not None else (None, None)
-
-    def _publish(self, record: Execution, *, session: Session | None = None, **more: Any) -> None:
-        notebook, kernel = self._whose(record, session)
-        body = {"execution": self._shown(record), **more}
-        self._news.publish("execution", body, run=record.run, notebook=notebook, kernel=kernel)
-
-    def _publish_messages(self, record: Execution, kernel: str, messages: list[Json]) -> None:
-        notebook, _ = self._whose(record)
-        body = {"execution": record.id, "step": record.step, "cell": record.cell, "messages": messages}
-        self._news.publish("messages", body, run=record.run, notebook=notebook, kernel=kernel)
-
-    def _tell_problem(self, problem: str | None) -> None:
-        self._news.publish("service", {"store": self.path, "problem": problem})
-
-    def _publish_run(self, run: Run) -> None:
-        self._news.publish("run", {"run": run}, run=run.id, notebook=run.notebook, kernel=run.kernel)
-
-    # --- snapshots ---------------------------------------------------------------------------------------------------
-
-    async def _snapshot(self, session: Session, run: RunId) -> None:
-        """Record the notebook behind an interactive run that has come to rest, and what it stood on.
-
-        What the kernel's interpreter has installed is read from its folders: no code of the user's runs here. It all
-        takes a while (git is asked), so that nothing else waits for it.
-        """
-        cells, parameters = session.cells, dict(session.parameters)
-        if not cells:
-            return
-        hello, document = session.hello, session.document
-
-        def make() -> Digest:
-            notebook = document or read_notebook(hello.notebook) or notebook_of(cells)
-            return self.project.snapshot(
-                notebook,
-                hello.notebook,
-                hello.environment.interpreter,
-                parameters,
-                cells=cells,
-                environment=tuple(hello.environment.variables),
-            )
-
-        known = session.kept is not None and session.kept[:2] == (cells, parameters)
-        if session.kept is None or not known or not await asyncio.to_thread(self._touched, session.kept[2]):
-            try:
-                session.kept = (cells, parameters, await asyncio.to_thread(make))
-            except (MlbenchError, OSError) as error:
-                logger.warning("The notebook of run %s cannot be recorded: %s", run, error)
-                return
-        digest = session.kept[2]
-        changed = session.series.edit(run, snapshot=digest)
-        if changed is not None:
-            self.ledger.put(changed, then=partial(self._publish_run, changed))
-
-    def _touched(self, snapshot: Digest) -> bool:
-        """Note that a snapshot is needed again; return False if it was freed, as that of a run that nobody keeps."""
-        try:
-            return self.project.blobs.touch([snapshot])
-        except StoreError:
-            return False
+            node.record = shown(node.record)  # what it printed is read from the catalog from now on
 
 
 def _followed(own: RandomState | None, above: RandomState | None) -> RandomState | None:

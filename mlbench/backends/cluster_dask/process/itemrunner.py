@@ -142,9 +142,6 @@ class Runner:
         items: Items,
         codes: Sequence[types.CodeType],
     ) -> None:
-        assert task.chunk is not None
-        self._task = task
-        self._chunk: Chunk = task.chunk
         self._channel = channel
         self._step = step
         self._shell: ZMQInteractiveShell = ZMQInteractiveShell.instance()
@@ -163,25 +160,36 @@ class Runner:
         self._opened = Opened(without=(local_folder(task.store),))
         self._names = tuple(dict.fromkeys((*task.defs, *task.quiet_defs)))
         self._settings = _Settings()
-        self._failures = 0
         self._number = 0
         self._compared: set[tuple[str, type]] = set()
         self._values: Values | None = None
         self._around: Surroundings | None = None
         self._modules: frozenset[str] = frozenset()
         self._cost = 0.0
+        self.progress = Progress()
+        self.changes = any(name in namespace for name in task.changes)
+        self._mark = Mark(task)
+        self.take(task)
+
+    def take(self, task: StepTask) -> None:
+        """Turn to a chunk: its own, or another of the same fan-out where no item has run in this process itself."""
+        assert task.chunk is not None
+        self._task = task
+        self._chunk: Chunk = task.chunk
+        self._failures = 0
         self.unsure: list[int] = []
         self._until: float | None = None
         self._rest = self._chunk.rest
         self.begun_any = False
+        self._mark.close()
         self._mark = Mark(task)
         self._mark.open()
-        self.progress = Progress()
         self.progress.reset()
-        self.changes = any(name in namespace for name in task.changes)
 
     def watch(self) -> None:
         """Take the fingerprints of what items are given, to see later whether they have changed it in place."""
+        if self._values is not None:
+            return
         self._generators.settle()
         begun = time.perf_counter()
         self._values = Values(self._namespace, store=local_folder(self._task.store))

@@ -4,7 +4,7 @@ The process itself runs no item. It forks one that runs them one after the other
 the start; if that one dies, in whatever way, the next fork goes on behind the item that it died of. Items that take
 long, and all once it turns out that they change in place what they were given, are run in a fork each. Where a process
 that has loaded the inputs can't be forked any more, since they brought threads, it runs the items itself and ends
-where a fork would have: its supervisor starts another.
+where a fork would have: its supervisor starts another. One in which no item has run goes on with the next chunk.
 """
 
 from __future__ import annotations
@@ -42,25 +42,40 @@ _SHORT: Final = 0.05
 
 
 def main(task: StepTask, given: Channel) -> None:
-    """Run the chunk of a task."""
+    """Run the chunk of a task, and further ones of the same fan-out that may come."""
     channel = MarkedChannel(given.detach(), task.execution)
     sys.stdout, sys.stderr = open_stream(1, channel), open_stream(2, channel)
     faulthandler.enable(file=2)
-    _Process(task, channel).run()
+    process = _Process(task, channel)
+    while process.run(task):
+        _flush()
+        try:
+            task = channel.await_next(StepTask)
+        except OSError:  # there are none
+            _end()
+            return
     _say_over(channel)
 
 
-def _say_over(channel: MarkedChannel, **more: Any) -> None:
+def _flush() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     flush_c()
+
+
+def _say_over(channel: MarkedChannel, **more: Any) -> None:
+    _flush()
     channel.send({"op": "over", **more})
+    _end()
+
+
+def _end() -> None:
     end_pools()
     atexit._run_exitfuncs()
 
 
 class _Process:
-    """The process that loads everything."""
+    """The process that loads everything, once."""
 
     def __init__(self, task: StepTask, channel: MarkedChannel) -> None:
         assert task.chunk is not None
@@ -70,31 +85,44 @@ class _Process:
         self._step = Step(task, channel)
         self._blobs = open_blobs(task.store)
         self._shell: ZMQInteractiveShell = ZMQInteractiveShell.instance()
+        self._loaded: tuple[Runner, Items] | None = None
 
-    def run(self) -> None:
-        """Evaluate the `--foreach`, or run items whose values are known."""
+    def run(self, task: StepTask) -> bool:
+        """Evaluate the `--foreach`, or run items whose values are known; say whether it could run another chunk."""
+        assert task.chunk is not None
+        self._task, self._chunk = task, task.chunk
+        if self._loaded is None:
+            self._loaded = self._load()
+        else:
+            self._loaded[0].take(task)
+        if self._loaded is None:
+            return False
+        runner, items = self._loaded
+        if self._chunk.spread is not None and not self._chunk.spread.labels:
+            labels = [items.label(number) for number in self._chunk.numbers]
+            self._channel.tell({"op": "labels", "labels": labels})
+        return self._run_all(runner)
+
+    def _load(self) -> tuple[Runner, Items] | None:
         namespace = self._enter()
         if namespace is None:
-            return
+            return None
         if self._chunk.spread is None:
             self._evaluate(namespace)
             if self._chunk.seconds != 0:
                 self._channel.send({"op": "parted", "apart": False})
-            return
+            return None
         try:
             items = Items(self._chunk.spread, self._blobs, namespace)
         except Exception as refusal:  # noqa: BLE001  whatever stops a step before its first line is its failure
             self._refuse(self._step.refused(refusal))
-            return
+            return None
         try:
             codes = self._shell.compile_cell(self._task.source)
         except Exception:  # noqa: BLE001  it is said as the cell itself says it
             self._refuse(self._step.failure(self._shell.run(self._task.source), self._shell.failure))
-            return
-        if not self._chunk.spread.labels:
-            labels = [items.label(number) for number in self._chunk.numbers]
-            self._channel.tell({"op": "labels", "labels": labels})
-        self._run_all(Runner(self._task, self._channel, self._step, namespace, items, codes))
+            return None
+        return Runner(self._task, self._channel, self._step, namespace, items, codes), items
 
     def _enter(self) -> dict[str, Any] | None:
         variables = {name: one for name, one in processors.SINGLE.items() if name not in os.environ}
@@ -135,7 +163,8 @@ class _Process:
 
     # --- forks -------------------------------------------------------------------------------------------------------
 
-    def _run_all(self, runner: Runner) -> None:
+    def _run_all(self, runner: Runner) -> bool:
+        """Run the chunk's items; say whether none has run in this process itself."""
         rest()  # a store's threads are not in a fork
         forks = _can_fork()
         left = list(range(len(self._chunk.numbers)))
@@ -153,7 +182,7 @@ class _Process:
             progress.reset()
             if not forks:
                 self._run_here(runner, left, places, apart=apart)
-                return
+                return False
             over = self._fork(runner, places, strikes)
             if over:
                 left = left[progress.kept :]
@@ -168,6 +197,7 @@ class _Process:
                 strikes = 0
             else:
                 strikes += 1
+        return True
 
     def _run_here(self, runner: Runner, left: list[int], places: list[int], *, apart: bool) -> None:
         self._channel.send({"op": "child", "pid": None, "first": self._chunk.numbers[places[0]]})

@@ -22,7 +22,9 @@ from mlbench.backends.blobs import open_blobs
 from mlbench.backends.cluster_dask.channel import Frames, frame
 from mlbench.backends.cluster_dask.processors import available
 from mlbench.backends.cluster_dask.resources import readable
+from mlbench.backends.cluster_dask.worker import hosts
 from mlbench.backends.cluster_dask.worker.environments import fitted
+from mlbench.backends.cluster_dask.worker.hosts import Host
 from mlbench.backends.cluster_dask.worker.memory import MemoryWatch, kills_by_system
 from mlbench.backends.cluster_dask.worker.orphans import end_orphans
 from mlbench.backends.cluster_dask.worker.pipes import Pipes, received
@@ -234,6 +236,7 @@ class Attendance:
         self._begun = False
         self._last: int | None = None
         self._status: Json | None = None
+        self._idle = False
         self._timed_out = False
         self._too_much = False
         self._stalled = False
@@ -241,7 +244,7 @@ class Attendance:
         self._system_kills = kills_by_system()
 
     def _pump(self, pipes: Pipes, process: int) -> None:
-        """Pass on what a process says until it has ended: until `_status` is there."""
+        """Pass on what a process says until it has ended, and `_status` is there, or until it waits: `_idle`."""
         raise NotImplementedError
 
     def _add_text(self, name: str, text: str) -> None:
@@ -256,30 +259,42 @@ class Attendance:
             return
         self._task = task
         for attempt in range(_STARTS):
-            if self._cancelled():
-                return
-            server = _the_servers().get(self._task.environment)
-            server.await_ready(self._cancelled)
-            if self._cancelled():
-                return
-            pipes = Pipes()
             try:
-                try:
-                    server.start(pipes.theirs)
-                finally:
-                    pipes.close_theirs()
+                host = hosts.take(self._task) or self._start()
             except OSError:
-                pipes.close()
                 if attempt == _STARTS - 1:
                     raise
-                server.close()
                 continue
+            if host is None:
+                return
             try:
-                if self._attend(pipes):
+                if self._attend(host):
                     return
             finally:
-                pipes.close()
-                server.ended()
+                waits, self._idle = self._idle, False
+                if waits and not self._cancelled():
+                    hosts.keep(host, self._task)
+                else:
+                    host.release()
+
+    def _start(self) -> Host | None:
+        """Start a process; return None if it is not wanted any more."""
+        if self._cancelled():
+            return None
+        server = _the_servers().get(self._task.environment)
+        server.await_ready(self._cancelled)
+        if self._cancelled():
+            return None
+        pipes = Pipes()
+        try:
+            server.start(pipes.theirs)
+        except OSError:
+            pipes.close()
+            server.close()
+            raise
+        finally:
+            pipes.close_theirs()
+        return Host(pipes, server)
 
     def _tell(self, sentence: str) -> None:
         """Say something to whoever looks at the step's cell before its process is there."""
@@ -296,20 +311,23 @@ class Attendance:
             self._running.ended = True
             return self._running.cancelled
 
-    def _attend(self, pipes: Pipes) -> bool:
+    def _attend(self, host: Host) -> bool:
         """See one process through; return False if it ended before the task reached it."""
         self._status = None
-        process = self._meet(pipes)
+        pipes = host.pipes
+        process = host.process = host.process or self._hear_of(pipes)
         if process is None:
             return False
+        self._meet(process)
         try:
             threads = self._task.threads or max(1, available() // max(1, self._at_work()))
             task = dataclasses.replace(self._task, threads=None if threads == available() else threads)
             with contextlib.suppress(BrokenPipeError, ConnectionError):  # ended already: its status says how
+                pipes.channel.settimeout(None)
                 pipes.channel.sendall(frame(task))
             self._pump(pipes, process)
         finally:
-            if self._status is None:
+            if not self._idle and self._status is None:
                 kill(process)
             with _lock:  # another process may get its number
                 self._running.process = None
@@ -322,8 +340,8 @@ class Attendance:
             waiting = 0 if limit is None else max(0, len(_of(self._task.execution)) - limit)
             return len(_running) - waiting
 
-    def _meet(self, pipes: Pipes) -> int | None:
-        """Wait for the process's id; from then on it can be ended and paused."""
+    def _hear_of(self, pipes: Pipes) -> int | None:
+        """Wait for the id of a process that was asked for."""
         pipes.status.settimeout(30.0)
         frames = Frames()
         try:
@@ -332,16 +350,19 @@ class Attendance:
                     return None
         except OSError:
             return None
-        process = self._last = int(told[0]["pid"])
         for more in told[1:]:
             self._status = more
+        return int(told[0]["pid"])
+
+    def _meet(self, process: int) -> None:
+        """Note the process: from now on it can be ended and paused."""
+        self._last = process
         with _lock:
             self._running.process = process
             if self._running.cancelled:
                 kill(process)
-            elif self._running.paused:
-                send(process, signal.SIGSTOP)
-        return process
+            else:  # one that has waited may have been stopped with what ran in it before
+                send(process, signal.SIGSTOP if self._running.paused else signal.SIGCONT)
 
     def _meet_item(self, process: int | None) -> None:
         """Note the process in which items run: it is ended and paused with the one that it was forked from."""

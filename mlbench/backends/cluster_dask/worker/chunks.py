@@ -50,8 +50,8 @@ __all__ = ["run_chunk"]
 _BATCH: Final = 0.25
 _MANY: Final = 100
 """So many items are not told when their process ends: the end of the chunk says it all in a moment."""
-_GATHER: Final = 0.01
-"""Seconds that what comes quickly is left to come, so that it is taken together."""
+_GATHER: Final = 0.05
+"""Seconds that what items say is left to come, so that it is taken together."""
 _EXIT_SECONDS: Final = 3.0
 _LONG: Final = 2_000_000_000
 """Nanoseconds that an item may take before those that have ended are recorded without waiting for it."""
@@ -243,9 +243,11 @@ class _ChunkRun(Attendance):
         }
         frames, told = Frames(read_word), Frames()
         self._channel = pipes.channel
-        poll = select.poll()
+        poll, ends = select.poll(), select.poll()  # of all that is said, and of what is no item's
         for descriptor in (pipes.channel.fileno(), pipes.output, pipes.errors, pipes.status.fileno()):
             poll.register(descriptor, select.POLLIN)
+        for descriptor in (pipes.channel.fileno(), pipes.status.fileno()):
+            ends.register(descriptor, select.POLLIN)
         self._watch = MemoryWatch(process, self._task.memory)
         pipes.channel.settimeout(0)
         pipes.status.settimeout(0)
@@ -267,10 +269,10 @@ class _ChunkRun(Attendance):
             return min(known, self._child.number), True
 
         now = time.monotonic()
-        while self._status is None:
+        while self._status is None and not self._idle:
             ready = {descriptor for descriptor, _ in poll.poll(1000 * self._patience())}
             if busy:
-                time.sleep(_GATHER)
+                ends.poll(1000 * _GATHER)
             before_that, now = now, time.monotonic()
             if now - before_that > STALL_SECONDS and self._was_given_up():
                 kill(process)
@@ -278,7 +280,7 @@ class _ChunkRun(Attendance):
                 abandon(f"chunk-{self._task.execution}-{self._asked.place}")
             before = self._count
             known, more = read()
-            busy = not more and self._count - before > 2
+            busy = not more and self._count > before
             if pipes.status.fileno() in ready:
                 self._hear_status(pipes, told, process)
             self._texts.settle(known)
@@ -376,6 +378,8 @@ class _ChunkRun(Attendance):
             self._refuse(msgspec.convert(message["failure"], Failure))
         elif kind == "parted":
             self._parted, self._current = message, None
+        elif kind == "idle":
+            self._idle, self._over_at, self._current = True, time.monotonic(), None
         elif kind == "drew":
             self._note_draws(message["draws"])
         elif kind == "waits":
@@ -395,7 +399,7 @@ class _ChunkRun(Attendance):
         if child is not None:
             child.end(end.number)
         self._untold.append(end.number)
-        self._begin(end.following)
+        self._begin(end.following, end.ended)
 
     def _look_at_child(self) -> None:
         if self._child is not None:
@@ -417,11 +421,11 @@ class _ChunkRun(Attendance):
                 if number in self._ends.ended:
                     self._ends.ended[number].draws = tuple(draws)
 
-    def _begin(self, number: int | None) -> None:
-        """Note which item is under way now."""
+    def _begin(self, number: int | None, at: int) -> None:
+        """Note which item is under way now, and since when."""
         self._current, self._current_told = number, False
         if number is not None:
-            self._current_since = time.time_ns()
+            self._current_since = at
         if self._task.timeout is not None:
             self._since, self._held_before = time.monotonic(), self._held()
 
@@ -441,7 +445,7 @@ class _ChunkRun(Attendance):
         self._child = _Child(process, connection)
         self._timed_out = self._too_much = False
         self._texts.add_end(message["n"], self._say_own)
-        self._begin(message["first"])
+        self._begin(message["first"], time.time_ns())
 
     def _end_child(self, message: Json, poll: select.poll) -> None:
         number = message["begun"]
