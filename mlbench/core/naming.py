@@ -16,10 +16,12 @@ def naming(name: str | None = None, step: str | None = None, run: str | None = N
 
     Examples
     --------
-    >>> with naming("model", "train", "mq2a"):
-    ...     raise ArtifactCorrupt.at("blake3:" + "0" * 64, "no artifact")
-    Traceback (most recent call last):
-    mlbench.core.errors.ArtifactCorrupt: `model` of step train in run mq2a is damaged in the store: ...
+    >>> try:
+    ...     with naming("model", "train", "mq2a"):
+    ...         raise ArtifactCorrupt.at("blake3:" + "0" * 64, "no artifact")
+    ... except ArtifactCorrupt as error:
+    ...     print(error.message)
+    `model` of step train in run mq2a is damaged in the store: expected blake3:00000000, got no artifact.
     """
     try:
         yield
