@@ -79,7 +79,7 @@ def uses(record: Json) -> Iterator[tuple[Digest, Use]]:
     kind = record.get("record")
     if kind == "run":
         run = RunId(record["id"])
-        yield from _given(record.get("snapshot"), Use("snapshot", run))
+        yield from _snapshot_of(record)
         yield from _given(record.get("output"), Use("executed notebook", run))
         yield from _of_bindings(record, run, None)
     elif kind == "execution":
@@ -88,8 +88,16 @@ def uses(record: Json) -> Iterator[tuple[Digest, Use]]:
         for one in record.get("executions") or ():
             yield from _of_execution(one)
     elif kind == "job-version":
-        job = str(record.get("job"))
-        yield from _given(record.get("snapshot"), Use("snapshot", job=job, name=f"version {record.get('number')}"))
+        yield from _snapshot_of(record)
+
+
+def _snapshot_of(record: Json) -> Iterator[tuple[Digest, Use]]:
+    """Yield what a run, or a version of a job, is run from."""
+    if record["record"] == "run":
+        use = Use("snapshot", RunId(record["id"]))
+    else:
+        use = Use("snapshot", job=str(record.get("job")), name=f"version {record.get('number')}")
+    yield from _given(record.get("snapshot"), use)
 
 
 def _of_execution(record: Json) -> Iterator[tuple[Digest, Use]]:
@@ -158,6 +166,7 @@ class Survey:
         self._of_runs: dict[RunId, set[Digest]] = {}
         self._of_others: set[Digest] = set()
         self._uses: dict[Digest, set[Use]] = {}
+        self._snapshots_of: dict[Digest, set[Use]] = {}
 
     def add(self, record: Json, name: str | None = None) -> None:
         """Take in a record that lies in the file `name`; without one it is known from the catalog alone."""
@@ -165,6 +174,9 @@ class Survey:
         if self._with_uses:
             for digest, use in uses(record):
                 self._uses.setdefault(digest, set()).add(use)
+        if kind in {"run", "job-version"}:
+            for digest, use in _snapshot_of(record):
+                self._snapshots_of.setdefault(digest, set()).add(use)
         if kind == "run":
             self._add_run(RunId(record["id"]), record, name)
         elif kind == "execution":
@@ -286,16 +298,11 @@ class Survey:
 
     def snapshots_untold(self) -> dict[Digest, set[Use]]:
         """Return the snapshots that runs and jobs name and no record tells the content of, with who names them."""
-        found = {digest: {use for use in users if _is_snapshot(use)} for digest, users in self._uses.items()}
-        return {digest: users for digest, users in found.items() if users and digest not in self.snapshots}
+        return {digest: users for digest, users in self._snapshots_of.items() if digest not in self.snapshots}
 
     def under_way(self) -> list[RunFacts]:
         """Return the runs that have not ended, as far as the records say."""
         return [run for run in self.runs.values() if run.state in UNDER_WAY]
-
-
-def _is_snapshot(use: Use) -> bool:
-    return use.kind == "snapshot" and use.step is None and (use.name is None or use.job is not None)
 
 
 def fate_of_pack(contents: Mapping[Digest, int], needed: Collection[Digest]) -> Literal["keep", "free", "repack"]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -39,15 +40,15 @@ T = TypeVar("T", Run, Execution)
 
 @dataclass(frozen=True, slots=True)
 class Untold:
-    """What is known and no record tells: `name` is that of its record, without a time; `write` writes it again.
+    """What is known and no record tells: `name` is that of its record, without a time.
 
-    `ids` are those of what the record is to tell.
+    `ids` are those of what the record is to tell. `write` writes it again, where somebody knows all of it.
     """
 
     name: str
     problem: str
     ids: frozenset[str]
-    write: Callable[[], None]
+    write: Callable[[], None] | None
 
 
 @dataclass(slots=True)
@@ -204,7 +205,8 @@ def snapshots_untold(project: Project, survey: Survey) -> Iterator[Untold]:
     for digest, users in survey.snapshots_untold().items():
         first = min(users, key=str)
         problem = f"No record tells what {_whose(survey, first)} was run from: the notebook and what it stood on."
-        write = partial(_write_snapshot, project, digest)
+        found = _snapshot(project, digest)
+        write = partial(_append, project, "snapshot", digest, _plain(found)) if found is not None else None
         yield Untold(f"snapshot-{identifier_in_names(digest)}", problem, frozenset([digest]), write)
 
 
@@ -284,14 +286,15 @@ def _write_items(project: Project, whole: ExecutionId, items: Sequence[Execution
         _append(project, "executions", f"{whole}-again{begin}", {"executions": them})
 
 
-def _write_snapshot(project: Project, digest: Digest) -> None:
+def _snapshot(project: Project, digest: Digest) -> Snapshot | None:
+    """Return a snapshot from the object that it is, or else from the catalog; None if neither has it."""
     from mlbench.runs.wire import msgspec
 
-    try:
-        snapshot = msgspec.json.decode(project.blobs.get(digest), type=Snapshot)
-    except NotFound:
-        snapshot = project.catalog.snapshot(digest)
-    _append(project, "snapshot", digest, _plain(snapshot))
+    with suppress(NotFound, StoreError, msgspec.MsgspecError):
+        return msgspec.json.decode(project.blobs.get(digest), type=Snapshot)
+    with suppress(NotFound, StoreError):
+        return project.catalog.snapshot(digest)
+    return None
 
 
 def _append(project: Project, kind: str, identifier: str, record: Json) -> None:

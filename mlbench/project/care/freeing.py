@@ -13,6 +13,7 @@ from mlbench.core.errors import ArtifactCorrupt, NotFound, StoreError
 from mlbench.core.ids import Digest, RunId
 from mlbench.core.ports import BlobStore, Piece
 from mlbench.core.records import Json, Run
+from mlbench.project.care.agreement import compare, snapshots_untold
 from mlbench.project.care.reading import Reading, contents
 from mlbench.runs.reachable import RunFacts, fate_of_pack
 from mlbench.runs.retention import Rule, dropped, horizon
@@ -91,7 +92,7 @@ def plan(
     Raises
     ------
     StoreError
-        If a record or a list of artifacts cannot be read: what it needs is not known.
+        If a record or a list of artifacts cannot be read, or a record is missing: what it needs is not known.
     """
     now = time.time_ns() if now is None else now
     blobs = project.blobs
@@ -99,6 +100,7 @@ def plan(
     under_way = [run for run in reading.survey.under_way() if alive(run.owner)]
     until = horizon(now, under_way)
     reading.met = project.catalog.met_since(until)
+    _refuse_missing(project, reading)
     unkept, gone, needed, snapshots = _mark(reading, rules, now, until, user)
 
     def in_order(runs: Iterable[RunId]) -> list[RunFacts]:
@@ -173,6 +175,18 @@ def _refuse_damaged(reading: Reading) -> None:
         raise StoreError(
             f"Nothing is freed while a record cannot be read, since what it needs is not known: {name}. {problem}",
             "Restore or remove that file; `mlbench store verify` names all of them.",
+        )
+
+
+def _refuse_missing(project: Project, reading: Reading) -> None:
+    _refuse_damaged(reading)
+    known = compare(project, reading.survey, reading.go_on, reading.is_there).untold
+    for one in (*known, *snapshots_untold(project, reading.survey)):
+        if one.write is None:  # nobody knows what it was, and there is nothing to wait for
+            continue
+        raise StoreError(
+            f"Nothing is freed while a record is missing, since what it needs is not known. {one.problem}",
+            "Write it again with `mlbench store verify --repair`.",
         )
 
 

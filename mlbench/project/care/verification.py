@@ -127,11 +127,11 @@ def _compare(project: Project, reading: Reading, found: Verified) -> dict[str, U
     for damage in found.damage:
         if damage.kind == "record" and damage.name in reading.damaged:
             name = name_without_time(damage.name)
-            if name in untold or is_told(project, reading.survey, name):
+            if (name in untold and untold[name].write) or is_told(project, reading.survey, name):
                 damage.remedy = _REPAIR
     damaged = set(map(name_without_time, reading.damaged))
     found.damage += [
-        Damage("record", name, one.problem, missing=True, remedy=_REPAIR)
+        Damage("record", name, one.problem, missing=True, remedy=_REPAIR if one.write else None)
         for name, one in untold.items()
         if name not in damaged
     ]
@@ -150,8 +150,8 @@ def _write_again(blobs: BlobStore, damage: Sequence[Damage], untold: Mapping[str
             continue
         name = one.name if one.missing else name_without_time(one.name)
         try:
-            if name in untold and name not in written:
-                untold[name].write()
+            if name in untold and name not in written and (write := untold[name].write) is not None:
+                write()
                 written.add(name)
             if not one.missing:
                 blobs.free(Piece("record", one.name, 0, 0))

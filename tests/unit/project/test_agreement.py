@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mlbench.backends.memory import MemoryCatalog
+from mlbench.core.errors import StoreError
 from mlbench.core.ids import new_id
 from mlbench.core.records import Execution, FanOut, Metric, Run
 from mlbench.project import Project, care, find_store
@@ -114,6 +115,33 @@ def test_a_record_that_is_gone_or_damaged_is_named_and_written_again_from_the_ca
     assert [one.repaired for one in repaired.damage] == [True]
     assert care.verify(project).damage == []
     assert known_without_catalog(project) == before
+
+
+@pytest.mark.parametrize("kind", ["execution", "executions", "snapshot"])
+def test_nothing_is_freed_while_a_record_is_missing_since_what_it_needs_would_be(
+    project: Project, run: Run, kind: str
+) -> None:
+    the_records(project, kind)[0].unlink()
+    with pytest.raises(StoreError, match="Nothing is freed while a record is missing") as refused:
+        care.plan(project, [], alive=lambda _: False, now=time.time_ns() + 5 * DAY)
+    assert f"of run {run.id[:4]}" in str(refused.value) or f"what run {run.id[:4]}" in str(refused.value)
+    assert refused.value.remedy == "Write it again with `mlbench store verify --repair`."
+    assert care.verify(project, repair=True).whole
+    care.free(project, care.plan(project, [], alive=lambda _: False, now=time.time_ns() + 5 * DAY))
+    assert care.verify(project).whole
+
+
+def test_a_snapshot_of_which_nothing_is_left_is_named_and_holds_back_nothing(project: Project, run: Run) -> None:
+    assert run.snapshot is not None
+    the_records(project, "snapshot")[0].unlink()
+    (project.location.path / "objects" / run.snapshot[7:9] / run.snapshot[7:]).unlink()
+    project.catalog.delete_snapshots([run.snapshot])
+    found = care.verify(project, repair=True)
+    assert [(one.kind, one.missing, one.remedy) for one in found.damage if one.kind == "record"] == [
+        ("record", True, None)
+    ]
+    assert not found.whole
+    assert care.plan(project, [], alive=lambda _: False).runs == []
 
 
 def test_all_records_may_be_gone(project: Project, run: Run) -> None:
