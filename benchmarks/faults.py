@@ -1,9 +1,10 @@
-"""What is lost, doubled or stuck when processes are killed: by turns a kernel, a worker, a step's process, the service.
+"""What is lost, doubled or stuck when processes are killed, by turns those of `VICTIMS`.
 
-A notebook of steps runs in a real kernel. Each turn hands steps over, kills one process at a moment of its own, opens a
-kernel again where there is none, and runs the same cells until all have their results. Afterwards the stores are asked:
-whether an end that had been told is still there, whether a body has begun more often than its executions say, and
-whether anything is under way that is not.
+A notebook of steps runs in a real kernel. Each turn hands steps over, kills one process at a moment of its own, puts
+another in its place where that is not mlbench's affair, and runs the same cells until all have their results. The
+scheduler that is killed is that of a Dask cluster beside the service, to which the steps of its turns go: the scheduler
+of the local cluster is a part of the service. Afterwards the stores are asked: whether an end that had been told is
+still there, whether a body has begun more often than its executions say, and whether anything is under way that is not.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import os
 import random
 import re
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -22,7 +26,7 @@ from pathlib import Path
 from benchmarks.measure import CellError, Figure, Kernel, surroundings
 
 BENCH = "faults"
-VICTIMS = ("kernel", "worker", "step", "service")
+VICTIMS = ("kernel", "worker", "step", "service", "scheduler")
 STEPS = 3
 PATIENCE = 60.0
 
@@ -40,7 +44,7 @@ print("made", {name})
 
 def measure(*, quick: bool) -> Iterator[Figure]:
     """Kill by turns, then count."""
-    turns = 8 if quick else 100
+    turns = 10 if quick else 100
     chance = random.Random(7)  # the same moments in every run
     with surroundings() as folder:
         killed, lost, wrong, slowest = _kill(folder, turns, chance)
@@ -63,9 +67,16 @@ def _kill(folder: Path, turns: int, chance: random.Random) -> tuple[Counter[str]
     slowest = 0.0
     log = str(folder / "log")
     kernel = _open(folder)
+    cluster = _Cluster(folder)
     try:
         for turn in range(turns):
             victim = VICTIMS[turn % len(VICTIMS)]
+            if victim == "scheduler":
+                cluster.start()
+                kernel.run(f"%cluster {cluster.address}")
+                warm = STEP.format(name=f"w{turn}", log=log, seconds=0, value=turn)
+                kernel.send(warm, f"w{turn}")
+                wrong += _value(kernel, f"w{turn}", warm) != turn
             names = [f"s{turn}_{number}" for number in range(STEPS)]
             cells = {
                 name: STEP.format(name=name, log=log, seconds=0.3 * (place + 1), value=1000 * turn + place)
@@ -75,7 +86,11 @@ def _kill(folder: Path, turns: int, chance: random.Random) -> tuple[Counter[str]
                 kernel.send(cell, name)
             threading.Event().wait(chance.uniform(0.0, 1.0))
             began = time.monotonic()
-            if _end(victim, kernel, log):
+            if victim == "scheduler":
+                cluster.kill_scheduler()
+                killed[victim] += 1
+                cluster.start()
+            elif _end(victim, kernel, log):
                 killed[victim] += 1
             if victim == "kernel":
                 kernel.__exit__(None, None, None)
@@ -86,9 +101,57 @@ def _kill(folder: Path, turns: int, chance: random.Random) -> tuple[Counter[str]
             known = _ends()
             lost += sum(1 for one, state in finished.items() if known.get(one) != state)
             finished = known
+            if victim == "scheduler":
+                kernel.run("%cluster local")
     finally:
         kernel.__exit__(None, None, None)
+        cluster.end()
     return killed, lost, wrong, slowest
+
+
+class _Cluster:
+    """A Dask scheduler with a worker, of their own processes."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        self.address = f"tcp://127.0.0.1:{self._port}"
+        self._folder = folder
+        self._scheduler: subprocess.Popen[bytes] | None = None
+        self._workers: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
+        """Start a scheduler, always at the same address, and a worker, unless they run; those that it lost go."""
+        if self._scheduler is not None and self._scheduler.poll() is None:
+            return
+        self._end_workers()
+        self._scheduler = self._run("scheduler", "--host", "127.0.0.1", "--port", str(self._port))
+        self._workers.append(self._run("worker", self.address, "--nthreads", "4", "--memory-limit", "0", "--no-nanny"))
+
+    def kill_scheduler(self) -> None:
+        """Kill the scheduler."""
+        assert self._scheduler is not None
+        self._scheduler.kill()
+        self._scheduler.wait()
+
+    def end(self) -> None:
+        """End all of it."""
+        self._end_workers()
+        if self._scheduler is not None:
+            self._scheduler.terminate()
+            self._scheduler.wait(PATIENCE)
+
+    def _end_workers(self) -> None:
+        while self._workers:
+            worker = self._workers.pop()
+            worker.terminate()
+            worker.wait(PATIENCE)
+
+    def _run(self, what: str, *words: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", f"distributed.cli.dask_{what}", *words, "--no-dashboard"]
+        with (self._folder / f"{what}.log").open("ab") as log:
+            return subprocess.Popen(command, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
 def _open(folder: Path) -> Kernel:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,7 @@ from mlbench.core.errors import MlbenchError, NotebookError, ParameterError, Usa
 from mlbench.core.records import Json
 from mlbench.notebook import diagnostics, document, graph
 from mlbench.notebook import parameters as form
+from mlbench.notebook.evidence import paths_meet
 from mlbench.notebook.parameters import Parameter
 from mlbench.project.environments import find_requirements
 
@@ -138,13 +140,40 @@ def prepare(
 
 
 def missing_environments(prepared: Preparation) -> Iterator[graph.Problem]:
-    """Yield the steps whose `--env` names no environment, or one that cannot be made."""
-    for step in graph.build(document.cells(prepared.nb)).steps:
-        if step.options.env is not None:
-            try:
-                find_requirements(step.options.env, prepared.path)
-            except UsageError as error:
+    """Yield the steps whose `--env` names no environment, or one that cannot be made.
+
+    A file that a plain cell above writes is only noted: it may well be there when the step is run.
+    """
+    built, followed = graph.follow(document.cells(prepared.nb))
+    for step in built.steps:
+        env = step.options.env
+        if env is None:
+            continue
+        try:
+            find_requirements(env, prepared.path)
+        except UsageError as error:
+            writer = None if _is_there(env, prepared.path) else _written_above(env, step.number, followed)
+            if writer is None:
                 yield graph.Problem(step.number, 1, "error", f"Cell {step.number}: {error}", step.cell)
+            else:
+                note = (
+                    f"Cell {step.number}: --env {env} is not there yet, cell {writer} writes it: it was not looked at."
+                )
+                yield graph.Problem(step.number, 1, "warning", note, step.cell)
+
+
+def _is_there(env: str, notebook: str) -> bool:
+    return (Path(notebook).parent / Path(env).expanduser()).exists()
+
+
+def _written_above(env: str, number: int, followed: Sequence[graph.Followed]) -> int | None:
+    """Return the number of the first plain cell above a cell that writes the file that an `--env` names."""
+    for one in followed:
+        if one.step is None and one.cell.number < number:
+            for path in one.names.writes_paths:
+                if posixpath.basename(path) == posixpath.basename(env) and paths_meet(path, env):
+                    return one.cell.number
+    return None
 
 
 def _check_steps(nb: Json, name: str, findings: list[Finding]) -> tuple[str, ...]:

@@ -227,9 +227,13 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
     if (same) {
       return;
     }
+    const before = this._known.map(cell => cell.id).join();
     this._known = cells;
     this.steps.setCells(cells);
     this._markCells();
+    if (before && before !== cells.map(cell => cell.id).join() && this.hasSteps) {
+      this._tellDocument(); // the failed step of a cell that is deleted holds back nobody
+    }
   }
 
   private _onActiveCell(): void {
@@ -432,7 +436,7 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
     this._late.delete(id);
     this._restored.delete(id);
     this._ranHere.add(id);
-    void this._sendDocument.invoke().catch(error => console.warn(sentence(error)));
+    this._tellDocument();
   }
 
   private _onMessage(_: unknown, message: KernelMessage.IMessage): void {
@@ -576,6 +580,10 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
   /** The notebook as the user sees it, without outputs. */
   content(): PartialJSONObject {
     return withoutOutputs((this.panel.model?.toJSON() ?? {}) as PartialJSONObject);
+  }
+
+  private _tellDocument(): void {
+    void this._sendDocument.invoke().catch(error => console.warn(sentence(error)));
   }
 
   private async _passOn(): Promise<void> {

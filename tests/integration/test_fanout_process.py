@@ -8,6 +8,7 @@ import re
 import sys
 import textwrap
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import replace
@@ -47,11 +48,12 @@ def _servers() -> Iterator[None]:
     supervisor.close()
 
 
-def fan_out(store: Path, source: str, *, groups: int = 1, apart: bool = False, **others: Any) -> Ended:
+def fan_out(store: Path, source: str, *, groups: int = 1, **others: Any) -> Ended:
     foreach = others.pop("foreach", {"x": "range(5)"})
     others.setdefault("environment", WARM)
+    chunk = {name: others.pop(name) for name in ("apart", "seconds", "rest") if name in others}
     given = spread_task(store, textwrap.dedent(source).strip("\n"), foreach, **others)
-    return run_all(given, groups=groups, apart=apart)
+    return run_all(given, groups=groups, **chunk)
 
 
 def succeed(store: Path, source: str, **others: Any) -> Ended:
@@ -683,6 +685,29 @@ def test_attempts_are_in_the_records(store: Path) -> None:
     assert ended.values("y") == [3, 1]
 
 
+def test_what_has_ended_is_recorded_before_long_although_its_chunk_goes_on(
+    store: Path, clock: Clock, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    source = f"import os, time\ny = x\nif not os.path.exists({str(go)!r}): time.sleep(0.01)"
+    given = spread_task(store, source, {"x": "range(3000)"}, defs=("y",), environment=WARM)
+    shown, thread, ended = begin_all(given)
+    await_true(lambda: shown.begun_items)
+    clock.advance(1.5)
+
+    def record() -> Json:
+        return LocalBlobs(store).find_record("executions", f"{given.execution}-1") or {}
+
+    await_true(record)
+    early = record()
+    go.touch()
+    thread.join(PATIENCE)
+    assert early["early"]
+    assert len(early["executions"]) < 3000
+    assert {one["state"] for one in early["executions"]} == {"succeeded"}
+    assert len(ended[0].records) == len(record()["executions"]) == 3000
+
+
 def test_cancelling_keeps_what_was_done(store: Path, tmp_path: Path) -> None:
     path = tmp_path / "go"
     source = f"import time\nprint('item', x)\ny = x\nwhile x == 3 and not time.sleep(0.01): open({str(path)!r}, 'w')"
@@ -818,6 +843,43 @@ def test_items_that_ended_before_one_that_died_run_again_if_a_later_one_changes_
     assert ended.values("seen") == [0, 0, None] + [0] * (count - 3)
     assert ended.end.changed == ("rows",)
     assert not ended.end.left
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_items_that_ended_before_the_last_one_died_run_again_since_nobody_can_look_any_more(
+    store: Path, tmp_path: Path, threaded: dict[str, Any], threads: bool
+) -> None:
+    path = tmp_path / "effects"
+    source = f"""
+    import os
+    with open({str(path)!r}, "a") as file: file.write(f"{{x}}\\n")
+    first, seen = large[0], len(rows)
+    if x == 1: poke(rows)
+    if x == 4: os._exit(3)
+    """
+    threaded["captured"] |= SLOW_TO_LOOK_AT
+    if not threads:
+        del threaded["captured"]["threaded"], threaded["environment"]
+    ended = fan_out(store, source, **threaded)
+    assert ended.states == ["succeeded"] * 4 + ["failed"]
+    assert ended.values("seen") == [0, 0, 0, 0, None]
+    assert not ended.end.left
+    assert Counter(bodies(path)) == {"0": 1, "1": 2, "2": 2, "3": 2, "4": 1}, "the first has seen what no other changed"
+
+
+def test_what_may_have_seen_a_change_is_left_to_a_later_chunk_where_there_is_no_time_to_run_it_again(
+    store: Path, clock: Clock
+) -> None:
+    source = """
+    import os
+    first, seen = large[0], len(rows)
+    poke(rows)
+    if x == 3: os._exit(3)
+    """
+    space = {"rows": [], "poke": lambda rows: rows.append(1), **SLOW_TO_LOOK_AT}
+    ended = fan_out(store, source, captured=space, defs=("seen",), foreach={"x": "range(4)"}, seconds=1e-9, rest=100.0)
+    assert ended.states == ["succeeded", "failed"]
+    assert ended.end.left == (1, 2)
 
 
 # --- what they show ---------------------------------------------------------------------------------------------------

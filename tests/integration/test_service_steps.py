@@ -23,7 +23,7 @@ from mlbench.backends.service_socket import AsyncServiceClient, Door
 from mlbench.backends.service_socket.frames import encode
 from mlbench.core.errors import ServiceError
 from mlbench.core.ids import ExecutionId, RunId, new_id
-from mlbench.core.messages import Event
+from mlbench.core.messages import Event, StepOptions
 from mlbench.core.records import Execution, Run
 from mlbench.project.signing import signer
 from mlbench.runs.signing import proven
@@ -334,6 +334,30 @@ def test_a_run_whose_engine_has_only_lost_its_connection_goes_on(quick: House) -
     assert catalog(quick.store).execution(step).reason == "service-lost"
     assert catalog(quick.store).run(run.id).state == "running"
     assert again.attached["run"] == run.id
+
+
+# --- what the page says -----------------------------------------------------------------------------------------------
+
+
+def test_the_failure_of_a_cell_that_was_deleted_holds_back_nothing_that_does_not_name_it(kernel: Kernel) -> None:
+    def shown(*cells: str) -> None:
+        document = {"metadata": {}, "cells": [{"id": f"cell-{cell}", "source": ""} for cell in cells]}
+        kernel.client.request("cells", {"kernel": "kernel", "document": document})
+
+    def publish(**more: Any) -> Execution:
+        return kernel.state(kernel.submit("publish", "", waits_for={check: "it is run for its effects"}, **more))
+
+    shown("check", "publish")
+    check = kernel.submit("check", "fail")
+    kernel.state(check)
+    held = publish()
+    assert held.state == "skipped"
+    assert held.note == "Step check failed. Step publish waits for it: it is run for its effects."
+    shown("publish")
+    assert publish(options=StepOptions(after=("check",))).state == "skipped", "what a line names is meant"
+    assert publish().state == "succeeded"
+    shown("publish", "check")
+    assert publish().state == "skipped", "it is there again"
 
 
 # --- cancelling ------------------------------------------------------------------------------------------------------

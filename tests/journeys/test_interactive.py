@@ -137,6 +137,28 @@ def test_a_finished_run_is_opened_and_a_failed_step_says_where_and_why(lab: Lab)
     page.locator(".jp-mlb-NotebookRead-source", has_text="value / 0").wait_for()
 
 
+def test_the_failed_step_of_a_cell_that_is_deleted_holds_back_nobody(lab: Lab) -> None:
+    write_notebook(
+        lab.root / "deletes.ipynb",
+        ("load", "%load_ext mlbench"),
+        ("check", "%%step check\nassert 1 > 2"),
+        ("publish", "%%step publish\nprint('published')"),
+    )
+    lab.open()
+    lab.open_notebook("deletes.ipynb")
+    lab.run("load", "check")
+    lab.pill("check", "failed")
+    with lab.page.expect_response("**/mlbench/api/v1/document*"):
+        lab.run("publish")
+    lab.pill("publish", "skipped")
+    lab.cell("check")
+    with lab.page.expect_response("**/mlbench/api/v1/document*"):
+        lab.execute("notebook:delete-cell")
+    lab.run("publish")
+    lab.wait_for_output("publish", "published")
+    lab.pill("publish", "succeeded")
+
+
 def test_names_and_outputs_are_shown_as_text(lab: Lab) -> None:
     evil = "<img src=https://elsewhere.example/x onerror=window.acted=1><script>window.acted=1</script>"
     write_notebook(

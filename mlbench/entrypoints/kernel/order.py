@@ -17,7 +17,7 @@ from mlbench.notebook.cell import CellNames
 __all__ = ["Order"]
 
 _FOR_EFFECTS: Final = (
-    "the step is run for its effects, so it waits for the steps above it; with `--after none` it would not"
+    "the step is run for its effects, so it waits for the steps above it; `%%step {step} --after none` does not"
 )
 
 
@@ -89,7 +89,7 @@ class Order:
             place = self.place(step)
             for one in self.steps.values():
                 if self._places[one.step] < place:
-                    waits[one.execution] = _FOR_EFFECTS
+                    waits[one.execution] = _FOR_EFFECTS.format(step=step)
         for path, writer in self.writers_of(names.names_paths):
             if writer.step != step:
                 waits.setdefault(writer.execution, f"it names {path}, which {writer.step} writes")

@@ -18,7 +18,16 @@ from mlbench.notebook.document import notebook_id
 from mlbench.runs.itemrecords import ItemRecord
 from mlbench.runs.series import Series
 
-__all__ = ["Session", "ago", "describe", "describe_item", "metrics_of", "notebook_of", "read_notebook"]
+__all__ = [
+    "Session",
+    "ago",
+    "already_running",
+    "describe",
+    "describe_item",
+    "metrics_of",
+    "notebook_of",
+    "read_notebook",
+]
 
 LARGEST_NOTEBOOK: Final = 50 << 20
 """Bytes of a notebook's file that is read for a snapshot; a longer one is made of the cells that were run."""
@@ -31,6 +40,7 @@ class Session:
     `pid` tells a kernel that has restarted from one that has only connected again. `fixed` is the run that an engine
     has opened for it; without one its runs are interactive. `here` are steps under way in the kernel itself,
     `missed` ends that it could not hear of, `kept` the last snapshot with the cells and parameters that it was made of.
+    `several` says that pages of more than one notebook use the kernel.
     """
 
     hello: KernelHello
@@ -40,6 +50,8 @@ class Session:
     parameters: Json = field(default_factory=dict)
     cells: tuple[str, ...] = ()
     document: Json | None = None
+    document_at: int = 0
+    several: bool = False
     kept: tuple[tuple[str, ...], Json, Digest] | None = None
     metrics: list[Metric] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
@@ -93,15 +105,25 @@ class Session:
 
     def take_document(self, document: Json) -> None:
         """Keep the notebook as its page holds it: the file on disk may be older."""
-        self.document = document
-        if isinstance(document.get("metadata"), dict) and (found := notebook_id(document)) is not None:
+        self.several = self.several or (self.document is not None and _id_of(document) != _id_of(self.document))
+        self.document, self.document_at = document, time.time_ns()
+        if (found := _id_of(document)) is not None:
             self.identify(NotebookId(found))
 
     def place_of(self, cell: str | None) -> int | None:
         """Return a cell's place in the notebook as its page holds it, None where that is not known."""
-        cells = self.document.get("cells") if self.document is not None and cell is not None else None
-        found = (place for place, one in enumerate(cells or ()) if isinstance(one, dict) and one.get("id") == cell)
-        return next(found, None)
+        if cell is None:
+            return None
+        return next((place for place, one in enumerate(self._shown_cells()) if one.get("id") == cell), None)
+
+    def has_deleted(self, step: Execution) -> bool:
+        """Say whether the cell of a step was deleted: the page has said since then what cells there are."""
+        known = step.cell is not None and self.document_at > (step.queued or 0) and not self.several
+        return known and self.place_of(step.cell) is None
+
+    def _shown_cells(self) -> list[Json]:
+        cells = self.document.get("cells") if self.document is not None else None
+        return [one if isinstance(one, dict) else {} for one in cells] if isinstance(cells, list) else []
 
     def _make_run(self, at: int) -> Run:
         hello = self.hello
@@ -131,6 +153,10 @@ class Session:
             self.cells = tuple(cells)
 
 
+def _id_of(document: Json) -> str | None:
+    return notebook_id(document) if isinstance(document.get("metadata"), dict) else None
+
+
 def describe(execution: Execution) -> Json:
     """Return what is said of an execution when it is cancelled or asked for in short."""
     return {"execution": execution.id, "step": execution.step, "state": execution.state}
@@ -153,14 +179,32 @@ def ago(record: Execution, clock: Callable[[float], time.struct_time] = time.loc
     >>> ago(done, time.gmtime)
     'Step load ended at 01:00:00, before this cell was run again: this is its result.'
     """
-
-    def at(moment: int | None) -> str:
-        return time.strftime("%H:%M:%S", clock((moment or 0) / 1e9))
-
     if record.ended is not None:
-        return f"Step {record.step} ended at {at(record.ended)}, before this cell was run again: this is its result."
-    since = record.started or record.queued
-    return f"Step {record.step} has been under way since {at(since)}; this cell shows it."
+        at = _at(record.ended, clock)
+        return f"Step {record.step} ended at {at}, before this cell was run again: this is its result."
+    since = _at(record.started or record.queued, clock)
+    return f"Step {record.step} has been under way since {since}; this cell shows it."
+
+
+def already_running(
+    record: Execution, pid: int | None, clock: Callable[[float], time.struct_time] = time.localtime
+) -> str:
+    """Say, to the user of a kernel that works on the same run as another, who has a step under way, and since when.
+
+    Examples
+    --------
+    >>> from mlbench.core.ids import ExecutionId
+    >>> there = Execution(id=ExecutionId("a"), run=RunId("r"), step="load", state="running", started=3_600_000_000_000)
+    >>> already_running(there, 4711, time.gmtime)
+    'Step load of this run is already running (kernel process 4711, since 01:00:00).'
+    """
+    owner = f"kernel process {pid}" if pid is not None else "another kernel"
+    since = _at(record.started or record.queued, clock)
+    return f"Step {record.step} of this run is already running ({owner}, since {since})."
+
+
+def _at(moment: int | None, clock: Callable[[float], time.struct_time]) -> str:
+    return time.strftime("%H:%M:%S", clock((moment or 0) / 1e9))
 
 
 def metrics_of(body: Any) -> list[Metric]:

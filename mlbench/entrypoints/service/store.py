@@ -22,6 +22,7 @@ from mlbench.entrypoints.service.reuse import Reuse
 from mlbench.entrypoints.service.sessions import (
     Session,
     ago,
+    already_running,
     describe,
     describe_item,
     metrics_of,
@@ -228,13 +229,16 @@ class OpenStore:
         await self._recall(session, submission)
         draws = await self._recollection.draws(session, submission.step) if submission.seeded else None
         session.note_cells(submission.cells)
-        submission = replace(submission, cells=())  # they would be kept with each execution
+        waits_for = self._without_deleted(session, submission)
+        submission = replace(submission, waits_for=waits_for, cells=())  # cells would be kept with each execution
         if (place := session.place_of(submission.cell)) is not None:
             submission = replace(submission, position=place)
         session.parameters = dict(submission.parameters)
         at = time.time_ns()
         kernel = session.hello.kernel
         takes_over: ExecutionId | None = None
+        if session.fixed is not None:
+            self._refuse_another(submission.step, kernel, session.fixed)
         known = submission.execution in self.plan.nodes
         if known or self.plan.same(submission, kernel, session.kin) is not None:
             run = session.run or RunId("")
@@ -267,6 +271,26 @@ class OpenStore:
         if self.ledger.problem is not None:
             answer["note"] = f"{self.ledger.problem} Until then runs are shown as they were."
         return answer
+
+    def _without_deleted(self, session: Session, submission: Submission) -> dict[ExecutionId, str]:
+        """Return what a step waits for though it reads none of its names, without failures of cells that are deleted.
+
+        Nobody could put those right; what `--after` names is meant, wherever its cell is.
+        """
+        waits_for = dict(submission.waits_for)
+        for execution in submission.waits_for if submission.options.after is None else ():
+            node = self.plan.nodes.get(self.plan.current(execution))
+            failed = node is not None and node.record.state in ENDED - {"succeeded", "reused"}
+            if node is not None and failed and session.has_deleted(node.record):
+                del waits_for[execution]
+        return waits_for
+
+    def _refuse_another(self, step: str, kernel: str, run: RunId) -> None:
+        """Refuse a kernel that hands over what another one has under way in the run that both work on."""
+        held = self.plan.held(step, kernel, run)
+        if held is not None:
+            owner = self.sessions[held.kernel].pid if held.kernel in self.sessions else None
+            raise ServiceError(already_running(held.record, owner), "Run the cell again when it has ended.")
 
     def _resumed(self, session: Session) -> RunId | None:
         """Return the run that a kernel's run goes on from."""

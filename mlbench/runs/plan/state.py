@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from mlbench.core.ids import ExecutionId, new_id
+from mlbench.core.ids import ExecutionId, RunId, new_id
 from mlbench.core.messages import Submission
 from mlbench.core.records import Execution, Reason
 from mlbench.runs.key import CELL
@@ -108,10 +108,18 @@ class Plan:
             execution = node.replaced_by
         return execution
 
+    def held(self, step: str, kernel: str, run: RunId) -> Node | None:
+        """Find what another kernel, which is there, has under way of a step in a run that several kernels work on."""
+        for node in self.nodes.values():
+            ours = node.kernel == kernel or node.unattended or node.replaced_by is not None
+            if node.record.step == step and node.record.run == run and node.phase != "ended" and not ours:
+                return node
+        return None
+
     def same(self, submission: Submission, kernel: str, notebook: str | None) -> Node | None:
         """Find what was submitted before, with the same key, and that a kernel may take for its own.
 
-        It is under way, or has succeeded while its kernel was away.
+        It is under way, or has succeeded while its kernel was away, or in the one run that several kernels work on.
         """
         key = submission.key
         if key is None:
@@ -123,7 +131,8 @@ class Plan:
                 continue
             if node.phase != "ended" and (node.kernel == kernel or node.unattended):
                 return node
-            if node.phase == "ended" and node.unattended and node.record.state in SUCCEEDED:
+            others = node.kernel != kernel and node.record.run == notebook  # an engine's run, which they have in common
+            if node.phase == "ended" and (node.unattended or others) and node.record.state in SUCCEEDED:
                 return node
         return None
 

@@ -118,7 +118,8 @@ class _Turn:
                 self._turn_to(found, {**found.edges, **edges}, found.waits_for)
             else:
                 doubts.note_doubt(found, event, edges)
-            found.kernel, found.unattended = event.kernel, False
+            if found.phase != "ended" or found.unattended:
+                found.kernel, found.unattended = event.kernel, False
             self.seen(found)
             if found.interrupted:
                 self.keep([found])

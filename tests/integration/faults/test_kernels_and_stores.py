@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.backends.owners import owner_of_this_process
 from mlbench.core.records import UNDER_WAY
-from tests.integration.house import House, catalog, eventually
+from mlbench.project import Project
+from tests.integration.house import ROOT, House, catalog, eventually
 from tests.integration.kernel.conftest import Place
 
 pytestmark = pytest.mark.timeout(120)
@@ -85,27 +89,95 @@ def test_a_kernel_that_is_killed_as_it_hands_a_step_over_leaves_no_step_that_nev
             assert one.state in ("succeeded", "reused"), one
 
 
+KERNELS = 20
+
+CLIENT = """
+import sys
+from pathlib import Path
+from mlbench.core.errors import ServiceError
+from tests.integration.house import House
+runtime, store, name, run, source = sys.argv[1:]
+house = House(runtime=Path(runtime), store=Path(store))
+kernel = house.kernel(name, run=run or None, kind="papermill" if run else "interactive")
+print("attached", flush=True)
+for _ in sys.stdin:
+    try:
+        answer = kernel.ask("load", source, defs=("x",), key="the-same")
+        record = answer["execution"]
+        print(record["id"], record["state"], answer["attached"], flush=True)
+    except ServiceError as error:
+        print(error, flush=True)
+"""
+
+
+@contextlib.contextmanager
+def processes(house: House, source: str, run: str = "") -> Iterator[list[subprocess.Popen[str]]]:
+    """Start kernels, each in a process of its own, that hand the same step over with each line that they are sent."""
+    started = []
+    try:
+        for number in range(KERNELS):
+            words = [str(house.runtime), str(house.store), f"kernel{number}", run, source]
+            command = [sys.executable, "-c", CLIENT, *words]
+            pipe = subprocess.PIPE
+            started.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT))
+        for one in started:
+            assert one.stdout is not None
+            assert one.stdout.readline() == "attached\n"
+        yield started
+    finally:
+        for one in started:
+            one.kill()
+            one.communicate()
+
+
+def ask_all(started: list[subprocess.Popen[str]]) -> list[str]:
+    """Let all kernels hand the step over at once; return what they are answered."""
+    for one in started:
+        assert one.stdin is not None
+        one.stdin.write("\n")
+        one.stdin.flush()
+    return [one.stdout.readline().strip() for one in started if one.stdout is not None]
+
+
+def test_of_kernels_that_start_the_same_step_of_one_run_at_once_one_does_and_the_others_say_who(
+    service: House, tmp_path: Path
+) -> None:
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    run = Project.open(store=str(service.store)).begin_run(kind="papermill", name="r", owner=owner_of_this_process())
+    service.connect(role="engine").request("open_run", {"store": str(service.store), "run": run})
+    with processes(service, gated("load", begun, go).partition("\n")[2], run.id) as started:
+        answers = ask_all(started)
+        (winner,) = [one for one, answer in zip(started, answers, strict=True) if "queued" in answer]
+        words = rf"Step load of this run is already running \(kernel process {winner.pid}, since \S+\)\. Run .*"
+        others = [one for one in started if one is not winner]
+        assert len([answer for answer in answers if re.fullmatch(words, answer)]) == len(others)
+        eventually(begun.exists)
+        go.touch()
+        eventually(lambda: catalog(service.store).executions(run.id)[0].state == "succeeded")
+        (execution,) = [one.id for one in catalog(service.store).executions(run.id)]
+        assert set(ask_all(others)) == {f"{execution} succeeded True"}
+    assert [one.id for one in catalog(service.store).executions(run.id)] == [execution]
+    assert [one["id"] for one in LocalBlobs(service.store).records("execution")] == [execution]
+    assert len(begun.read_text().split()) == 1
+
+
 def test_kernels_with_the_same_code_and_inputs_at_the_same_time_do_no_harm(service: House, tmp_path: Path) -> None:
     begun, go = tmp_path / "begun", tmp_path / "go"
-    source = (
-        f"import os, time\nwith open({str(begun)!r}, 'a') as file: print(1, file=file)\n"
-        f"while not os.path.exists({str(go)!r}): time.sleep(0.01)\n"
-        "x = list(range(100_000))"
-    )
-    kernels = [service.kernel(f"kernel{number}") for number in range(4)]
-    asked = [kernel.ask("load", source, defs=("x",), key="the-same") for kernel in kernels]
-    steps = [one["execution"]["id"] for one in asked]
-    eventually(lambda: begun.exists() and len(begun.read_text().split()) == len(set(steps)))
-    go.touch()
-    records = [kernel.state(step) for kernel, step in zip(kernels, steps, strict=True)]
-    assert [record.state for record in records] == ["succeeded"] * 4
+    source = f"{gated('load', begun, go).partition(chr(10))[2]}x = list(range(100_000))"
+    with processes(service, source) as started:
+        steps = [answer.split()[0] for answer in ask_all(started)]
+        assert len(set(steps)) == KERNELS
+        eventually(lambda: begun.exists() and len(begun.read_text().split()) > 1)
+        go.touch()
+        eventually(lambda: {catalog(service.store).execution(step).state for step in steps} == {"succeeded"})
     kept = [catalog(service.store).execution(step) for step in steps]
     digests = {one.binds[0].artifact.digest for one in kept if one.binds[0].artifact is not None}
     assert len(digests) == 1
     blobs = LocalBlobs(service.store)
     assert blobs.get_parts(digests.pop())
     found = [one for one in blobs.records("execution") if one["step"] == "load"]
-    assert sorted(one["id"] for one in found) == sorted(set(steps))
+    assert sorted(one["id"] for one in found) == sorted(steps)
+    assert len(begun.read_text().split()) == KERNELS
     assert all(not one.note or "took" not in one.note for one in kept)
 
 

@@ -71,6 +71,17 @@ def test_the_error_of_a_step_and_what_follows_from_it(page: Any) -> None:
     assert "Step child was not run: Step failing failed." in page.late_text("child", "not run")
 
 
+def test_a_step_that_a_failed_one_holds_back_says_how_to_run_it_all_the_same(page: Any) -> None:
+    page.run("%%step checked --after none\nassert 1 > 2\n", "checked")
+    page.late_text("checked", "AssertionError")
+    page.run("%%step sent\nprint('out')\n", "sent")
+    assert "so it waits for the steps above it; `%%step sent --after none` does not." in page.late_text(
+        "sent", "not run"
+    )
+    page.run("%%step sent --after none\nprint('out')\n", "sent")
+    assert "out" in page.late_text("sent", "out")
+
+
 def test_a_waited_step_shows_its_error_as_its_cells_own(page: Any) -> None:
     answer = page.run("%%step waited --wait\ndef g(v):\n    return 1 / v\nw = g(0)\n")
     text = shown(answer)

@@ -161,6 +161,31 @@ def test_what_the_kernel_would_refuse_at_once_fails_the_check(
     ]
 
 
+WRITERS = {
+    "a magic": "%%writefile requirements.txt\nsix\n",
+    "a call": "with open('requirements.txt', 'w') as file:\n    file.write('six')",
+    "a path": "from pathlib import Path\nPath('./requirements.txt').write_text('six')",
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS.values(), ids=list(WRITERS))
+def test_requirements_that_a_cell_above_writes_are_only_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], writer: str
+) -> None:
+    step = "%%step apart --env requirements.txt\nc = 1"
+    status, out, _ = call(capsys, "check", written(tmp_path, "%load_ext mlbench", writer, step))
+    assert status == 0
+    assert out.splitlines()[0] == (
+        "! Cell 3: --env requirements.txt is not there yet, cell 2 writes it: it was not looked at."
+    )
+    status, out, _ = call(capsys, "check", written(tmp_path, "%load_ext mlbench", step, writer))
+    assert status == 1, "a cell below comes too late"
+    assert "✗ Cell 2: --env requirements.txt: there is no file" in out
+    (tmp_path / "requirements.txt").write_text("-e .\n")
+    status, out, _ = call(capsys, "check", written(tmp_path, "%load_ext mlbench", writer, step))
+    assert status == 1, "what is there already can be looked at"
+
+
 def test_a_check_as_json_has_each_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = call(capsys, "check", written(tmp_path, *CELLS, "print(nothing)"), "--json")
     found = json.loads(out)

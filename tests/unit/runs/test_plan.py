@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mlbench.core.ids import RunId
 from mlbench.core.messages import Environment, StepOptions, Submission
 from mlbench.core.records import Artifact, Binding, Execution
 from mlbench.runs import plan as plans
@@ -265,6 +266,25 @@ def test_another_kernels_step_of_the_same_name_is_left_alone(desk: Desk) -> None
     desk.submit("a2", step="a", kernel="other")
     assert desk.cancelled == []
     assert desk.started == ["a2"]
+
+
+def test_what_another_kernel_has_under_way_of_a_step_in_one_run_is_held_until_it_ends_or_is_gone(desk: Desk) -> None:
+    desk.submit("a1", step="a", key="K", notebook="r")
+    assert desk.plan.held("a", "other", RunId("r")) is desk.plan.nodes["a1"]
+    assert desk.plan.held("a", "k", RunId("r")) is None, "a kernel's own step is not another's"
+    assert desk.plan.held("b", "other", RunId("r")) is desk.plan.held("a", "other", RunId("s")) is None
+    desk.tell(plans.Detached(at=5, kernel="k"))
+    assert desk.plan.held("a", "other", RunId("r")) is None, "it is there to be taken over"
+
+
+def test_the_result_of_another_kernel_of_one_run_is_handed_out_and_stays_that_kernels(desk: Desk) -> None:
+    desk.submit("a1", step="a", key="K", notebook="r")
+    desk.end("a1")
+    (attach,) = desk.submit("a2", step="a", key="K", kernel="other", notebook="r")
+    assert matches(attach, submitted="a2", record=desk.plan.nodes["a1"].record)
+    assert desk.plan.nodes["a1"].kernel == "k"
+    desk.submit("a3", step="a", key="K", notebook="r")
+    assert desk.started == ["a3"], "the kernel whose result it is means to have another one"
 
 
 def test_what_a_kernel_of_the_same_notebook_left_behind_is_superseded_by_the_next_ones_edit(desk: Desk) -> None:

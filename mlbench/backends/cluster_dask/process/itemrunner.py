@@ -268,8 +268,6 @@ class Runner:
                 if self._has_changed(places, clean, count):
                     break
                 looked, clean = time.monotonic(), count
-                progress.look(count)
-                self._channel.tell({"op": "clean"})
             if seconds > LONG:
                 break
         if count - clean > (0 if self.doubts else 1) and not progress.changed:
@@ -285,6 +283,8 @@ class Runner:
         self._generators.settle()
         names = [*self._values.changed(), *self._settings_changed()]
         if not names:
+            self.progress.look(count)
+            self._channel.tell({"op": "clean"})
             return False
         self.progress.change(clean + 1)
         again = [self._chunk.numbers[place] for place in (*self.unsure, *places[clean + 1 : count])]

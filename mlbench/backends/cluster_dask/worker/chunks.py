@@ -53,8 +53,9 @@ _MANY: Final = 100
 _GATHER: Final = 0.05
 """Seconds that what items say is left to come, so that it is taken together."""
 _EXIT_SECONDS: Final = 3.0
-_LONG: Final = 2_000_000_000
-"""Nanoseconds that an item may take before those that have ended are recorded without waiting for it."""
+_UNKEPT_SECONDS: Final = 1.25
+"""So long after an item has ended it is recorded, with all others that have, although its chunk has not ended: a
+worker that is lost then does not take it along. A chunk is about a second of work, so that few are recorded twice."""
 _MOST_DEATHS: Final = 2
 """So many processes may end one after the other without that an item was begun."""
 _MOST_IN_FIRST: Final = 5_000
@@ -129,7 +130,9 @@ class _ChunkRun(Attendance):
         self._messages: list[Json] = []
         self._untold: list[int] = []
         self._unsure: list[int] = []
+        self._looked = 0
         self._kept: set[int] = set()
+        self._unkept_since: float | None = None
         self._reopened = False
         self._deaths = 0
         self._given_up = False
@@ -162,7 +165,7 @@ class _ChunkRun(Attendance):
             while going:
                 self._restart()
                 self._process()
-                going = self._refused is None and not self._cancelled() and not self._given_up and self._goes_on()
+                going = not self._is_stopped() and (self._goes_on() or self._runs_again())
         except MlbenchError as error:
             self._refuse(Failure(ename=type(error).__name__, evalue=error.message, remedy=error.remedy))
         except OSError as error:
@@ -183,13 +186,14 @@ class _ChunkRun(Attendance):
             if collecting:
                 gc.enable()
 
+    def _is_stopped(self) -> bool:
+        return self._refused is not None or self._given_up or self._mark.lost or self._cancelled()
+
     def _refuse(self, failure: Failure, reason: Reason = "error") -> None:
         self._refused, self._refused_for = failure, reason
 
     def _goes_on(self) -> bool:
         """Judge how a process ended; say whether another is to run what is left."""
-        if self._mark.lost:
-            return False
         if self._ends.chunk.spread is None and self._spread is not None:
             self._ends.chunk = _first(self._ends.chunk, self._spread)
             return self._asked.seconds != 0 and self._send_rest(apart=False)
@@ -208,6 +212,14 @@ class _ChunkRun(Attendance):
             self._refuse(*self._why(status, f"step {self._task.step}"))
             return False
         return self._send_rest(apart=False)
+
+    def _runs_again(self) -> bool:
+        """Let items run again that may have seen what others changed, and that no process has looked after since."""
+        again, self._unsure, self._looked = self._unsure[self._looked :], [], 0
+        if not again or self._is_stopped():
+            return False
+        self._ends.forget(again)
+        return self._send_rest(apart=True)
 
     def _send_rest(self, *, apart: bool) -> bool:
         """Make what has not ended the chunk of the next process; say whether there is anything, and time for it."""
@@ -356,11 +368,12 @@ class _ChunkRun(Attendance):
             self._changed.update(dict.fromkeys(message["names"]))
             self._ends.forget((*message["again"], *self._unsure))
             self._reopened = self._reopened or bool(self._unsure)
-            self._unsure.clear()
+            self._unsure, self._looked = [], 0
             self._look_at_child()
             self._current = None
         elif kind == "clean":
             self._look_at_child()
+            self._looked = len(self._unsure)
         elif kind == "over":
             self._hear_over(message)
         elif kind == "begun":
@@ -398,7 +411,7 @@ class _ChunkRun(Attendance):
         self._texts.add_end(end.n, item.take)
         if child is not None:
             child.end(end.number)
-        self._untold.append(end.number)
+        self._note_end(end.number)
         self._begin(end.following, end.ended)
 
     def _look_at_child(self) -> None:
@@ -480,8 +493,14 @@ class _ChunkRun(Attendance):
         item.state, item.peak, item.cpu = "failed", status.get("peak"), status.get("cpu")
         if self._child is not None:
             item.process = self._child.process
-        self._untold.append(number)
+        self._note_end(number)
         return item
+
+    def _note_end(self, number: int) -> None:
+        """Note that an item has ended which is to be told and recorded."""
+        self._untold.append(number)
+        if self._unkept_since is None:
+            self._unkept_since = time.monotonic()
 
     def _end_item(self, number: int) -> Item:
         """Note the end of an item that its process has not told."""
@@ -529,6 +548,8 @@ class _ChunkRun(Attendance):
             times.append(self._published + _BATCH)
         if self._task.timeout is not None and not self._waits:
             times.append(self._since + self._task.timeout + self._held() - self._held_before + 0.01)
+        if self._unkept_since is not None:
+            times.append(self._unkept_since + _UNKEPT_SECONDS)
         if self._over_at:
             times.append(self._over_at + _EXIT_SECONDS + 0.01)
         if self._child is not None and self._child.over_at:
@@ -563,12 +584,14 @@ class _ChunkRun(Attendance):
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def _keep_ended(self) -> None:
-        """Record what has ended, while an item takes long: a worker that is lost then does not take it along."""
-        if self._current is None or time.time_ns() < self._current_since + _LONG or self._mark.lost:
+        """Record what has ended some time ago, whatever the chunk still has to do."""
+        now, since = time.monotonic(), self._unkept_since
+        if since is None or now < since + _UNKEPT_SECONDS or self._mark.lost or self._cancelled():
             return
         unsure = {*self._unsure, *(self._child.unsure if self._child is not None else ())}
         sure = self._ends.ended.keys() - unsure
-        if self._kept.issuperset(sure) or self._cancelled():
+        self._unkept_since = now if unsure else None
+        if self._kept.issuperset(sure):
             return
         self._kept |= sure
         try:
