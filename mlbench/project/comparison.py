@@ -15,7 +15,8 @@ from mlbench.core.records import Artifact, Binding, Execution, Run, Snapshot
 from mlbench.project.history import with_items
 from mlbench.runs import lineage as lineages
 from mlbench.runs.artifacts import Loader
-from mlbench.runs.diff import Difference, Side, as_run, compare, notebook_cells
+from mlbench.runs.diff import Difference, Side, compare
+from mlbench.runs.diff_cells import as_run, notebook_cells
 from mlbench.runs.diff_text import as_html, as_lines
 from mlbench.runs.diff_values import CODECS, value_changes
 from mlbench.runs.lineage import Lineage

@@ -8,7 +8,6 @@ from typing import Any, Final, Literal
 
 from mlbench.core.ids import short
 from mlbench.runs.diff import (
-    CodeChange,
     DataChange,
     Difference,
     FanOutChange,
@@ -17,6 +16,7 @@ from mlbench.runs.diff import (
     OutcomeChange,
     ParameterChange,
 )
+from mlbench.runs.diff_cells import CodeChange
 
 __all__ = ["Style", "as_html", "as_lines"]
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from mlbench.core.ids import Digest, ExecutionId, RunId
 from mlbench.core.records import Artifact, Binding, Execution, Failure, GitState, Metric, Run, Snapshot
-from mlbench.runs.diff import MOST_ITEMS, Difference, NotebookCell, Side, as_run, compare
+from mlbench.runs.diff import MOST_ITEMS, Difference, Side, compare
+from mlbench.runs.diff_cells import NotebookCell, as_run
 from mlbench.runs.diff_text import as_html, as_lines
 from mlbench.runs.diff_values import preview_changes, value_changes
 from mlbench.runs.previews import preview
