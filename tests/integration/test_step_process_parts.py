@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import random
 import socket
@@ -154,6 +155,18 @@ def test_files_of_the_user_are_seen_and_those_of_python_and_the_store_are_not(
         ("low.txt", "w", 0),
     ]
     assert not opened.network
+
+
+def test_what_is_on_the_path_and_only_looked_at_for_a_packages_version_is_no_file_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    opened = Opened()
+    opened.start()
+    with pytest.raises(importlib.metadata.PackageNotFoundError):
+        importlib.metadata.version("there-is-no-such-package")
+    seen = {one.path for one in opened.stop()}
+    assert not [path for path in seen if path.endswith(".zip") or path == str(tmp_path)]
 
 
 def test_libraries_that_are_used_ahead_keep_no_trace_of_it() -> None:
