@@ -230,3 +230,27 @@ def test_an_array_that_is_scattered_has_the_digest_of_the_same_array_put_togethe
     packed = seal(encoded)
     assert packed.digest == pack(np.ascontiguousarray(scattered)).digest
     np.testing.assert_array_equal(unpack(None, packed.parts), scattered)
+
+
+def test_two_figures_drawn_alike_have_one_digest_and_pickling_leaves_them_as_they_are() -> None:
+    figures = pytest.importorskip("matplotlib.figure")
+
+    def drawn() -> tuple[Any, Any]:
+        figure = figures.Figure()
+        axes = figure.subplots()
+        axes.plot([1, 2, 3], [3, 1, 2], label="delay")
+        axes.legend()
+        figure.canvas.draw()
+        return figure, axes
+
+    (figure, axes), others = drawn(), [drawn() for _ in range(3)]
+    before = repr(figure._canvas_callbacks._cid_gen)
+    assert {pack(figure).digest, pack(figure).digest, *(pack(one).digest for one, _ in others)} == {pack(figure).digest}
+    assert {pack(axes).digest, *(pack(one).digest for _, one in others)} == {pack(axes).digest}
+    assert repr(figure._canvas_callbacks._cid_gen) == before
+    axes.set_title("delays")
+    assert pack(figure).digest != pack(others[0][0]).digest
+    packed = pack(figure)
+    again = unpack(packed.codec, packed.parts)
+    again.axes[0].set_xlim(0, 10)  # the transforms below it have to hear of this
+    assert again.axes[0].transData.transform((10, 0))[0] == pytest.approx(axes.bbox.x1)
