@@ -1,8 +1,9 @@
 """What differs between two runs, in the order in which it matters.
 
 What was written comes first (cells, the modules beside the notebook), then what was given (parameters), what was made
-of it (data, by step), what it stood on (the environment), and what came out (metrics, the outcome, the items of
-fan-outs). All of it is read from records and previews; nothing is loaded here (see `mlbench.runs.diff_values`).
+of it (data, by step, and the artifacts that were logged), what it stood on (the environment), and what came out
+(metrics, the outcome, the items of fan-outs). All of it is read from records and previews; nothing is loaded here (see
+`mlbench.runs.diff_values`).
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mlbench.core.ids import Digest, ExecutionId, RunId
-from mlbench.core.records import Binding, Execution, Json, Metric, Run, Snapshot
+from mlbench.core.records import Artifact, Binding, Execution, Json, Metric, Run, Snapshot
 from mlbench.runs.diff_cells import CodeChange, How, NotebookCell, changed_cells, changed_modules, differing
 from mlbench.runs.diff_values import preview_changes, short_text, text_of
+from mlbench.runs.files import FILE, FOLDER
 
 __all__ = [
     "MOST_ITEMS",
+    "ArtifactChange",
     "DataChange",
     "Difference",
     "EnvironmentChange",
@@ -34,6 +37,9 @@ __all__ = [
 
 MOST_ITEMS: Final = 1_000
 """How many items that differ are named; all are counted."""
+_MOST_LOADED: Final = 20
+_LARGEST_LOADED: Final = 16 << 20
+"""Of so many items of a fan-out values of so many bytes are loaded to see where they differ; else previews tell."""
 
 _ANSI: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
@@ -62,6 +68,25 @@ class DataChange:
     change: How
     before: Digest | None = None
     after: Digest | None = None
+    before_execution: ExecutionId | None = None
+    after_execution: ExecutionId | None = None
+    details: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactChange:
+    """What `mlbench.log_artifact` kept under a name, and that differs; sizes are in bytes.
+
+    `step` is None for what plain cells of the run logged; the executions are those that logged it, or were reused.
+    """
+
+    name: str
+    change: How
+    step: str | None = None
+    before: Digest | None = None
+    after: Digest | None = None
+    before_size: int | None = None
+    after_size: int | None = None
     before_execution: ExecutionId | None = None
     after_execution: ExecutionId | None = None
     details: tuple[str, ...] = ()
@@ -100,12 +125,13 @@ class OutcomeChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemChange:
-    """An item of a fan-out that differs: `names` are those that it bound to something else."""
+    """An item of a fan-out that differs: in what it bound, and in what it logged."""
 
     label: dict[str, str]
     before: str | None = None
     after: str | None = None
-    names: tuple[str, ...] = ()
+    data: tuple[DataChange, ...] = ()
+    artifacts: tuple[ArtifactChange, ...] = ()
     metrics: tuple[MetricChange, ...] = ()
 
 
@@ -130,14 +156,15 @@ class Difference:
     code: tuple[CodeChange, ...] = ()
     parameters: tuple[ParameterChange, ...] = ()
     data: tuple[DataChange, ...] = ()
+    artifacts: tuple[ArtifactChange, ...] = ()
     environment: tuple[EnvironmentChange, ...] = ()
     metrics: tuple[MetricChange, ...] = ()
     outcome: tuple[OutcomeChange, ...] = ()
     items: tuple[FanOutChange, ...] = ()
 
     def __bool__(self) -> bool:
-        parts = (self.code, self.parameters, self.data, self.environment, self.metrics, self.outcome, self.items)
-        return any(parts)
+        given, made = (self.code, self.parameters, self.environment), (self.data, self.artifacts, self.items)
+        return any((*given, *made, self.metrics, self.outcome))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,10 +198,11 @@ def compare(before: Side, after: Side, *, load: Load | None = None) -> Differenc
         code=(*changed_cells(before.cells, after.cells), *changed_modules(before.modules, after.modules)),
         parameters=tuple(_parameters(before.run.parameters, after.run.parameters)),
         data=tuple(_data(before.executions, after.executions, load)),
+        artifacts=tuple(_artifacts(before, after, load)),
         environment=tuple(_environment(before, after)),
         metrics=tuple(_metrics(before, after)),
         outcome=tuple(_outcome(before, after)),
-        items=tuple(_fan_outs(before, after)),
+        items=tuple(_fan_outs(before, after, load)),
     )
 
 
@@ -209,50 +237,73 @@ def _surroundings(snapshot: Snapshot) -> dict[str, str]:
 def _data(before: Sequence[Execution], after: Sequence[Execution], load: Load | None) -> Iterator[DataChange]:
     then, now = ({one.step: one for one in side} for side in (before, after))
     for step in dict.fromkeys((*now, *then)):
-        one, other = then.get(step), now.get(step)
-        old, new = _bindings(one), _bindings(other)
-        for name in dict.fromkeys((*old, *new)):
-            found = _changed(step, name, old.get(name), new.get(name), load)
-            if found is not None:
-                yield replace(
-                    found,
-                    before_execution=one.id if one is not None and found.before is not None else None,
-                    after_execution=other.id if other is not None and found.after is not None else None,
-                )
+        yield from _bound(step, then.get(step), now.get(step), load)
 
 
-def _bindings(execution: Execution | None) -> dict[str, Binding]:
-    return {one.name: one for one in execution.binds if one.artifact is not None} if execution is not None else {}
-
-
-def _changed(step: str, name: str, old: Binding | None, new: Binding | None, load: Load | None) -> DataChange | None:
-    before = old.artifact if old is not None else None
-    after = new.artifact if new is not None else None
-    if before is None or after is None:
-        there = before or after
-        if there is None:
-            return None
-        return DataChange(
+def _bound(step: str, one: Execution | None, other: Execution | None, load: Load | None) -> Iterator[DataChange]:
+    """Yield what two executions of a step bound to something else."""
+    old, new = (side.binds if side is not None else () for side in (one, other))
+    for name, change, before, after, details in _changed(old, new, load):
+        yield DataChange(
             step=step,
             name=name,
-            change="removed" if after is None else "added",
+            change=change,
             before=before.digest if before else None,
             after=after.digest if after else None,
-            details=(text_of(there),),
+            before_execution=one.id if one is not None and before else None,
+            after_execution=other.id if other is not None and after else None,
+            details=details,
         )
-    if before.digest == after.digest:
-        return None
-    assert old is not None
-    assert new is not None
-    details = tuple(load(old, new)) if load is not None else ()
-    return DataChange(
-        step=step,
-        name=name,
-        change="changed",
-        before=before.digest,
-        after=after.digest,
-        details=details or preview_changes(before, after),
-    )
+
+
+def _artifacts(before: Side, after: Side, load: Load | None) -> Iterator[ArtifactChange]:
+    """Yield what the steps of two runs logged, then what their plain cells did."""
+    then, now = ({one.step: one for one in side.executions} for side in (before, after))
+    for step in dict.fromkeys((*now, *then)):
+        yield from _logged(step, then.get(step), now.get(step), load)
+    yield from _logged(None, before.run, after.run, load)
+
+
+def _logged(
+    step: str | None, one: Run | Execution | None, other: Run | Execution | None, load: Load | None
+) -> Iterator[ArtifactChange]:
+    old, new = (side.artifacts if side is not None else () for side in (one, other))
+    for name, change, before, after, details in _changed(old, new, load):
+        yield ArtifactChange(
+            step=step,
+            name=name,
+            change=change,
+            before=before.digest if before else None,
+            after=after.digest if after else None,
+            before_size=_size(before),
+            after_size=_size(after),
+            before_execution=one.id if isinstance(one, Execution) and before else None,
+            after_execution=other.id if isinstance(other, Execution) and after else None,
+            details=details,
+        )
+
+
+def _size(artifact: Artifact | None) -> int | None:
+    """Return the size of an artifact, of files and folders without what the store adds."""
+    if artifact is None or artifact.codec not in {FILE, FOLDER}:
+        return artifact.size if artifact is not None else None
+    return int(artifact.preview["size"])
+
+
+def _changed(
+    before: Iterable[Binding], after: Iterable[Binding], load: Load | None
+) -> Iterator[tuple[str, How, Artifact | None, Artifact | None, tuple[str, ...]]]:
+    """Yield the names whose artifacts differ, how, both of these, and where they first do."""
+    old, new = ({one.name: one for one in side if one.artifact is not None} for side in (before, after))
+    for name in dict.fromkeys((*old, *new)):
+        then, now = old.get(name), new.get(name)
+        was, is_ = (one.artifact if one is not None else None for one in (then, now))
+        if was is None or is_ is None:
+            there = was or is_
+            yield name, "removed" if is_ is None else "added", was, is_, (text_of(there),) if there else ()
+        elif was.digest != is_.digest:
+            details = tuple(load(then, now)) if load is not None and then is not None and now is not None else ()
+            yield name, "changed", was, is_, details or preview_changes(was, is_)
 
 
 # --- what came out ----------------------------------------------------------------------------------------------------
@@ -296,20 +347,30 @@ def _ended(record: Run | Execution) -> str:
 # --- fan-outs ---------------------------------------------------------------------------------------------------------
 
 
-def _fan_outs(before: Side, after: Side) -> Iterator[FanOutChange]:
+def _fan_outs(before: Side, after: Side, load: Load | None) -> Iterator[FanOutChange]:
+    def loaded(old: Binding, new: Binding) -> Sequence[str]:
+        sizes = [one.artifact.size for one in (old, new) if one.artifact is not None]
+        return load(old, new) if load is not None and max(sizes) <= _LARGEST_LOADED else ()
+
     for step in dict.fromkeys((*after.items, *before.items)):
         then, now = (_by_label(side.items.get(step, ())) for side in (before, after))
-        found = [
-            change for key in dict.fromkeys((*now, *then)) if (change := _item(then.get(key), now.get(key))) is not None
-        ]
+        found: list[ItemChange] = []
+        counts: Counter[str] = Counter()
+        for key in dict.fromkeys((*now, *then)):
+            one, other = then.get(key), now.get(key)
+            if not _is_other(one, other):
+                continue
+            counts["added" if one is None else "removed" if other is None else "differing"] += 1
+            if len(found) < MOST_ITEMS:
+                found.append(_item(step, one, other, loaded if len(found) < _MOST_LOADED else None))
         if found:
             yield FanOutChange(
                 step=step,
-                differing=sum(one.before is not None and one.after is not None for one in found),
-                added=sum(one.before is None for one in found),
-                removed=sum(one.after is None for one in found),
-                items=tuple(found[:MOST_ITEMS]),
-                cut=len(found) > MOST_ITEMS or step in before.cut | after.cut,
+                differing=counts["differing"],
+                added=counts["added"],
+                removed=counts["removed"],
+                items=tuple(found),
+                cut=counts.total() > MOST_ITEMS or step in before.cut | after.cut,
             )
 
 
@@ -324,20 +385,28 @@ def _by_label(items: Iterable[Execution]) -> dict[tuple[Any, ...], Execution]:
     return found
 
 
-def _item(before: Execution | None, after: Execution | None) -> ItemChange | None:
+def _is_other(before: Execution | None, after: Execution | None) -> bool:
+    """Say whether an item differs, before anybody looks how."""
+    if before is None or after is None:
+        return True
+    then, now = (
+        [{one.name: one.artifact.digest for one in side if one.artifact} for side in (item.binds, item.artifacts)]
+        for item in (before, after)
+    )
+    return then != now or _ended(before) != _ended(after) or any(_of_one(before.metrics, after.metrics))
+
+
+def _item(step: str, before: Execution | None, after: Execution | None, load: Load | None) -> ItemChange:
     there = after or before
     assert there is not None
+    ends = [_ended(one) if one is not None else None for one in (before, after)]
     if before is None or after is None:
-        return ItemChange(
-            label=there.label,
-            before=_ended(before) if before is not None else None,
-            after=_ended(after) if after is not None else None,
-        )
-    then, now = _bindings(before), _bindings(after)
-    digests = [{name: one.artifact.digest for name, one in side.items() if one.artifact} for side in (then, now)]
-    names = tuple(name for name, _ in differing(*digests))
-    metrics = tuple(_of_one(before.metrics, after.metrics))
-    states = _ended(before), _ended(after)
-    if not names and not metrics and states[0] == states[1]:
-        return None
-    return ItemChange(label=there.label, before=states[0], after=states[1], names=names, metrics=metrics)
+        return ItemChange(label=there.label, before=ends[0], after=ends[1])
+    return ItemChange(
+        label=there.label,
+        before=ends[0],
+        after=ends[1],
+        data=tuple(_bound(step, before, after, load)),
+        artifacts=tuple(_logged(step, before, after, load)),
+        metrics=tuple(_of_one(before.metrics, after.metrics)),
+    )

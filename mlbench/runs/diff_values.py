@@ -9,15 +9,16 @@ from __future__ import annotations
 import functools
 import operator
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from mlbench.core.records import Artifact, Json
-from mlbench.runs.wording import shortened
+from mlbench.runs.files import StoredFolder
+from mlbench.runs.wording import shortened, sized
 
 __all__ = ["CODECS", "preview_changes", "short_text", "text_of", "value_changes"]
 
-CODECS: Final = frozenset({"frame", "ndarray", "arrow", "scalar"})
+CODECS: Final = frozenset({"frame", "ndarray", "arrow", "scalar", "folder"})
 """The codecs whose values are read without unpickling anything."""
 
 _SHOWN: Final = 10
@@ -55,7 +56,12 @@ def preview_changes(before: Artifact, after: Artifact) -> tuple[str, ...]:
         names = [name for name in dict.fromkeys((*old, *new)) if old.get(name) != new.get(name)]
         found += [f"{name} {old.get(name, 'unset')} to {new.get(name, 'unset')}" for name in names]
     elif kind == now.get("kind") == "list":
-        found += _pairs(then, now, ("length", "failed", "min", "max"))
+        found += _pairs(then, now, ("length", "failed", "min", "max", "first"))
+    elif kind == now.get("kind") == "figure":
+        same = then.get("picture") is not None and then.get("picture") == now.get("picture")
+        found.append("it looks the same" if same else "it looks otherwise")
+    elif kind == now.get("kind") in {"file", "folder"}:
+        found += _file_preview(then, now)
     elif then.get("text") != now.get("text"):
         found.append(f"{short_text(text_of(before))} to {short_text(text_of(after))}")
     return tuple(found) or ("the content: what is shown of it is the same",)
@@ -88,10 +94,34 @@ def _frame_preview(then: Json, now: Json) -> Iterator[str]:
                 return
 
 
+def _file_preview(then: Json, now: Json) -> Iterator[str]:
+    """Say how the size of a file or a folder differs, and which of the first files of a folder do."""
+    if then.get("files") != now.get("files"):
+        yield f"files {then.get('files'):,} to {now.get('files'):,}"
+    old, new = ({str(path): size for path, size in side.get("first") or ()} for side in (then, now))
+    if then.get("files") == len(old) and now.get("files") == len(new):
+        yield from _contents(old, new)
+    was, is_ = int(then["size"]), int(now["size"])
+    if was == is_:
+        yield "other content of the same size"
+    else:
+        texts = sized(was), sized(is_)
+        yield f"size {texts[0]} to {texts[1]}" if texts[0] != texts[1] else f"size {was:,} to {is_:,} bytes"
+
+
+def _contents(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    if gone := [path for path in before if path not in after]:
+        yield f"files gone: {_listed(gone)}"
+    if more := [path for path in after if path not in before]:
+        yield f"new files: {_listed(more)}"
+    if other := [path for path in before if path in after and before[path] != after[path]]:
+        yield f"files that differ: {_listed(other)}"
+
+
 def _pairs(then: Json, now: Json, names: Iterable[str]) -> Iterator[str]:
     for name in names:
         old, new = then.get(name), now.get(name)
-        if old == new:
+        if old == new or (name == "first" and None in (old, new)):
             continue
         if isinstance(old, list) and isinstance(new, list):
             place = next((at for at, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]), None)
@@ -136,6 +166,8 @@ def value_changes(before: Any, after: Any) -> tuple[str, ...]:
         return tuple(_frames(before.to_pandas(), after.to_pandas()))
     if _is("numpy", "ndarray", before):
         return tuple(_arrays(before, after))
+    if isinstance(before, StoredFolder):
+        return tuple(_contents(before.digests(), after.digests()))
     if isinstance(before, int | float | complex | str | bytes):
         return (f"{_shown(before)} to {_shown(after)}",)
     return ()
