@@ -18,7 +18,7 @@ from mlbench.runs.wording import shortened, sized
 
 __all__ = ["CODECS", "preview_changes", "short_text", "text_of", "value_changes"]
 
-CODECS: Final = frozenset({"frame", "ndarray", "arrow", "scalar", "folder"})
+CODECS: Final = frozenset({"frame", "ndarray", "sparse", "arrow", "scalar", "folder"})
 """The codecs whose values are read without unpickling anything."""
 
 _SHOWN: Final = 10
@@ -50,7 +50,7 @@ def preview_changes(before: Artifact, after: Artifact) -> tuple[str, ...]:
     elif kind == now.get("kind") == "array":
         if then.get("shape") != now.get("shape"):
             found.append(f"shape {_shape(then)} to {_shape(now)}")
-        found += _pairs(then, now, ("type", "min", "max", "missing", "first"))
+        found += _pairs(then, now, ("type", "stored", "min", "max", "missing", "first"))
     elif kind == now.get("kind") == "estimator":
         old, new = then.get("parameters") or {}, now.get("parameters") or {}
         names = [name for name in dict.fromkeys((*old, *new)) if old.get(name) != new.get(name)]
@@ -164,8 +164,10 @@ def value_changes(before: Any, after: Any) -> tuple[str, ...]:
         return tuple(_frames(before.to_frame("value"), after.to_frame("value")))
     if _is("pyarrow", "Table", before):
         return tuple(_frames(before.to_pandas(), after.to_pandas()))
-    if _is("numpy", "ndarray", before):
+    if _is("numpy", "ndarray", before) or _is("numpy", "recarray", before):
         return tuple(_arrays(before, after))
+    if type(before).__module__.startswith("scipy.sparse"):
+        return tuple(_sparse(before, after))
     if isinstance(before, StoredFolder):
         return tuple(_contents(before.digests(), after.digests()))
     if isinstance(before, int | float | complex | str | bytes):
@@ -260,6 +262,7 @@ def _arrays(before: Any, after: Any) -> Iterator[str]:
     import numpy as np
 
     if before.dtype.names or after.dtype.names:
+        yield from _fields(before, after)
         return
     with np.errstate(all="ignore"):
         different = np.asarray(before != after)
@@ -270,6 +273,45 @@ def _arrays(before: Any, after: Any) -> Iterator[str]:
         where = ", ".join(str(int(one)) for one in place)
         yield f"first at [{where}]: {_shown(before[place])} to {_shown(after[place])}"
         yield f"{int(different.sum()):,} of {different.size:,} values differ"
+
+
+def _fields(before: Any, after: Any) -> Iterator[str]:
+    """Say of structured arrays of one shape which fields differ, and where each first does."""
+    old, new = (list(side.dtype.names or ()) for side in (before, after))
+    if gone := [name for name in old if name not in new]:
+        yield f"fields gone: {_listed(gone)}"
+    if more := [name for name in new if name not in old]:
+        yield f"new fields: {_listed(more)}"
+    for name in [name for name in old if name in new][:_SHOWN]:
+        yield from (f"field {name}: {said}" for said in _arrays(before[name], after[name]))
+
+
+def _sparse(before: Any, after: Any) -> Iterator[str]:
+    """Say where sparse matrices first differ, by rows; of other than two dimensions only how full they are."""
+    if before.dtype != after.dtype:
+        yield f"type {before.dtype} to {after.dtype}"
+    if before.shape != after.shape:
+        yield f"shape {_times(before.shape)} to {_times(after.shape)}"
+        return
+    if before.nnz != after.nnz:
+        yield f"stored values {before.nnz:,} to {after.nnz:,}"
+    if len(before.shape) != 2:
+        return
+    import numpy as np
+
+    sides = [sys.modules["scipy.sparse"].csr_matrix(side) for side in (before, after)]  # its items are no sparse ones
+    rows, columns = (sides[0] != sides[1]).nonzero()
+    if not len(rows):
+        return
+    old, new = (np.asarray(side[rows, columns]).reshape(-1) for side in sides)
+    there = (old == old) | (new == new)  # two that are missing are the same
+    rows, columns, old, new = rows[there], columns[there], old[there], new[there]
+    if not len(rows):
+        return
+    first = int(np.lexsort((columns, rows))[0])
+    was, is_ = _shown(old[first]), _shown(new[first])
+    yield f"first at [{int(rows[first])}, {int(columns[first])}]: {was} to {is_}"
+    yield f"{len(rows):,} of {before.shape[0] * before.shape[1]:,} values differ"
 
 
 def _is(module: str, name: str, value: Any) -> bool:

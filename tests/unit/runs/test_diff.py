@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import sparse
 
 from mlbench.core.ids import Digest, ExecutionId, RunId
 from mlbench.core.records import Artifact, Binding, Execution, Failure, GitState, Metric, Run, Snapshot
@@ -382,6 +383,37 @@ def test_loaded_values_are_asked_before_previews_and_only_where_digests_differ()
 )
 def test_values_that_were_loaded_say_where_they_first_differ(before: Any, after: Any, says: tuple[str, ...]) -> None:
     assert value_changes(before, after) == says
+
+
+SPARSE = sparse.random(50, 60, 0.1, format="csr", random_state=0)
+POINTS = np.zeros(5, dtype=[("x", "f8"), ("name", "S3")])
+
+
+def changed(value: Any, place: Any, to: Any) -> Any:
+    other = value.copy()
+    other[place] = to
+    return other
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        (SPARSE, SPARSE[:10], ("shape 50 × 60 to 10 × 60",)),
+        (SPARSE, SPARSE.copy(), ()),
+        (sparse.coo_array(SPARSE), sparse.csr_array(SPARSE), ("type scipy.sparse._coo.coo_array to scipy.sparse",)),
+        (
+            sparse.csr_array(np.array([[0.0, np.nan, 1, 3]])),
+            sparse.csr_array(np.array([[0.0, np.nan, 2, 0]])),
+            ("stored values 3 to 2", "first at [0, 2]: 1 to 2", "2 of 4 values differ"),
+        ),
+        (POINTS, changed(POINTS, 3, (2.5, b"")), ("field x: first at [3]: 0 to 2.5", "field x: 1 of 5 values differ")),
+        (POINTS, np.zeros(5, [("x", "f8"), ("y", "f4")]), ("type", "fields gone: name", "new fields: y")),
+    ],
+)
+def test_sparse_and_structured_ones_say_so_too(before: Any, after: Any, says: tuple[str, ...]) -> None:
+    found = value_changes(before, after)
+    assert len(found) == len(says)
+    assert all(line.startswith(beginning) for line, beginning in zip(found, says, strict=True)), found
 
 
 # --- what came out ----------------------------------------------------------------------------------------------------
