@@ -10,6 +10,7 @@ import pytest
 
 from mlbench.backends.memory import MemoryBlobs
 from mlbench.core.records import Artifact
+from mlbench.runs import previews
 from mlbench.runs.artifacts import Loader, save_names
 from mlbench.runs.previews import preview
 from mlbench.runs.values import encode, pack, seal, unpack
@@ -27,6 +28,21 @@ def test_an_array_of_times_shows_its_range() -> None:
     artifact, again = kept(np.array(["2026-01-01", "2026-03-01"], dtype="M8[D]"))
     assert (artifact.preview["min"], artifact.preview["max"]) == ("2026-01-01", "2026-03-01")
     assert again.dtype == "M8[D]"
+
+
+def test_of_very_many_cells_it_is_said_that_nobody_has_counted_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pandas as pd
+
+    monkeypatch.setattr(previews, "_COUNTED", 50)
+    assert "not counted" not in preview(np.zeros(50))
+    shown = preview(np.zeros(51))
+    assert "min" not in shown
+    assert shown["not counted"] == "range and missing values, since it has more than 50 values"
+    assert "not counted" not in preview(np.zeros(51, "S2"))
+    shown = preview(pd.DataFrame(np.zeros((26, 2))))
+    assert [one["missing"] for one in shown["columns"]] == [None, None]
+    assert shown["not counted"] == "missing values, since it has more than 50 cells"
+    assert preview(np.zeros(51, [("a", "f8")]))["not counted"] == "missing values, since it has more than 50 rows"
 
 
 def test_a_frame_of_polars_has_one_digest_however_it_was_made_and_shows_what_is_missing() -> None:
@@ -137,7 +153,14 @@ def test_fitted_estimators_show_what_they_have_learned() -> None:
     assert learned["estimators"] == "7"
     assert learned["importances"].startswith("0 0.")
     assert preview(RandomForestRegressor())["learned"] == {}
-    assert "steps" in preview(make_pipeline(StandardScaler(), Ridge()))["parameters"]
+    pipeline = make_pipeline(StandardScaler(), Ridge())
+    assert "steps" in preview(pipeline)["parameters"]
+    assert preview(pipeline)["learned"] == {}
+    assert preview(make_pipeline(StandardScaler(), "passthrough").fit(x))["learned"] == {}
+    shown = preview(make_pipeline(StandardScaler(), make_pipeline(Ridge())).fit(x, y))
+    assert shown["learned"]["last step"] == "ridge, Ridge"
+    assert shown["learned"]["coef_"].startswith("array([")
+    assert "coef_" in shown["fitted"]
 
 
 def test_boosted_trees_of_xgboost() -> None:
@@ -154,6 +177,10 @@ def test_boosted_trees_of_xgboost() -> None:
     np.testing.assert_array_equal(again.inplace_predict(x), booster.inplace_predict(x))
     assert shown.preview["text"] == "Booster, 5 rounds, 3 features"
     assert shown.preview["parameters"]["objective"] == "'reg:squarederror'"
+    assert (shown.preview["parameters"]["max_depth"], shown.preview["parameters"]["eta"]) == ("2", "0.3")
+    for kind in ("dart", "gblinear"):
+        one = xgboost.train({"booster": kind, "eta": 0.125}, xgboost.DMatrix(x, x[:, 0]), 2)
+        assert "eta" in preview(one)["parameters"], kind
 
 
 def test_boosted_trees_of_lightgbm() -> None:
