@@ -115,6 +115,14 @@ def test_what_cannot_be_pickled_is_not_watched(tmp_path: Path) -> None:
     assert Values(space, store=str(tmp_path)).changed() == ()
 
 
+def test_what_the_shell_binds_by_itself_is_no_change(tmp_path: Path) -> None:
+    given = {"_": 1, "__": 1, "_3": 1, "_i": "1", "_i3": "1", "_exit_code": 0, "_ih": [""], "mine": 1, "_mine": 1}
+    space: dict[str, Any] = dict(given)
+    before = Values(space, store=str(tmp_path))
+    space.update(dict.fromkeys(given, 2))
+    assert before.changed() == ("mine", "_mine")
+
+
 def test_a_name_bound_again_is_a_change_unless_the_cell_shows_it(tmp_path: Path) -> None:
     space: dict[str, Any] = {"a": 1, "b": 1, "c": [1], "gone": 1}
     before = Values(space, store=str(tmp_path))
