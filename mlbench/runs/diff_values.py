@@ -64,6 +64,8 @@ def preview_changes(before: Artifact, after: Artifact) -> tuple[str, ...]:
         found += _file_preview(then, now)
     elif then.get("text") != now.get("text"):
         found.append(f"{short_text(text_of(before))} to {short_text(text_of(after))}")
+    if not found and before.codec == after.codec == "items":
+        return ("in single items, which are named below",)
     return tuple(found) or ("the content: what is shown of it is the same",)
 
 

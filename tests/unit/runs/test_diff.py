@@ -291,6 +291,12 @@ def test_folders_differ_by_their_files_and_figures_by_how_they_look() -> None:
     )
     assert preview_changes(folder(a=1), folder(a=1)) == ("other content of the same size",)
 
+    def fan_out(digest: str) -> Artifact:
+        shown = {"kind": "list", "length": 2, "text": "list of 2: numpy.ndarray"}
+        return Artifact(digest=Digest(digest), size=9, type="list", codec="items", preview=shown)
+
+    assert preview_changes(fan_out("a"), fan_out("b")) == ("in single items, which are named below",)
+
     def figure(picture: str | None) -> Artifact:
         shown = {"kind": "figure", "text": "Figure, 1 axes", "picture": picture}
         return Artifact(digest=Digest("d"), size=1, type="matplotlib.figure.Figure", codec="pickle", preview=shown)
