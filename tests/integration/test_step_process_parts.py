@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import random
@@ -168,6 +169,8 @@ def test_files_of_the_user_are_seen_and_those_of_python_and_the_store_are_not(
 def test_what_is_on_the_path_and_only_looked_at_for_a_packages_version_is_no_file_of_the_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with contextlib.suppress(ImportError):
+        import importlib_metadata  # noqa: F401  the package: where it is imported, it looks into the path as well
     monkeypatch.syspath_prepend(str(tmp_path))
     opened = Opened()
     opened.start()

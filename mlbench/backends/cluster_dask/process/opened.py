@@ -108,7 +108,7 @@ class Opened:
         elif event == "sqlite3.connect":
             self._opened(details[0], "r", 0)
         elif event in ("os.listdir", "os.scandir"):
-            if sys._getframe(1).f_code.co_filename not in _IMPORTING:
+            if not sys._getframe(1).f_code.co_filename.endswith(_IMPORTING):
                 self._listed(details[0])
         elif isinstance(details[1], tuple):  # an internet address; others are local
             self.network = True
@@ -175,10 +175,12 @@ def _seen(path: str, mode: str) -> tuple[int | None, int | None]:
     return _names(path) if mode == "l" else _state(path)
 
 
-_IMPORTING: Final = frozenset({
+_IMPORTING: Final = (
     "<frozen importlib._bootstrap_external>",
-    os.path.join(os.path.dirname(os.__file__), "importlib", "metadata", "__init__.py"),
-})  # fmt: skip
+    os.path.join(os.sep, "importlib", "metadata", "__init__.py"),
+    os.path.join(os.sep, "importlib_metadata", "__init__.py"),
+    os.path.join(os.sep, "pkg_resources", "__init__.py"),
+)
 """What looks into each folder of `sys.path`, for modules or for the versions of packages."""
 
 
