@@ -117,7 +117,7 @@ class MemoryBlobs:
     def get_parts(self, digest: Digest, /) -> list[memoryview]:
         data = self._object(digest)
         if not values.is_joined(data):
-            raise ArtifactCorrupt(f"The object {digest} is no artifact.")
+            raise ArtifactCorrupt.at(digest, f"{len(data):,} bytes that are no artifact")
         return values.split(bytearray(data))
 
     def get_many(self, digests: Sequence[Digest], /, *, packs: Sequence[Digest] = ()) -> list[list[memoryview]]:  # noqa: ARG002  (all lies in one place)
@@ -138,7 +138,7 @@ class MemoryBlobs:
     def verify(self, digest: Digest, /) -> None:
         data = self._object(digest)
         if digest not in {f"blake3:{values.digest_of(one)}" for one in (memoryview(data), *_manifest(data))}:
-            raise ArtifactCorrupt(f"The object {digest} is damaged.")
+            raise ArtifactCorrupt.at(digest, "other bytes")
 
     def set_aside(self, digest: Digest, /) -> None:
         self._objects.pop(digest, None)
@@ -220,7 +220,7 @@ class MemoryBlobs:
                 self._packs |= dict.fromkeys(self._contents[digest], digest)
             else:
                 if digest not in {f"blake3:{values.digest_of(one)}" for one in (data, *_manifest(data))}:
-                    raise ArtifactCorrupt(f"These bytes are not those of {digest}.")
+                    raise ArtifactCorrupt.at(digest, "other bytes")
                 self._objects[digest] = bytes(data)
             self._times[piece.name] = time.time_ns() if piece.kind != "record" else piece.time
 
@@ -381,6 +381,13 @@ class MemoryCatalog:
     ) -> int:
         found = self.runs(notebook=notebook, notebook_id=notebook_id, limit=len(self._runs))
         return sum(query is None or fits(query, self._searched(run)) for run in found)
+
+    def runs_by_id(self, *, after: str = "", limit: int = 1000) -> list[Run]:
+        return [run for _, run in sorted(self._runs.items()) if run.id > after][:limit]
+
+    def executions_by_id(self, *, after: str = "", limit: int = 1000) -> list[Execution]:
+        found = [one for _, one in sorted(self._executions.items()) if one.id > after]
+        return [replace(one, messages=()) for one in found[:limit]]
 
     def names_in_use(self, space: Space, prefix: str = "", /, *, limit: int = 50) -> list[str]:
         names = {name for run in list(self._runs.values()) for name in self._searched(run)[space]}

@@ -24,6 +24,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from mlbench.core.ids import digest_shown
+
 __all__ = [
     "ArtifactCorrupt",
     "CaptureError",
@@ -125,7 +127,66 @@ class StoreError(MlbenchError):
 
 
 class ArtifactCorrupt(StoreError):
-    """Bytes that are not what their digest says."""
+    """Bytes that are not what their digest says.
+
+    Parameters
+    ----------
+    message, remedy
+        As of every error; see `at` and `of` for how they are made.
+    expected
+        The digest.
+    got
+        What was found in its place, a few words.
+    name, step, run
+        What it was bound to, and where, as far as that is known.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        remedy: str | None = None,
+        expected: str | None = None,
+        got: str | None = None,
+        name: str | None = None,
+        step: str | None = None,
+        run: str | None = None,
+    ) -> None:
+        super().__init__(message, remedy)
+        self.args = (message, remedy, expected, got, name, step, run)
+        self.expected = expected
+        self.got = got
+        self.name = name
+        self.step = step
+        self.run = run
+
+    @classmethod
+    def at(cls, digest: str, got: str) -> ArtifactCorrupt:
+        """Return the error that says what was found in the place of a digest.
+
+        Examples
+        --------
+        >>> error = ArtifactCorrupt.at("blake3:" + "0" * 64, "no artifact")
+        >>> print(error.message)
+        An object of the store is damaged: expected blake3:00000000, got no artifact.
+        >>> print(error.of("model", "train", "mq2a").message)
+        `model` of step train in run mq2a is damaged in the store: expected blake3:00000000, got no artifact.
+        """
+        said = f"expected {digest_shown(digest)}, got {got}"
+        return cls(f"An object of the store is damaged: {said}.", _MADE_AGAIN.format("what made it"), digest, got)
+
+    def of(self, name: str | None = None, step: str | None = None, run: str | None = None) -> ArtifactCorrupt:
+        """Return the error that says what is damaged and where it was made; what is known already stays."""
+        name, step, run = self.name or name, self.step or step, self.run or run
+        named = f"`{name}`" if name else "A value"
+        what = "".join((named, f" of step {step}" if step else "", f" in run {run}" if run else ""))
+        if self.expected is None:  # it is whole, and cannot be used
+            return ArtifactCorrupt(self.message, self.remedy, None, self.got, name, step, run)
+        message = f"{what} is damaged in the store: expected {digest_shown(self.expected)}, got {self.got}."
+        remedy = _MADE_AGAIN.format(f"step {step}" if step else "what made it")
+        return ArtifactCorrupt(message, remedy, self.expected, self.got, name, step, run)
+
+
+_MADE_AGAIN = "Run {} again, or fetch it from a copy of the store: `mlbench store verify --repair-from COPY`."
 
 
 class ServiceError(MlbenchError):

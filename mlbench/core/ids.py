@@ -84,3 +84,15 @@ def short(identifier: str) -> str:
     """
     algorithm, colon, rest = identifier.partition(":")
     return rest[:8] if colon else algorithm[:SHORTEST_PREFIX]
+
+
+def digest_shown(digest: str) -> str:
+    """Return the part of a digest that is shown to people, with its algorithm.
+
+    Examples
+    --------
+    >>> digest_shown("blake3:" + "0" * 64)
+    'blake3:00000000'
+    """
+    algorithm, colon, rest = digest.partition(":")
+    return f"{algorithm}{colon}{rest[:8]}"

@@ -335,6 +335,13 @@ class Catalog(Protocol):
         self, query: Query | None = None, /, *, notebook: str | None = None, notebook_id: str | None = None
     ) -> int: ...
 
+    def runs_by_id(self, *, after: str = "", limit: int = 1000) -> list[Run]:
+        """Return a page of all runs in the order of their ids; `after` is that of the last one of the page before.
+
+        Raise `StoreError` if what is kept of one cannot be read.
+        """
+        ...
+
     def names_in_use(self, space: Space, prefix: str = "", /, *, limit: int = 50) -> list[str]:
         """Return the names of parameters, metrics or tags of any run that begin so, in the order of their characters.
 
@@ -368,6 +375,10 @@ class Catalog(Protocol):
 
         Of a step that was run again in it these are several: `mlbench.runs.series.last_of_each_step` chooses.
         """
+        ...
+
+    def executions_by_id(self, *, after: str = "", limit: int = 1000) -> list[Execution]:
+        """Return a page of all executions, items among them, without their messages: see `runs_by_id`."""
         ...
 
     def items(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import dis
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,12 +17,11 @@ from types import CodeType
 
 from mlbench.notebook import scopes, syntax
 from mlbench.notebook.flow import Flow
+from mlbench.notebook.history import is_history
 from mlbench.notebook.scopes import FunctionNames
 from mlbench.notebook.state import BUILTINS, GONE, HERE
 
 __all__ = ["CellNames", "FunctionNames", "analyse", "code_globals", "statement_reads"]
-
-_HISTORY = re.compile(r"_{1,3}|_i{1,3}|_i?\d+|In|Out|_[iod]h")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +35,8 @@ class CellNames:
     builtins
         Builtin names that are read: these count as reads where the notebook has bound one of them.
     history
-        IPython's own that are read: `_`, `__`, `_3`, `_i`, `In`, `Out`. `Out[3]` with a constant is given as `_3`.
+        IPython's own that are read: `_`, `__`, `_3`, `_i`, `In`, `Out`, `_exit_code`. `Out[3]` with a constant
+        is given as `_3`.
     binds, maybe
         Names bound at the end on every path, and on some paths only.
     deletes, maybe_deletes
@@ -222,7 +221,7 @@ def _names(flow: Flow, tree: ast.Module) -> CellNames:
             functions[name] = merged
             late |= merged.reads
     outside = flow.reads
-    history = frozenset(name for name in outside if _HISTORY.fullmatch(name))
+    history = frozenset(name for name in outside if is_history(name))
     bodies = [*tree.body, *(s for sub in flow.subtrees.values() for s in sub.body)]
     return CellNames(
         reads=frozenset(outside - BUILTINS - history),

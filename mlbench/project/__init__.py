@@ -65,6 +65,7 @@ class Project:
         self.location = location
         self.blobs = open_blobs(location.place)
         self._catalog = catalog
+        self._given = catalog is not None
         self._opening = threading.Lock()
         self._caught_up = 0.0
 
@@ -107,10 +108,35 @@ class Project:
         """Whether the catalog is this machine's, on a store that others may write to."""
         return self.location.url is not None and self.location.catalog_url.startswith("sqlite")
 
-    def catch_up(self) -> None:
+    @property
+    def catalog_is_apart(self) -> bool:
+        """Whether the catalog does not lie in the store, so that others who use the store have one of their own."""
+        url = self.location.catalog_url
+        return self._is_own or (url.startswith("sqlite") and Path(url[10:]).parent != self.location.path)
+
+    def catalog_problem(self, *, expected: bool) -> str | None:
+        """Read all of the catalog's database, and return what is wrong with it, `None` if it is whole; change nothing.
+
+        Parameters
+        ----------
+        expected
+            Whether there are records, so that a catalog in the store is damaged if it is gone.
+
+        Raises
+        ------
+        StoreError
+            If it cannot be told.
+        """
+        if self._given:
+            return None
+        from mlbench.backends.catalog_sql import problem_of
+
+        return problem_of(self.location.catalog_url, expected=expected and not self.catalog_is_apart)
+
+    def catch_up(self, *, at_once: bool = False) -> None:
         """Have the catalog know what others have recorded, unless it was looked at a moment ago."""
         catalog = self.catalog
-        if self._is_own and time.monotonic() - self._caught_up > _MOMENT:
+        if self._is_own and (at_once or time.monotonic() - self._caught_up > _MOMENT):
             self._catch_up(catalog)
 
     def _catch_up(self, catalog: Catalog, *, anew: bool = False) -> None:

@@ -15,9 +15,11 @@ from mlbench.core.records import Artifact, Binding, Execution, Run, Snapshot
 from mlbench.project.history import with_items
 from mlbench.runs import lineage as lineages
 from mlbench.runs.artifacts import Loader
-from mlbench.runs.diff import Difference, Side, as_run, compare, notebook_cells
+from mlbench.runs.diff import Difference, Side, compare
+from mlbench.runs.diff_cells import as_run, notebook_cells
 from mlbench.runs.diff_text import as_html, as_lines
 from mlbench.runs.diff_values import CODECS, value_changes
+from mlbench.runs.files import FOLDER
 from mlbench.runs.lineage import Lineage
 
 if TYPE_CHECKING:
@@ -248,7 +250,9 @@ class _Differences:
     def __call__(self, before: Binding, after: Binding) -> tuple[str, ...]:
         for binding in (before, after):
             artifact = binding.artifact
-            if artifact is None or artifact.codec not in CODECS or artifact.size > LARGEST_LOADED:
+            if artifact is None or artifact.codec not in CODECS:
+                return ()
+            if artifact.size > LARGEST_LOADED and artifact.codec != FOLDER:  # of a folder its list is read, no file
                 return ()
         try:
             old, new = (Loader(self._blobs, accepts=_nothing).load(one) for one in (before, after))
@@ -279,16 +283,18 @@ def _side(project: Project, run: Run) -> Side:
 
 
 def _made(project: Project, executions: Sequence[Execution]) -> list[Execution]:
-    """Return executions with what they bound, that of the one that ran where they were reused."""
+    """Return executions with what they bound and logged, that of the one that ran where they were reused."""
     origins = project.catalog.executions_named(
         one.reused_from for one in executions if one.reused_from is not None and not one.binds
     )
-    return [
-        replace(one, binds=origins[one.reused_from].binds, metrics=one.metrics or origins[one.reused_from].metrics)
-        if one.reused_from in origins and one.reused_from is not None
-        else one
-        for one in executions
-    ]
+    return [_as(one, origins.get(one.reused_from) if one.reused_from is not None else None) for one in executions]
+
+
+def _as(one: Execution, origin: Execution | None) -> Execution:
+    if origin is None:
+        return one
+    artifacts, metrics = one.artifacts or origin.artifacts, one.metrics or origin.metrics
+    return replace(one, binds=origin.binds, artifacts=artifacts, metrics=metrics)
 
 
 def _items(project: Project, whole: ExecutionId) -> tuple[list[Execution], bool]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mlbench.backends.owners import user_name
 from mlbench.core.errors import NotFound, NotTrusted, ResultError, UsageError
 from mlbench.core.ids import Digest, RunId, short
+from mlbench.core.naming import naming
 from mlbench.core.ports import BlobStore, Catalog
 from mlbench.core.records import Artifact, Binding, Execution, Failure, Metric, Run, State
 from mlbench.project.signing import trust as whom_we_trust
@@ -414,7 +415,8 @@ class StepView:
         """What it printed."""
         record = self.record if self.record.messages or self.record.log else self._made()
         if record.log is not None:
-            return self._blobs.get(Digest(record.log)).decode("utf-8", "replace")
+            with naming("log", record.step, short(record.run)):
+                return self._blobs.get(Digest(record.log)).decode("utf-8", "replace")
         messages = record.messages or self._catalog.execution(record.id).messages
         texts = [message.get("text", "") for message in messages if message.get("output_type") == "stream"]
         return "".join(text if isinstance(text, str) else "".join(text) for text in texts)
@@ -449,7 +451,7 @@ class StepView:
                     f"Step {self.step} has no values: it is {self.state}.", "`.failure` and `.log` say more."
                 )
             raise NoSuchName(f"Step {self.step} did not bind {name!r}.", _nearest(name, bound, "names"))
-        return _load(self._loader, self._catalog, self._made(), self._execution.run, bound[name])
+        return self._load(name)
 
     def load(self, name: str, *, trust: bool = False) -> Any:
         """Return the value of a name, as `view[name]` does.
@@ -464,9 +466,11 @@ class StepView:
         NotTrusted
             If it would run code, and neither it nor whoever stored it is trusted.
         """
-        if trust and name in self._bound():
-            return self._loader.load(self._bound()[name], trusted=True)
-        return self[name]
+        return self._load(name, trusted=True) if trust and name in self._bound() else self[name]
+
+    def _load(self, name: str, *, trusted: bool = False) -> Any:
+        binding = self._bound()[name]
+        return _load(self._loader, self._catalog, self._made(), self._execution.run, binding, trusted=trusted)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") and ("_origin" not in vars(self) or name not in self._bound()):
@@ -535,10 +539,11 @@ def _load(
     kind: Literal["name", "artifact"] = "name",
 ) -> Any:
     """Return a value of an execution, or of a run's plain cells, if it may be loaded."""
+    run, step = (maker.id, None) if isinstance(maker, Run) else (maker.run, maker.step)
     try:
-        return loader.load(binding, trusted=trusted)
+        with naming(binding.name, step, short(run)):
+            return loader.load(binding, trusted=trusted)
     except NotTrusted as error:
-        run, step = (maker.id, None) if isinstance(maker, Run) else (maker.run, maker.step)
         try:
             user = catalog.run(run).user
         except NotFound:  # it was freed, and what it made is needed here

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from mlbench.core.ports import Stream
-from mlbench.runs.values import SCATTERED, Buffer, Odd
+from mlbench.runs.arrays import SCATTERED
+from mlbench.runs.values import Buffer, Odd
 
 __all__ = ["decode", "encode"]
 

@@ -17,12 +17,14 @@ import sys
 import types
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
-from mlbench.core.errors import NotFound, NotTrusted, ResultError
+from mlbench.core.errors import ArtifactCorrupt, NotFound, NotTrusted, ResultError
 from mlbench.core.failed import Failed
 from mlbench.core.ids import Digest
 from mlbench.core.messages import Signer
+from mlbench.core.naming import naming
 from mlbench.core.ports import BlobStore
 from mlbench.core.records import Artifact, Binding, Json
 from mlbench.runs.chunks import LARGE
@@ -264,7 +266,8 @@ class Loader:
         if binding.artifact is None:
             raise ResultError(binding.problem or f"`{binding.name}` has no stored value.")
         try:
-            return self._stored(binding, binding.artifact, trusted=trusted)
+            with naming(binding.name):
+                return self._stored(binding, binding.artifact, trusted=trusted)
         except NotFound as error:
             raise NotFound(
                 f"The value of `{binding.name}` is not in the store any more: it was freed (`mlbench store gc`), or "
@@ -284,7 +287,7 @@ class Loader:
             return StoredFile(binding.name, self._blobs.get_parts(artifact.digest)[2])
         if artifact.codec == FOLDER:
             contents = read_folder(self._blobs.get_parts(artifact.digest)[1])
-            return StoredFolder(binding.name, contents, lambda digest: self._blobs.get_parts(digest)[2])
+            return StoredFolder(binding.name, contents, partial(self._file, binding.name))
         if binding.member is None:
             return unpacked(artifact.digest, self._blobs.get_parts(artifact.digest), artifact)
         place = (artifact.digest, 0)
@@ -293,9 +296,21 @@ class Loader:
             self._bundles[place] = dict(found)
         return self._member(place, binding.member)
 
+    def _file(self, name: str, digest: Digest) -> memoryview:
+        """Return the bytes of a file in a folder with a name."""
+        with naming(name):
+            return self._blobs.get_parts(digest)[2]
+
     def _list(self, unpacked: _Unpacked, artifact: Artifact) -> list[Any]:
         # The list is read as a copy that its digest was made of: what it names is as trustworthy as it is.
         entries, packs = read_items(sealed(artifact.digest, self._blobs.get_parts(artifact.digest)))
+        try:
+            return self._items(unpacked, entries, packs)
+        except ArtifactCorrupt as error:
+            number = _place_of(error.expected, entries)
+            raise error.of(f"{unpacked.name}[{number}]" if number is not None else None) from error
+
+    def _items(self, unpacked: _Unpacked, entries: Sequence[Any], packs: Sequence[Digest]) -> list[Any]:
         alone = [Digest(entry) for entry in entries if isinstance(entry, str)]
         values = iter(self._blobs.get_many(alone, packs=packs))
         places = _places_of(entries)
@@ -353,6 +368,14 @@ class _Unpacked:
 
 _Place = tuple[Digest, int]
 """A bundle, and how many equal ones stand before it in its list: items that bind equal values do not share them."""
+
+
+def _place_of(digest: str | None, entries: Iterable[Any]) -> int | None:
+    """Return the number of the first entry of a list that lies under a digest; None if none does."""
+    for number, entry in enumerate(entries):
+        if digest is not None and digest in (entry[:1] if isinstance(entry, list) else (entry,)):
+            return number
+    return None
 
 
 def _places_of(entries: Iterable[Any]) -> list[tuple[_Place, str]]:

@@ -121,7 +121,7 @@ class Recipe:
         """
         whole = bytes(data)
         if not is_recipe(whole) or blake3(whole[:-32]).digest() != whole[-32:]:
-            raise ValueError("it is damaged")
+            raise ValueError("a list of chunks that is damaged")
         count, packs = _PAIR.unpack_from(whole, len(_MAGIC))
         place = len(_MAGIC) + _PAIR.size
         parts: list[Part] = []
@@ -136,7 +136,7 @@ class Recipe:
                 parts.append(Part(size, data=whole[place:end]))
             place = end
         if place + 32 * packs + 32 != len(whole):
-            raise ValueError("it is cut")
+            raise ValueError("a list of chunks that is cut")
         return cls(tuple(parts), _digests(whole[place:-32]))
 
 

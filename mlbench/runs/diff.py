@@ -1,71 +1,49 @@
 """What differs between two runs, in the order in which it matters.
 
 What was written comes first (cells, the modules beside the notebook), then what was given (parameters), what was made
-of it (data, by step), what it stood on (the environment), and what came out (metrics, the outcome, the items of
-fan-outs). All of it is read from records and previews; nothing is loaded here (see `mlbench.runs.diff_values`).
+of it (data, by step, and the artifacts that were logged), what it stood on (the environment), and what came out
+(metrics, the outcome, the items of fan-outs). All of it is read from records and previews; nothing is loaded here (see
+`mlbench.runs.diff_values`).
 """
 
 from __future__ import annotations
 
-import difflib
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal
+from dataclasses import dataclass, field
+from typing import Any, Final
 
-from mlbench.core.errors import UsageError
 from mlbench.core.ids import Digest, ExecutionId, RunId
-from mlbench.core.records import Binding, Execution, Json, Metric, Run, Snapshot
-from mlbench.notebook.step import StepCell, parse
+from mlbench.core.records import Artifact, Binding, Execution, Json, Metric, Run, Snapshot
+from mlbench.runs.diff_cells import CodeChange, How, NotebookCell, changed_cells, changed_modules, differing
 from mlbench.runs.diff_values import preview_changes, short_text, text_of
+from mlbench.runs.files import FILE, FOLDER
 
 __all__ = [
     "MOST_ITEMS",
-    "CodeChange",
+    "ArtifactChange",
     "DataChange",
     "Difference",
     "EnvironmentChange",
     "FanOutChange",
     "ItemChange",
     "MetricChange",
-    "NotebookCell",
     "OutcomeChange",
     "ParameterChange",
     "Side",
-    "as_run",
     "compare",
-    "notebook_cells",
 ]
 
 MOST_ITEMS: Final = 1_000
 """How many items that differ are named; all are counted."""
+_MOST_LOADED: Final = 20
+_LARGEST_LOADED: Final = 16 << 20
+"""Of so many items of a fan-out values of so many bytes are loaded to see where they differ; else previews tell."""
 
-_ALIKE: Final = 0.7
-"""From this share of equal text on, a cell without a partner is taken for another one's next version, as by nbdime."""
-_MOST_PAIRS: Final = 2_500
-"""How many pairs of such cells are compared at most."""
-_WORD: Final = re.compile(r"\w+|[^\w\s]")
 _ANSI: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
-How = Literal["added", "removed", "changed", "moved"]
 Load = Callable[[Binding, Binding], Sequence[str]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CodeChange:
-    """A cell or a module that differs; `diff` are the lines of a unified difference, without its head.
-
-    `name` is the step that the cell is, the module's path, or the number of the cell, counted from 1, as `cell 3`.
-    """
-
-    what: Literal["cell", "module"]
-    change: How
-    name: str
-    cell: str | None = None
-    type: str = "code"
-    diff: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +68,25 @@ class DataChange:
     change: How
     before: Digest | None = None
     after: Digest | None = None
+    before_execution: ExecutionId | None = None
+    after_execution: ExecutionId | None = None
+    details: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactChange:
+    """What `mlbench.log_artifact` kept under a name, and that differs; sizes are in bytes.
+
+    `step` is None for what plain cells of the run logged; the executions are those that logged it, or were reused.
+    """
+
+    name: str
+    change: How
+    step: str | None = None
+    before: Digest | None = None
+    after: Digest | None = None
+    before_size: int | None = None
+    after_size: int | None = None
     before_execution: ExecutionId | None = None
     after_execution: ExecutionId | None = None
     details: tuple[str, ...] = ()
@@ -128,12 +125,13 @@ class OutcomeChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemChange:
-    """An item of a fan-out that differs: `names` are those that it bound to something else."""
+    """An item of a fan-out that differs: in what it bound, and in what it logged."""
 
     label: dict[str, str]
     before: str | None = None
     after: str | None = None
-    names: tuple[str, ...] = ()
+    data: tuple[DataChange, ...] = ()
+    artifacts: tuple[ArtifactChange, ...] = ()
     metrics: tuple[MetricChange, ...] = ()
 
 
@@ -158,23 +156,15 @@ class Difference:
     code: tuple[CodeChange, ...] = ()
     parameters: tuple[ParameterChange, ...] = ()
     data: tuple[DataChange, ...] = ()
+    artifacts: tuple[ArtifactChange, ...] = ()
     environment: tuple[EnvironmentChange, ...] = ()
     metrics: tuple[MetricChange, ...] = ()
     outcome: tuple[OutcomeChange, ...] = ()
     items: tuple[FanOutChange, ...] = ()
 
     def __bool__(self) -> bool:
-        parts = (self.code, self.parameters, self.data, self.environment, self.metrics, self.outcome, self.items)
-        return any(parts)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotebookCell:
-    """A cell of a notebook as it was."""
-
-    source: str
-    id: str | None = None
-    type: str = "code"
+        given, made = (self.code, self.parameters, self.environment), (self.data, self.artifacts, self.items)
+        return any((*given, *made, self.metrics, self.outcome))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,219 +195,22 @@ def compare(before: Side, after: Side, *, load: Load | None = None) -> Differenc
     return Difference(
         before=before.run.id,
         after=after.run.id,
-        code=(*_cells(before.cells, after.cells), *_modules(before.modules, after.modules)),
+        code=(*changed_cells(before.cells, after.cells), *changed_modules(before.modules, after.modules)),
         parameters=tuple(_parameters(before.run.parameters, after.run.parameters)),
         data=tuple(_data(before.executions, after.executions, load)),
+        artifacts=tuple(_artifacts(before, after, load)),
         environment=tuple(_environment(before, after)),
         metrics=tuple(_metrics(before, after)),
         outcome=tuple(_outcome(before, after)),
-        items=tuple(_fan_outs(before, after)),
+        items=tuple(_fan_outs(before, after, load)),
     )
-
-
-def notebook_cells(notebook: Json) -> tuple[NotebookCell, ...]:
-    """Return the cells of a notebook's JSON.
-
-    Examples
-    --------
-    >>> notebook_cells({"cells": [{"cell_type": "code", "id": "a", "source": ["x = 1", ""]}]})
-    (NotebookCell(source='x = 1', id='a', type='code'),)
-    """
-    found = []
-    for cell in notebook.get("cells") or ():
-        source = cell.get("source") or ""
-        text = source if isinstance(source, str) else "".join(source)
-        found.append(NotebookCell(source=text, id=cell.get("id"), type=cell.get("cell_type") or "code"))
-    return tuple(found)
-
-
-def as_run(cells: Iterable[NotebookCell], executions: Iterable[Execution]) -> tuple[NotebookCell, ...]:
-    r"""Return cells with the text that their steps ran: the notebook that was kept may be older than that.
-
-    Examples
-    --------
-    >>> from mlbench.core.ids import ExecutionId
-    >>> ran = Execution(id=ExecutionId("e"), run=RunId("r"), step="load", state="failed", cell="a", source="x = 2")
-    >>> as_run([NotebookCell(source="%%step load\nx = 1", id="a")], [ran])[0].source
-    '%%step load\nx = 2'
-    """
-    ran = {(one.cell, one.step): one.source for one in executions if one.state != "reused" and one.source is not None}
-
-    def one(cell: NotebookCell) -> NotebookCell:
-        step = _parsed(cell)
-        source = ran.get((cell.id, step.name)) if step is not None else None
-        if step is None or source is None or source.strip() == step.body.strip():
-            return cell
-        whole = cell.source.replace("\r\n", "\n")
-        return replace(cell, source=whole[: len(whole) - len(step.body)] + source)
-
-    return tuple(one(cell) for cell in cells)
-
-
-# --- code -------------------------------------------------------------------------------------------------------------
-
-
-def _cells(before: Sequence[NotebookCell], after: Sequence[NotebookCell]) -> Iterator[CodeChange]:
-    """Yield what differs of cells: in the order of the later notebook, each removed one where it stood."""
-    pairs = _paired(before, after)
-    partner = {new: old for old, new in pairs.items()}
-    moved = _moved(pairs)
-    at = 0
-    for new, cell in enumerate(after):
-        old = partner.get(new)
-        if old is None:
-            yield _cell("added", None, cell, new)
-            continue
-        while at <= old:
-            if at not in pairs:
-                yield _cell("removed", before[at], None, at)
-            at += 1
-        if before[old].source != cell.source or before[old].type != cell.type:
-            yield _cell("changed", before[old], cell, new)
-        elif new in moved:
-            yield _cell("moved", cell, cell, new)
-    for old in range(at, len(before)):
-        if old not in pairs:
-            yield _cell("removed", before[old], None, old)
-
-
-def _paired(before: Sequence[NotebookCell], after: Sequence[NotebookCell]) -> dict[int, int]:
-    """Return for each cell its next version: that with its id, else its step, its text, else the most alike."""
-    pairs: dict[int, int] = {}
-    taken: set[int] = set()
-
-    def pair(key: Callable[[NotebookCell], object | None]) -> None:
-        free: dict[object, list[int]] = {}
-        for new, cell in enumerate(after):
-            if new not in taken and (known := key(cell)) is not None:
-                free.setdefault(known, []).append(new)
-        for old, cell in enumerate(before):
-            if old not in pairs and free.get(known := key(cell)):
-                pairs[old] = free[known].pop(0)
-                taken.add(pairs[old])
-
-    pair(lambda cell: cell.id)
-    pair(_step)
-    pair(lambda cell: cell.source.strip() or None)
-    left = [old for old in range(len(before)) if old not in pairs]
-    free = [new for new in range(len(after)) if new not in taken]
-    if len(left) * len(free) <= _MOST_PAIRS:
-        alike = sorted(
-            (-ratio, old, new)
-            for old in left
-            for new in free
-            if before[old].type == after[new].type
-            and (ratio := _likeness(before[old].source, after[new].source)) >= _ALIKE
-        )
-        for _, old, new in alike:
-            if old not in pairs and new not in taken:
-                pairs[old] = new
-                taken.add(new)
-    return pairs
-
-
-def _likeness(one: str, other: str) -> float:
-    """Return how much of two texts is the same, from 0 to 1; what does not count is not looked at closely.
-
-    They are compared word by word: character by character the two would take twenty times as long.
-    """
-    matcher = difflib.SequenceMatcher(None, _WORD.findall(one), _WORD.findall(other), autojunk=False)
-    if min(matcher.real_quick_ratio(), matcher.quick_ratio()) < _ALIKE:
-        return 0.0
-    return matcher.ratio()
-
-
-def _moved(pairs: Mapping[int, int]) -> set[int]:
-    """Return the cells that do not stand in the order of before: all but the longest row that does.
-
-    Examples
-    --------
-    >>> _moved({0: 0, 1: 2, 2: 1, 3: 3}) in ({1}, {2})
-    True
-    """
-    order = [pairs[old] for old in sorted(pairs)]
-    best: list[int] = []
-    came: list[int | None] = []
-    for place, new in enumerate(order):
-        fitting = [earlier for earlier in range(place) if order[earlier] < new]
-        last = max(fitting, key=lambda earlier: best[earlier], default=None)
-        came.append(last)
-        best.append(1 + (best[last] if last is not None else 0))
-    stays: set[int] = set()
-    at = max(range(len(order)), key=lambda place: best[place], default=None)
-    while at is not None:
-        stays.add(order[at])
-        at = came[at]
-    return set(order) - stays
-
-
-def _parsed(cell: NotebookCell) -> StepCell | None:
-    try:
-        return parse(cell.source) if cell.type == "code" else None
-    except UsageError:
-        return None
-
-
-def _step(cell: NotebookCell) -> str | None:
-    found = _parsed(cell)
-    return found.name if found is not None else None
-
-
-def _cell(change: How, before: NotebookCell | None, after: NotebookCell | None, number: int) -> CodeChange:
-    cell = after or before
-    assert cell is not None
-    diff = () if change == "moved" else _lines(before.source if before else "", after.source if after else "")
-    return CodeChange(
-        what="cell",
-        change=change,
-        name=_step(cell) or f"cell {number + 1}",
-        cell=cell.id,
-        type=cell.type,
-        diff=diff,
-    )
-
-
-def _modules(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[CodeChange]:
-    for path, change in _keys(before, after):
-        yield CodeChange(
-            what="module", change=change, name=path, diff=_lines(before.get(path, ""), after.get(path, ""))
-        )
-
-
-def _lines(before: str, after: str) -> tuple[str, ...]:
-    r"""Return the lines of a unified difference, without its head.
-
-    Examples
-    --------
-    >>> _lines("a\nb", "a\nc")
-    ('@@ -1,2 +1,2 @@', ' a', '-b', '+c')
-    """
-    return tuple(difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=3))[2:]
-
-
-def _keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, How]]:
-    """Yield the names whose values differ, those of before first, and how."""
-    for name in dict.fromkeys((*before, *after)):
-        if name not in after:
-            yield name, "removed"
-        elif name not in before:
-            yield name, "added"
-        elif not _same(before[name], after[name]):
-            yield name, "changed"
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Say whether two JSON values are one: `1` and `True` are not, nan and nan are."""
-    if isinstance(one, float) and isinstance(other, float) and math.isnan(one) and math.isnan(other):
-        return True
-    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
 # --- what was given, and what it stood on -----------------------------------------------------------------------------
 
 
 def _parameters(before: Json, after: Json) -> Iterator[ParameterChange]:
-    for name, change in _keys(before, after):
+    for name, change in differing(before, after):
         yield ParameterChange(name=name, change=change, before=before.get(name), after=after.get(name))
 
 
@@ -425,7 +218,7 @@ def _environment(before: Side, after: Side) -> Iterator[EnvironmentChange]:
     if before.snapshot is None or after.snapshot is None:
         return
     then, now = _surroundings(before.snapshot), _surroundings(after.snapshot)
-    for part, change in _keys(then, now):
+    for part, change in differing(then, now):
         yield EnvironmentChange(part=part, change=change, before=then.get(part), after=now.get(part))
 
 
@@ -444,50 +237,73 @@ def _surroundings(snapshot: Snapshot) -> dict[str, str]:
 def _data(before: Sequence[Execution], after: Sequence[Execution], load: Load | None) -> Iterator[DataChange]:
     then, now = ({one.step: one for one in side} for side in (before, after))
     for step in dict.fromkeys((*now, *then)):
-        one, other = then.get(step), now.get(step)
-        old, new = _bindings(one), _bindings(other)
-        for name in dict.fromkeys((*old, *new)):
-            found = _changed(step, name, old.get(name), new.get(name), load)
-            if found is not None:
-                yield replace(
-                    found,
-                    before_execution=one.id if one is not None and found.before is not None else None,
-                    after_execution=other.id if other is not None and found.after is not None else None,
-                )
+        yield from _bound(step, then.get(step), now.get(step), load)
 
 
-def _bindings(execution: Execution | None) -> dict[str, Binding]:
-    return {one.name: one for one in execution.binds if one.artifact is not None} if execution is not None else {}
-
-
-def _changed(step: str, name: str, old: Binding | None, new: Binding | None, load: Load | None) -> DataChange | None:
-    before = old.artifact if old is not None else None
-    after = new.artifact if new is not None else None
-    if before is None or after is None:
-        there = before or after
-        if there is None:
-            return None
-        return DataChange(
+def _bound(step: str, one: Execution | None, other: Execution | None, load: Load | None) -> Iterator[DataChange]:
+    """Yield what two executions of a step bound to something else."""
+    old, new = (side.binds if side is not None else () for side in (one, other))
+    for name, change, before, after, details in _changed(old, new, load):
+        yield DataChange(
             step=step,
             name=name,
-            change="removed" if after is None else "added",
+            change=change,
             before=before.digest if before else None,
             after=after.digest if after else None,
-            details=(text_of(there),),
+            before_execution=one.id if one is not None and before else None,
+            after_execution=other.id if other is not None and after else None,
+            details=details,
         )
-    if before.digest == after.digest:
-        return None
-    assert old is not None
-    assert new is not None
-    details = tuple(load(old, new)) if load is not None else ()
-    return DataChange(
-        step=step,
-        name=name,
-        change="changed",
-        before=before.digest,
-        after=after.digest,
-        details=details or preview_changes(before, after),
-    )
+
+
+def _artifacts(before: Side, after: Side, load: Load | None) -> Iterator[ArtifactChange]:
+    """Yield what the steps of two runs logged, then what their plain cells did."""
+    then, now = ({one.step: one for one in side.executions} for side in (before, after))
+    for step in dict.fromkeys((*now, *then)):
+        yield from _logged(step, then.get(step), now.get(step), load)
+    yield from _logged(None, before.run, after.run, load)
+
+
+def _logged(
+    step: str | None, one: Run | Execution | None, other: Run | Execution | None, load: Load | None
+) -> Iterator[ArtifactChange]:
+    old, new = (side.artifacts if side is not None else () for side in (one, other))
+    for name, change, before, after, details in _changed(old, new, load):
+        yield ArtifactChange(
+            step=step,
+            name=name,
+            change=change,
+            before=before.digest if before else None,
+            after=after.digest if after else None,
+            before_size=_size(before),
+            after_size=_size(after),
+            before_execution=one.id if isinstance(one, Execution) and before else None,
+            after_execution=other.id if isinstance(other, Execution) and after else None,
+            details=details,
+        )
+
+
+def _size(artifact: Artifact | None) -> int | None:
+    """Return the size of an artifact, of files and folders without what the store adds."""
+    if artifact is None or artifact.codec not in {FILE, FOLDER}:
+        return artifact.size if artifact is not None else None
+    return int(artifact.preview["size"])
+
+
+def _changed(
+    before: Iterable[Binding], after: Iterable[Binding], load: Load | None
+) -> Iterator[tuple[str, How, Artifact | None, Artifact | None, tuple[str, ...]]]:
+    """Yield the names whose artifacts differ, how, both of these, and where they first do."""
+    old, new = ({one.name: one for one in side if one.artifact is not None} for side in (before, after))
+    for name in dict.fromkeys((*old, *new)):
+        then, now = old.get(name), new.get(name)
+        was, is_ = (one.artifact if one is not None else None for one in (then, now))
+        if was is None or is_ is None:
+            there = was or is_
+            yield name, "removed" if is_ is None else "added", was, is_, (text_of(there),) if there else ()
+        elif was.digest != is_.digest:
+            details = tuple(load(then, now)) if load is not None and then is not None and now is not None else ()
+            yield name, "changed", was, is_, details or preview_changes(was, is_)
 
 
 # --- what came out ----------------------------------------------------------------------------------------------------
@@ -503,7 +319,7 @@ def _metrics(before: Side, after: Side) -> Iterator[MetricChange]:
 
 def _of_one(before: Sequence[Metric], after: Sequence[Metric], step: str | None = None) -> Iterator[MetricChange]:
     then, now = ({one.name: one.value for one in metrics} for metrics in (before, after))
-    for name, change in _keys(then, now):
+    for name, change in differing(then, now):
         old, new = then.get(name), now.get(name)
         difference = new - old if old is not None and new is not None else None
         yield MetricChange(name=name, change=change, step=step, before=old, after=new, difference=difference)
@@ -514,7 +330,7 @@ def _outcome(before: Side, after: Side) -> Iterator[OutcomeChange]:
     if then != now:
         yield OutcomeChange(before=then, after=now)
     old, new = ({one.step: _ended(one) for one in side.executions} for side in (before, after))
-    for step, _ in _keys(old, new):
+    for step, _ in differing(old, new):
         yield OutcomeChange(step=step, before=old.get(step), after=new.get(step))
 
 
@@ -531,20 +347,30 @@ def _ended(record: Run | Execution) -> str:
 # --- fan-outs ---------------------------------------------------------------------------------------------------------
 
 
-def _fan_outs(before: Side, after: Side) -> Iterator[FanOutChange]:
+def _fan_outs(before: Side, after: Side, load: Load | None) -> Iterator[FanOutChange]:
+    def loaded(old: Binding, new: Binding) -> Sequence[str]:
+        sizes = [one.artifact.size for one in (old, new) if one.artifact is not None]
+        return load(old, new) if load is not None and max(sizes) <= _LARGEST_LOADED else ()
+
     for step in dict.fromkeys((*after.items, *before.items)):
         then, now = (_by_label(side.items.get(step, ())) for side in (before, after))
-        found = [
-            change for key in dict.fromkeys((*now, *then)) if (change := _item(then.get(key), now.get(key))) is not None
-        ]
+        found: list[ItemChange] = []
+        counts: Counter[str] = Counter()
+        for key in dict.fromkeys((*now, *then)):
+            one, other = then.get(key), now.get(key)
+            if not _is_other(one, other):
+                continue
+            counts["added" if one is None else "removed" if other is None else "differing"] += 1
+            if len(found) < MOST_ITEMS:
+                found.append(_item(step, one, other, loaded if len(found) < _MOST_LOADED else None))
         if found:
             yield FanOutChange(
                 step=step,
-                differing=sum(one.before is not None and one.after is not None for one in found),
-                added=sum(one.before is None for one in found),
-                removed=sum(one.after is None for one in found),
-                items=tuple(found[:MOST_ITEMS]),
-                cut=len(found) > MOST_ITEMS or step in before.cut | after.cut,
+                differing=counts["differing"],
+                added=counts["added"],
+                removed=counts["removed"],
+                items=tuple(found),
+                cut=counts.total() > MOST_ITEMS or step in before.cut | after.cut,
             )
 
 
@@ -559,20 +385,28 @@ def _by_label(items: Iterable[Execution]) -> dict[tuple[Any, ...], Execution]:
     return found
 
 
-def _item(before: Execution | None, after: Execution | None) -> ItemChange | None:
+def _is_other(before: Execution | None, after: Execution | None) -> bool:
+    """Say whether an item differs, before anybody looks how."""
+    if before is None or after is None:
+        return True
+    then, now = (
+        [{one.name: one.artifact.digest for one in side if one.artifact} for side in (item.binds, item.artifacts)]
+        for item in (before, after)
+    )
+    return then != now or _ended(before) != _ended(after) or any(_of_one(before.metrics, after.metrics))
+
+
+def _item(step: str, before: Execution | None, after: Execution | None, load: Load | None) -> ItemChange:
     there = after or before
     assert there is not None
+    ends = [_ended(one) if one is not None else None for one in (before, after)]
     if before is None or after is None:
-        return ItemChange(
-            label=there.label,
-            before=_ended(before) if before is not None else None,
-            after=_ended(after) if after is not None else None,
-        )
-    then, now = _bindings(before), _bindings(after)
-    digests = [{name: one.artifact.digest for name, one in side.items() if one.artifact} for side in (then, now)]
-    names = tuple(name for name, _ in _keys(*digests))
-    metrics = tuple(_of_one(before.metrics, after.metrics))
-    states = _ended(before), _ended(after)
-    if not names and not metrics and states[0] == states[1]:
-        return None
-    return ItemChange(label=there.label, before=states[0], after=states[1], names=names, metrics=metrics)
+        return ItemChange(label=there.label, before=ends[0], after=ends[1])
+    return ItemChange(
+        label=there.label,
+        before=ends[0],
+        after=ends[1],
+        data=tuple(_bound(step, before, after, load)),
+        artifacts=tuple(_logged(step, before, after, load)),
+        metrics=tuple(_of_one(before.metrics, after.metrics)),
+    )

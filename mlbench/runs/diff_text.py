@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from mlbench.core.ids import short
 from mlbench.runs.diff import (
-    CodeChange,
+    ArtifactChange,
     DataChange,
     Difference,
     FanOutChange,
@@ -17,6 +17,7 @@ from mlbench.runs.diff import (
     OutcomeChange,
     ParameterChange,
 )
+from mlbench.runs.diff_cells import CodeChange
 
 __all__ = ["Style", "as_html", "as_lines"]
 
@@ -24,6 +25,8 @@ Style = Literal["title", "head", "added", "removed", "plain", "faint"]
 
 _NAMED: Final = 20
 """How many items of a fan-out are named."""
+_DETAILS: Final = 2
+"""Of what differs in an item's value at most so much is said."""
 
 
 def as_lines(difference: Difference, *, items: int = _NAMED) -> Iterator[tuple[Style, str]]:
@@ -62,6 +65,7 @@ def _sections(difference: Difference, items: int) -> Iterator[tuple[str, list[tu
     yield "Cells", [line for one in difference.code for line in _code(one)]
     yield "Parameters", [("plain", f"  {_parameter(one)}") for one in difference.parameters]
     yield "Data", [line for one in difference.data for line in _data(one)]
+    yield "Artifacts", [line for one in difference.artifacts for line in _artifact(one)]
     changes = difference.environment
     yield "Environment", [("plain", f"  {one.part}: {_to(one.before, one.after)}") for one in changes]
     yield "Metrics", [("plain", f"  {_metric(one)}") for one in difference.metrics]
@@ -85,13 +89,22 @@ def _parameter(change: ParameterChange) -> str:
 
 
 def _data(change: DataChange) -> Iterator[tuple[Style, str]]:
-    digests = ""
-    if change.before is not None and change.after is not None:
-        digests = f"  {short(change.before)} to {short(change.after)}"
-    verb = "differs" if change.change == "changed" else f"was {change.change}"
-    yield "plain", f"  {change.step}.{change.name} {verb}{digests}"
+    yield "plain", f"  {change.step}.{change.name} {_verb(change)}"
     for detail in change.details:
         yield "plain", f"    {detail}"
+
+
+def _artifact(change: ArtifactChange) -> Iterator[tuple[Style, str]]:
+    who = "the run" if change.step is None else change.step
+    yield "plain", f"  {change.name} of {who} {_verb(change)}"
+    for detail in change.details:
+        yield "plain", f"    {detail}"
+
+
+def _verb(change: DataChange | ArtifactChange) -> str:
+    if change.before is not None and change.after is not None:
+        return f"differs  {short(change.before)} to {short(change.after)}"
+    return f"was {change.change}"
 
 
 def _metric(change: MetricChange) -> str:
@@ -120,7 +133,10 @@ def _fan_out(change: FanOutChange, most: int) -> Iterator[tuple[Style, str]]:
 def _item(item: ItemChange) -> str:
     label = ", ".join(f"{name}={text}" for name, text in item.label.items()) or "an item"
     said = [] if item.before == item.after else [_to(item.before, item.after)]
-    said += [", ".join(item.names) + (" differs" if len(item.names) == 1 else " differ")] if item.names else []
+    changes: list[DataChange | ArtifactChange] = [*item.data, *item.artifacts]
+    for change in changes:
+        how = "differs" if change.change == "changed" else f"was {change.change}"
+        said.append(f"{change.name} {how}" + (f": {', '.join(change.details[:_DETAILS])}" if change.details else ""))
     said += [_metric(metric) for metric in item.metrics]
     return f"{label}: {'; '.join(said)}"
 

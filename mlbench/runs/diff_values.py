@@ -9,15 +9,16 @@ from __future__ import annotations
 import functools
 import operator
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from mlbench.core.records import Artifact, Json
-from mlbench.runs.wording import shortened
+from mlbench.runs.files import StoredFolder
+from mlbench.runs.wording import shortened, sized
 
 __all__ = ["CODECS", "preview_changes", "short_text", "text_of", "value_changes"]
 
-CODECS: Final = frozenset({"frame", "ndarray", "arrow", "scalar"})
+CODECS: Final = frozenset({"frame", "ndarray", "sparse", "arrow", "scalar", "folder"})
 """The codecs whose values are read without unpickling anything."""
 
 _SHOWN: Final = 10
@@ -49,15 +50,22 @@ def preview_changes(before: Artifact, after: Artifact) -> tuple[str, ...]:
     elif kind == now.get("kind") == "array":
         if then.get("shape") != now.get("shape"):
             found.append(f"shape {_shape(then)} to {_shape(now)}")
-        found += _pairs(then, now, ("type", "min", "max", "missing", "first"))
+        found += _pairs(then, now, ("type", "stored", "min", "max", "missing", "first"))
     elif kind == now.get("kind") == "estimator":
         old, new = then.get("parameters") or {}, now.get("parameters") or {}
         names = [name for name in dict.fromkeys((*old, *new)) if old.get(name) != new.get(name)]
         found += [f"{name} {old.get(name, 'unset')} to {new.get(name, 'unset')}" for name in names]
     elif kind == now.get("kind") == "list":
-        found += _pairs(then, now, ("length", "failed", "min", "max"))
+        found += _pairs(then, now, ("length", "failed", "min", "max", "first"))
+    elif kind == now.get("kind") == "figure":
+        same = then.get("picture") is not None and then.get("picture") == now.get("picture")
+        found.append("it looks the same" if same else "it looks otherwise")
+    elif kind == now.get("kind") in {"file", "folder"}:
+        found += _file_preview(then, now)
     elif then.get("text") != now.get("text"):
         found.append(f"{short_text(text_of(before))} to {short_text(text_of(after))}")
+    if not found and before.codec == after.codec == "items":
+        return ("in single items, which are named below",)
     return tuple(found) or ("the content: what is shown of it is the same",)
 
 
@@ -88,10 +96,34 @@ def _frame_preview(then: Json, now: Json) -> Iterator[str]:
                 return
 
 
+def _file_preview(then: Json, now: Json) -> Iterator[str]:
+    """Say how the size of a file or a folder differs, and which of the first files of a folder do."""
+    if then.get("files") != now.get("files"):
+        yield f"files {then.get('files'):,} to {now.get('files'):,}"
+    old, new = ({str(path): size for path, size in side.get("first") or ()} for side in (then, now))
+    if then.get("files") == len(old) and now.get("files") == len(new):
+        yield from _contents(old, new)
+    was, is_ = int(then["size"]), int(now["size"])
+    if was == is_:
+        yield "other content of the same size"
+    else:
+        texts = sized(was), sized(is_)
+        yield f"size {texts[0]} to {texts[1]}" if texts[0] != texts[1] else f"size {was:,} to {is_:,} bytes"
+
+
+def _contents(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    if gone := [path for path in before if path not in after]:
+        yield f"files gone: {_listed(gone)}"
+    if more := [path for path in after if path not in before]:
+        yield f"new files: {_listed(more)}"
+    if other := [path for path in before if path in after and before[path] != after[path]]:
+        yield f"files that differ: {_listed(other)}"
+
+
 def _pairs(then: Json, now: Json, names: Iterable[str]) -> Iterator[str]:
     for name in names:
         old, new = then.get(name), now.get(name)
-        if old == new:
+        if old == new or (name == "first" and None in (old, new)):
             continue
         if isinstance(old, list) and isinstance(new, list):
             place = next((at for at, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]), None)
@@ -134,8 +166,12 @@ def value_changes(before: Any, after: Any) -> tuple[str, ...]:
         return tuple(_frames(before.to_frame("value"), after.to_frame("value")))
     if _is("pyarrow", "Table", before):
         return tuple(_frames(before.to_pandas(), after.to_pandas()))
-    if _is("numpy", "ndarray", before):
+    if _is("numpy", "ndarray", before) or _is("numpy", "recarray", before):
         return tuple(_arrays(before, after))
+    if type(before).__module__.startswith("scipy.sparse"):
+        return tuple(_sparse(before, after))
+    if isinstance(before, StoredFolder):
+        return tuple(_contents(before.digests(), after.digests()))
     if isinstance(before, int | float | complex | str | bytes):
         return (f"{_shown(before)} to {_shown(after)}",)
     return ()
@@ -228,6 +264,7 @@ def _arrays(before: Any, after: Any) -> Iterator[str]:
     import numpy as np
 
     if before.dtype.names or after.dtype.names:
+        yield from _fields(before, after)
         return
     with np.errstate(all="ignore"):
         different = np.asarray(before != after)
@@ -238,6 +275,45 @@ def _arrays(before: Any, after: Any) -> Iterator[str]:
         where = ", ".join(str(int(one)) for one in place)
         yield f"first at [{where}]: {_shown(before[place])} to {_shown(after[place])}"
         yield f"{int(different.sum()):,} of {different.size:,} values differ"
+
+
+def _fields(before: Any, after: Any) -> Iterator[str]:
+    """Say of structured arrays of one shape which fields differ, and where each first does."""
+    old, new = (list(side.dtype.names or ()) for side in (before, after))
+    if gone := [name for name in old if name not in new]:
+        yield f"fields gone: {_listed(gone)}"
+    if more := [name for name in new if name not in old]:
+        yield f"new fields: {_listed(more)}"
+    for name in [name for name in old if name in new][:_SHOWN]:
+        yield from (f"field {name}: {said}" for said in _arrays(before[name], after[name]))
+
+
+def _sparse(before: Any, after: Any) -> Iterator[str]:
+    """Say where sparse matrices first differ, by rows; of other than two dimensions only how full they are."""
+    if before.dtype != after.dtype:
+        yield f"type {before.dtype} to {after.dtype}"
+    if before.shape != after.shape:
+        yield f"shape {_times(before.shape)} to {_times(after.shape)}"
+        return
+    if before.nnz != after.nnz:
+        yield f"stored values {before.nnz:,} to {after.nnz:,}"
+    if len(before.shape) != 2:
+        return
+    import numpy as np
+
+    sides = [sys.modules["scipy.sparse"].csr_matrix(side) for side in (before, after)]  # its items are no sparse ones
+    rows, columns = (sides[0] != sides[1]).nonzero()
+    if not len(rows):
+        return
+    old, new = (np.asarray(side[rows, columns]).reshape(-1) for side in sides)
+    there = (old == old) | (new == new)  # two that are missing are the same
+    rows, columns, old, new = rows[there], columns[there], old[there], new[there]
+    if not len(rows):
+        return
+    first = int(np.lexsort((columns, rows))[0])
+    was, is_ = _shown(old[first]), _shown(new[first])
+    yield f"first at [{int(rows[first])}, {int(columns[first])}]: {was} to {is_}"
+    yield f"{len(rows):,} of {before.shape[0] * before.shape[1]:,} values differ"
 
 
 def _is(module: str, name: str, value: Any) -> bool:

@@ -186,6 +186,10 @@ class StoredFolder(Mapping[str, StoredFile]):
         """How many bytes its files have together."""
         return sum(size for _, size in self._files.values())
 
+    def digests(self) -> dict[str, Digest]:
+        """Return the digest of each file, by path; nothing is read."""
+        return {path: digest for path, (digest, _) in self._files.items()}
+
     def __getitem__(self, path: str) -> StoredFile:
         digest, _ = self._files[path]
         return StoredFile(path, self._load(digest))

@@ -16,7 +16,8 @@ from typing import Any
 
 from mlbench.core.ports import Stream
 from mlbench.core.records import Json
-from mlbench.runs.values import Buffer, Odd, array_bytes, array_from, plain_dtype, writable
+from mlbench.runs.arrays import array_bytes, array_from, plain_dtype
+from mlbench.runs.values import Buffer, Odd, writable
 
 __all__ = ["decode", "encode"]
 

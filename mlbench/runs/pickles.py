@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import gc
 import io
+import itertools
 import pickle
 import sys
 import types
@@ -168,6 +169,12 @@ def _reduce_frame(obj: Any) -> Any:
 
 
 def _reduce_matplotlib(obj: Any) -> Any:
+    transforms = sys.modules.get("matplotlib.transforms")
+    if transforms is not None and isinstance(obj, transforms.TransformNode):
+        return _reduce_transform(obj)
+    cbook = sys.modules.get("matplotlib.cbook")
+    if cbook is not None and type(obj) is cbook.CallbackRegistry:
+        return _reduce_callbacks(obj)
     figure = sys.modules.get("matplotlib.figure")
     if figure is None or not isinstance(obj, figure.Figure):
         return NotImplemented
@@ -175,6 +182,23 @@ def _reduce_matplotlib(obj: Any) -> Any:
     if isinstance(reduced[2], dict):
         reduced[2] = {name: value for name, value in reduced[2].items() if name != "_restore_to_pylab"}
     return tuple(reduced)
+
+
+def _reduce_transform(obj: Any) -> Any:
+    reduced = list(obj.__reduce_ex__(5))
+    state = reduced[2]
+    if isinstance(state, dict) and isinstance(state.get("_parents"), dict):
+        # They stand under their addresses, which differ each time and mean nothing where they are loaded.
+        parents = [parent for parent in state["_parents"].values() if parent is not None]
+        reduced[2] = {**state, "_parents": dict(enumerate(parents))}
+    return tuple(reduced)
+
+
+def _reduce_callbacks(obj: Any) -> Any:
+    reduced = obj.__reduce_ex__(5)
+    if isinstance(reduced[2], dict) and type(count := reduced[2].get("_cid_gen")) is int:
+        obj._cid_gen = itertools.count(count)  # that it was pickled has taken one, so that no two pickles were alike
+    return reduced
 
 
 def _reduce_curry(obj: Any) -> Any:

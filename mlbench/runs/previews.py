@@ -220,8 +220,10 @@ def _frame(value: Any) -> Json:
         {"name": _cut(str(name), CELL), "type": str(dtype), "missing": count}
         for name, dtype, count in zip(shown.columns, shown.dtypes, missing, strict=True)
     ]
+    note = _uncounted("missing values", "cells") if None in missing else {}
     return {
         "kind": "frame",
+        **note,
         "text": f"{type(value).__name__}, {_times(value.shape)}",
         "shape": [int(length) for length in value.shape],
         "columns": columns,
@@ -273,12 +275,17 @@ def _table(
 
 
 def _array(value: Any) -> Json:
+    if value.dtype.names is not None and value.ndim == 1:
+        return _records(value)
+    kind = _cut(str(value.dtype), CELL * 2)
     found: Json = {
         "kind": "array",
-        "text": f"{type(value).__name__}, {_times(value.shape)}, {value.dtype}",
+        "text": f"{type(value).__name__}, {_times(value.shape)}, {kind}",
         "shape": [int(length) for length in value.shape],
-        "type": str(value.dtype),
+        "type": kind,
     }
+    if value.dtype.kind in "biufmM" and value.size > _COUNTED:
+        found |= _uncounted("range and missing values", "values")
     if value.dtype.kind in "mM" and 0 < value.size <= _COUNTED:
         import numpy as np
 
@@ -303,6 +310,41 @@ def _array(value: Any) -> Json:
     return found
 
 
+def _records(value: Any) -> Json:
+    """Show a structured array as what it is, a table."""
+    names = value.dtype.names
+    shown = names[:COLUMNS]
+    head = value[:ROWS]
+    found: Json = {
+        "kind": "frame",
+        "text": f"{type(value).__name__}, {len(value):,} rows of {_cut(', '.join(names), CELL)}",
+        "shape": [len(value), len(names)],
+        "columns": [
+            {"name": _cut(name, CELL), "type": _cut(str(value.dtype[name]), CELL), "missing": _missing(value[name])}
+            for name in shown
+        ],
+        "rows": [[_cell(row[name]) for name in shown] for row in head],
+        "memory": int(value.nbytes),
+    }
+    return found | (_uncounted("missing values", "rows") if len(value) > _COUNTED else {})
+
+
+def _uncounted(what: str, whose: str) -> Json:
+    """Say what nobody has looked for, and why."""
+    return {"not counted": f"{what}, since it has more than {_COUNTED:,} {whose}"}
+
+
+def _missing(values: Any) -> int | None:
+    """Return how many values of an array are missing, None if it has too many to be looked at."""
+    import numpy as np
+
+    if values.size > _COUNTED:
+        return None
+    if values.dtype.kind not in "fcmM":
+        return 0
+    return int(np.count_nonzero((np.isnat if values.dtype.kind in "mM" else np.isnan)(values)))
+
+
 def _number(value: Any) -> float | int | str | bool | None:
     if value is None:
         return None
@@ -323,15 +365,27 @@ def _estimator(value: Any) -> Json:
         _cut(str(name), CELL): _cut(_Repr().repr(given), CELL * 2)
         for name, given in list(value.get_params(deep=False).items())[:COLUMNS]
     }
-    fitted = sorted(name for name in vars(value) if name.endswith("_") and not name.startswith("_"))[:COLUMNS]
+    last = _last_step(value)
+    fitted = sorted(name for name in vars(last[1]) if name.endswith("_") and not name.startswith("_"))[:COLUMNS]
+    learned = _learned(last[1])
+    if learned and last[0]:
+        learned = {"last step": f"{last[0]}, {type(last[1]).__qualname__}", **learned}
     return {
         "kind": "estimator",
         "text": _cut(" ".join(repr(value).split()), 200),
         "class": f"{type(value).__module__}.{type(value).__qualname__}",
         "parameters": parameters,
         "fitted": fitted,
-        "learned": _learned(value),
+        "learned": learned,
     }
+
+
+def _last_step(value: Any) -> tuple[str, Any]:
+    """Return the last step of a pipeline, and of one inside it, with its name; anything else as it is."""
+    name, pipeline = "", _is("sklearn.pipeline", "Pipeline")
+    while pipeline(value) and value.steps and hasattr(value.steps[-1][1], "fit"):
+        name, value = str(value.steps[-1][0]), value.steps[-1][1]
+    return name, value
 
 
 _ASKED = (("depth", "get_depth"), ("leaves", "get_n_leaves"), ("rounds", "num_boosted_rounds"))
@@ -374,14 +428,31 @@ def _booster(value: Any) -> Json:
         learner = json.loads(value.save_config())["learner"]
         objective = learner["objective"]["name"]
         facts |= {"objective": objective, "booster": learner["gradient_booster"]["name"]}
+        given = _with_rate(learner["gradient_booster"]) or {}
+        facts |= {name: float(given[name]) for name in _TRAINED if name in given}
     count = facts.get("trees", facts.get("rounds"))
+    texts = {name: f"{one:.6g}" if type(one) is float else _Repr().repr(one) for name, one in facts.items()}
     return {
         "kind": "estimator",
         "text": f"{type(value).__name__}, {count:,} rounds, {facts['features']:,} features",
         "class": f"{type(value).__module__}.{type(value).__qualname__}",
-        "parameters": {_cut(str(name), CELL): _cut(_Repr().repr(one), CELL * 2) for name, one in facts.items()},
+        "parameters": {_cut(str(name), CELL): _cut(text, CELL * 2) for name, text in texts.items()},
         "objective": objective if isinstance(objective, str) else None,
     }
+
+
+_TRAINED = (
+    *("eta", "max_depth", "max_leaves", "min_child_weight", "subsample", "colsample_bytree"),
+    *("gamma", "lambda", "alpha"),
+)
+
+
+def _with_rate(config: Any) -> Json | None:
+    """Return the part of a configuration of XGBoost that has the rate of learning: each kind has it elsewhere."""
+    parts = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
+    if isinstance(config, dict) and "eta" in config:
+        return config
+    return next((found for part in parts if (found := _with_rate(part)) is not None), None)
 
 
 def _sparse(value: Any) -> Json:
@@ -400,6 +471,8 @@ def _sparse(value: Any) -> Json:
     if hasattr(data, "dtype") and data.dtype.kind in "biuf" and 0 < data.size <= _COUNTED:
         inside = _array(data)
         found |= {name: inside[name] for name in ("min", "max", "missing") if name in inside}
+    elif value.nnz > _COUNTED:
+        found |= _uncounted("range and missing values", "values")
     return found
 
 
@@ -417,6 +490,8 @@ def _tensor(value: Any) -> Json:
         low, high = plain.min().item(), plain.max().item()
         found["min"], found["max"] = (one if math.isfinite(one) else str(one) for one in (low, high))
         found["first"] = [one if math.isfinite(one) else str(one) for one in plain.flatten()[:ROWS].tolist()]
+    elif plain.numel() > _COUNTED:
+        found |= _uncounted("range", "values")
     return found
 
 

@@ -79,7 +79,7 @@ def uses(record: Json) -> Iterator[tuple[Digest, Use]]:
     kind = record.get("record")
     if kind == "run":
         run = RunId(record["id"])
-        yield from _given(record.get("snapshot"), Use("snapshot", run))
+        yield from _snapshot_of(record)
         yield from _given(record.get("output"), Use("executed notebook", run))
         yield from _of_bindings(record, run, None)
     elif kind == "execution":
@@ -88,8 +88,16 @@ def uses(record: Json) -> Iterator[tuple[Digest, Use]]:
         for one in record.get("executions") or ():
             yield from _of_execution(one)
     elif kind == "job-version":
-        job = str(record.get("job"))
-        yield from _given(record.get("snapshot"), Use("snapshot", job=job, name=f"version {record.get('number')}"))
+        yield from _snapshot_of(record)
+
+
+def _snapshot_of(record: Json) -> Iterator[tuple[Digest, Use]]:
+    """Yield what a run, or a version of a job, is run from."""
+    if record["record"] == "run":
+        use = Use("snapshot", RunId(record["id"]))
+    else:
+        use = Use("snapshot", job=str(record.get("job")), name=f"version {record.get('number')}")
+    yield from _given(record.get("snapshot"), use)
 
 
 def _of_execution(record: Json) -> Iterator[tuple[Digest, Use]]:
@@ -139,6 +147,8 @@ class Survey:
     ----------
     chunked
         The artifacts that are kept in chunks, each with these: whoever asks `needed` or `uses` fills it first.
+    ran_in
+        The run of each execution, items among them.
     """
 
     def __init__(self, *, with_uses: bool = True) -> None:
@@ -151,11 +161,12 @@ class Survey:
         self.lists: set[Digest] = set()
         self.chunked: dict[Digest, tuple[Digest, ...]] = {}
         self._keeps: dict[RunId, bool] = {}
-        self._ran_in: dict[str, RunId] = {}
+        self.ran_in: dict[str, RunId] = {}
         self._reused: dict[RunId, set[str]] = {}
         self._of_runs: dict[RunId, set[Digest]] = {}
         self._of_others: set[Digest] = set()
         self._uses: dict[Digest, set[Use]] = {}
+        self._snapshots_of: dict[Digest, set[Use]] = {}
 
     def add(self, record: Json, name: str | None = None) -> None:
         """Take in a record that lies in the file `name`; without one it is known from the catalog alone."""
@@ -163,6 +174,9 @@ class Survey:
         if self._with_uses:
             for digest, use in uses(record):
                 self._uses.setdefault(digest, set()).add(use)
+        if kind in {"run", "job-version"}:
+            for digest, use in _snapshot_of(record):
+                self._snapshots_of.setdefault(digest, set()).add(use)
         if kind == "run":
             self._add_run(RunId(record["id"]), record, name)
         elif kind == "execution":
@@ -205,7 +219,7 @@ class Survey:
     def _add_execution(self, record: Json, name: str | None) -> None:
         self._note_lists(record)
         run, origin = RunId(record["run"]), record.get("reused_from")
-        self._ran_in[str(record.get("id"))] = run
+        self.ran_in[str(record.get("id"))] = run
         if origin is not None:
             self._reused.setdefault(run, set()).add(origin)
         self._note(run, record, name)
@@ -227,7 +241,7 @@ class Survey:
         todo = [run for run in self._reused if run not in gone]
         while todo:
             for execution in self._reused.get(todo.pop(), ()):
-                origin = self._ran_in.get(execution)
+                origin = self.ran_in.get(execution)
                 if origin in gone:
                     gone.remove(origin)
                     todo.append(origin)
@@ -281,6 +295,10 @@ class Survey:
             for chunk in self.chunked[digest]:
                 found.setdefault(chunk, set()).update(found[digest])
         return found
+
+    def snapshots_untold(self) -> dict[Digest, set[Use]]:
+        """Return the snapshots that runs and jobs name and no record tells the content of, with who names them."""
+        return {digest: users for digest, users in self._snapshots_of.items() if digest not in self.snapshots}
 
     def under_way(self) -> list[RunFacts]:
         """Return the runs that have not ended, as far as the records say."""

@@ -44,7 +44,7 @@ __all__ = [
     "signer_of",
 ]
 
-PLAIN: Final = frozenset({"scalar", "ndarray", "frame", "arrow", "file", "folder"})
+PLAIN: Final = frozenset({"scalar", "ndarray", "sparse", "frame", "arrow", "file", "folder"})
 """The codecs that hold data alone: nothing in them can run code when they are loaded."""
 
 KERNEL: Final = "kernel"

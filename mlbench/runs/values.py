@@ -6,9 +6,9 @@ The manifest's blake3 is the value's digest, so it says nothing about how or whe
 
     {"codec":"ndarray","format":1,"parts":[["<blake3 of parts[1]>",52],["<blake3 of parts[2]>",8000000]]}
 
-Arrays, frames, Arrow data and plain scalars have codecs of their own, with the same digest in every process and however
-they were made. The results of a fan-out are a list of other artifacts, by digest (the codec `items`). Everything else
-is pickled: equal values may then have two digests, which costs a cache hit and no more.
+Arrays, sparse matrices, frames, Arrow data and plain scalars have codecs of their own, with the same digest in every
+process and however they were made. The results of a fan-out are a list of other artifacts, by digest (the codec
+`items`). Everything else is pickled: equal values may then have two digests, which costs a cache hit and no more.
 
 Nothing heavy is imported here: a codec's library is in `sys.modules` already if a value of its kind exists.
 """
@@ -33,13 +33,13 @@ __all__ = [
     "FORMAT",
     "NAMING",
     "NOTED",
-    "SCATTERED",
     "Encoded",
     "Odd",
     "Packed",
     "Reduce",
     "codec_of",
     "digest_of",
+    "dumps",
     "encode",
     "join",
     "manifest_of",
@@ -142,6 +142,10 @@ def encode(value: Any, *, reduce: Reduce | None = None, seen: dict[int, Any] | N
             codec = ""
         if codec and codec != "scalar" and seen is not None:
             seen[id(value)] = value
+            if codec == "sparse":
+                from mlbench.runs import sparse
+
+                seen.update((id(array), array) for array in sparse.arrays_of(value))
     if not codec:
         from mlbench.runs import pickles
 
@@ -186,7 +190,13 @@ def unpack(codec: str | None, parts: Sequence[Buffer], *, namespace: Mapping[str
 
         return pickles.load(header, buffers, namespace=namespace)
     if found == "ndarray":
-        return _load_array(_loads(header), buffers)
+        from mlbench.runs import arrays
+
+        return arrays.decode(_loads(header), buffers)
+    if found == "sparse":
+        from mlbench.runs import sparse
+
+        return sparse.decode(_loads(header), buffers)
     if found == "frame":
         from mlbench.runs import frames
 
@@ -220,10 +230,7 @@ def sealed(digest: Digest, parts: Sequence[Buffer]) -> list[Buffer]:
         return list(parts)
     stream = bytes(parts[1])
     if f"blake3:{digest_of(manifest)}" != digest or digest_of(stream) != listed[0][0]:
-        raise ArtifactCorrupt(
-            f"The object {digest} is damaged: it is not what its digest says.",
-            "Run what made it again, or restore the store from a backup.",
-        )
+        raise ArtifactCorrupt.at(digest, "other bytes")
     return [manifest, stream, *parts[2:]]
 
 
@@ -269,7 +276,7 @@ def pack_items(items: Sequence[Any], packs: Iterable[Digest] = ()) -> Packed:
     >>> pack_items([digest, digest], [digest]).digest == packed.digest
     True
     """
-    packed = _sealed("items", "list", [_dumps({"items": list(items)})])
+    packed = _sealed("items", "list", [dumps({"items": list(items)})])
     hint = b"".join(bytes.fromhex(pack.partition(":")[2]) for pack in packs)
     if not hint:
         return packed
@@ -326,7 +333,8 @@ def total(parts: Iterable[Buffer | Stream]) -> int:
     return sum(map(_size, parts))
 
 
-def _dumps(document: Any) -> bytes:
+def dumps(document: Any) -> bytes:
+    """Return JSON in its one canonical form."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
@@ -342,7 +350,7 @@ def _sealed(codec: str, kind: str, parts: Sequence[bytes | memoryview]) -> Packe
 
 def manifest_of(codec: str, parts: Sequence[tuple[str, int]]) -> bytes:
     """Return the manifest that names a codec and, of each part, its digest (hexadecimal) and size."""
-    return _dumps({"codec": codec, "format": FORMAT, "parts": [[digest, size] for digest, size in parts]})
+    return dumps({"codec": codec, "format": FORMAT, "parts": [[digest, size] for digest, size in parts]})
 
 
 _MANIFEST = re.compile(
@@ -451,7 +459,13 @@ def _canonical(value: Any) -> tuple[str, list[bytes | memoryview | Stream]]:
         return "scalar", [*_dump_scalar(value)]
     root = kind.__module__.partition(".")[0]
     if root == "numpy":
-        return _dump_numpy(value)
+        from mlbench.runs import arrays
+
+        return arrays.encode(value)
+    if root == "scipy":
+        from mlbench.runs import sparse
+
+        return "sparse", sparse.encode(value)
     if root == "pandas":
         from mlbench.runs import frames
 
@@ -469,16 +483,16 @@ _SCALARS: Final = frozenset({int, float, complex, bool, str, bytes, type(None)})
 def _dump_scalar(value: Any) -> list[bytes | memoryview]:
     kind = type(value).__name__
     if isinstance(value, str):
-        return [_dumps({"kind": kind}), value.encode("utf-8", "surrogatepass")]
+        return [dumps({"kind": kind}), value.encode("utf-8", "surrogatepass")]
     if isinstance(value, bytes):
-        return [_dumps({"kind": kind}), value]
+        return [dumps({"kind": kind}), value]
     if isinstance(value, bool) or value is None:
-        return [_dumps({"kind": kind, "value": value})]
+        return [dumps({"kind": kind, "value": value})]
     if isinstance(value, int):
-        return [_dumps({"kind": kind, "value": hex(value)})]  # decimal texts end at 4,300 digits
+        return [dumps({"kind": kind, "value": hex(value)})]  # decimal texts end at 4,300 digits
     if isinstance(value, float):
-        return [_dumps({"kind": kind, "value": struct.pack("<d", value).hex()})]
-    return [_dumps({"kind": kind, "value": struct.pack("<dd", value.real, value.imag).hex()})]
+        return [dumps({"kind": kind, "value": struct.pack("<d", value).hex()})]
+    return [dumps({"kind": kind, "value": struct.pack("<dd", value.real, value.imag).hex()})]
 
 
 _PLAIN: Final = frozenset({int, float, bool, str, type(None)})
@@ -515,7 +529,7 @@ def _load_number(kind: bytes, value: str) -> int | float:
     return number
 
 
-def _load_scalar(header: Mapping[str, Any], buffers: Sequence[Buffer]) -> Any:
+def _load_scalar(header: dict[str, Any], buffers: Sequence[Buffer]) -> Any:
     kind = header["kind"]
     if kind == "str":
         return bytes(buffers[0]).decode("utf-8", "surrogatepass")
@@ -526,74 +540,7 @@ def _load_scalar(header: Mapping[str, Any], buffers: Sequence[Buffer]) -> Any:
     if kind == "complex":
         return complex(*struct.unpack("<dd", bytes.fromhex(header["value"])))
     if kind == "numpy":
-        import numpy as np
+        from mlbench.runs import arrays
 
-        return np.frombuffer(bytes(buffers[0]), dtype=np.dtype(header["dtype"]))[0]
+        return arrays.decode_scalar(header, buffers)
     return header["value"]
-
-
-def plain_dtype(dtype: Any) -> str:
-    """Return a NumPy dtype as text that makes it again; raise `Odd` for objects, structures and metadata."""
-    if dtype.kind not in "biufcSUmM" or dtype.hasobject or dtype.metadata or dtype.itemsize == 0:
-        raise Odd
-    return str(dtype.str)
-
-
-SCATTERED = 1 << 22
-"""Arrays of so many bytes that are not contiguous are put together piece by piece, while they are written."""
-
-
-class _Scattered:
-    """The bytes of an array that is not contiguous, in the order of its indexes."""
-
-    def __init__(self, array: Any) -> None:
-        self._array = array
-        self._row = array.nbytes // len(array)
-        self.nbytes: int = array.nbytes
-
-    def read(self, offset: int, size: int, /) -> memoryview:
-        import numpy as np
-
-        first = offset // self._row
-        rows = np.ascontiguousarray(self._array[first : -(-(offset + size) // self._row)])
-        return memoryview(rows.reshape(-1).view("u1").data)[offset - first * self._row :][:size]
-
-
-def array_bytes(array: Any) -> memoryview | Stream:
-    """Return the bytes of an array, in the order of its indexes, not copied."""
-    import numpy as np
-
-    if not array.flags.c_contiguous and array.nbytes >= SCATTERED and array.nbytes // len(array) < SCATTERED:
-        return _Scattered(array)
-    return memoryview(np.ascontiguousarray(array).reshape(-1).view("u1").data)
-
-
-def array_from(buffer: Buffer, dtype: str) -> Any:
-    """Return a one-dimensional array over bytes."""
-    import numpy as np
-
-    if not _size(buffer):
-        return np.empty(0, dtype=dtype)
-    return np.frombuffer(writable(buffer), dtype=dtype)
-
-
-def _dump_numpy(value: Any) -> tuple[str, list[bytes | memoryview | Stream]]:
-    import numpy as np
-
-    if isinstance(value, np.generic):
-        if type(value) is not value.dtype.type:
-            raise Odd
-        return "scalar", [_dumps({"kind": "numpy", "dtype": plain_dtype(value.dtype)}), value.tobytes()]
-    if type(value) is not np.ndarray and type(value) is not np.memmap:
-        raise Odd
-    dtype, array, order = plain_dtype(value.dtype), np.asarray(value), "C"
-    if not array.flags.c_contiguous:
-        # What is contiguous by columns stays so: sums over it depend on the order in their last digits.
-        order = "F" if array.flags.f_contiguous else "C"
-        array = array.T if order == "F" else array
-    header = {"dtype": dtype, "order": order, "shape": list(value.shape)}
-    return "ndarray", [_dumps(header), array_bytes(array)]
-
-
-def _load_array(header: Mapping[str, Any], buffers: Sequence[Buffer]) -> Any:
-    return array_from(buffers[0], header["dtype"]).reshape(header["shape"], order=header["order"])

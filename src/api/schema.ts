@@ -11,6 +11,19 @@ export interface IArtifact {
   readonly signature: string | null;
 }
 
+export interface IArtifactChange {
+  readonly name: string;
+  readonly change: 'added' | 'changed' | 'moved' | 'removed';
+  readonly step: string | null;
+  readonly before: string | null;
+  readonly after: string | null;
+  readonly before_size: number | null;
+  readonly after_size: number | null;
+  readonly before_execution: string | null;
+  readonly after_execution: string | null;
+  readonly details: ReadonlyArray<string>;
+}
+
 export interface IAttempt {
   readonly number: number;
   readonly state: 'cancelled' | 'failed' | 'queued' | 'reused' | 'running' | 'skipped' | 'succeeded';
@@ -86,6 +99,7 @@ export interface IDifference {
   readonly code: ReadonlyArray<ICodeChange>;
   readonly parameters: ReadonlyArray<IParameterChange>;
   readonly data: ReadonlyArray<IDataChange>;
+  readonly artifacts: ReadonlyArray<IArtifactChange>;
   readonly environment: ReadonlyArray<IEnvironmentChange>;
   readonly metrics: ReadonlyArray<IMetricChange>;
   readonly outcome: ReadonlyArray<IOutcomeChange>;
@@ -271,7 +285,8 @@ export interface IItemChange {
   readonly label: { readonly [name: string]: string };
   readonly before: string | null;
   readonly after: string | null;
-  readonly names: ReadonlyArray<string>;
+  readonly data: ReadonlyArray<IDataChange>;
+  readonly artifacts: ReadonlyArray<IArtifactChange>;
   readonly metrics: ReadonlyArray<IMetricChange>;
 }
 

@@ -6,6 +6,7 @@ import * as React from 'react';
 
 import type { IArtifactName } from '../api/client';
 import type {
+  IArtifactChange,
   ICodeChange,
   IDataChange,
   IDifference,
@@ -22,6 +23,7 @@ import {
   isEmpty,
   itemWords,
   lineCounts,
+  loggedIn,
   metricDifference,
   parameterSides,
   Part,
@@ -72,7 +74,8 @@ export function DifferenceView(props: IDifferenceProps): JSX.Element {
       <div className="jp-mlb-Difference-body">
         {isEmpty(difference) && (
           <Line>
-            Code, parameters, data, environment, metrics and outcome of the two runs are the same.
+            Code, parameters, data, artifacts, environment, metrics and outcome of the two runs are
+            the same.
           </Line>
         )}
         {PARTS.filter(([part]) => difference[part].length > 0).map(([part, title]) => (
@@ -168,7 +171,21 @@ function PartBody(props: IPartBodyProps): JSX.Element {
         />
       );
     case 'data':
-      return <Data {...props} />;
+      return (
+        <Values
+          {...props}
+          rows={difference.data}
+          open={(detail, digest, _, { step, name }) => boundIn(detail, digest, step, name)}
+        />
+      );
+    case 'artifacts':
+      return (
+        <Values
+          {...props}
+          rows={difference.artifacts}
+          open={(detail, digest, execution, { name }) => loggedIn(detail, digest, execution, name)}
+        />
+      );
     case 'metrics':
       return (
         <Pairs
@@ -366,15 +383,27 @@ function stateOf(outcome: string): ShownState {
   return states.includes(word) ? (word as ShownState) : 'none';
 }
 
-/** Which names were bound to something else, and in which way that differs. */
-function Data({ difference, before, after, onOpenArtifact }: IDifferenceProps): JSX.Element {
-  const link = (detail: IRunDetail, digest: string | null, { step, name }: IDataChange) =>
+interface IValuesProps<T> extends IDifferenceProps {
+  readonly rows: ReadonlyArray<T>;
+  /** The artifact of one of the two runs, with the execution that has it. */
+  readonly open: (
+    detail: IRunDetail,
+    digest: string,
+    execution: string | null,
+    row: T
+  ) => IArtifactName;
+}
+
+/** Which names were bound to something else, or what was logged under them is, and in which way that differs. */
+function Values<T extends IDataChange | IArtifactChange>(props: IValuesProps<T>): JSX.Element {
+  const { rows, before, after } = props;
+  const link = (detail: IRunDetail, digest: string | null, execution: string | null, row: T) =>
     digest === null ? (
       <span className="jp-mod-quiet">not there</span>
     ) : (
       <LinkButton
         title={`Open ${digest}: where it comes from and what was made of it`}
-        onClick={() => onOpenArtifact(boundIn(detail, digest, step, name))}
+        onClick={() => props.onOpenArtifact(props.open(detail, digest, execution, row))}
       >
         <code>{shortDigest(digest)}</code>
       </LinkButton>
@@ -390,13 +419,13 @@ function Data({ difference, before, after, onOpenArtifact }: IDifferenceProps): 
         </tr>
       </thead>
       <tbody>
-        {difference.data.map(each => (
+        {rows.map(each => (
           <tr key={`${each.step} ${each.name}`}>
             <th scope="row">
-              {each.name} <span className="jp-mod-quiet">of {each.step}</span>
+              {each.name} <span className="jp-mod-quiet">of {each.step ?? 'the run'}</span>
             </th>
-            <td>{link(before, each.before, each)}</td>
-            <td>{link(after, each.after, each)}</td>
+            <td>{link(before, each.before, each.before_execution, each)}</td>
+            <td>{link(after, each.after, each.after_execution, each)}</td>
             <td className="jp-mod-wide">
               {each.details.map((detail, at) => (
                 <div key={at} title={detail}>

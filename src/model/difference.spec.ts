@@ -5,6 +5,7 @@ import {
   exactly,
   isEmpty,
   itemWords,
+  loggedIn,
   pair,
   parameterSides,
   sideBySide,
@@ -17,6 +18,7 @@ const NOTHING: IDifference = {
   code: [],
   parameters: [],
   data: [],
+  artifacts: [],
   environment: [],
   metrics: [],
   outcome: [],
@@ -157,18 +159,41 @@ describe('words', () => {
         label: { a: '1' },
         before: 'succeeded',
         after: 'failed: ValueError',
-        names: ['model'],
+        data: [data('fit', 'model', 'depth 3 to 4', 'leaves 8 to 9', 'more')],
+        artifacts: [
+          {
+            ...data('fit', 'plot.png', 'plot.png, 12 kB'),
+            change: 'added',
+            before_size: null,
+            after_size: 12_000
+          }
+        ],
         metrics: [
           { name: 'rmse', change: 'changed', step: null, before: 1, after: 2, difference: 1 }
         ]
       })
-    ).toBe('succeeded → failed: ValueError · model differs · rmse 1 → 2');
+    ).toBe(
+      'succeeded → failed: ValueError · model differs: depth 3 to 4, leaves 8 to 9' +
+        ' · plot.png was added: plot.png, 12 kB · rmse 1 → 2'
+    );
   });
 
   it('name the parts that are alike', () => {
-    expect(alike(NOTHING)).toHaveLength(7);
+    expect(alike(NOTHING)).toHaveLength(8);
     expect(isEmpty(NOTHING)).toBe(true);
     expect(alike({ ...NOTHING, code: [cell('x', 'added')] })).not.toContain('cells and modules');
+  });
+});
+
+describe('loggedIn', () => {
+  it('names what a plain cell logged by its run, and what a step logged by its execution', () => {
+    const detail = { run: { id: 'r' } } as Pick<IRunDetail, 'run'>;
+    expect(loggedIn(detail, 'd', null, 'a.txt')).toEqual({ digest: 'd', run: 'r', name: 'a.txt' });
+    expect(loggedIn(detail, 'd', 'e', 'a.txt')).toEqual({
+      digest: 'd',
+      execution: 'e',
+      name: 'a.txt'
+    });
   });
 });
 

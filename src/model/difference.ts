@@ -4,6 +4,7 @@
 
 import type { IArtifactName } from '../api/client';
 import type {
+  IArtifactChange,
   ICodeChange,
   IDataChange,
   IDifference,
@@ -18,15 +19,19 @@ import { counted, figure } from './format';
 
 /** Cells with another code that are named in a line. */
 const MOST_NAMED = 3;
+/** Of what differs in an item's value at most so much is said. */
+const MOST_DETAILS = 2;
 
 /** The parts of a difference, in the order in which they matter. */
-export type Part = 'code' | 'parameters' | 'data' | 'environment' | 'metrics' | 'outcome' | 'items';
+export type Part =
+  'code' | 'parameters' | 'data' | 'artifacts' | 'environment' | 'metrics' | 'outcome' | 'items';
 
 /** Each part with its title, and what is compared in it. */
 export const PARTS: ReadonlyArray<readonly [Part, string, string]> = [
   ['code', 'Cells', 'cells and modules'],
   ['parameters', 'Parameters', 'parameters'],
   ['data', 'Data', 'data'],
+  ['artifacts', 'Artifacts', 'artifacts that were logged'],
   ['environment', 'Environment', 'environment'],
   ['metrics', 'Metrics', 'metrics'],
   ['outcome', 'Outcome', 'outcome'],
@@ -90,6 +95,16 @@ export function boundIn(
       )
   );
   return maker ? { digest, execution: maker.id, name } : { digest };
+}
+
+/** The artifact that a step of one of the two runs logged, or that a plain cell of it did. */
+export function loggedIn(
+  { run }: Pick<IRunDetail, 'run'>,
+  digest: string,
+  execution: string | null,
+  name: string
+): IArtifactName {
+  return execution === null ? { digest, run: run.id, name } : { digest, execution, name };
 }
 
 /** A line of code of one side: its number, and whether the other side has it. */
@@ -188,13 +203,19 @@ export function fanOutWords({ differing, added, removed, cut }: IFanOutChange): 
 }
 
 /** What differs of an item. */
-export function itemWords({ before, after, names, metrics }: IItemChange): string {
+export function itemWords({ before, after, data, artifacts, metrics }: IItemChange): string {
   const words = [
     before === after ? '' : pair(before, after),
-    names.length ? `${names.join(', ')} ${names.length === 1 ? 'differs' : 'differ'}` : '',
+    ...[...data, ...artifacts].map(inItem),
     ...metrics.map(each => `${each.name} ${pair(each.before, each.after)}`)
   ];
   return words.filter(Boolean).join(' · ');
+}
+
+function inItem({ name, change, details }: IDataChange | IArtifactChange): string {
+  const how = change === 'changed' ? 'differs' : `was ${change}`;
+  const said = details.slice(0, MOST_DETAILS).join(', ');
+  return `${name} ${how}${said && `: ${said}`}`;
 }
 
 /** The lines of code that were added and removed: `+3 −1`. */

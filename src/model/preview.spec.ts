@@ -63,6 +63,12 @@ describe('a frame', () => {
   it('is read as far as it is one', () => {
     expect(frameOf({ kind: 'frame' })).toMatchObject({ columns: [], rows: [], height: null });
     expect(frameWords(frameOf({ kind: 'frame', columns: ['a'], rows: [[1]] }), 5)).toBe('1 row');
+    const many = frameOf({
+      kind: 'frame',
+      columns: ['a'],
+      'not counted': 'missing values, since …'
+    });
+    expect(frameWords(many, 5)).toBe('0 rows · not counted: missing values, since …');
     expect(frameOf({ columns: ['a'], head: [{ a: 1 }] }).rows).toEqual([['1']]);
   });
 });

@@ -25,6 +25,8 @@ export interface IFrame {
   readonly height: number | null;
   readonly width: number | null;
   readonly memory: number | null;
+  /** What nobody has counted, and why. */
+  readonly uncounted: string;
 }
 
 /** A name with a number, drawn as a bar. */
@@ -100,13 +102,14 @@ export function frameOf(preview: PartialJSONObject): IFrame {
     rows,
     height: numberOf(shape[0]),
     width: shape.length > 1 ? numberOf(shape[1]) : shape.length ? 1 : null,
-    memory: numberOf(preview.memory)
+    memory: numberOf(preview.memory),
+    uncounted: said(preview['not counted'])
   };
 }
 
 /** What is said of a frame beside its first rows: how many there are, and how much memory all of it takes. */
 export function frameWords(
-  { columns, rows, height, width, memory }: IFrame,
+  { columns, rows, height, width, memory, uncounted }: IFrame,
   shown: number
 ): string {
   const many = Math.min(shown, rows.length);
@@ -116,7 +119,8 @@ export function frameWords(
       ? `${many ? `first ${many} of ` : ''}${counted(height, 'row')}`
       : counted(height ?? many, 'row'),
     left > 0 ? `${counted(left, 'more column')}` : '',
-    memory === null ? '' : `${size(memory)} in memory`
+    memory === null ? '' : `${size(memory)} in memory`,
+    uncounted && `not counted: ${uncounted}`
   ]
     .filter(Boolean)
     .join(' · ');

@@ -198,7 +198,7 @@ def test_a_flipped_bit_in_a_chunk_is_found_and_storing_the_value_again_heals_it(
     (path,) = chunk_packs(blobs)
     flip(path, 5_000_000)
     for look in (blobs.get_parts, blobs.verify):
-        with pytest.raises(ArtifactCorrupt, match=r"expected blake3:.* its chunk blake3:.* is damaged"):
+        with pytest.raises(ArtifactCorrupt, match=r"expected blake3:.* its chunk blake3:.* damaged"):
             look(digest)
     blobs.set_aside(digest)
     assert not blobs.has(digest)
@@ -310,7 +310,7 @@ def test_chunks_that_are_gone_are_never_left_out_silently_and_come_again(
     damage(largest)
     again = LocalBlobs(blobs.root)
     for one in (digest, second):
-        with pytest.raises(ArtifactCorrupt, match="has no chunk"):
+        with pytest.raises(ArtifactCorrupt, match="all but its chunk"):
             again.get_parts(one)
         assert not again.touch([one])
     put(again, array)

@@ -62,7 +62,7 @@ def test_every_flipped_bit_is_found_and_nothing_damaged_is_returned(blobs: Local
         if not belongs_to_a_part(whole, place):
             continue
         found += 1
-        with pytest.raises(ArtifactCorrupt, match=f"{digest}.* got "):
+        with pytest.raises(ArtifactCorrupt, match=f"expected {digest[:15]}, got "):
             blobs.get_parts(digest)
     assert found > 90
     path.write_bytes(whole)
@@ -97,7 +97,7 @@ def test_a_flipped_bit_in_a_large_object_is_found_when_it_is_read_and_by_verify(
         file.seek(9_000_000)
         file.write(b"\xff")
     for look in (blobs.get_parts, blobs.verify):
-        with pytest.raises(ArtifactCorrupt, match=r"expected blake3:.* its chunk blake3:.* is damaged"):
+        with pytest.raises(ArtifactCorrupt, match=r"expected blake3:.* its chunk blake3:.* damaged"):
             look(digest)
 
 
@@ -106,7 +106,7 @@ def test_a_flipped_bit_in_plain_bytes_is_found(blobs: LocalBlobs) -> None:
     path = file_of(blobs, digest)
     path.chmod(0o600)
     path.write_bytes(b"a lag")
-    with pytest.raises(ArtifactCorrupt, match=f"expected {digest}, got blake3:"):
+    with pytest.raises(ArtifactCorrupt, match=f"expected {digest[:15]}, got blake3:"):
         blobs.get(digest)
     with pytest.raises(ArtifactCorrupt):
         blobs.verify(digest)
@@ -314,7 +314,7 @@ def test_every_flipped_bit_of_a_packed_artifact_is_found_and_the_others_are_ther
         damaged[place] ^= 1
         path.write_bytes(damaged)
         for ask in (blobs.get_parts, blobs.verify, lambda digest: blobs.get_many([digest])):
-            with pytest.raises(ArtifactCorrupt, match=f"{victim}.* got "):
+            with pytest.raises(ArtifactCorrupt, match=f"expected {victim[:15]}, got "):
                 ask(victim)
         for digest, _ in artifacts[:7] + artifacts[8:]:
             blobs.verify(digest)
@@ -359,7 +359,9 @@ def test_a_pack_that_is_none_is_named_and_the_rest_goes_on(blobs: LocalBlobs, da
     fresh = LocalBlobs(blobs.root)
     assert values_of(fresh, others) == [5, 6, 7, 8, 9]
     assert not fresh.has(lost[0][0])
-    with pytest.raises(ArtifactCorrupt, match=f"has no object {lost[0][0]}, and damaged packs.*{path.name}"):
+    with pytest.raises(
+        ArtifactCorrupt, match=f"expected {lost[0][0][:15]}, got nothing but damaged packs.*{path.name[:8]}"
+    ):
         fresh.get_parts(lost[0][0])
     if path.is_fifo():
         path.unlink()

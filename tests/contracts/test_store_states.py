@@ -58,6 +58,7 @@ class StoreStates(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(store, "LARGE", 1 << 16)
         self.patch.setattr(store, "_RESERVE", 1 << 10)
+        self.patch.setattr("mlbench.project.care.agreement.PAUSE", 0.0)
         self.folder = Path(tempfile.mkdtemp(prefix="mlb"))
         self.project = self.open("store")
         self.backup = self.open("backup")
@@ -292,5 +293,5 @@ def flip(path: Path, *, end: bool) -> None:
 
 TestStoreStates = StoreStates.TestCase
 TestStoreStates.settings = settings(
-    max_examples=100, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=60, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -524,7 +524,8 @@ async def test_two_runs_say_what_differs_and_in_which_order(jp_fetch: Any, noteb
     after = put_run(notebook, state="succeeded", failed_step=None)
     found = await ask(jp_fetch, f"runs/{after.id}/diff", **{"with": before.id})
     assert (found["before"], found["after"]) == (before.id, after.id)
-    assert list(found)[2:] == ["code", "parameters", "data", "environment", "metrics", "outcome", "items"]
+    parts = ["code", "parameters", "data", "artifacts", "environment", "metrics", "outcome", "items"]
+    assert list(found)[2:] == parts
     assert found["outcome"] == [{"step": None, "before": "failed", "after": "succeeded"}]
     assert found["code"] == found["data"] == []
     failed = put_run(notebook, ago=-100)

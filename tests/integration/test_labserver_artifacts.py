@@ -103,5 +103,11 @@ async def test_a_damaged_file_is_refused_before_a_byte_of_it_is_sent(
         file.seek(3_000_000)
         file.write(b"damaged")
     with pytest.raises(HTTPClientError) as caught:
-        await fetch(jp_fetch, f"artifacts/{digest}/content")
+        await fetch(jp_fetch, f"artifacts/{digest}/content", name="large.bin")
     assert caught.value.code == 502
+    assert caught.value.response is not None
+    said = json.loads(caught.value.response.body)
+    assert said["message"].startswith(
+        f"`large.bin` is damaged in the store: expected {digest[:15]}, got its chunk blake3:"
+    )
+    assert "`mlbench store verify --repair-from COPY`" in said["remedy"]

@@ -52,6 +52,24 @@ def test_the_lines_of_forty_overlapping_steps_are_each_under_their_own_cell(tmp_
     assert together > 1, "no two of them overlapped"
 
 
+def test_what_the_shell_binds_by_itself_is_no_result_of_a_step(tmp_path: Path, project: Project) -> None:
+    source = write(
+        tmp_path / "in.ipynb",
+        "a = 1",
+        "%load_ext mlbench",
+        "!false",
+        "a + 1",
+        "%%step one\nok = _exit_code == 1\n!true\n_i2 = _1 = _ = 5\na",
+        "%%step each --foreach i in [1, 2]\nr = (i, _exit_code)\n!true\n_ = 3",
+        "assert ok and r == [(1, 1), (2, 1)], (ok, r)",
+    )
+    papermill.execute_notebook(str(source), str(tmp_path / "out.ipynb"), engine_name="mlbench", progress_bar=False)
+    assert [texts(cell) for cell in read(tmp_path / "out.ipynb").values() if "changed" in texts(cell)] == []
+    (run,) = project.catalog.runs()
+    bound = {one.step: {binding.name for binding in one.binds} for one in project.steps(run.id)}
+    assert bound == {"one": {"ok"}, "each": {"r"}}
+
+
 def test_steps_that_run_when_a_plain_cell_fails_end_and_keep_what_they_printed(
     tmp_path: Path, project: Project
 ) -> None:

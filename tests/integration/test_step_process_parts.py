@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import os
 import random
 import socket
@@ -114,6 +116,14 @@ def test_what_cannot_be_pickled_is_not_watched(tmp_path: Path) -> None:
     assert Values(space, store=str(tmp_path)).changed() == ()
 
 
+def test_what_the_shell_binds_by_itself_is_no_change(tmp_path: Path) -> None:
+    given = {"_": 1, "__": 1, "_3": 1, "_i": "1", "_i3": "1", "_exit_code": 0, "_ih": [""], "mine": 1, "_mine": 1}
+    space: dict[str, Any] = dict(given)
+    before = Values(space, store=str(tmp_path))
+    space.update(dict.fromkeys(given, 2))
+    assert before.changed() == ("mine", "_mine")
+
+
 def test_a_name_bound_again_is_a_change_unless_the_cell_shows_it(tmp_path: Path) -> None:
     space: dict[str, Any] = {"a": 1, "b": 1, "c": [1], "gone": 1}
     before = Values(space, store=str(tmp_path))
@@ -154,6 +164,20 @@ def test_files_of_the_user_are_seen_and_those_of_python_and_the_store_are_not(
         ("low.txt", "w", 0),
     ]
     assert not opened.network
+
+
+def test_what_is_on_the_path_and_only_looked_at_for_a_packages_version_is_no_file_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with contextlib.suppress(ImportError):
+        import importlib_metadata  # noqa: F401  the package: where it is imported, it looks into the path as well
+    monkeypatch.syspath_prepend(str(tmp_path))
+    opened = Opened()
+    opened.start()
+    with pytest.raises(importlib.metadata.PackageNotFoundError):
+        importlib.metadata.version("there-is-no-such-package")
+    seen = {one.path for one in opened.stop()}
+    assert not [path for path in seen if path.endswith(".zip") or path == str(tmp_path)]
 
 
 def test_libraries_that_are_used_ahead_keep_no_trace_of_it() -> None:

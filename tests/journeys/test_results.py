@@ -260,7 +260,11 @@ def test_a_fan_out_that_runs_is_compared_seldom_and_once_it_is_over(lab: Lab) ->
 def test_two_runs_are_compared_and_a_failed_one_says_what_changed(lab: Lab) -> None:
     write_notebook(lab.root / "runs.ipynb", *CELLS, parameters="parameters")
     run_notebook(lab, "-p", "depth=4")
-    edit_notebook(lab, "load", "%%step load\nrows = [1, 2, 3, 4]\nsize = len(rows)")
+    edit_notebook(
+        lab,
+        "load",
+        "%%step load\nrows = [1, 2, 3, 4]\nsize = len(rows); import mlbench; mlbench.log_artifact(size, 'how-many')",
+    )
     run_notebook(lab, "-p", "depth=5")
     edit_notebook(lab, "train", "%%step train\nmodel = rows / depth")
     run_notebook(lab, "-p", "depth=5", succeeds=False)
@@ -278,7 +282,9 @@ def test_two_runs_are_compared_and_a_failed_one_says_what_changed(lab: Lab) -> N
     page = lab.page.locator(".jp-mlb-Difference:visible")
     page.get_by_role("heading", name="What differs").wait_for()
     titles = page.locator("section h2").all_inner_texts()
-    assert [title.lower() for title in titles] == ["cells", "parameters", "data", "metrics", "items of fan-outs"]
+    assert [title.lower() for title in titles] == [
+        *("cells", "parameters", "data", "artifacts", "metrics", "items of fan-outs")
+    ]
     cells = page.locator("section[data-part='code']")
     assert cells.locator(".jp-mod-removed").inner_text().strip().endswith("rows = [1, 2, 3]")
     assert cells.locator(".jp-mod-added").count() == 2
@@ -288,6 +294,16 @@ def test_two_runs_are_compared_and_a_failed_one_says_what_changed(lab: Lab) -> N
     assert "size of load" in page.locator("section[data-part='data']").inner_text()
     assert page.locator("section[data-part='metrics'] tbody tr").inner_text().split() == ["train.rmse", "4", "5", "+1"]
     assert "2 items differ" in page.locator("section[data-part='items']").inner_text()
+    assert "fit differs: 4 to 5" in page.locator("section[data-part='items']").inner_text()
+    logged = page.locator("section[data-part='artifacts'] tbody tr")
+    assert logged.inner_text().split()[:6] == [
+        "how-many",
+        "of",
+        "load",
+        "not",
+        "there",
+        logged.get_by_role("button").inner_text(),
+    ]
 
     rows(lab).first.click()
     head = lab.page.locator(".jp-mlb-RunPage:visible .jp-mlb-RunHead")

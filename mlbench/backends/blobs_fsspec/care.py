@@ -14,7 +14,7 @@ from mlbench.backends.blobs_fsspec.packs import RemotePacks
 from mlbench.backends.blobs_fsspec.reader import Reader
 from mlbench.backends.blobs_fsspec.recordings import Recordings
 from mlbench.backends.blobs_fsspec.remote import Entry, Remote
-from mlbench.backends.blobs_local.checks import check, checked, corrupt, places_in, problems
+from mlbench.backends.blobs_local.checks import check, checked, places_in, problems
 from mlbench.backends.blobs_local.packs import CHUNKS, lay_out, lay_out_chunks
 from mlbench.core.errors import ArtifactCorrupt, NotFound
 from mlbench.core.ids import Digest, is_digest
@@ -57,7 +57,7 @@ class RemoteCare:
         try:
             index = packs.index(pack[7:])
         except ValueError as error:
-            raise corrupt(pack, f"a pack that is damaged: {error}") from error
+            raise ArtifactCorrupt.at(pack, str(error)) from error
         if index is None:
             raise NotFound(f"The store {self.url} has no pack {pack}.")
         return {digest: place.size for digest, place in index}

@@ -11,7 +11,7 @@ from mlbench.backends.blobs_fsspec.cache import ReadCache
 from mlbench.backends.blobs_fsspec.names import object_name
 from mlbench.backends.blobs_fsspec.packs import RemotePacks
 from mlbench.backends.blobs_fsspec.remote import Entry, Remote
-from mlbench.backends.blobs_local.checks import check, checked, problems
+from mlbench.backends.blobs_local.checks import check, checked, nowhere_but_in, problems
 from mlbench.backends.blobs_local.files import read_range, write_all
 from mlbench.backends.blobs_local.packs import Place, open_plain
 from mlbench.core.errors import ArtifactCorrupt, NotFound, StoreError
@@ -65,11 +65,7 @@ class Reader:
             without += [place.pack for place in places.values()]
             damaged += problem
         if damaged:
-            raise ArtifactCorrupt(
-                f"The store {self._remote.url} has no whole object {digest}, and damaged packs, one of which holds it "
-                f"or may: {', '.join(dict.fromkeys(damaged))}.",
-                "Run what made it again, or restore the store from a backup.",
-            )
+            raise nowhere_but_in(damaged, digest)
         raise NotFound(f"The store {self._remote.url} has no object {digest}.")
 
     def read_places(self, places: Mapping[Digest, Place], found: dict[Digest, list[memoryview]]) -> list[str]:

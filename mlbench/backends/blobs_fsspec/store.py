@@ -31,12 +31,12 @@ from mlbench.backends.blobs_fsspec.reader import Reader
 from mlbench.backends.blobs_fsspec.recordings import Recordings
 from mlbench.backends.blobs_fsspec.remote import Remote
 from mlbench.backends.blobs_local import STORE_FORMAT
-from mlbench.backends.blobs_local.checks import check, check_parts, checked, corrupt
+from mlbench.backends.blobs_local.checks import check, check_parts, checked
 from mlbench.backends.blobs_local.files import Buffer, Pieces
 from mlbench.backends.blobs_local.packs import lay_out
 from mlbench.backends.blobs_local.recording import claimed_name
 from mlbench.core.errors import ArtifactCorrupt, NotFound, StoreError
-from mlbench.core.ids import Digest, is_digest
+from mlbench.core.ids import Digest, digest_shown, is_digest
 from mlbench.core.ports import Piece, Stream
 from mlbench.core.records import Json
 from mlbench.runs import values
@@ -369,7 +369,7 @@ class FsspecBlobs(RemoteCare):
         try:
             return self._large.recipe(digest)
         except ValueError as error:
-            raise corrupt(digest, f"what it is made of, and {error}") from error
+            raise ArtifactCorrupt.at(digest, str(error)) from error
 
     def _chunk(self, digest: Digest) -> bytes:
         """Return the bytes of a chunk of something."""
@@ -377,7 +377,7 @@ class FsspecBlobs(RemoteCare):
             with suppress(FileNotFoundError):
                 data = self._remote.read(f"chunks/{place.pack}", place.offset, place.offset + place.size)
                 if f"blake3:{values.digest_of(data)}" != digest:
-                    raise corrupt(digest, f"blake3:{values.digest_of(data)}")
+                    raise ArtifactCorrupt.at(digest, digest_shown(f"blake3:{values.digest_of(data)}"))
                 return data
         raise NotFound(f"The store {self.url} has no object {digest}.")
 

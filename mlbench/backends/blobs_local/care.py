@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Literal
 
-from mlbench.backends.blobs_local.checks import check, checked, corrupt, places_in, problems
+from mlbench.backends.blobs_local.checks import check, checked, places_in, problems
 from mlbench.backends.blobs_local.files import make_folders, read_range, sync_all, write_files
 from mlbench.backends.blobs_local.large import Large
 from mlbench.backends.blobs_local.packs import CHUNKS, Packs, Place, lay_out, lay_out_chunks, open_plain
@@ -221,7 +221,7 @@ class Care:
             except FileNotFoundError as error:
                 raise NotFound(f"The store {self.root} has no {piece.kind} {piece.name}.") from error
             except ValueError as error:
-                raise corrupt(piece.name, str(error)) from error
+                raise ArtifactCorrupt.at(piece.name, str(error)) from error
             try:
                 return read_range(file, 0, os.fstat(file).st_size)
             finally:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mlbench.backends.blobs_local.packs import Index, Place
 from mlbench.backends.blobs_local.recording import problems_of_record
 from mlbench.core.errors import ArtifactCorrupt
-from mlbench.core.ids import Digest
+from mlbench.core.ids import Digest, digest_shown
 from mlbench.core.ports import Piece
 from mlbench.runs import values
 from mlbench.runs.chunks import Recipe, is_recipe
 
-__all__ = ["check", "check_parts", "checked", "corrupt", "places_in", "problems"]
+__all__ = ["check", "check_parts", "checked", "nowhere_but_in", "places_in", "problems"]
 
 
 def check(digest: Digest, data: memoryview) -> None:
@@ -25,17 +25,9 @@ def check(digest: Digest, data: memoryview) -> None:
     try:
         recipe = Recipe.from_bytes(data)
     except ValueError as error:
-        raise corrupt(digest, f"what it is made of, and {error}") from error
+        raise ArtifactCorrupt.at(digest, str(error)) from error
     if not recipe.parts or f"blake3:{values.digest_of(recipe.parts[0].data)}" != digest:
-        raise corrupt(digest, "what another artifact is made of")
-
-
-def corrupt(digest: str, got: str) -> ArtifactCorrupt:
-    """Return the error that says what was found in the place of a digest."""
-    return ArtifactCorrupt(
-        f"The stored object is damaged: expected {digest}, got {got}.",
-        "Run what made it again, or restore the store from a backup.",
-    )
+        raise ArtifactCorrupt.at(digest, "the list of another artifact's chunks")
 
 
 def checked(digest: Digest, data: memoryview, size: int, *, hashed: bool = True) -> list[memoryview]:
@@ -44,10 +36,10 @@ def checked(digest: Digest, data: memoryview, size: int, *, hashed: bool = True)
         parts = values.split(data)
         parts[0]
     except (ArtifactCorrupt, IndexError) as error:
-        raise corrupt(digest, f"{size} bytes that are no artifact") from error
+        raise ArtifactCorrupt.at(digest, f"{size:,} bytes that are no artifact") from error
     check_parts(digest, parts, hashed=hashed)
     if not hashed and values.layout(parts)[2] != size:
-        raise corrupt(digest, f"{size} bytes of other parts than its manifest names")
+        raise ArtifactCorrupt.at(digest, f"{size:,} bytes of other parts than its manifest names")
     return parts
 
 
@@ -55,17 +47,27 @@ def check_parts(digest: Digest, parts: Sequence[memoryview], *, hashed: bool = T
     """Raise `ArtifactCorrupt` if the parts of an artifact, manifest first, are not what its digest promises."""
     manifest = parts[0]
     if (found := f"blake3:{values.digest_of(manifest)}") != digest:
-        raise corrupt(digest, found)
+        raise ArtifactCorrupt.at(digest, digest_shown(found))
     codec, promised = values.read_manifest(manifest)
     named = parts[1 : len(promised) + 1]
     more = len(parts) - 1 - len(named)
     if [part.nbytes for part in named] != [length for _, length in promised] or more > (codec in values.NOTED):
         size = sum(part.nbytes for part in parts)
-        raise corrupt(digest, f"{size} bytes of other parts than its manifest names")
+        raise ArtifactCorrupt.at(digest, f"{size:,} bytes of other parts than its manifest names")
     if hashed:
         for part, (expected, _) in zip(named, promised, strict=True):
             if (found := values.digest_of(part)) != expected:
-                raise corrupt(f"blake3:{expected} in {digest}", f"blake3:{found}")
+                raise ArtifactCorrupt.at(digest, _other(found, expected))
+
+
+def _other(found: str, expected: str) -> str:
+    return f"a part {digest_shown(f'blake3:{found}')} in the place of {digest_shown(f'blake3:{expected}')}"
+
+
+def nowhere_but_in(damaged: Iterable[str], digest: Digest) -> ArtifactCorrupt:
+    """Return the error of what is nowhere whole, where packs are damaged that may hold it."""
+    packs = ", ".join(dict.fromkeys(digest_shown(f"blake3:{pack}") for pack in damaged))
+    return ArtifactCorrupt.at(digest, f"nothing but damaged packs, one of which may hold it: {packs}")
 
 
 def places_in(pack: Digest, data: memoryview) -> dict[Digest, Place]:
@@ -74,7 +76,7 @@ def places_in(pack: Digest, data: memoryview) -> dict[Digest, Place]:
         name = pack.partition(":")[2]
         return dict(Index(name, data.nbytes, lambda offset, size: data[offset : offset + size]))
     except ValueError as error:
-        raise corrupt(pack, f"a pack that is damaged: {error}") from error
+        raise ArtifactCorrupt.at(pack, str(error)) from error
 
 
 def problems(piece: Piece, data: memoryview) -> dict[str, str]:

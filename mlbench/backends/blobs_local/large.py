@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 
 from blake3 import blake3
 
-from mlbench.backends.blobs_local.checks import check_parts, corrupt
+from mlbench.backends.blobs_local.checks import check_parts
 from mlbench.backends.blobs_local.files import (
     Buffer,
     Map,
@@ -38,7 +38,7 @@ from mlbench.backends.blobs_local.files import (
 from mlbench.backends.blobs_local.packs import CHUNKS, Index, Packs, Place, index_of, open_plain
 from mlbench.backends.blobs_local.whole import is_noted, note, note_of
 from mlbench.core.errors import ArtifactCorrupt
-from mlbench.core.ids import Digest
+from mlbench.core.ids import Digest, digest_shown
 from mlbench.core.ports import Stream
 from mlbench.runs import values
 from mlbench.runs.chunks import ALIGNED, PART, Part, Recipe, chunk_size
@@ -117,7 +117,7 @@ class Large:
     def check(self, digest: Digest, recipe: Recipe) -> None:
         """Raise `ValueError` if a recipe is not that of an artifact with this digest."""
         if not recipe.parts or f"blake3:{values.digest_of(recipe.parts[0].data)}" != digest:
-            raise ValueError("it is another artifact's")
+            raise ValueError("the list of another artifact's chunks")
 
     def all(self) -> Iterator[tuple[Digest, tuple[Digest, ...]]]:
         """Yield the artifacts, each with its chunks; those whose recipe is damaged or gone are left out."""
@@ -256,13 +256,10 @@ class Large:
                 try:
                     parts = self._assemble(recipe, places)
                 except ValueError as error:
-                    raise corrupt(digest, str(error)) from error
+                    raise ArtifactCorrupt.at(digest, str(error)) from error
                 check_parts(digest, parts, hashed=False)  # its chunks have been
                 return parts
-        raise ArtifactCorrupt(
-            f"The store {self._name} has no chunk {missing}, which {digest} is made of.",
-            "Run what made it again, or restore the store from a backup.",
-        )
+        raise ArtifactCorrupt.at(digest, f"all but its chunk {digest_shown(missing)}")
 
     def _assemble(self, recipe: Recipe, places: dict[Digest, Place]) -> list[memoryview]:
         files: dict[str, int] = {}
@@ -280,7 +277,7 @@ class Large:
                     if path not in files:
                         files[path] = open_plain(path)
                     if os.fstat(files[path]).st_size < offset + size:
-                        raise ValueError("a file of chunks is cut")
+                        raise ValueError("a file of chunks that is cut")
                     begins = range(0, size, part.chunk)
                     if len(runs) <= left and whole.lay(start, files[path], offset, size):
                         for begin, digest in zip(begins, digests, strict=True):
@@ -332,7 +329,7 @@ class Large:
             file = self.packs.path(place.pack) if place is not None else self._object(digest)
             offset = place.offset if place is not None else 0
             if place is not None and place.size != length:
-                raise ValueError(f"its chunk {digest} has {place.size} bytes, not {length}")
+                raise ValueError(f"its chunk {digest_shown(digest)} with {place.size:,} bytes, not {length:,}")
             if file != path or offset != begin + size:
                 if size:
                     yield start, path, begin, size, digests
@@ -426,7 +423,7 @@ def _hash(chunks: Sequence[_Mapped]) -> None:
 
 
 def _damaged(digest: bytes) -> ValueError:
-    return ValueError(f"its chunk blake3:{digest.hex()} is damaged")
+    return ValueError(f"its chunk {digest_shown(f'blake3:{digest.hex()}')} damaged")
 
 
 def _processors() -> int:

@@ -88,13 +88,13 @@ class Index:
         self.name = name
         foot = bytes(read(max(size - _FOOT.size, 0), _FOOT.size))
         if len(foot) != _FOOT.size:
-            raise ValueError("it is cut")
+            raise ValueError("a pack that is cut")
         begin, self.count, end = _FOOT.unpack(foot)
         if end != _END or begin + self.count * _ENTRY.size + _FOOT.size != size:
-            raise ValueError("its end is not a pack's")
+            raise ValueError("a file that does not end as a pack does")
         self._entries = bytes(read(begin, self.count * _ENTRY.size))
         if values.digest_of(self._entries) != name:
-            raise ValueError("its index is damaged")
+            raise ValueError("a pack whose index is damaged")
         self.table: dict[bytes, Place] | None = None
         self.file: tuple[int, int, int] | None = None
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from mlbench.backends.blobs_local.care import FULL, Care, read_record
-from mlbench.backends.blobs_local.checks import check, check_parts, checked, corrupt
+from mlbench.backends.blobs_local.checks import check, check_parts, checked, nowhere_but_in
 from mlbench.backends.blobs_local.files import (
     Buffer,
     Pieces,
@@ -49,7 +49,7 @@ from mlbench.backends.blobs_local.recording import (
     record_name,
 )
 from mlbench.core.errors import ArtifactCorrupt, NotFound, StoreError
-from mlbench.core.ids import Digest, is_digest
+from mlbench.core.ids import Digest, digest_shown, is_digest
 from mlbench.core.ports import Piece, Stream
 from mlbench.core.records import Json
 from mlbench.runs import values
@@ -205,7 +205,7 @@ class LocalBlobs(Care):
             if f"blake3:{found}" == digest:
                 return bytes(data)
             if not values.is_joined(data):
-                raise corrupt(digest, f"blake3:{found}")
+                raise ArtifactCorrupt.at(digest, digest_shown(f"blake3:{found}"))
             return bytes(checked(digest, data, data.nbytes)[0])
 
         return self._read(digest, plain)
@@ -446,7 +446,7 @@ class LocalBlobs(Care):
             with self._clear_errors():
                 return self._large.recipe(digest)
         except ValueError as error:
-            raise corrupt(digest, f"what it is made of, and {error}") from error
+            raise ArtifactCorrupt.at(digest, str(error)) from error
 
     def _assembled(self, digest: Digest, recipe: Recipe) -> list[memoryview]:
         with self._clear_errors():
@@ -549,7 +549,7 @@ class LocalBlobs(Care):
         try:
             file, offset, size, pack = self._open(digest, without)
         except ValueError as error:
-            raise corrupt(digest, str(error)) from error
+            raise ArtifactCorrupt.at(digest, str(error)) from error
         try:
             yield file, offset, size, pack
         finally:
@@ -572,11 +572,7 @@ class LocalBlobs(Care):
             with suppress(FileNotFoundError):
                 return open_plain(self._large.packs.path(place.pack)), place.offset, place.size, place.pack
         if damaged:
-            raise ArtifactCorrupt(
-                f"The store {self.root} has no object {digest}, and damaged packs, one of which may hold it: "
-                f"{', '.join(damaged)}.",
-                "Run what made it again, or restore the store from a backup.",
-            )
+            raise nowhere_but_in(damaged, digest)
         raise NotFound(f"The store {self.root} has no object {digest}.")
 
     def _months(self) -> list[str]:

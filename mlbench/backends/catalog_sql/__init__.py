@@ -5,6 +5,8 @@ holds each change of the tables as Alembic has it. Importing this loads SQLAlche
 """
 
 from mlbench.backends.catalog_sql.catalog import SqlCatalog
+from mlbench.backends.catalog_sql.checking import problem_of
+from mlbench.backends.catalog_sql.opening import MADE_ANEW
 from mlbench.backends.catalog_sql.replacing import replace_catalog
 
-__all__ = ["SqlCatalog", "replace_catalog"]
+__all__ = ["MADE_ANEW", "SqlCatalog", "problem_of", "replace_catalog"]

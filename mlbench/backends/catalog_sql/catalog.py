@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -25,6 +25,7 @@ from mlbench.backends.catalog_sql import tables as t
 from mlbench.backends.catalog_sql.connections import find_row, persistent
 from mlbench.backends.catalog_sql.forgetting import Forgetting, batches
 from mlbench.backends.catalog_sql.jobs import Jobs
+from mlbench.backends.catalog_sql.opening import MADE_ANEW
 from mlbench.backends.catalog_sql.recording import is_among, is_final
 from mlbench.backends.catalog_sql.rows import (
     SIGNED,
@@ -36,7 +37,7 @@ from mlbench.backends.catalog_sql.rows import (
     to_metric,
 )
 from mlbench.backends.catalog_sql.searching import condition_of, names_in_use, search
-from mlbench.core.errors import NotFound
+from mlbench.core.errors import NotFound, StoreError
 from mlbench.core.ids import Digest, ExecutionId, JobId, RunId
 from mlbench.core.ports import WrittenItem
 from mlbench.core.queries import Page, Place, Query, Signers, Sort, Space
@@ -54,6 +55,8 @@ from mlbench.runs import lineage
 from mlbench.runs.itemrecords import made_in
 
 __all__ = ["SqlCatalog"]
+
+R = TypeVar("R", Run, Execution)
 
 _NOTED_AT_ONCE: Final = 5_000
 _ITEMS: Final = "items"
@@ -158,6 +161,25 @@ class SqlCatalog(Jobs):
                 int(connection.execute(counted.where(*condition)).scalar_one())
                 for condition in _of_notebook(notebook, notebook_id)
             )
+
+    def runs_by_id(self, *, after: str = "", limit: int = 1000) -> list[Run]:
+        return self._by_id(t.runs, Run, after, limit)
+
+    def executions_by_id(self, *, after: str = "", limit: int = 1000) -> list[Execution]:
+        return self._by_id(t.executions, Execution, after, limit)
+
+    def _by_id(self, table: Table, kind: type[R], after: str, limit: int) -> list[R]:
+        query = select(table.c.id, table.c.record).where(table.c.id > after).order_by(table.c.id).limit(limit)
+        with self._reading() as connection:
+            rows = connection.execute(query).all()
+        found: list[R] = []
+        for row in rows:
+            try:
+                found.append(decode(row.record, kind))
+            except ValueError as error:
+                said = f"what it says of the {kind.__name__.lower()} {row.id} cannot be read"
+                raise StoreError(f"The catalog {self._where} is damaged: {said}.", MADE_ANEW) from error
+        return found
 
     def names_in_use(self, space: Space, prefix: str = "", /, *, limit: int = 50) -> list[str]:
         with self._reading() as connection:

@@ -28,13 +28,25 @@ from mlbench.backends.catalog_sql.server import alone_on_server, open_server, pe
 from mlbench.core.errors import StoreError
 from mlbench.core.urls import without_password
 
-__all__ = ["REPLACED", "REVISIONS", "alone", "check_revision", "clear_errors", "open_engine", "sqlite_file"]
+__all__ = [
+    "MADE_ANEW",
+    "REPLACED",
+    "REVISIONS",
+    "alone",
+    "check_revision",
+    "clear_errors",
+    "open_engine",
+    "sqlite_file",
+]
 
 REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005")
 """The migrations of `migrations/versions`, oldest first."""
 
 REPLACED: Final = "replaced"
 """The revision of a file that another one has taken the place of: whoever has it open still may not use it."""
+
+MADE_ANEW: Final = "`mlbench store reindex` makes it anew from the records."
+"""What to do about a catalog that is damaged."""
 
 _BUSY_SECONDS = 10
 _LOCK_SECONDS = 60
@@ -320,14 +332,8 @@ _SENTENCES = (
         "The catalog {where} cannot be opened.",
         "Make its directory writable, or name another store in MLBENCH_STORE.",
     ),
-    (
-        "malformed",
-        "The catalog {where} is damaged.",
-        "Move it away: the next start makes a new one from the store's records.",
-    ),
-    (
-        "not a database",
-        "The file {where} is no catalog.",
-        "Move it away: the next start makes a new one from the store's records.",
-    ),
+    ("malformed", "The catalog {where} is damaged.", MADE_ANEW),
+    ("Could not decode", "The catalog {where} is damaged.", MADE_ANEW),
+    ("not a database", "The file {where} is no catalog.", MADE_ANEW),
+    ("unsupported file format", "The file {where} is no catalog.", MADE_ANEW),
 )

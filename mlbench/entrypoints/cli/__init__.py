@@ -114,6 +114,9 @@ def _status(arguments: list[str] | None) -> int:
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # a group that was given no command; older clicks print it
+            click.echo(error.format_message())
+            return 0
         _say_error(_sentence(error))
         return 2
     except click.ClickException as error:

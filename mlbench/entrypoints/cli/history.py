@@ -11,6 +11,7 @@ import click
 
 from mlbench.core.errors import NotFound, UsageError
 from mlbench.core.ids import short
+from mlbench.core.naming import naming
 from mlbench.core.records import ENDED, Execution, Json, Run
 from mlbench.entrypoints.cli import output
 from mlbench.entrypoints.cli.items import items_table
@@ -253,7 +254,8 @@ def _open(notebook: str | None) -> Project:
 def _write_notebook(project: Project, run: Run, target: str) -> None:
     if run.output is None:
         raise NotFound(f"Run {short(run.id)} has no executed notebook.")
-    data = project.blobs.get(run.output)
+    with naming("executed notebook", run=short(run.id)):
+        data = project.blobs.get(run.output)
     beside = f"{target}.part"
     try:
         with open(beside, "wb") as file:
@@ -322,7 +324,8 @@ def _messages(project: Project, run: Run, step: str | None) -> list[Json]:
         return []
     from mlbench.runs.wire import msgspec
 
-    notebook = msgspec.json.decode(project.blobs.get(run.output))
+    with naming("executed notebook", run=short(run.id)):
+        notebook = msgspec.json.decode(project.blobs.get(run.output))
     return [
         {"step": None, "cell": cell.get("id", f"cell {place}"), "messages": cell["outputs"]}
         for place, cell in enumerate(notebook["cells"], 1)

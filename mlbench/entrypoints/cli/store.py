@@ -39,20 +39,25 @@ def store() -> None:
     metavar="OTHER",
     help="Fetch what is damaged or missing from this store, where it has it whole.",
 )
+@click.option("--repair", is_flag=True, help="Write records that are damaged or missing again, from what is whole.")
 @json_option
-def verify(other: str | None, as_json: bool) -> int:
+def verify(other: str | None, repair: bool, as_json: bool) -> int:
     """Read every object, pack and record; name what is damaged or missing, and the runs, steps and names that need it.
 
-    The exit status is 1 if anything is damaged or missing, and was not repaired.
+    The catalog is read too, and compared with the records: what one knows the other has to tell. The exit status is 1
+    if anything is damaged or missing, and was not repaired.
     """
     from mlbench.project.care import verify as verified
 
-    found = verified(_here(), repair_from=_existing(other) if other is not None else None)
+    origin = _existing(other) if other is not None else None
+    found = verified(_here(), repair_from=origin, repair=repair)
     if as_json:
         print_json({**asdict(found), "whole": found.whole})
         return int(not found.whole)
     for damage in found.damage:
         _print_damage(damage)
+    for note in found.notes:
+        console().print(plain(note))
     read = _files(found.objects, found.packs, found.records, found.bytes)
     left = sum(not damage.repaired for damage in found.damage)
     repaired = len(found.damage) - left
@@ -62,9 +67,8 @@ def verify(other: str | None, as_json: bool) -> int:
 
 
 def _print_damage(damage: Damage) -> None:
-    state = "repaired" if damage.repaired else "damaged"
-    users = list(dict.fromkeys(map(str, damage.needed_by)))  # a name that is both bound and logged is one to people
-    needed, more = users[:_SHOWN], max(len(users) - _SHOWN, 0)
+    state = "repaired" if damage.repaired else "missing" if damage.missing else "damaged"
+    needed, more = damage.needed_by[:_SHOWN], max(len(damage.needed_by) - _SHOWN, 0)
     console().print(plain(f"{state}  {damage.kind} {damage.name}"))
     console().print(plain(f"  {damage.problem}"))
     for use in needed:
@@ -73,6 +77,8 @@ def _print_damage(damage: Damage) -> None:
         console().print(plain(f"  and by {more:,} more"))
     if not needed and damage.kind == "object":
         console().print(plain("  needed by nothing that is recorded"))
+    if damage.remedy is not None and not damage.repaired:
+        console().print(plain(f"  {damage.remedy}"))
 
 
 @store.command(epilog='Example: mlbench store gc --keep "90 days" --keep "job:nightly=always" --dry-run')

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from mlbench.core.errors import MlbenchError, ResultError, StepFailed
-from mlbench.core.ids import ExecutionId
+from mlbench.core.ids import ExecutionId, short
+from mlbench.core.naming import naming
 from mlbench.core.records import Json
 from mlbench.entrypoints.kernel.display import let_figures_show
 from mlbench.entrypoints.kernel.generators import Generators
@@ -122,7 +123,8 @@ class Results:
                 raise ResultError(binding.problem)
             value = self._value_before(track, name)
         else:
-            value = self._storage.load(binding)
+            with naming(name, record.step, short(record.run)):
+                value = self._storage.load(binding)
             let_figures_show(value)
         track.values[name] = value
         return value

@@ -14,13 +14,13 @@ from mlbench.entrypoints.kernel.generators import Start
 from mlbench.entrypoints.kernel.names import Held, Names, Provided, Source
 from mlbench.entrypoints.kernel.pending import is_placeholder
 from mlbench.notebook.cell import CellNames
+from mlbench.notebook.history import is_history
 from mlbench.runs import capture
 from mlbench.runs.reach import reach, submodules
 
 __all__ = ["Inputs", "Track", "defs_of", "find_inputs", "needs_of", "origin_of", "requirements_of", "without_modules"]
 
 _OF_THE_SHELL: Final = frozenset({"get_ipython", "display", "exit", "quit", "open", "__builtins__", "__builtin__"})
-_HISTORY: Final = frozenset({"_", "__", "___", "_i", "_ii", "_iii", "In", "Out", "_ih", "_oh", "_dh"})
 
 
 @dataclass(slots=True, eq=False)
@@ -71,7 +71,7 @@ def defs_of(step: str, names: CellNames, options: StepOptions) -> tuple[frozense
     """Return the names to store, those that are stored only if somebody reads them, and why others are not."""
     from mlbench.notebook.foreach import bound_of  # loaded with the first step
 
-    bound = bound_of(step, names, options) - _HISTORY
+    bound = frozenset(name for name in bound_of(step, names, options) if not is_history(name))
     if options.outputs is not None:
         wanted = frozenset(options.outputs)
         return (

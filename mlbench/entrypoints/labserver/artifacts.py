@@ -15,6 +15,7 @@ from tornado import iostream, web
 
 from mlbench.core.errors import ArtifactCorrupt, MlbenchError, NotFound, UsageError
 from mlbench.core.ids import Digest
+from mlbench.core.naming import naming
 from mlbench.entrypoints.labserver import schema
 from mlbench.entrypoints.labserver.door import Handler
 from mlbench.runs.files import FILE, FOLDER, read_folder
@@ -49,7 +50,9 @@ class _Bytes(Handler):
     def parts(self, digest: str, codec: str) -> list[memoryview]:
         """Return the parts of an artifact of a codec, whole and checked."""
         path = self.get_query_argument("notebook", None)
-        _, parts = self.stores.find(lambda project: project.blobs.get_parts(Digest(digest)), path)
+        name = self.get_query_argument("name", None)
+        with naming(name):
+            _, parts = self.stores.find(lambda project: project.blobs.get_parts(Digest(digest)), path)
         found, promised = read_manifest(parts[0])
         if found != codec:
             raise UsageError(
@@ -57,7 +60,7 @@ class _Bytes(Handler):
             )
         for part, (expected, _) in zip(parts[1:], promised, strict=True):
             if digest_of(part) != expected:
-                raise ArtifactCorrupt("The stored file is damaged.", "Look what else is: `mlbench store verify`.")
+                raise ArtifactCorrupt.at(digest, "other bytes").of(name)
         return parts
 
 
@@ -108,7 +111,8 @@ class PictureOfArtifact(_Bytes):
 
     def _picture(self, digest: str) -> bytes:
         path = self.get_query_argument("notebook", None)
-        _, data = self.stores.find(lambda project: project.blobs.get(Digest(digest)), path)
+        with naming("picture"):
+            _, data = self.stores.find(lambda project: project.blobs.get(Digest(digest)), path)
         if not data.startswith(_PNG) or len(data) > _LARGEST_PICTURE:
             raise NotFound("There is no picture at this address.")
         return data

@@ -11,7 +11,8 @@ from jupyter_server.auth.decorator import authorized
 from tornado import web
 
 from mlbench.core.errors import MlbenchError, NotFound, UsageError
-from mlbench.core.ids import is_id
+from mlbench.core.ids import is_id, short
+from mlbench.core.naming import naming
 from mlbench.core.records import ENDED, UNDER_WAY, Execution, Json, Metric, Run, Snapshot
 from mlbench.entrypoints.labserver import schema
 from mlbench.entrypoints.labserver.door import Handler
@@ -141,7 +142,8 @@ class Notebook(Handler):
         path = self.get_query_argument("notebook", None)
         project, run = self.stores.find(lambda project: project.catalog.run(identifier), path)
         if wanted and run.output is not None:
-            notebook = _untrusted(msgspec.json.decode(project.blobs.get(run.output)))
+            with naming("executed notebook", run=short(run.id)):
+                notebook = _untrusted(msgspec.json.decode(project.blobs.get(run.output)))
             return schema.NotebookView(notebook=notebook, executed=True, has_executed=True)
         snapshot = _snapshot(project, run)
         if snapshot is None:
@@ -151,7 +153,8 @@ class Notebook(Handler):
             cells = [_code_cell(each.source or "") for each in executions]
             notebook = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
         else:
-            notebook = _untrusted(msgspec.json.decode(project.blobs.get(snapshot.notebook)))
+            with naming("notebook", run=short(run.id)):
+                notebook = _untrusted(msgspec.json.decode(project.blobs.get(snapshot.notebook)))
         return schema.NotebookView(notebook=notebook, executed=False, has_executed=run.output is not None)
 
 

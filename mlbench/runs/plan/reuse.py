@@ -19,7 +19,7 @@ _BEHIND: Final = "code behind "
 """The part that says what a pickled value's maker imported: a pickle only names its classes."""
 _IMPORTED: Final = ("module ", "package ", _BEHIND)
 """Parts that say what a step imported."""
-_PLAIN: Final = frozenset({"ndarray", "frame", "arrow", "scalar"})
+_PLAIN: Final = frozenset({"ndarray", "sparse", "frame", "arrow", "scalar"})
 """Values that hold nothing which any code of the user's says what it is."""
 
 

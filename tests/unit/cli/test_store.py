@@ -9,14 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from mlbench.core.ids import RunId, new_id
+from mlbench.core.ids import new_id
 from mlbench.core.records import Execution, Run
 from mlbench.entrypoints.cli import main
-from mlbench.entrypoints.cli.store import _print_damage
 from mlbench.project import Project
-from mlbench.project.care import Damage
 from mlbench.runs.artifacts import save_names
-from mlbench.runs.reachable import Use
 from mlbench.runs.retention import DAY
 
 
@@ -144,7 +141,36 @@ def test_a_store_is_not_copied_into_itself(run: Run, store: Path, capsys: pytest
     assert not (store / "sub").exists()
 
 
-def test_who_needs_something_damaged_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
-    users = tuple(Use(kind, RunId("a" * 26), "train", "model") for kind in ("array", "frame"))
-    _print_damage(Damage("object", "blake3:0", "It is not in the store.", users, missing=True))
-    assert capsys.readouterr().out.count("needed by run aaaaaaaa step train model") == 1
+@pytest.mark.parametrize("command", [[], ["store"], ["service"]])
+def test_a_group_without_a_command_shows_its_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = call(capsys, *command)
+    assert (status, err) == (0, "")
+    assert out.startswith(" ".join(["Usage: mlbench", *command]))
+    assert "Commands:" in out
+
+
+def test_verify_says_what_to_do_about_a_record_and_a_catalog(
+    run: Run, store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlbench.project.care.agreement.PAUSE", 0.0)
+    (record,) = (store / "records").rglob("*-execution-*")
+    record.unlink()
+    status, out, _ = call(capsys, "store", "verify")
+    assert status == 1
+    assert "missing  record execution-" in out
+    assert f"No record tells how step train of run {run.id[:4]} (flights) ended" in " ".join(out.split())
+    assert "`mlbench store verify --repair` writes it again" in " ".join(out.split())
+    assert "needed by" not in out
+    status, out, _ = call(capsys, "store", "verify", "--repair")
+    assert status == 0
+    assert "repaired  record execution-" in out
+    assert "writes it again" not in out
+    (store / "catalog.sqlite").write_bytes(b"?" * 9000)
+    found = json.loads(call(capsys, "store", "verify", "--json")[1])
+    assert not found["whole"]
+    ((kind, remedy),) = [(one["kind"], one["remedy"]) for one in found["damage"]]
+    assert kind == "catalog"
+    assert "`mlbench store reindex`" in remedy
+    assert "`mlbench store reindex`" in call(capsys, "runs")[2], "whoever meets it is told the same"
+    assert call(capsys, "store", "reindex")[0] == 0
+    assert call(capsys, "store", "verify")[0] == 0

@@ -7,6 +7,7 @@ import pickle
 import pytest
 
 from mlbench.core import errors
+from mlbench.core.naming import naming
 
 
 @pytest.mark.parametrize("name", sorted(set(errors.__all__) - {"StepFailed", "QueryError", "NotTrusted"}))
@@ -49,3 +50,26 @@ def test_a_notebook_shows_the_sentence_without_our_frames() -> None:
 def test_every_error_of_the_module_is_public_and_ours() -> None:
     found = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
     assert found == set(errors.__all__)
+
+
+def test_what_is_damaged_is_named_once_whoever_names_it_again() -> None:
+    found = errors.ArtifactCorrupt.at(f"blake3:{'0' * 64}", "8 bytes that are no artifact")
+    assert str(found) == (
+        "An object of the store is damaged: expected blake3:00000000, got 8 bytes that are no artifact. "
+        "Run what made it again, or fetch it from a copy of the store: `mlbench store verify --repair-from COPY`."
+    )
+    with pytest.raises(errors.ArtifactCorrupt) as caught, naming("scores", "score", "mq2a"), naming("scores[17]"):
+        raise found
+    error = pickle.loads(pickle.dumps(caught.value))
+    assert (error.expected, error.got) == (f"blake3:{'0' * 64}", "8 bytes that are no artifact")
+    assert (error.name, error.step, error.run) == ("scores[17]", "score", "mq2a")
+    assert str(error) == (
+        "`scores[17]` of step score in run mq2a is damaged in the store: expected blake3:00000000, got 8 bytes that "
+        "are no artifact. Run step score again, or fetch it from a copy of the store: "
+        "`mlbench store verify --repair-from COPY`."
+    )
+
+
+def test_what_is_whole_and_cannot_be_used_is_not_called_damaged() -> None:
+    later = errors.ArtifactCorrupt("A value was stored in format 2.", "Update mlbench.")
+    assert str(later.of("model", "train", "mq2a")) == "A value was stored in format 2. Update mlbench."

@@ -415,8 +415,8 @@ def test_builtins_that_are_read_are_told_apart_so_that_a_notebooks_own_can_be_fo
 
 
 def test_the_kernels_history_is_told_apart() -> None:
-    found = analyse("w = _ + Out[3] + _7\nv = In[-1]\nfor _ in rows: pass")
-    assert found.history == {"_", "_3", "_7", "In"}
+    found = analyse("w = _ + Out[3] + _7\nv = In[-1]\nok = _exit_code\nfor _ in rows: pass")
+    assert found.history == {"_", "_3", "_7", "In", "_exit_code"}
     assert found.reads == {"rows"}
 
 

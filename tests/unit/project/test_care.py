@@ -385,6 +385,21 @@ def test_damage_is_named_with_the_runs_steps_and_names_that_need_it(project: Pro
     assert "not in the store" in found.damage[1].problem
 
 
+def test_who_needs_something_damaged_is_named_once_though_it_is_bound_and_logged(project: Project) -> None:
+    run = project.begin_run(kind="papermill", notebook="/n/flights.ipynb")
+    (bound,) = save_names({"model": "m" * 5000}, ["model"], project.blobs)
+    assert bound.artifact is not None
+    logged = replace(bound, artifact=replace(bound.artifact, preview={"kind": "file"}))
+    step = Execution(
+        id=ExecutionId(new_id()), run=run.id, step="train", state="succeeded", binds=(bound,), artifacts=(logged,)
+    )
+    project.put_execution(step)
+    project.end_run(run, "succeeded")
+    file_of(project, bound.artifact.digest).unlink()
+    (damage,) = care.verify(project).damage
+    assert [str(use) for use in damage.needed_by] == [f"run {run.id[:8]} step train model"]
+
+
 def test_a_damaged_record_and_a_missing_notebook_are_named(project: Project) -> None:
     run = a_run(project)
     assert run.snapshot is not None

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 import mlbench
+from mlbench.backends.blobs_local.logged import keep
 from mlbench.backends.memory import MemoryCatalog
 from mlbench.core.errors import NotFound, UsageError
 from mlbench.core.ids import new_id
@@ -216,6 +217,21 @@ def test_a_value_that_is_gone_is_compared_by_its_preview(project: Project, monke
     assert found.data[0].details == ("rows 1,000 to 10",)
 
 
+def test_of_folders_that_were_logged_the_files_that_differ_are_named(project: Project, tmp_path: Path) -> None:
+    runs = []
+    for text in ("one", "two"):
+        folder = tmp_path / text
+        folder.mkdir()
+        (folder / "same.txt").write_text("same")
+        (folder / "other.txt").write_text(text)
+        run = project.begin_run(kind="papermill")
+        a_step(project, run, "fit", {}, artifacts=(keep(folder, "plots", project.blobs),))
+        runs.append(run)
+    (found,) = difference(project, *runs, load=True).artifacts
+    assert (found.name, found.step, found.details) == ("plots", "fit", ("files that differ: other.txt",))
+    assert difference(project, *runs).artifacts[0].details == ("other content of the same size",)
+
+
 def test_a_modules_text_is_compared_line_by_line(project: Project, tmp_path: Path) -> None:
     (tmp_path / "delays.py").write_text("a = 1\n")
     notebook = str(tmp_path / "n.ipynb")
@@ -320,7 +336,9 @@ def test_the_command_line_shows_a_difference_without_colours_in_a_pipe_and_as_js
     status, out, _ = call(capsys, "diff", before.id, after.id, "--json", "--no-load")
     assert call(capsys, "diff", after.id, "--json", "--no-load")[1] == out
     found = json.loads(out)
-    assert list(found)[2:] == ["code", "parameters", "data", "environment", "metrics", "outcome", "items"]
+    assert list(found)[2:] == [
+        *("code", "parameters", "data", "artifacts", "environment", "metrics", "outcome", "items")
+    ]
     assert found["data"][0]["details"] == ["rows 1,000 to 7"]
 
 

@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 
 from mlbench.backends.memory import MemoryBlobs
-from mlbench.core.errors import NotFound, ResultError
+from mlbench.core.errors import ArtifactCorrupt, NotFound, ResultError
 from mlbench.core.failed import Failed
 from mlbench.core.records import Artifact, Binding
 from mlbench.runs.artifacts import Loader, remedy, save_lists, save_names
@@ -286,6 +286,26 @@ def test_a_fan_outs_name_is_a_list_of_its_items_values(blobs: MemoryBlobs) -> No
     np.testing.assert_array_equal(found.pop(7), values.pop(7))
     assert found == values
     assert found[5] is not found[-1]
+
+
+def test_of_a_list_the_item_that_is_damaged_is_named(blobs: MemoryBlobs) -> None:
+    binding = a_list(blobs, *([number] for number in range(30)))
+    damaged = save_names({"model": [17]}, ["model"], blobs)[0].artifact
+    assert damaged is not None
+    blobs._packs.pop(damaged.digest, None)
+    blobs._objects[damaged.digest] = b"x"
+    with pytest.raises(ArtifactCorrupt) as caught:
+        Loader(blobs).load(binding)
+    assert (caught.value.name, caught.value.expected) == ("model[17]", damaged.digest)
+    assert str(caught.value).startswith("`model[17]` is damaged in the store: expected ")
+
+
+def test_what_is_damaged_is_named_by_what_it_was_bound_to(blobs: MemoryBlobs) -> None:
+    (binding,) = save_names({"rows": [1]}, ["rows"], blobs)
+    assert binding.artifact is not None
+    blobs._objects[binding.artifact.digest] = b"x"
+    with pytest.raises(ArtifactCorrupt, match=r"^`rows` is damaged in the store: expected blake3:"):
+        Loader(blobs).load(binding)
 
 
 @pytest.mark.parametrize("values", [[], [1]], ids=["none", "one"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,15 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import sparse
 
 from mlbench.core.ids import Digest, ExecutionId, RunId
 from mlbench.core.records import Artifact, Binding, Execution, Failure, GitState, Metric, Run, Snapshot
-from mlbench.runs.diff import MOST_ITEMS, Difference, NotebookCell, Side, as_run, compare
+from mlbench.runs.diff import MOST_ITEMS, Difference, Side, compare
+from mlbench.runs.diff_cells import NotebookCell, as_run
 from mlbench.runs.diff_text import as_html, as_lines
 from mlbench.runs.diff_values import preview_changes, value_changes
-from mlbench.runs.previews import preview
+from mlbench.runs.previews import preview, preview_file, preview_folder
 from mlbench.runs.values import pack
 
 
@@ -54,6 +57,17 @@ def execution(step: str, **more: Any) -> Execution:
 
 def said(difference: Difference) -> str:
     return "\n".join(line for _, line in as_lines(difference))
+
+
+def file_artifact(name: str, content: bytes) -> Artifact:
+    packed = pack(content)
+    return Artifact(
+        digest=packed.digest,
+        size=packed.size,
+        type="file",
+        codec="file",
+        preview=preview_file(name, len(content)),
+    )
 
 
 # --- cells ------------------------------------------------------------------------------------------------------------
@@ -237,6 +251,60 @@ def test_names_and_steps_of_one_run_only_are_added_or_removed() -> None:
     ]
 
 
+def test_artifacts_that_were_logged_differ_by_step_and_by_run_with_their_sizes() -> None:
+    def logged(**files: bytes) -> tuple[Binding, ...]:
+        return tuple(Binding(name=name, artifact=file_artifact(name, content)) for name, content in files.items())
+
+    before = {
+        "executions": (execution("fit", artifacts=logged(report=b"x" * 1200, same=b"1", gone=b"22")),),
+        "run": {"artifacts": logged(notes=b"abc")},
+    }
+    after = {
+        "executions": (execution("fit", artifacts=logged(report=b"x" * 3000, same=b"1", more=b"333")),),
+        "run": {"artifacts": logged(notes=b"abd")},
+    }
+    found = of(before, after).artifacts
+    assert [(one.step, one.name, one.change, one.before_size, one.after_size) for one in found] == [
+        ("fit", "report", "changed", 1200, 3000),
+        ("fit", "gone", "removed", 2, None),
+        ("fit", "more", "added", None, 3),
+        (None, "notes", "changed", 3, 3),
+    ]
+    assert found[0].before_execution == "fit"
+    assert found[0].details == ("size 1.2 kB to 3.0 kB",)
+    text = said(of(before, after))
+    assert "Artifacts\n  report of fit differs" in text
+    assert "  gone of fit was removed\n    gone, 2 bytes" in text
+    assert "  notes of the run differs" in text
+    assert "other content of the same size" in text
+
+
+def test_folders_differ_by_their_files_and_figures_by_how_they_look() -> None:
+    def folder(**files: int) -> Artifact:
+        shown = preview_folder("plots", files)
+        return Artifact(digest=Digest(str(files)), size=9, type="folder", codec="folder", preview=shown)
+
+    assert preview_changes(folder(a=1, b=2), folder(a=1, c=2000)) == (
+        "files gone: b",
+        "new files: c",
+        "size 3 B to 2.0 kB",
+    )
+    assert preview_changes(folder(a=1), folder(a=1)) == ("other content of the same size",)
+
+    def fan_out(digest: str) -> Artifact:
+        shown = {"kind": "list", "length": 2, "text": "list of 2: numpy.ndarray"}
+        return Artifact(digest=Digest(digest), size=9, type="list", codec="items", preview=shown)
+
+    assert preview_changes(fan_out("a"), fan_out("b")) == ("in single items, which are named below",)
+
+    def figure(picture: str | None) -> Artifact:
+        shown = {"kind": "figure", "text": "Figure, 1 axes", "picture": picture}
+        return Artifact(digest=Digest("d"), size=1, type="matplotlib.figure.Figure", codec="pickle", preview=shown)
+
+    assert preview_changes(figure("p"), figure("p")) == ("it looks the same",)
+    assert preview_changes(figure("p"), figure("q")) == ("it looks otherwise",)
+
+
 def test_loaded_values_are_asked_before_previews_and_only_where_digests_differ() -> None:
     asked = []
 
@@ -323,6 +391,37 @@ def test_values_that_were_loaded_say_where_they_first_differ(before: Any, after:
     assert value_changes(before, after) == says
 
 
+SPARSE = sparse.random(50, 60, 0.1, format="csr", random_state=0)
+POINTS = np.zeros(5, dtype=[("x", "f8"), ("name", "S3")])
+
+
+def changed(value: Any, place: Any, to: Any) -> Any:
+    other = value.copy()
+    other[place] = to
+    return other
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        (SPARSE, SPARSE[:10], ("shape 50 × 60 to 10 × 60",)),
+        (SPARSE, SPARSE.copy(), ()),
+        (sparse.coo_array(SPARSE), sparse.csr_array(SPARSE), ("type scipy.sparse._coo.coo_array to scipy.sparse",)),
+        (
+            sparse.csr_array(np.array([[0.0, np.nan, 1, 3]])),
+            sparse.csr_array(np.array([[0.0, np.nan, 2, 0]])),
+            ("stored values 3 to 2", "first at [0, 2]: 1 to 2", "2 of 4 values differ"),
+        ),
+        (POINTS, changed(POINTS, 3, (2.5, b"")), ("field x: first at [3]: 0 to 2.5", "field x: 1 of 5 values differ")),
+        (POINTS, np.zeros(5, [("x", "f8"), ("y", "f4")]), ("type", "fields gone: name", "new fields: y")),
+    ],
+)
+def test_sparse_and_structured_ones_say_so_too(before: Any, after: Any, says: tuple[str, ...]) -> None:
+    found = value_changes(before, after)
+    assert len(found) == len(says)
+    assert all(line.startswith(beginning) for line, beginning in zip(found, says, strict=True)), found
+
+
 # --- what came out ----------------------------------------------------------------------------------------------------
 
 
@@ -372,14 +471,47 @@ def test_items_are_compared_by_their_values_wherever_they_stand() -> None:
     }
     (found,) = of(before, after).items
     assert (found.step, found.differing, found.added, found.removed, found.cut) == ("fit", 1, 1, 1, False)
-    assert [(one.label["carrier"], one.before, one.after, one.names) for one in found.items] == [
+    assert [
+        (one.label["carrier"], one.before, one.after, tuple(each.name for each in one.data)) for one in found.items
+    ] == [
         ("UA", "succeeded", "succeeded", ("model",)),
         ("B6", None, "succeeded", ()),
         ("DL", "succeeded", None, ()),
     ]
     text = said(of(before, after))
     assert "  fit: 1 differ, 1 new, 1 gone" in text
-    assert "    carrier=UA: model differs; rmse: 1 (not there before)" in text
+    assert "    carrier=UA: model differs: 2 to 5; rmse: 1 (not there before)" in text
+
+
+def test_of_an_item_that_differs_it_is_said_in_what_and_few_small_ones_are_loaded() -> None:
+    asked: list[str] = []
+
+    def load(before: Binding, after: Binding) -> tuple[str, ...]:
+        asked.append(before.name)
+        return (f"{before.name} was loaded",)
+
+    large = artifact(np.zeros(9))
+    plot = (Binding(name="plot.txt", artifact=file_artifact("plot.txt", b"12345")),)
+    before = {"items": {"fit": [item(n, str(n), r=np.zeros(n + 1), artifacts=plot) for n in range(60)]}}
+    after = {"items": {"fit": [item(n, str(n), r=np.zeros(n + 2)) for n in range(60)]}}
+    (found,) = of(before, after).items
+    assert [one.details for each in found.items[:2] for one in each.data] == [("shape 1 to 2",), ("shape 2 to 3",)]
+    assert "    carrier=1: r differs: shape 2 to 3; plot.txt was removed: plot.txt, 5 bytes" in said(of(before, after))
+    (found,) = of(before, after, load=load).items
+    assert 0 < len(asked) <= 20
+    assert found.items[0].data[0].details == ("r was loaded",)
+    assert found.items[50].data[0].details == ("shape 51 to 52",)
+    asked.clear()
+    whole = [
+        {
+            "items": {
+                "fit": [item(0, "AA", binds=(Binding(name="r", artifact=replace(large, digest=Digest(d), size=s)),))]
+            }
+        }
+        for d, s in (("a", 1), ("b", 1 << 30))
+    ]
+    assert of(*whole, load=load).items[0].items[0].data
+    assert asked == []
 
 
 def test_items_with_the_same_values_are_told_apart_by_their_order() -> None:
@@ -408,14 +540,21 @@ def test_what_matters_most_is_said_first() -> None:
             "cells": (cell(f"x = {number}", "a"),),
             "run": {"parameters": {"trees": number}, "state": state},
             "snapshot": Snapshot(notebook=some, python=str(number)),
-            "executions": (execution("fit", model=number, metrics=(Metric(name="rmse", value=number),)),),
+            "executions": (
+                execution(
+                    "fit",
+                    model=number,
+                    metrics=(Metric(name="rmse", value=number),),
+                    artifacts=(Binding(name="report", artifact=artifact(number)),),
+                ),
+            ),
             "items": {"fit": [item(0, "AA", model=number)]},
         }
         for number, state in ((1, "succeeded"), (2, "failed"))
     ]
     difference = of(*everything)
     heads = [line for style, line in as_lines(difference) if style == "head"]
-    assert heads == ["Cells", "Parameters", "Data", "Environment", "Metrics", "Outcome", "Items"]
+    assert heads == ["Cells", "Parameters", "Data", "Artifacts", "Environment", "Metrics", "Outcome", "Items"]
     assert ("removed", "    -x = 1") in list(as_lines(difference))
     assert ("added", "    +x = 2") in list(as_lines(difference))
 

@@ -10,6 +10,7 @@ import pytest
 
 from mlbench.backends.memory import MemoryBlobs
 from mlbench.core.records import Artifact
+from mlbench.runs import previews
 from mlbench.runs.artifacts import Loader, save_names
 from mlbench.runs.previews import preview
 from mlbench.runs.values import encode, pack, seal, unpack
@@ -27,6 +28,21 @@ def test_an_array_of_times_shows_its_range() -> None:
     artifact, again = kept(np.array(["2026-01-01", "2026-03-01"], dtype="M8[D]"))
     assert (artifact.preview["min"], artifact.preview["max"]) == ("2026-01-01", "2026-03-01")
     assert again.dtype == "M8[D]"
+
+
+def test_of_very_many_cells_it_is_said_that_nobody_has_counted_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pandas as pd
+
+    monkeypatch.setattr(previews, "_COUNTED", 50)
+    assert "not counted" not in preview(np.zeros(50))
+    shown = preview(np.zeros(51))
+    assert "min" not in shown
+    assert shown["not counted"] == "range and missing values, since it has more than 50 values"
+    assert "not counted" not in preview(np.zeros(51, "S2"))
+    shown = preview(pd.DataFrame(np.zeros((26, 2))))
+    assert [one["missing"] for one in shown["columns"]] == [None, None]
+    assert shown["not counted"] == "missing values, since it has more than 50 cells"
+    assert preview(np.zeros(51, [("a", "f8")]))["not counted"] == "missing values, since it has more than 50 rows"
 
 
 def test_a_frame_of_polars_has_one_digest_however_it_was_made_and_shows_what_is_missing() -> None:
@@ -137,7 +153,14 @@ def test_fitted_estimators_show_what_they_have_learned() -> None:
     assert learned["estimators"] == "7"
     assert learned["importances"].startswith("0 0.")
     assert preview(RandomForestRegressor())["learned"] == {}
-    assert "steps" in preview(make_pipeline(StandardScaler(), Ridge()))["parameters"]
+    pipeline = make_pipeline(StandardScaler(), Ridge())
+    assert "steps" in preview(pipeline)["parameters"]
+    assert preview(pipeline)["learned"] == {}
+    assert preview(make_pipeline(StandardScaler(), "passthrough").fit(x))["learned"] == {}
+    shown = preview(make_pipeline(StandardScaler(), make_pipeline(Ridge())).fit(x, y))
+    assert shown["learned"]["last step"] == "ridge, Ridge"
+    assert shown["learned"]["coef_"].startswith("array([")
+    assert "coef_" in shown["fitted"]
 
 
 def test_boosted_trees_of_xgboost() -> None:
@@ -154,6 +177,10 @@ def test_boosted_trees_of_xgboost() -> None:
     np.testing.assert_array_equal(again.inplace_predict(x), booster.inplace_predict(x))
     assert shown.preview["text"] == "Booster, 5 rounds, 3 features"
     assert shown.preview["parameters"]["objective"] == "'reg:squarederror'"
+    assert (shown.preview["parameters"]["max_depth"], shown.preview["parameters"]["eta"]) == ("2", "0.3")
+    for kind in ("dart", "gblinear"):
+        one = xgboost.train({"booster": kind, "eta": 0.125}, xgboost.DMatrix(x, x[:, 0]), 2)
+        assert "eta" in preview(one)["parameters"], kind
 
 
 def test_boosted_trees_of_lightgbm() -> None:
@@ -230,3 +257,27 @@ def test_an_array_that_is_scattered_has_the_digest_of_the_same_array_put_togethe
     packed = seal(encoded)
     assert packed.digest == pack(np.ascontiguousarray(scattered)).digest
     np.testing.assert_array_equal(unpack(None, packed.parts), scattered)
+
+
+def test_two_figures_drawn_alike_have_one_digest_and_pickling_leaves_them_as_they_are() -> None:
+    figures = pytest.importorskip("matplotlib.figure")
+
+    def drawn() -> tuple[Any, Any]:
+        figure = figures.Figure()
+        axes = figure.subplots()
+        axes.plot([1, 2, 3], [3, 1, 2], label="delay")
+        axes.legend()
+        figure.canvas.draw()
+        return figure, axes
+
+    (figure, axes), others = drawn(), [drawn() for _ in range(3)]
+    before = repr(figure._canvas_callbacks._cid_gen)
+    assert {pack(figure).digest, pack(figure).digest, *(pack(one).digest for one, _ in others)} == {pack(figure).digest}
+    assert {pack(axes).digest, *(pack(one).digest for _, one in others)} == {pack(axes).digest}
+    assert repr(figure._canvas_callbacks._cid_gen) == before
+    axes.set_title("delays")
+    assert pack(figure).digest != pack(others[0][0]).digest
+    packed = pack(figure)
+    again = unpack(packed.codec, packed.parts)
+    again.axes[0].set_xlim(0, 10)  # the transforms below it have to hear of this
+    assert again.axes[0].transData.transform((10, 0))[0] == pytest.approx(axes.bbox.x1)

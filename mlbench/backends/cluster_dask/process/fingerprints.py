@@ -10,13 +10,12 @@ from typing import Any, Final
 
 from mlbench.backends.cluster_dask.process import contents
 from mlbench.backends.cluster_dask.process.contents import LARGEST, Contents, TooLarge
+from mlbench.notebook.history import is_history
 
 __all__ = ["Values"]
 
 _IMMUTABLE: Final = (type(None), bool, int, float, complex, str, bytes, range, frozenset)
-_SHELL: Final = frozenset(
-    {"In", "Out", "_", "__", "___", "_ih", "_oh", "_dh", "_i", "_ii", "_iii", "get_ipython", "exit", "quit", "display"}
-)
+_SHELL: Final = frozenset({"get_ipython", "exit", "quit", "display"})
 
 
 class Values:
@@ -32,7 +31,7 @@ class Values:
         self._before: dict[str, tuple[Any, Any]] = {}
         self._large: dict[str, list[tuple[int, int]]] = {}
         for name, value in list(namespace.items()):
-            if name in _SHELL or name in without or (name.startswith("__") and name.endswith("__")):
+            if is_history(name) or name in _SHELL or name in without or (name.startswith("__") and name.endswith("__")):
                 continue
             ranges = _memory_of(value)
             if sum(end - start for start, end in ranges) > LARGEST:

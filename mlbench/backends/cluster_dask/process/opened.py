@@ -108,7 +108,7 @@ class Opened:
         elif event == "sqlite3.connect":
             self._opened(details[0], "r", 0)
         elif event in ("os.listdir", "os.scandir"):
-            if sys._getframe(1).f_code.co_filename != _IMPORT_SYSTEM:
+            if not sys._getframe(1).f_code.co_filename.endswith(_IMPORTING):
                 self._listed(details[0])
         elif isinstance(details[1], tuple):  # an internet address; others are local
             self.network = True
@@ -175,7 +175,13 @@ def _seen(path: str, mode: str) -> tuple[int | None, int | None]:
     return _names(path) if mode == "l" else _state(path)
 
 
-_IMPORT_SYSTEM: Final = "<frozen importlib._bootstrap_external>"
+_IMPORTING: Final = (
+    "<frozen importlib._bootstrap_external>",
+    os.path.join(os.sep, "importlib", "metadata", "__init__.py"),
+    os.path.join(os.sep, "importlib_metadata", "__init__.py"),
+    os.path.join(os.sep, "pkg_resources", "__init__.py"),
+)
+"""What looks into each folder of `sys.path`, for modules or for the versions of packages."""
 
 
 def _state(path: str) -> tuple[int | None, int | None]:
@@ -208,6 +214,8 @@ def _system_folders() -> frozenset[str]:
         *(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib") if name in paths),
         *(os.path.join(sys.prefix, part) for part in ("bin", "etc", "lib", "share")),
         os.path.dirname(os.__file__),
+        # Always on `sys.path`, and looked for with each package whose version is asked for.
+        os.path.join(os.path.dirname(paths["stdlib"]), f"python{sys.version_info.major}{sys.version_info.minor}.zip"),
         os.fspath(PACKAGE),
         "/proc",
         "/dev",

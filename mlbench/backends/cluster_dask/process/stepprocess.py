@@ -16,7 +16,7 @@ import select
 import socket
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from mlbench.backends.blobs import keep_logged, local_folder, open_blobs
@@ -28,8 +28,9 @@ from mlbench.backends.cluster_dask.process.pools import end_pools
 from mlbench.backends.cluster_dask.process.rehearsal import use_libraries
 from mlbench.backends.cluster_dask.process.stepserver import INLINE_BACKEND, PRIVATE_VARIABLES
 from mlbench.backends.cluster_dask.process.stepshell import ZMQInteractiveShell, make_shell, open_stream
-from mlbench.core.errors import MlbenchError, StoreError
+from mlbench.core.errors import ArtifactCorrupt, MlbenchError, StoreError
 from mlbench.core.messages import RandomState, StepTask
+from mlbench.core.naming import naming
 from mlbench.core.records import Binding, Failure, Json
 from mlbench.runs import artifacts, capture, context, faithful, previews, randomness, surroundings, values
 from mlbench.runs.transcript import shortened
@@ -206,13 +207,27 @@ class Step:
             for problem in surroundings.apply(task.surroundings, self._shell):
                 print(f"mlbench: {problem}", file=sys.stderr)  # noqa: T201  the step's own output
         packed = self._blobs.get(task.capture_digest) if task.capture_digest is not None else task.capture
-        namespace = capture.install(packed, self._blobs) if packed else {}
+        with self._naming():
+            namespace = capture.install(packed, self._blobs) if packed else {}
         loader = artifacts.Loader(self._blobs, namespace)
         self._namespace = namespace
         self._shell.enter(task.step, task.source, namespace, self._say)
+        makers = {read["name"]: read["step"] for read in task.base.get("reads", ())}
         for name, binding in task.inputs.items():
-            namespace[name] = loader.load(binding)
+            with naming(name, makers.get(name)):
+                namespace[name] = loader.load(binding)
         return namespace
+
+    @contextlib.contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Have an error of the store say which captured name is damaged: in the capture none of them has one."""
+        try:
+            yield
+        except ArtifactCorrupt as error:
+            reads = self._task.base.get("reads", ())
+            name = next((read["name"] for read in reads if read["digest"] == error.expected), None)
+            damaged = ArtifactCorrupt.at(error.expected, error.got or "") if error.expected else error
+            raise damaged.of(name) from error
 
     def keep(self, value: Any, name: str | None) -> Binding:
         """Keep what the cell logs."""

@@ -1,0 +1,84 @@
+"""The records of a store, read once each."""
+
+from __future__ import annotations
+
+from mlbench.core.errors import ArtifactCorrupt, NotFound, StoreError
+from mlbench.core.ids import Digest, RunId
+from mlbench.core.ports import BlobStore, Catalog, Piece
+from mlbench.project.history import runs_under_way
+from mlbench.runs.reachable import Survey
+
+__all__ = ["Reading", "contents"]
+
+
+class Reading:
+    """The records of a store, read once each; what cannot be read is told by name."""
+
+    def __init__(self, blobs: BlobStore, catalog: Catalog | None = None) -> None:
+        self._blobs = blobs
+        self._catalog = catalog
+        self.met: set[RunId] = set()
+        self.survey = Survey(with_uses=catalog is None)
+        self.damaged: dict[str, str] = {}
+        self.pieces: dict[str, Piece] = {}
+        self._lists: dict[Digest, tuple[Digest, ...]] = {}
+        self.objects: list[Piece] = []
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Read what has come since, and what the catalog alone knows: what is queued and running."""
+        from mlbench.runs.wire import msgspec
+
+        for piece in self._blobs.pieces("record"):
+            if piece.name in self.pieces:
+                continue
+            self.pieces[piece.name] = piece
+            try:
+                self.survey.add(self._blobs.read_record(piece), piece.name)
+            except NotFound:
+                continue
+            except (StoreError, KeyError, TypeError, AttributeError) as error:  # a record that lacks what it must have
+                self.damaged[piece.name] = error.message if isinstance(error, StoreError) else f"It has no {error}."
+        self.survey.chunked = dict(self._blobs.chunked())
+        if self._catalog is None:
+            return
+        self.objects = list(self._blobs.pieces("object"))
+        for run in runs_under_way(self._catalog):
+            self.survey.add({"record": "run", **msgspec.to_builtins(run)})
+        for execution in self._catalog.under_way():
+            self.survey.add({"record": "execution", **msgspec.to_builtins(execution)})
+
+    def met_since(self, moment: int) -> set[Digest]:
+        """Return what names other objects and was met since a time: what it names may not go before it does."""
+        named = self.survey.lists | self.survey.snapshots.keys() | self.survey.chunked.keys()
+        return {Digest(one.name) for one in self.objects if one.time >= moment and one.name in named}
+
+    def inside(self, digest: Digest) -> tuple[Digest, ...]:
+        """Return what a list names. Raise `ArtifactCorrupt` if it is damaged, `NotFound` if it is gone."""
+        from mlbench.runs.values import named_by
+
+        if digest not in self._lists:
+            self._lists[digest], _ = named_by(self._blobs.get_parts(digest))
+        return self._lists[digest]
+
+    def inside_or_nothing(self, digest: Digest) -> tuple[Digest, ...]:
+        """Return what a list names as far as it can be read."""
+        try:
+            return self.inside(digest)
+        except (NotFound, StoreError):
+            return ()
+
+    def is_there(self, run: RunId) -> bool:
+        """Say whether the records of a run are still there: they go when it is freed."""
+        try:
+            return all(self._blobs.read_record(self.pieces[name]) for name in self.survey.records.get(run, ())[-1:])
+        except NotFound:
+            return False
+
+
+def contents(blobs: BlobStore, pack: Piece) -> set[str]:
+    """Return what lies in a pack; nothing if that cannot be told."""
+    try:
+        return set(blobs.contents(Digest(pack.name)))
+    except (NotFound, ArtifactCorrupt):
+        return set()
