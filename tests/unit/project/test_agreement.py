@@ -157,7 +157,7 @@ def test_all_records_may_be_gone(project: Project, run: Run) -> None:
 
 
 def test_a_damaged_record_of_a_begin_is_removed_since_the_end_says_more(project: Project, run: Run) -> None:
-    the_records(project, "run")[0].write_bytes(b"{")
+    the_records(project, "run")[0].write_bytes(b'{"\n')
     assert care.verify(project, repair=True).whole
     assert care.verify(project).damage == []
     assert len(the_records(project, "run")) == 1
