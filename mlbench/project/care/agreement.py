@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from mlbench.backends.blobs_local.recording import identifier_in_names
+from mlbench.backends.blobs_local.recording import UNSYNCED, identifier_in_names
 from mlbench.core.errors import NotFound, StoreError
 from mlbench.core.ids import Digest, ExecutionId, RunId, short
 from mlbench.core.ports import BlobStore, Piece
@@ -218,7 +218,7 @@ def name_without_time(name: str) -> str:
     >>> name_without_time("2026/11/1795000000000000000-executions-x3k7.0")
     'executions-x3k7'
     """
-    said = name.rpartition("/")[2].partition("-")[2]
+    said = name.rpartition("/")[2].partition("-")[2].removesuffix(UNSYNCED)
     return said.partition(".")[0] if said.startswith("executions-") else said
 
 
