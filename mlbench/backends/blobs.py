@@ -22,6 +22,7 @@ __all__ = [
     "keep_logged",
     "local_folder",
     "open_blobs",
+    "own_folders",
     "problem_of",
     "rest",
     "url_name",
@@ -124,6 +125,13 @@ def local_folder(place: str) -> str:
     from mlbench.backends.blobs_fsspec import cache_folder
 
     return os.fspath(cache_folder(place))
+
+
+def own_folders(place: str) -> tuple[str, str]:
+    """Return the folders of this machine in which a store itself opens files: nobody else's business."""
+    from mlbench.backends.blobs_local.whole import cache_top
+
+    return local_folder(place), os.fspath(cache_top())
 
 
 def is_there(place: str) -> bool:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
 
-from mlbench.backends.blobs import local_folder, open_blobs
+from mlbench.backends.blobs import local_folder, open_blobs, own_folders
 from mlbench.backends.cluster_dask import processors
 from mlbench.backends.cluster_dask.channel import MarkedChannel, encodable
 from mlbench.backends.cluster_dask.itemwords import ItemEnd, Mark
@@ -157,7 +157,7 @@ class Runner:
         self._generators = Generators(task.random if task.seeded else None, find(self._own.values()))
         self._blobs = open_blobs(task.store)
         self._satchel = _Satchel(self._blobs)
-        self._opened = Opened(without=(local_folder(task.store),))
+        self._opened = Opened(without=own_folders(task.store))
         self._names = tuple(dict.fromkeys((*task.defs, *task.quiet_defs)))
         self._settings = _Settings()
         self._number = 0

@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from mlbench.backends.blobs import keep_logged, local_folder, open_blobs
+from mlbench.backends.blobs import keep_logged, local_folder, open_blobs, own_folders
 from mlbench.backends.cluster_dask import processors
 from mlbench.backends.cluster_dask.channel import Channel
 from mlbench.backends.cluster_dask.process.fingerprints import Values
@@ -149,7 +149,7 @@ class Step:
         self._channel = channel
         self._shell: ZMQInteractiveShell = ZMQInteractiveShell.instance()
         self._blobs = open_blobs(task.store)
-        self._opened = Opened(without=(local_folder(task.store),))
+        self._opened = Opened(without=own_folders(task.store))
         self._namespace: dict[str, Any] = {}
 
     def run(self) -> Json:
