@@ -34,6 +34,12 @@ class Host:
     server: StepServer
     process: int | None = None
 
+    def has_ended(self, seconds: float = 0.0) -> bool:
+        """Say whether it has ended, after waiting for that: its id may be another process's by then."""
+        told = select.poll()  # unlike select(), of any number of descriptors
+        told.register(self.pipes.status, select.POLLIN)
+        return bool(told.poll(1000 * seconds))
+
     def release(self) -> None:
         """Close the pipes: it has ended, or ends by this."""
         self.pipes.close()
@@ -63,12 +69,12 @@ def keep(host: Host, task: StepTask) -> None:
 
 
 def take(task: StepTask) -> Host | None:
-    """Return a process that has loaded what a task's chunk needs, if one waits; it may have ended meanwhile."""
+    """Return a process that has loaded what a task's chunk needs, if one waits."""
     with _lock:
         there = [one for one in _waiting if one.task.execution == task.execution]
         common = _common(task) if there and task.chunk is not None else None
         for one in there:
-            if one.task == common:
+            if one.task == common and not one.host.has_ended():
                 one.timer.cancel()
                 _waiting.remove(one)
                 return one.host
@@ -93,7 +99,6 @@ def _end(host: Host) -> None:
     """Let a process that waits end, and see to it that it does."""
     with contextlib.suppress(OSError):
         host.pipes.channel.shutdown(socket.SHUT_RDWR)
-    ended, _, _ = select.select([host.pipes.status], [], [], _EXIT_SECONDS)
-    if not ended and host.process is not None:
+    if not host.has_ended(_EXIT_SECONDS) and host.process is not None:
         kill(host.process)
     host.release()
