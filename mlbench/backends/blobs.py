@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from mlbench.backends.blobs_local import THREAD, LocalBlobs, keep_logged
+from mlbench.backends.blobs_local import THREAD, LocalBlobs, cache_top, keep_logged
 from mlbench.core.errors import MlbenchError, StoreError
 from mlbench.core.ids import Digest
 from mlbench.core.ports import BlobStore
@@ -129,8 +129,6 @@ def local_folder(place: str) -> str:
 
 def own_folders(place: str) -> tuple[str, str]:
     """Return the folders of this machine in which a store itself opens files: nobody else's business."""
-    from mlbench.backends.blobs_local.whole import cache_top
-
     return local_folder(place), os.fspath(cache_top())
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlbench.backends.blobs_local.store import STORE_FORMAT, LocalBlobs
+from mlbench.backends.blobs_local.whole import cache_top
 
 if TYPE_CHECKING:
     from mlbench.core.messages import Signer
     from mlbench.core.ports import BlobStore
     from mlbench.core.records import Binding
 
-__all__ = ["STORE_FORMAT", "THREAD", "LocalBlobs", "keep_logged"]
+__all__ = ["STORE_FORMAT", "THREAD", "LocalBlobs", "cache_top", "keep_logged"]
 
 THREAD = "mlbench-store"
 """How the names of threads begin that read and write a store for a step: what they open is not the step's."""
