@@ -172,6 +172,13 @@ class MemoryBlobs:
         found = [one for one in self.records(kind) if one["id"] == identifier]
         return found[-1] if found else None
 
+    def records_of(self, kind: str, owners: Collection[str], since: int, /) -> Iterator[Piece]:
+        for piece in self.pieces("record"):
+            found = self._records[piece.name]
+            owner, _, rest = found["id"].partition("-")
+            if piece.time >= since and found["record"] == kind and owner in owners and rest:
+                yield piece
+
     def pieces(self, kind: Literal["object", "pack", "record"], /) -> Iterator[Piece]:
         if kind == "object":
             sizes = {name: len(data) for name, data in self._objects.items()}

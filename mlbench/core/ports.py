@@ -135,6 +135,14 @@ class BlobStore(Protocol):
         """Return the latest record of a kind and id written in this month or the one before, if there is one."""
         ...
 
+    def records_of(self, kind: str, owners: Collection[str], since: int, /) -> Iterator[Piece]:
+        """Yield the records of a kind whose ids are one of these, a hyphen and more, the oldest first.
+
+        None that was written since a time (nanoseconds) is left out. Of all others no more than the names are read, and
+        of those of earlier months not even these.
+        """
+        ...
+
     def chunked(self) -> Iterator[tuple[Digest, tuple[Digest, ...]]]:
         """Yield the artifacts that are kept in chunks, each with the digests of these: what keeps it must keep them.
 

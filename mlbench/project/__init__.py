@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mlbench.project.history import RunView
+    from mlbench.project.leftovers import Leftovers
 
 __all__ = ["Project", "StoreLocation", "find_store"]
 
@@ -401,16 +402,18 @@ class Project:
 
     # --- after a loss -------------------------------------------------------------------------------------------------
 
-    def reconcile(self, alive: Callable[[str | None], bool]) -> list[Run]:
+    def reconcile(self, alive: Callable[[str | None], bool], left: Leftovers | None = None) -> list[Run]:
         """Say of all that is under way and whose owner is dead what became of it.
 
-        An end that was recorded is taken, so that nothing that finished is lost; everything else has failed: steps
-        with the reason `service-lost`, runs that had a process of their own with `worker-lost`.
+        An end that was recorded is taken, of items too, so that nothing that finished is lost; everything else has
+        failed: steps with the reason `service-lost`, runs that had a process of their own with `worker-lost`.
 
         Parameters
         ----------
         alive
             Says whether the process that an owner text names still lives (`mlbench.backends.owners.is_alive`).
+        left
+            What takes the items, for who asks it for later ones.
 
         Returns
         -------
@@ -418,6 +421,7 @@ class Project:
             The runs that are ended now.
         """
         from mlbench.project.history import runs_under_way
+        from mlbench.project.leftovers import Leftovers
 
         owners = functools.cache(alive)
         open_runs = {run.id: run for run in runs_under_way(self.catalog)}
@@ -431,10 +435,12 @@ class Project:
                     run = None
             if run is None or not owners(run.owner):
                 lost.setdefault(execution.run, []).append(execution)
+        left = Leftovers(self) if left is None else left
+        left.take_of([one for them in lost.values() for one in them])
         changed = []
         for run_id, executions in lost.items():
             for execution in executions:
-                self._settle(execution)
+                self._settle(replace(execution, fanout=left.counted(execution)))
             if run_id in open_runs:
                 changed.append(self.settle_run(open_runs[run_id]))
         return changed

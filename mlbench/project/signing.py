@@ -34,6 +34,7 @@ from mlbench.runs.signing import KERNEL, is_proven, is_signed, key_name, needs_s
 
 __all__ = [
     "Trust",
+    "is_own",
     "judge",
     "keys_folder",
     "own_end",
@@ -110,17 +111,22 @@ def judge(store: str, *, own_session: bool = False) -> Callable[[Artifact], bool
 
 
 def own_end(identifier: str, record: Json | None) -> Json | None:
-    """Return the record of an execution's end that was found, `None` if nobody with a key of this user wrote it.
+    """Return the record of an execution's end that was found, `None` if nobody with a key of this user wrote it."""
+    return record if record is not None and is_own(identifier, "execution", identifier, record) else None
+
+
+def is_own(execution: str, kind: str, identifier: str, record: Json) -> bool:
+    """Say whether somebody with a key of this user wrote a record of the end of an execution, or of its items.
 
     Whoever can write to a store can write an end there that never was.
     """
-    if record is None or signer(KERNEL) is None:  # who can have no key has to believe what lies there
-        return record
-    ours = (signer_of(key, identifier) for key in _keys(keys_folder()))
-    if is_proven(ours, "execution", identifier, record):
-        return record
+    if signer(KERNEL) is None:  # who can have no key has to believe what lies there
+        return True
+    ours = (signer_of(key, execution) for key in _keys(keys_folder()))
+    if is_proven(ours, kind, identifier, record):
+        return True
     _LOG.warning("The end of execution %s in the store is not from here, and is not taken", identifier)
-    return None
+    return False
 
 
 def own_keys() -> tuple[str, ...]:

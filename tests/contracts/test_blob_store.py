@@ -250,6 +250,32 @@ def test_a_record_that_is_json_already_comes_back_like_another(blobs: BlobStore)
     assert list(blobs.records("executions")) == [found]
 
 
+def test_the_records_of_the_parts_of_some_are_found_by_their_names(
+    blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, day = time.time_ns(), 86_400 * 10**9
+    for days, kind, identifier in (
+        (70, "executions", "abcd-0"),
+        (2, "executions", "abcd-1"),
+        (1, "executions", "abce-1"),
+        (0, "execution", "abcd"),
+        (0, "execution", "abcd-3"),
+        (0, "executions", "abcd"),
+        (0, "executions", "abc-2"),
+        (0, "executions", "abcd-lost-2"),
+        (0, "executions", "abcf-2"),
+    ):
+        monkeypatch.setattr(time, "time_ns", lambda days=days: now - days * day)
+        blobs.append(kind, identifier, {"executions": []})
+    monkeypatch.undo()
+    since = now - 3 * day
+    found = list(blobs.records_of("executions", {"abcd", "abcf", "none"}, since))
+    assert [blobs.read_record(piece)["id"] for piece in found] == ["abcd-1", "abcd-lost-2", "abcf-2"]
+    assert found == [piece for piece in blobs.pieces("record") if piece in found]
+    assert list(blobs.records_of("executions", (), since)) == []
+    assert next(blobs.read_record(one)["id"] for one in blobs.records_of("executions", ["abcd"], 0)) == "abcd-0"
+
+
 def test_a_metric_that_is_no_number_comes_back(blobs: BlobStore) -> None:
     values = [0.5, math.nan, math.inf, -math.inf]
     blobs.append("execution", "abcd", {"metrics": [{"name": "loss", "value": value} for value in values]})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Final
 
@@ -19,6 +19,7 @@ from mlbench.backends.blobs_local.recording import (
     encode,
     identifier_in_names,
     is_record_name,
+    month_of,
     record_name,
 )
 from mlbench.core.errors import NotFound
@@ -60,10 +61,10 @@ class Recordings:
         data = encode(kind, identifier, record, now)
         self._remote.create(name, len(data), [(0, data)])
 
-    def pieces(self, since: int | None = None) -> Iterator[Piece]:
-        """Yield the records, all or those since a time, the oldest first."""
+    def pieces(self, since: int | None = None, wanted: Callable[[str], bool] | None = None) -> Iterator[Piece]:
+        """Yield the records, all or those since a time, whose names are wanted, the oldest first."""
         entries = self._remote.entries("records") if since is None else self._since(since)
-        sizes = ((entry.name, entry.size) for entry in entries)
+        sizes = ((entry.name, entry.size) for entry in entries if wanted is None or wanted(entry.name))
         while batch := list(islice(sizes, _TOGETHER)):
             with self._lock:
                 self._ahead = _Ahead(self._remote, tuple(name for name, _ in batch))
@@ -116,7 +117,7 @@ class Recordings:
         with self._lock:
             if time.monotonic() - self._listed > _LISTED:
                 began = time.monotonic()
-                this = _month(now)
+                this = month_of(now)
                 months = (_month_before(this), this)
                 entries = [entry for month in months for entry in self._remote.entries(f"records/{month}")]
                 self._older = {_kind_and_id(entry.name): entry.name for entry in entries}
@@ -129,12 +130,12 @@ class Recordings:
         spans = range(since // _SPAN, now // _SPAN + 2)  # a clock may be ahead of ours
         if len(spans) <= _SPANS:
             folders = dict.fromkeys(
-                (_month(moment), span) for span in spans for moment in (span * _SPAN, (span + 1) * _SPAN - 1)
+                (month_of(moment), span) for span in spans for moment in (span * _SPAN, (span + 1) * _SPAN - 1)
             )
             for month, span in folders:
                 yield from self._remote.entries(f"records/{month}", f"{span:0{_DIGITS}}")
             return
-        first = _month(since)
+        first = month_of(since)
         for year in self._remote.folders("records"):
             for month in self._remote.folders(f"records/{year}") if year >= first[:4] else ():
                 if f"{year}/{month}" >= first:
@@ -174,10 +175,6 @@ class _Ahead:
 def _kind_and_id(name: str) -> tuple[str, str]:
     found = RECORD.fullmatch(f"{name.rpartition('/')[2].removesuffix('.json')}.json")
     return (found[2], found[3]) if found is not None else ("", "")
-
-
-def _month(moment: int) -> str:
-    return time.strftime("%Y/%m", time.gmtime(moment // 10**9))
 
 
 def _month_before(month: str) -> str:

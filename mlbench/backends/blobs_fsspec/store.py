@@ -16,7 +16,7 @@ a note first and then looks whether somebody says so. Of the two, one sees the o
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -34,7 +34,7 @@ from mlbench.backends.blobs_local import STORE_FORMAT
 from mlbench.backends.blobs_local.checks import check, check_parts, checked
 from mlbench.backends.blobs_local.files import Buffer, Pieces
 from mlbench.backends.blobs_local.packs import lay_out
-from mlbench.backends.blobs_local.recording import claimed_name
+from mlbench.backends.blobs_local.recording import claimed_name, is_of
 from mlbench.core.errors import ArtifactCorrupt, NotFound, StoreError
 from mlbench.core.ids import Digest, digest_shown, is_digest
 from mlbench.core.ports import Piece, Stream
@@ -312,6 +312,10 @@ class FsspecBlobs(RemoteCare):
     def records_since(self, since: int, /) -> Iterator[Piece]:
         """Yield the records written since a time (UTC nanoseconds), and perhaps some that are older, oldest first."""
         return self._records.pieces(since)
+
+    def records_of(self, kind: str, owners: Collection[str], since: int, /) -> Iterator[Piece]:
+        """Yield the records of a kind whose ids are one of these, a hyphen and more, the oldest first."""
+        return self._records.pieces(since, lambda name: is_of(name, kind, owners))
 
     def find_record(self, kind: str, identifier: str, /) -> Json | None:
         """Return the latest record of a kind and id written in this month or the one before, if there is one."""

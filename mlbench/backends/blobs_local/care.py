@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Literal
@@ -15,7 +15,7 @@ from mlbench.backends.blobs_local.checks import check, checked, places_in, probl
 from mlbench.backends.blobs_local.files import make_folders, read_range, sync_all, write_files
 from mlbench.backends.blobs_local.large import Large
 from mlbench.backends.blobs_local.packs import CHUNKS, Packs, Place, lay_out, lay_out_chunks, open_plain
-from mlbench.backends.blobs_local.recording import RECORD, decode, is_record_name, is_torn
+from mlbench.backends.blobs_local.recording import RECORD, decode, is_of, is_record_name, is_torn, month_of
 from mlbench.core.errors import ArtifactCorrupt, NotFound, StoreError
 from mlbench.core.ids import Digest, is_digest
 from mlbench.core.ports import Piece
@@ -56,6 +56,11 @@ class Care:
                     name = os.path.basename(path)
                     if _HEX.fullmatch(name) and (found := _stat(path)) is not None:
                         yield Piece(kind, f"blake3:{name}", found.st_size, found.st_mtime_ns)
+
+    def records_of(self, kind: str, owners: Collection[str], since: int, /) -> Iterator[Piece]:
+        """Yield the records of a kind whose ids are one of these, a hyphen and more, the oldest first."""
+        with self._clear_errors():
+            yield from self._records(month_of(since), lambda name: is_of(name, kind, owners))
 
     def contents(self, pack: Digest, /) -> dict[Digest, int]:
         """Return the sizes of the artifacts in a pack."""
@@ -177,14 +182,15 @@ class Care:
 
     # --- files --------------------------------------------------------------------------------------------------------
 
-    def _records(self) -> Iterator[Piece]:
+    def _records(self, first: str = "", wanted: Callable[[str], object] = RECORD.fullmatch) -> Iterator[Piece]:
+        """Yield the records of a month and those after it whose files' names are wanted."""
         for year in sorted(_entries(os.path.join(self.root, "records"))):
             for month in sorted(_entries(year)):
-                for path in sorted(_entries(month)):
+                folder = f"{os.path.basename(year)}/{os.path.basename(month)}"
+                for path in sorted(_entries(month)) if folder >= first else ():
                     file = os.path.basename(path)
-                    if RECORD.fullmatch(file) and (found := _stat(path)) is not None:
-                        name = f"{os.path.basename(year)}/{os.path.basename(month)}/{file.removesuffix('.json')}"
-                        yield Piece("record", name, found.st_size, int(file[:19]))
+                    if wanted(file) and (found := _stat(path)) is not None:
+                        yield Piece("record", f"{folder}/{file.removesuffix('.json')}", found.st_size, int(file[:19]))
 
     def _where(self, piece: Piece) -> str:
         if piece.kind == "record":

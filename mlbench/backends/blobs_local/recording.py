@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Collection
 from typing import Final
 
 from mlbench.core.errors import NotFound, StoreError
@@ -17,8 +18,10 @@ __all__ = [
     "decode",
     "encode",
     "identifier_in_names",
+    "is_of",
     "is_record_name",
     "is_torn",
+    "month_of",
     "problems_of_record",
     "record_name",
 ]
@@ -55,9 +58,30 @@ def record_name(kind: str, identifier: str, now: int, *, durable: bool = True) -
     """
     if not _KIND.fullmatch(kind) or not _NAME.fullmatch(identifier):
         raise ValueError(f"not a record's kind and id: {kind!r}, {identifier!r}")
-    moment = time.gmtime(now // 1_000_000_000)
     end = "" if durable else UNSYNCED
-    return f"{moment.tm_year:04}/{moment.tm_mon:02}/{now:019}-{kind}-{identifier_in_names(identifier)}{end}"
+    return f"{month_of(now)}/{now:019}-{kind}-{identifier_in_names(identifier)}{end}"
+
+
+def month_of(moment: int) -> str:
+    """Return the folder of the records of a time (UTC nanoseconds): `<year>/<month>`."""
+    then = time.gmtime(moment // 1_000_000_000)
+    return f"{then.tm_year:04}/{then.tm_mon:02}"
+
+
+def is_of(name: str, kind: str, owners: Collection[str]) -> bool:
+    """Say whether a record's name is that of one of a kind whose id is one of these, a hyphen and more.
+
+    Examples
+    --------
+    >>> name = record_name("executions", "x3k7-12", 1_700_000_000_000_000_000)
+    >>> [is_of(name, "executions", owners) for owners in (["x3k7"], ["x3k"])]
+    [True, False]
+    """
+    found = RECORD.fullmatch(f"{name.rpartition('/')[2].removesuffix('.json')}.json")
+    if found is None or found[2] != kind:
+        return False
+    owner, _, rest = found[3].removesuffix(UNSYNCED).partition(".")
+    return bool(rest) and owner in owners
 
 
 def is_torn(name: str, text: bytes) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -16,6 +16,7 @@ from mlbench.entrypoints.service.ledger import Ledger
 from mlbench.entrypoints.service.sessions import Session, read_notebook
 from mlbench.notebook.document import notebook_id
 from mlbench.project import signing
+from mlbench.project.leftovers import Leftovers
 from mlbench.runs.series import last_of_each_step
 from mlbench.runs.wire import msgspec
 
@@ -71,12 +72,15 @@ class Recollection:
 
         return await self._ledger.ask(look)
 
-    async def lost(self, run: RunId, known: Collection[ExecutionId]) -> list[Execution]:
-        """Return the ends of a run's executions that the catalog has under way, and nobody knows any more."""
+    async def lost(self, run: RunId, known: Collection[ExecutionId], left: Leftovers) -> list[Execution]:
+        """Return the ends of a run's executions that the catalog has under way, and nobody knows any more.
+
+        `left` takes their items.
+        """
 
         def look() -> list[Execution]:
             found = self._project.catalog.executions(run)
-            return [self._end(one) for one in found if one.state in UNDER_WAY and one.id not in known]
+            return self._ends([one for one in found if one.state in UNDER_WAY and one.id not in known], left)
 
         return await self._ledger.ask(look)
 
@@ -91,7 +95,9 @@ class Recollection:
 
         def look() -> list[Execution]:
             found = [self._project.catalog.execution(one) for one in executions]
-            return [self._end(one) if one.state in UNDER_WAY else one for one in found]
+            lost = [one for one in found if one.state in UNDER_WAY]
+            ends = {one.id: one for one in self._ends(lost, Leftovers(self._project))}
+            return [ends.get(one.id, one) for one in found]
 
         try:
             return await self._ledger.ask(look)
@@ -100,6 +106,11 @@ class Recollection:
                 f"Step {submission.step} needs the result of a step that the mlbench service does not know.",
                 "Run the cells above it again.",
             ) from error
+
+    def _ends(self, lost: Sequence[Execution], left: Leftovers) -> list[Execution]:
+        if lost:
+            left.take_of(lost)
+        return [self._end(replace(one, fanout=left.counted(one))) for one in lost]
 
     def _end(self, record: Execution) -> Execution:
         """Return the end that a lost execution has in the records, or say that it is lost."""

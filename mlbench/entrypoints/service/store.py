@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, assert_never
 
-from mlbench.core.errors import ServiceError
+from mlbench.core.errors import ServiceError, StoreError
 from mlbench.core.ids import ExecutionId, RunId
 from mlbench.core.messages import KernelHello, RandomState, Spread, StepTask, Submission
 from mlbench.core.records import ENDED, UNDER_WAY, Execution, Failure, FanOut, Json, Reason, Run, with_artifacts
@@ -30,6 +30,7 @@ from mlbench.entrypoints.service.sessions import (
 from mlbench.entrypoints.service.snapshots import Snapshots
 from mlbench.entrypoints.service.telling import Teller, shown
 from mlbench.project import signing
+from mlbench.project.leftovers import Leftovers
 from mlbench.runs import plan as plans
 from mlbench.runs.context import bindings_of
 from mlbench.runs.itemrecords import EndedItem, ItemRecord
@@ -56,6 +57,9 @@ FAILED_TOLD: Final = 20
 FORGET_AFTER: Final = 24 * 3600
 """Seconds for which the results of a kernel that is gone are held ready for the next one."""
 
+
+LATER: Final = (3.0, 27.0, 90.0)
+"""Seconds after which it is looked again for items of a service that is gone: its workers end a moment after it."""
 
 Known = Callable[[Spread], Awaitable[tuple[Sequence[str], dict[int, Execution]]]]
 """Returns the keys of a fan-out's items, and the executions of those that have run before and need not: by number."""
@@ -119,8 +123,27 @@ class OpenStore:
         """Say of what a dead service or engine has left behind what became of it."""
         from mlbench.backends.owners import is_alive
 
-        for run in await self.ledger.ask(partial(self.project.reconcile, is_alive)):
+        left = Leftovers(self.project)
+        for run in await self.ledger.ask(partial(self.project.reconcile, is_alive, left)):
             self._teller.run(run)
+        self._look_again(left)
+
+    def _look_again(self, left: Leftovers) -> None:
+        """Have the items taken that workers of a dead service are recording yet."""
+
+        async def take_late() -> None:
+            for seconds in LATER:
+                await asyncio.sleep(seconds)
+                try:
+                    late = await self.ledger.ask(left.take_late)
+                except StoreError as error:
+                    logger.warning("Items of a service that is gone could not be looked for: %s", error)
+                    continue
+                for execution in late:
+                    self._teller.execution(execution)
+
+        if left:
+            self._spawn(take_late())
 
     async def close(self, *, patience: float) -> None:
         """End what is under way, and write everything."""
@@ -157,9 +180,11 @@ class OpenStore:
                 session.series.resume(session.missed)
                 await self._take_up_owed(session)
             else:
-                session.missed = await self._recollection.lost(hello.run, self.plan.nodes)
+                left = Leftovers(self.project)
+                session.missed = await self._recollection.lost(hello.run, self.plan.nodes, left)
                 for record in session.missed:
                     self.ledger.put(record, recorded=record.reason != "service-lost")
+                self._look_again(left)
         else:
             if session.attached and session.pid != pid:
                 self.detach(session)
