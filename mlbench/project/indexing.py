@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -11,6 +11,7 @@ from mlbench.core.errors import NotFound, ScheduleError, StoreError
 from mlbench.core.ids import Digest, JobId
 from mlbench.core.ports import BlobStore, Catalog
 from mlbench.core.records import Execution, Job, JobVersion, Json, Run, Snapshot
+from mlbench.runs.saying import InOrder
 
 if TYPE_CHECKING:
     from mlbench.project import Project
@@ -107,6 +108,7 @@ class _Index:
         self.damaged: dict[str, str] = {}
         self._jobs: dict[str, Job] = {}
         self._fired: dict[str, int] = {}
+        self._order = InOrder()
 
     def add(self, catalog: Catalog, records: Iterable[tuple[str, Json]]) -> None:
         """Write further records, in their order."""
@@ -141,9 +143,9 @@ class _Index:
                     self._fired[run.job] = max(run.due, self._fired.get(run.job, 0))
                     found.changed.add(run.job)
             case "execution":
-                found.executions.append(msgspec.convert(record, Execution))
+                found.executions += self._that_count([record])
             case "executions":
-                found.executions += [msgspec.convert(one, Execution) for one in record["executions"]]
+                found.executions += self._that_count(record["executions"])
             case "snapshot":
                 found.snapshots.append((Digest(record["id"]), msgspec.convert(record, Snapshot)))
             case "job":
@@ -151,6 +153,11 @@ class _Index:
                 found.changed.add(record["id"])
             case "job-version":
                 found.versions.append((JobId(record["job"]), msgspec.convert(record, JobVersion)))
+
+    def _that_count(self, records: Sequence[Json]) -> list[Execution]:
+        from mlbench.runs.wire import msgspec
+
+        return [msgspec.convert(one, Execution) for one in records if self._order.counts(one)]
 
 
 @dataclass(slots=True)

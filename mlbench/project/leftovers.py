@@ -19,6 +19,7 @@ from mlbench.core.errors import NotFound, StoreError
 from mlbench.core.ids import ExecutionId
 from mlbench.core.records import ENDED, Execution, FanOut, Json
 from mlbench.project.signing import is_own
+from mlbench.runs.saying import InOrder
 
 if TYPE_CHECKING:
     from mlbench.project import Project
@@ -43,6 +44,7 @@ class Leftovers:
         self._read: set[str] = set()
         self._names: dict[ExecutionId, tuple[str, ...]] = {}
         self._took: dict[ExecutionId, dict[int, float]] = {}
+        self._order = InOrder()
 
     def __bool__(self) -> bool:
         return bool(self._of)
@@ -119,8 +121,9 @@ class Leftovers:
         if whole not in self._of or not is_own(whole, "executions", record["id"], record):
             return ()
         try:
-            items = msgspec.convert(record.get("executions") or (), tuple[Execution, ...])
-        except msgspec.ValidationError as error:
+            told = [one for one in record.get("executions") or () if self._order.counts(one)]
+            items = msgspec.convert(told, tuple[Execution, ...])
+        except (msgspec.ValidationError, KeyError, TypeError, AttributeError) as error:
             _LOG.warning("The record %s cannot be used: %s", record["id"], error)
             return ()
         return [(whole, one) for one in items if one.part_of == whole and one.item is not None and one.state in ENDED]

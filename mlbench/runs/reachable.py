@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from mlbench.core.ids import Digest, RunId
-from mlbench.core.records import UNDER_WAY, Json
+from mlbench.core.records import ENDED, UNDER_WAY, Json
+from mlbench.runs.saying import InOrder, said_in
 from mlbench.runs.values import NAMING
 
 __all__ = ["By", "RunFacts", "Share", "Survey", "Usage", "Use", "fate_of_pack", "mentions", "usage", "uses"]
@@ -140,8 +141,8 @@ class Survey:
 
     Parameters
     ----------
-    with_uses
-        Whether `uses` will be asked.
+    with_uses, with_said
+        Whether `uses` will be asked, and whether `said` is filled.
 
     Attributes
     ----------
@@ -149,10 +150,14 @@ class Survey:
         The artifacts that are kept in chunks, each with these: whoever asks `needed` or `uses` fills it first.
     ran_in
         The run of each execution, items among them.
+    said
+        By the id of a run or of an execution that has ended a number that stands for what its record says: that is
+        other for one that says something else (see `mlbench.runs.saying`).
     """
 
-    def __init__(self, *, with_uses: bool = True) -> None:
+    def __init__(self, *, with_uses: bool = True, with_said: bool = False) -> None:
         self._with_uses = with_uses
+        self._with_said = with_said
         self.runs: dict[RunId, RunFacts] = {}
         self.records: dict[RunId, list[str]] = {}
         self.snapshots: dict[Digest, Json] = {}
@@ -162,6 +167,8 @@ class Survey:
         self.chunked: dict[Digest, tuple[Digest, ...]] = {}
         self._keeps: dict[RunId, bool] = {}
         self.ran_in: dict[str, RunId] = {}
+        self.said: dict[str, int] = {}
+        self._order = InOrder()
         self._reused: dict[RunId, set[str]] = {}
         self._of_runs: dict[RunId, set[Digest]] = {}
         self._of_others: set[Digest] = set()
@@ -203,6 +210,12 @@ class Survey:
         return frozenset(run for run, keep in self._keeps.items() if keep)
 
     def _add_run(self, run: RunId, record: Json, name: str | None) -> None:
+        self._note(run, record, name)
+        ended = name is not None and run in self.runs and self.runs[run].state in ENDED
+        if ended and record.get("state") in UNDER_WAY and record.get("kind") != "interactive":
+            return  # whoever wrote it had not heard of its end yet
+        if self._with_said and record.get("state") in ENDED:
+            self.said[run] = hash(said_in(record))
         self.runs[run] = RunFacts(
             id=run,
             name=str(record.get("name")),
@@ -214,12 +227,13 @@ class Survey:
             time=record.get("ended") or record.get("started") or 0,
             tags={str(key): str(value) for key, value in (record.get("tags") or {}).items()},
         )
-        self._note(run, record, name)
 
     def _add_execution(self, record: Json, name: str | None) -> None:
         self._note_lists(record)
         run, origin = RunId(record["run"]), record.get("reused_from")
         self.ran_in[str(record.get("id"))] = run
+        if self._with_said and self._order.counts(record):
+            self.said[str(record.get("id"))] = hash(said_in(record))
         if origin is not None:
             self._reused.setdefault(run, set()).add(origin)
         self._note(run, record, name)

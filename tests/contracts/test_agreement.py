@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -17,10 +18,11 @@ from mlbench.backends.catalog_sql import SqlCatalog, problem_of
 from mlbench.core.errors import StoreError
 from mlbench.core.ids import ExecutionId, RunId, new_id
 from mlbench.core.ports import BlobStore, Catalog
-from mlbench.core.records import Execution, Metric, Run
+from mlbench.core.records import Binding, Execution, FanOut, Metric, Run
 from mlbench.project import Project, care, find_store
 from mlbench.project.care import agreement
 from mlbench.project.indexing import fill_catalog, reindex
+from mlbench.runs.wire import msgspec
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +112,103 @@ def knows_both_ways(project: Project) -> None:
     assert damage_in(project) == []
     for one, record in before.items():
         assert project.catalog.execution(one) == record
+
+
+def test_what_both_have_and_say_otherwise_is_named_with_every_catalog(with_catalog: Project) -> None:
+    says_otherwise(with_catalog)
+
+
+def test_what_both_have_and_say_otherwise_is_named_in_every_store(with_blobs: Project) -> None:
+    says_otherwise(with_blobs)
+
+
+def says_otherwise(project: Project) -> None:
+    run, other = a_run(project), a_run(project)
+    whole = a_step(run, "score", fanout=FanOut(names=("x",), total=3, succeeded=3))
+    items = [a_step(run, "score", part_of=whole.id, item=number) for number in range(3)]
+    project.blobs.append("executions", f"{whole.id}-1", {"executions": [msgspec.to_builtins(one) for one in items]})
+    project.record(whole)
+    project.catalog.put_executions([whole, *items])
+    assert damage_in(project) == []
+    catalog = project.catalog
+    before = [catalog.run(run.id), *(catalog.execution(one.id) for one in (*catalog.executions(run.id), *items))]
+    steps = {one.step: one for one in catalog.executions(run.id)}
+    load, train = steps["load"], steps["train"]
+    changed = {"parameters": {"origin": "LGA"}, "tags": {"team": "ops"}, "metrics": (Metric(name="rmse", value=2.0),)}
+    catalog.put_run(replace(run, **changed))
+    bound = (Binding(name="model", problem="It is none."),)
+    catalog.put_executions([replace(load, state="failed", ended=7), replace(train, metrics=(), binds=bound)])
+    catalog.put_executions([replace(one, artifacts=bound) for one in items[:2]])
+    catalog.put_run(replace(other, state="failed"))
+    (sentence,) = damage_in(project)
+    for said in (
+        f"of run {run.id[:4]} (flights) the parameters, the metrics and the tags",
+        "of step load the state (failed instead of succeeded) and when it ended",
+        "of step train the metrics and what was bound",
+        "of 2 items of step score what was logged",
+        f"of run {other.id[:4]} (flights) the state (failed instead of succeeded)",
+    ):
+        assert said in sentence, sentence
+    assert sentence.startswith("catalog: It says otherwise than the records: ")
+    (damage,) = care.verify(project, repair=True).damage
+    assert damage.remedy == "`mlbench store reindex` makes it anew from the records."
+    fill_catalog(catalog, project.blobs)
+    assert damage_in(project) == []
+    assert [catalog.run(run.id), *(catalog.execution(one.id) for one in before[1:])] == before
+
+
+def test_what_a_catalog_may_say_otherwise_is_no_damage(with_catalog: Project) -> None:
+    project = with_catalog
+    run = a_run(project)
+    numbers = (Metric(name="loss", value=math.nan), Metric(name="loss", value=math.inf), Metric(name="n", value=3))
+    logged = {"metrics": numbers, "tags": {"b": "1", "a": "2"}}
+    project.put_execution(a_step(run, "odd", **logged))
+    project.end_run(run, "succeeded", parameters={"b": [1, 2.5, None], "a": {"x": "\0"}}, **logged)
+    assert damage_in(project) == []
+    project.catalog.put_executions(
+        [replace(one, unseen=True, note="seen", position=4) for one in project.catalog.executions(run.id)]
+    )
+    assert damage_in(project) == []
+    project.blobs.append("run", run.id, msgspec.to_builtins(replace(run, state="running")))
+    assert damage_in(project) == [], "whoever wrote that had not heard of its end"
+
+
+def test_what_is_under_way_may_be_behind_its_records(with_catalog: Project) -> None:
+    project = with_catalog
+    run = project.begin_run(kind="interactive")
+    project.put_execution(a_step(run, "load"))
+    whole = a_step(run, "score", state="running", fanout=FanOut(names=("x",), total=3))
+    item = a_step(run, "score", part_of=whole.id, item=0, state="failed")
+    project.catalog.put_executions([whole, item])
+    project.record(item)
+    project.record(replace(item, state="succeeded", attempt=2))
+    project.blobs.append("run", run.id, msgspec.to_builtins(replace(run, tags={"team": "ops"})))
+    assert damage_in(project) == []
+    project.end_run(run, "failed")
+    assert "1 item of step score the state (failed instead of succeeded)" in " ".join(damage_in(project))
+
+
+def test_of_several_attempts_the_last_counts_whatever_the_clocks_said(with_catalog: Project) -> None:
+    project = with_catalog
+    run = a_run(project)
+    again = a_step(run, "again", attempt=2)
+    project.put_execution(again)
+    project.record(replace(again, attempt=1, state="failed"))  # by another machine, whose clock is ahead
+    assert damage_in(project) == []
+    project.catalog.put_execution(replace(again, state="failed"))
+    assert "of step again the state (failed instead of succeeded)" in " ".join(damage_in(project))
+    fill_catalog(project.catalog, project.blobs)
+    assert damage_in(project) == []
+    assert project.catalog.execution(again.id) == again
+
+
+def test_of_many_that_differ_some_are_named_and_the_rest_is_counted(with_catalog: Project) -> None:
+    project = with_catalog
+    runs = [a_run(project) for _ in range(8)]
+    with_catalog.catalog.put_runs([replace(run, tags={"team": "ops"}) for run in runs])
+    (sentence,) = damage_in(project)
+    assert sentence.count("(flights) the tags") == 5
+    assert sentence.endswith("; and something of 3 more runs.")
 
 
 def test_writers_beside_it_are_no_damage(with_catalog: Project, monkeypatch: pytest.MonkeyPatch) -> None:

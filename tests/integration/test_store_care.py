@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -11,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,6 +147,33 @@ def test_a_catalog_that_is_gone_or_lacks_something_is_made_anew_after_the_record
     status, said = mlbench("store", "verify")
     assert (status, "It lacks what records tell: 1 step or item" in said) == (1, True), said
     assert do_what_is_said(said) == ["mlbench store verify --repair", "mlbench store reindex"]
+    assert mlbench("store", "verify")[0] == 0
+    assert shown(run) == before
+
+
+def test_a_catalog_that_says_otherwise_than_the_records_is_named_by_run_and_step_and_made_anew(
+    run: Run, store: Path
+) -> None:
+    before = shown(run)
+    project = Project.open()
+    train = next(one for one in project.steps(run.id) if one.step == "train")
+    project.catalog.put_run(replace(run, parameters={"n": 4}))
+    project.catalog.put_execution(replace(train, state="failed", binds=()))
+    whole = next(one for one in project.steps(run.id) if one.step == "score")
+    project.catalog.put_executions([replace(one, tags={"a": "b"}) for one in project.catalog.items(whole.id)[1:]])
+    project.close()
+    assert shown(run) != before
+    status, said = mlbench("store", "verify")
+    assert status == 1
+    assert (
+        f"It says otherwise than the records: of run {run.id[:4]} (flights) the parameters, "
+        "of 3 items of step score the tags, "
+        "of step train the state (failed instead of succeeded) and what was bound."
+    ) in said
+    status, told = mlbench("store", "verify", "--json")
+    (damage,) = json.loads(told)["damage"]
+    assert (status, damage["kind"], damage["remedy"] in said) == (1, "catalog", True)
+    assert do_what_is_said(said) == ["mlbench store reindex"]
     assert mlbench("store", "verify")[0] == 0
     assert shown(run) == before
 

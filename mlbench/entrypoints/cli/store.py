@@ -44,8 +44,8 @@ def store() -> None:
 def verify(other: str | None, repair: bool, as_json: bool) -> int:
     """Read every object, pack and record; name what is damaged or missing, and the runs, steps and names that need it.
 
-    The catalog is read too, and compared with the records: what one knows the other has to tell. The exit status is 1
-    if anything is damaged or missing, and was not repaired.
+    The catalog is read too, and compared with the records: what one knows the other has to tell, and to tell the same.
+    The exit status is 1 if anything is damaged or missing, and was not repaired.
     """
     from mlbench.project.care import verify as verified
 

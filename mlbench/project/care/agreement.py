@@ -1,5 +1,7 @@
 """Whether a store's catalog and its records tell the same, and the writing again of what no record tells any more.
 
+They are compared by what is there, and of what both have by what it says; the records are right then.
+
 A record is written before the catalog knows of it, and goes after the catalog has forgotten it; both happens while they
 are compared. So it is looked twice, and in between, after a pause, the records that have come are read: what both looks
 have found is no matter of time.
@@ -19,7 +21,10 @@ from mlbench.core.errors import NotFound, StoreError
 from mlbench.core.ids import Digest, ExecutionId, RunId, short
 from mlbench.core.ports import BlobStore, Piece
 from mlbench.core.records import ENDED, UNDER_WAY, Execution, Json, Run, Snapshot
+from mlbench.project.care.difference import Other, what_differs
+from mlbench.project.care.reading import Reading
 from mlbench.runs.reachable import Survey, Use
+from mlbench.runs.saying import said_by
 
 if TYPE_CHECKING:
     from mlbench.project import Project
@@ -53,10 +58,11 @@ class Untold:
 
 @dataclass(slots=True)
 class Agreement:
-    """What no record tells, what the catalog lacks (a sentence), and what is no damage but to be said."""
+    """What no record tells, what the catalog lacks and says otherwise (a sentence each), and what is no damage."""
 
     untold: list[Untold] = field(default_factory=list)
     lacks: str | None = None
+    differs: str | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -69,50 +75,48 @@ class _Look:
     untold: dict[ExecutionId, tuple[RunId, str, ExecutionId | None]] = field(default_factory=dict)
     lacking_runs: set[RunId] = field(default_factory=set)
     lacking: dict[ExecutionId, RunId] = field(default_factory=dict)
+    other: dict[str, Other] = field(default_factory=dict)
 
     @property
     def differs(self) -> bool:
-        return bool(self.untold_runs or self.untold or self.lacking_runs or self.lacking)
+        return bool(self.untold_runs or self.untold or self.lacking_runs or self.lacking or self.other)
 
     def of(self, run: RunId) -> str:
         """Return what a run is called among people."""
         return f"run {short(run)} ({self.names[run]})" if run in self.names else f"run {short(run)}"
 
 
-def compare(
-    project: Project, survey: Survey, go_on: Callable[[], None], is_there: Callable[[RunId], bool]
-) -> Agreement:
+def compare(project: Project, reading: Reading) -> Agreement:
     """Compare the catalog with the records, both ways.
 
     Parameters
     ----------
     project
         The store, with a catalog that is whole.
-    survey
-        What the records say.
-    go_on
-        Adds to it what the records say that have come since.
-    is_there
-        Says whether a run still has its records.
+    reading
+        The records, with what they say.
 
     Raises
     ------
     StoreError
         If the catalog cannot be read.
     """
+    survey, is_there = reading.survey, reading.is_there
     first = _look(project, survey)
     if not first.differs:
         return Agreement()
     time.sleep(PAUSE)
-    go_on()
+    reading.go_on()
     look = _look(project, survey)
     look.untold_runs &= first.untold_runs
     look.untold = {one: where for one, where in look.untold.items() if one in first.untold}
     look.lacking_runs = {run for run in look.lacking_runs & first.lacking_runs if is_there(run)}
     left = {run: is_there(run) for run in set(look.lacking.values())}
     look.lacking = {one: run for one, run in look.lacking.items() if one in first.lacking and left[run]}
+    look.other = {one: other for one, other in look.other.items() if first.other.get(one) == other}
     notes = _without_what_others_freed(look, survey) if project.catalog_is_apart else []
-    return Agreement(list(_told(project, look)), _what_lacks(look), notes)
+    differs = what_differs(project, reading, look.other, look.of)
+    return Agreement(list(_told(project, look)), _what_lacks(look), differs, notes)
 
 
 def _look(project: Project, survey: Survey) -> _Look:
@@ -129,10 +133,16 @@ def _look(project: Project, survey: Survey) -> _Look:
             open_runs.add(run.id)
         elif told is None or told.state in UNDER_WAY:
             look.untold_runs.add(run.id)
+        else:
+            _compare(look, survey, run, run.id)
     for one in _pages(catalog.executions_by_id):
         known.add(one.id)
-        if one.state in ENDED and one.id not in survey.ran_in:
+        if one.state not in ENDED:
+            continue
+        if one.id not in survey.ran_in:
             look.untold[one.id] = one.run, one.step, one.part_of
+        elif one.run not in open_runs:  # else what was recorded is about to be written
+            _compare(look, survey, one, one.run)
     look.lacking_runs = {run for run in survey.runs if run not in known}
     # Of a run that is under way a record may be about to be taken over, by its service or by the next one.
     look.lacking = {
@@ -141,6 +151,14 @@ def _look(project: Project, survey: Survey) -> _Look:
         if one not in known and run not in open_runs and run not in look.lacking_runs
     }
     return look
+
+
+def _compare(look: _Look, survey: Survey, one: Run | Execution, run: RunId) -> None:
+    """Note if the catalog says something else of what has ended than its record."""
+    told = survey.said.get(one.id)
+    if told is not None and told != (says := hash(said_by(one))):
+        step, whole = (one.step, one.part_of) if isinstance(one, Execution) else (None, None)
+        look.other[one.id] = Other(run, step, whole, (told, says))
 
 
 def _pages(page: Callable[..., list[T]]) -> Iterator[T]:

@@ -181,7 +181,7 @@ def _refuse_damaged(reading: Reading) -> None:
 
 def _refuse_missing(project: Project, reading: Reading) -> None:
     _refuse_damaged(reading)
-    known = compare(project, reading.survey, reading.go_on, reading.is_there).untold
+    known = compare(project, reading).untold
     for one in (*known, *snapshots_untold(project, reading.survey)):
         if one.write is None:  # nobody knows what it was, and there is nothing to wait for
             continue

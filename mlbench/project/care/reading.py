@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from mlbench.core.errors import ArtifactCorrupt, NotFound, StoreError
 from mlbench.core.ids import Digest, RunId
 from mlbench.core.ports import BlobStore, Catalog, Piece
+from mlbench.core.records import ENDED
 from mlbench.project.history import runs_under_way
 from mlbench.runs.reachable import Survey
+from mlbench.runs.saying import InOrder, Saying, said_in
 
 __all__ = ["Reading", "contents"]
+
+_ENDING: Final = ("run", "execution", "executions")
+"""The kinds of records that say how something ended."""
 
 
 class Reading:
     """The records of a store, read once each; what cannot be read is told by name."""
 
-    def __init__(self, blobs: BlobStore, catalog: Catalog | None = None) -> None:
+    def __init__(self, blobs: BlobStore, catalog: Catalog | None = None, *, with_said: bool = False) -> None:
         self._blobs = blobs
         self._catalog = catalog
         self.met: set[RunId] = set()
-        self.survey = Survey(with_uses=catalog is None)
+        self.survey = Survey(with_uses=catalog is None, with_said=with_said)
         self.damaged: dict[str, str] = {}
         self.pieces: dict[str, Piece] = {}
         self._lists: dict[Digest, tuple[Digest, ...]] = {}
@@ -74,6 +81,20 @@ class Reading:
             return all(self._blobs.read_record(self.pieces[name]) for name in self.survey.records.get(run, ())[-1:])
         except NotFound:
             return False
+
+    def saying_of(self, run: RunId) -> dict[str, Saying]:
+        """Return what the records of a run say of it and of its executions that have ended, by their ids: read anew."""
+        order, found = InOrder(), dict[str, Saying]()
+        for name in self.survey.records.get(run, ()):
+            try:
+                record = self._blobs.read_record(self.pieces[name])
+            except (NotFound, StoreError):
+                continue
+            them = record["executions"] if record["record"] == "executions" else [record]
+            for one in them if record["record"] in _ENDING else ():
+                if one["state"] in ENDED and (record["record"] == "run" or order.counts(one)):
+                    found[one["id"]] = said_in(one)
+        return found
 
 
 def contents(blobs: BlobStore, pack: Piece) -> set[str]:

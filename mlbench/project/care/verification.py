@@ -79,7 +79,7 @@ def verify(project: Project, *, repair_from: Project | None = None, repair: bool
         Whether records that are damaged or missing are written again from what the catalog knows.
     """
     blobs, found = project.blobs, Verified()
-    reading = Reading(blobs)
+    reading = Reading(blobs, with_said=True)
     for name, problem in reading.damaged.items():
         found.damage.append(Damage("record", name, problem))
     for piece in reading.pieces.values():
@@ -120,7 +120,7 @@ def _compare(project: Project, reading: Reading, found: Verified) -> dict[str, U
         if problem is not None:
             found.damage.append(Damage("catalog", place, problem, remedy=_REINDEX))
         else:
-            agreed = compare(project, reading.survey, reading.go_on, reading.is_there)
+            agreed = compare(project, reading)
     except StoreError as error:
         found.damage.append(Damage("catalog", place, error.message, remedy=error.remedy))
     untold = {one.name: one for one in (*agreed.untold, *snapshots_untold(project, reading.survey))}
@@ -135,9 +135,9 @@ def _compare(project: Project, reading: Reading, found: Verified) -> dict[str, U
         for name, one in untold.items()
         if name not in damaged
     ]
-    if agreed.lacks is not None:
-        first = "Once the records are repaired, " if untold else ""
-        found.damage.append(Damage("catalog", place, agreed.lacks, remedy=f"{first}{_REINDEX}"))
+    first = "Once the records are repaired, " if untold else ""
+    for problem in filter(None, (agreed.lacks, agreed.differs)):
+        found.damage.append(Damage("catalog", place, problem, remedy=f"{first}{_REINDEX}"))
     found.notes += agreed.notes
     return untold
 
