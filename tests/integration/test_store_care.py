@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -176,6 +176,45 @@ def test_a_catalog_that_says_otherwise_than_the_records_is_named_by_run_and_step
     assert do_what_is_said(said) == ["mlbench store reindex"]
     assert mlbench("store", "verify")[0] == 0
     assert shown(run) == before
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, cut])
+def test_a_list_that_gc_lacks_is_named_with_who_needs_it_and_made_again_from_its_items(
+    run: Run, store: Path, damage: Callable[[Path], object]
+) -> None:
+    project = Project.open()
+    step = next(one for one in project.steps(run.id) if one.step == "score")
+    project.close()
+    (bound,) = step.binds
+    assert bound.artifact is not None
+    name = bound.artifact.digest[7:]
+    kept = store / "objects" / name[:2] / name
+    whole = kept.read_bytes()
+    damage(kept)
+    status, said = mlbench("store", "gc", "--yes")
+    assert status == 2
+    assert f"It is needed by run {run.id[:8]} step score score." in said
+    repair, *_ = re.findall(r"`(mlbench store [^`]+)`", said)
+    assert repair in mlbench("store", "verify")[1]
+    assert mlbench(*shlex.split(repair)[1:])[0] == 0
+    assert kept.read_bytes()[:100] == whole[:100]
+    assert mlbench("store", "verify")[0] == 0
+    assert mlbench("store", "gc", "--yes")[0] == 0
+    assert package.run(run.id)["score"].score == [3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("kind", ["execution", "executions", "run", "snapshot"])
+@pytest.mark.parametrize("damage", [Path.unlink, cut])
+def test_gc_that_lacks_a_record_goes_on_after_what_it_says(
+    run: Run, store: Path, damage: Callable[[Path], object], kind: str
+) -> None:
+    damage(records(store, kind)[-1])
+    status, said = mlbench("store", "gc", "--yes")
+    assert status == 2
+    assert damage is cut or f"run {run.id[:4]} (flights)" in said
+    repair, *_ = re.findall(r"`(mlbench store [^`]+)`", said)
+    assert mlbench(*shlex.split(repair)[1:])[0] == 0
+    assert mlbench("store", "gc", "--yes")[0] == 0
 
 
 def test_a_damaged_value_is_named_where_it_is_read_and_a_copy_has_it(run: Run, store: Path, tmp_path: Path) -> None:

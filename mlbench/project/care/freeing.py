@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mlbench.backends.owners import user_name
 from mlbench.core.errors import ArtifactCorrupt, NotFound, StoreError
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "free", "keep", "plan"]
 
 _LOG = logging.getLogger(__name__)
+
+_SHOWN: Final = 3
+"""How many who need something are named before the rest is counted."""
 
 
 @dataclass(slots=True)
@@ -153,14 +156,25 @@ def _mark(
 
 
 def _needed(reading: Reading, gone: Collection[RunId], until: int) -> set[Digest]:
-    try:
-        return reading.survey.needed(gone, reading.inside, reading.met_since(until))
-    except (ArtifactCorrupt, NotFound) as error:
-        raise StoreError(
-            "Nothing is freed while a list of artifacts is damaged or gone, since what it names is not known. "
-            f"{error.message}",
-            "Repair it with `mlbench store verify --repair-from OTHER`.",
-        ) from error
+    def inside(digest: Digest) -> Iterable[Digest]:
+        try:
+            return reading.inside(digest)
+        except (ArtifactCorrupt, NotFound) as error:
+            raise StoreError(
+                "Nothing is freed while a list of artifacts is damaged or gone, since what it names is not known. It "
+                f"is needed by {_some(reading.users_of(digest))}. {error.message}",
+                "Make it again with `mlbench store verify --repair`, or, if that cannot, fetch it from a copy: "
+                "`mlbench store verify --repair-from COPY`.",
+            ) from error
+
+    return reading.survey.needed(gone, inside, reading.met_since(until))
+
+
+def _some(users: Collection[str]) -> str:
+    them = sorted(users)
+    if not them:
+        return "what is being recorded"
+    return ", ".join(them[:_SHOWN]) + (f" and {len(them) - _SHOWN:,} more" if len(them) > _SHOWN else "")
 
 
 def _unneeded_snapshots(reading: Reading, needed: Collection[Digest], until: int) -> list[Digest]:
@@ -175,7 +189,8 @@ def _refuse_damaged(reading: Reading) -> None:
     for name, problem in reading.damaged.items():
         raise StoreError(
             f"Nothing is freed while a record cannot be read, since what it needs is not known: {name}. {problem}",
-            "Restore or remove that file; `mlbench store verify` names all of them.",
+            "Write it again with `mlbench store verify --repair`, or, if that cannot, fetch it from a copy: "
+            "`mlbench store verify --repair-from COPY`. Without one, remove that file.",
         )
 
 

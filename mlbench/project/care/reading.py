@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
 from mlbench.core.errors import ArtifactCorrupt, NotFound, StoreError
@@ -9,7 +10,7 @@ from mlbench.core.ids import Digest, RunId
 from mlbench.core.ports import BlobStore, Catalog, Piece
 from mlbench.core.records import ENDED
 from mlbench.project.history import runs_under_way
-from mlbench.runs.reachable import Survey
+from mlbench.runs.reachable import Survey, uses
 from mlbench.runs.saying import InOrder, Saying, said_in
 
 __all__ = ["Reading", "contents"]
@@ -74,6 +75,14 @@ class Reading:
             return self.inside(digest)
         except (NotFound, StoreError):
             return ()
+
+    def users_of(self, digest: Digest) -> set[str]:
+        """Return in words who needs an object: the records are read once more."""
+        found: set[str] = set()
+        for piece in self.pieces.values():
+            with suppress(NotFound, StoreError, KeyError, TypeError, AttributeError):
+                found.update(str(use) for one, use in uses(self._blobs.read_record(piece)) if one == digest)
+        return found
 
     def is_there(self, run: RunId) -> bool:
         """Say whether the records of a run are still there: they go when it is freed."""

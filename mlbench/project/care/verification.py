@@ -21,6 +21,7 @@ from mlbench.project.care.agreement import (
     name_without_time,
     snapshots_untold,
 )
+from mlbench.project.care.lists import can_be_made, make_again
 from mlbench.project.care.reading import Reading, contents
 from mlbench.runs.reachable import Use
 
@@ -32,6 +33,7 @@ __all__ = ["Damage", "Verified", "verify"]
 _LOG = logging.getLogger(__name__)
 
 _REPAIR: Final = "`mlbench store verify --repair` writes it again from what is known elsewhere in the store."
+_REMAKE: Final = "`mlbench store verify --repair` makes it again from what its items bound."
 _REINDEX: Final = "`mlbench store reindex` makes it anew from the records."
 
 
@@ -76,7 +78,8 @@ def verify(project: Project, *, repair_from: Project | None = None, repair: bool
     repair_from
         A store from which what is damaged or missing here is fetched, where it has it whole.
     repair
-        Whether records that are damaged or missing are written again from what the catalog knows.
+        Whether records that are damaged or missing are written again from what the catalog knows, and lists of a
+        fan-out's results from what its items bound.
     """
     blobs, found = project.blobs, Verified()
     reading = Reading(blobs, with_said=True)
@@ -104,11 +107,18 @@ def verify(project: Project, *, repair_from: Project | None = None, repair: bool
         if digest not in there and digest not in of_chunks:
             found.damage.append(Damage("object", digest, "It is not in the store.", _in_order(users), missing=True))
     found.damage += _without_chunks(reading.survey.chunked, needed, there)
+    for damage in found.damage:
+        if damage.kind == "object" and damage.name in reading.survey.lists:
+            digest = Digest(damage.name)
+            damage.remedy = _REMAKE if can_be_made(project, digest, damage.needed_by) else None
     untold = _compare(project, reading, found)
     if repair_from is not None:
         _repair(blobs, repair_from.blobs, found.damage, untold)
     if repair:
         _write_again(blobs, found.damage, untold)
+        for damage in found.damage:
+            if damage.remedy == _REMAKE and not damage.repaired:
+                damage.repaired = make_again(project, Digest(damage.name), damage.needed_by)
     return found
 
 
