@@ -39,7 +39,7 @@ def store() -> None:
     metavar="OTHER",
     help="Fetch what is damaged or missing from this store, where it has it whole.",
 )
-@click.option("--repair", is_flag=True, help="Write records and lists that are damaged or missing again, from what is whole.")
+@click.option("--repair", is_flag=True, help="Write records and lists that are damaged or missing again.")
 @json_option
 def verify(other: str | None, repair: bool, as_json: bool) -> int:
     """Read every object, pack and record; name what is damaged or missing, and the runs, steps and names that need it.
