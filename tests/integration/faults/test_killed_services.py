@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from mlbench.core.messages import Foreach, StepOptions
 from mlbench.project import Project
 from tests.integration.house import House, eventually
 from tests.integration.kernel.conftest import Notebook, Place
@@ -121,3 +122,25 @@ def test_what_had_ended_when_the_service_was_killed_in_a_fan_out_is_in_the_catal
     assert book.value(f"y == list(range(1, {ITEMS + 1}))") == "True"
     again = Counter(ran.read_text().split()) - before
     assert set(map(int, again)) == set(range(ITEMS)) - {n for n, one in items.items() if one.state == "succeeded"}
+
+
+def test_so_it_is_in_the_run_of_an_engine_that_lives_on(service: House, tmp_path: Path) -> None:
+    project = Project.open()
+    run = project.begin_run(kind="papermill")
+    kernel = service.kernel(run=run.id, kind="papermill", reconnect=True)
+    foreach = StepOptions(foreach=(Foreach(name="x", expression=f"range({ITEMS})"),))
+    step = kernel.submit("train", "import time\ntime.sleep(0.05)\ny = x", options=foreach, defs=("y",))
+
+    def known() -> int:
+        return sum(project.catalog.count_items(step).values())
+
+    eventually(lambda: known() > 0)
+    os.kill(service.pid, signal.SIGSTOP)
+    eventually(lambda: len(recorded(project)) > known())
+    service.kill()
+    record = kernel.state(step)
+    assert (record.state, record.reason) == ("failed", "service-lost")
+    eventually(lambda: len(recorded(project)) == known())
+    assert project.catalog.run(run.id).state == "running"
+    project.end_run(run, "failed")
+    assert mlbench("store", "verify")[0] == 0
