@@ -150,6 +150,8 @@ class Survey:
         The artifacts that are kept in chunks, each with these: whoever asks `needed` or `uses` fills it first.
     ran_in
         The run of each execution, items among them.
+    ended
+        The runs of which records say that they have: the catalog may have been a moment behind.
     said
         By the id of a run or of an execution that has ended a number that stands for what its record says: that is
         other for one that says something else (see `mlbench.runs.saying`).
@@ -167,6 +169,7 @@ class Survey:
         self.chunked: dict[Digest, tuple[Digest, ...]] = {}
         self._keeps: dict[RunId, bool] = {}
         self.ran_in: dict[str, RunId] = {}
+        self.ended: set[RunId] = set()
         self.said: dict[str, int] = {}
         self._order = InOrder()
         self._reused: dict[RunId, set[str]] = {}
@@ -214,6 +217,8 @@ class Survey:
         ended = name is not None and run in self.runs and self.runs[run].state in ENDED
         if ended and record.get("state") in UNDER_WAY and record.get("kind") != "interactive":
             return  # whoever wrote it had not heard of its end yet
+        if name is not None:
+            (self.ended.add if record.get("state") in ENDED else self.ended.discard)(run)
         if self._with_said and record.get("state") in ENDED:
             self.said[run] = hash(said_in(record))
         self.runs[run] = RunFacts(

@@ -18,9 +18,10 @@ from mlbench.backends.catalog_sql import SqlCatalog, problem_of
 from mlbench.core.errors import StoreError
 from mlbench.core.ids import ExecutionId, RunId, new_id
 from mlbench.core.ports import BlobStore, Catalog
-from mlbench.core.records import Binding, Execution, FanOut, Metric, Run
+from mlbench.core.records import Binding, Execution, FanOut, Metric, Run, RunKind
 from mlbench.project import Project, care, find_store
 from mlbench.project.care import agreement
+from mlbench.project.care.reading import Reading
 from mlbench.project.indexing import fill_catalog, reindex
 from mlbench.runs.wire import msgspec
 
@@ -186,6 +187,17 @@ def test_what_is_under_way_may_be_behind_its_records(with_catalog: Project) -> N
     assert damage_in(project) == []
     project.end_run(run, "failed")
     assert "1 item of step score the state (failed instead of succeeded)" in " ".join(damage_in(project))
+
+
+@pytest.mark.parametrize("kind", ["papermill", "interactive"])
+def test_a_run_that_ends_while_the_records_are_read_has_its_record(with_catalog: Project, kind: RunKind) -> None:
+    project = with_catalog
+    run = project.begin_run(kind=kind)
+    ended = replace(run, state="succeeded", ended=5)
+    project.record(ended)
+    reading = Reading(project.blobs, project.catalog)  # the record is read, then the catalog, which is behind it
+    project.catalog.put_run(ended)
+    assert agreement.compare(project, reading).untold == []
 
 
 def test_of_several_attempts_the_last_counts_whatever_the_clocks_said(with_catalog: Project) -> None:

@@ -128,10 +128,9 @@ def _look(project: Project, survey: Survey) -> _Look:
     for run in _pages(catalog.runs_by_id):
         known.add(run.id)
         look.names[run.id] = run.name
-        told = survey.runs.get(run.id)
         if run.state in UNDER_WAY:
             open_runs.add(run.id)
-        elif told is None or told.state in UNDER_WAY:
+        elif run.id not in survey.ended:
             look.untold_runs.add(run.id)
         else:
             _compare(look, survey, run, run.id)
