@@ -293,6 +293,7 @@ export interface IItemChange {
 export interface IItemList {
   readonly items: ReadonlyArray<IExecution>;
   readonly counts: { readonly [name: string]: number };
+  readonly logged: number | null;
   readonly next: number | null;
 }
 
