@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["items_table", "logged_by_items", "logged_in"]
 
 _MOST: Final = 10
-"""Metrics of one fan-out that are shown, and items that logged artifacts."""
+"""Metrics of one fan-out that are shown."""
+_FIRST: Final = 5
+"""Items that logged artifacts of which these are shown."""
 
 
 def items_table(catalog: Catalog, executions: Sequence[Execution]) -> Table | None:
@@ -48,9 +50,9 @@ def logged_by_items(catalog: Catalog, execution: Execution) -> tuple[list[tuple[
     if execution.fanout is None:
         return [], 0
     whole = with_items(catalog, execution)
-    items = catalog.items(whole.id, logged=True, limit=_MOST)
+    items = catalog.items(whole.id, logged=True, limit=_FIRST)
     shown = [(f"{one.step}{_words(one.label, one.item)}", binding) for one in items for binding in one.artifacts]
-    return shown, catalog.count_logged(whole.id) - len(shown) if len(items) == _MOST else 0
+    return shown, catalog.count_logged(whole.id) - len(shown) if len(items) == _FIRST else 0
 
 
 def _rows(catalog: Catalog, execution: Execution) -> Iterator[tuple[str, str, str, str, str]]:

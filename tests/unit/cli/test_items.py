@@ -55,5 +55,5 @@ def test_what_the_first_items_logged_is_shown_with_their_values_and_how_much_mor
         ("fit (item 0)", "b.txt"),
         ("fit (x=1)", "a.txt"),
     ]
-    assert (len(shown), left) == (20, 39_980)
+    assert (len(shown), left) == (10, 39_990)
     assert logged_by_items(catalog, Execution(id=whole.id, run=whole.run, step="fit", state="succeeded")) == ([], 0)
