@@ -101,8 +101,8 @@ function Group(props: IArtifactListProps & { readonly group: IGroup }): JSX.Elem
   const ofItems = execution && props.logged(execution.id);
   const words = [
     logged.length ? `${logged.length.toLocaleString('en-US')} logged` : '',
-    ofItems?.count ? `${ofItems.count.toLocaleString('en-US')} logged by items` : '',
-    values.length ? `${values.length.toLocaleString('en-US')} made` : ''
+    values.length ? `${values.length.toLocaleString('en-US')} made` : '',
+    ofItems?.count ? `${ofItems.count.toLocaleString('en-US')} logged by items` : ''
   ];
   const bundle = (data: PartialJSONObject) =>
     props.outputs('preview', [{ output_type: 'display_data', data, metadata: {} }]);
@@ -167,7 +167,7 @@ function OfItems(props: IOfItemsProps): JSX.Element {
   const left = count - items.reduce((sum, { artifacts }) => sum + artifacts.length, 0);
   return (
     <>
-      <div className="jp-mlb-ArtifactList-cards">
+      <div className="jp-mlb-ArtifactList-cards jp-mod-items">
         {items.map(item =>
           item.artifacts.map(binding => (
             <BindingCard
@@ -182,7 +182,7 @@ function OfItems(props: IOfItemsProps): JSX.Element {
                   title={`Show the item of ${step.step} that logged it: ${valuesOf(item)}`}
                   onClick={() => props.onChooseItem(step.id, item.item ?? 0)}
                 >
-                  {itemName(item)}
+                  {step.step}[{itemName(item)}]
                 </LinkButton>
               }
             />

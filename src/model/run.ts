@@ -18,6 +18,8 @@ export type RunTab = 'steps' | 'artifacts' | 'notebook';
 
 /** Failed items of one fan-out that are listed at most. */
 const MOST_FAILED = 20;
+/** Items that are added to the list when more are asked for. */
+const MORE_ITEMS = 100;
 
 /** What is listed of a fan-out's items: those that failed, the slowest, and those that were asked for. */
 export interface IFold {
@@ -132,6 +134,34 @@ export class RunModel implements IDisposable {
   /** Ask for more of the artifacts that the items of a fan-out logged. */
   showMoreLogged(execution: string): void {
     void this._logged.more(execution);
+  }
+
+  /** How many of a fan-out's items are listed next, when more are asked for. */
+  restOf({ id, fanout, ended }: IExecution): number {
+    const left = (fanout?.total ?? 0) - this.fold(id).items.length;
+    return ended === null ? 0 : Math.min(MORE_ITEMS, left);
+  }
+
+  /** List more of a fan-out's items, in their order. */
+  async showMoreItems({ id }: IExecution): Promise<void> {
+    const after = this._listedTo.get(id);
+    try {
+      const found = await this._client.items(id, { after, limit: MORE_ITEMS }, this.path);
+      if (this._isDisposed) {
+        return;
+      }
+      const last = found[found.length - 1]?.item ?? null;
+      if (last !== null) {
+        this._listedTo.set(id, last);
+        this._asked.set(id, [...(this._asked.get(id) ?? []), ...found]);
+        this._merge(id, []);
+      }
+    } catch (error) {
+      this._error = sentence(error);
+    }
+    if (!this._isDisposed) {
+      this._changed.emit();
+    }
   }
 
   /** Choose an item of a fan-out; while nothing is recorded of it, the fan-out itself. */
@@ -353,6 +383,7 @@ export class RunModel implements IDisposable {
 
   private _asked = new Map<string, ReadonlyArray<IExecution>>();
   private _folds = new Map<string, IFold>();
+  private _listedTo = new Map<string, number>();
   private _logged: LoggedItems;
   private _origins: Origins;
   private _unfolded = new Map<string, string>();

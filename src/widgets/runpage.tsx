@@ -142,6 +142,8 @@ function RunPageBody(options: IRunPageOptions): JSX.Element {
                 chosen={model.chosen}
                 onChoose={execution => model.choose(execution)}
                 fold={execution => model.fold(execution)}
+                restOf={execution => model.restOf(execution)}
+                onMoreItems={execution => void model.showMoreItems(execution)}
                 reusedFrom={execution => model.reusedFrom(execution)}
                 onOpenRun={openRun}
               />

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from playwright.sync_api import Locator
@@ -147,7 +148,7 @@ def test_what_items_logged_is_on_the_runs_page_with_the_item_that_did_however_ma
 
     few = run.get_by_role("region", name="Artifacts of items")
     few.get_by_text("2 logged by items").wait_for()
-    assert "of AA" in card(run, "AA.txt").inner_text()
+    assert "of items[AA]" in card(run, "AA.txt").inner_text()
     assert downloaded(lab, card(run, "UA.txt").get_by_role("link", name="Download")) == ("UA.txt", b"UA")
 
     many = run.get_by_role("region", name="Artifacts of many")
@@ -161,12 +162,22 @@ def test_what_items_logged_is_on_the_runs_page_with_the_item_that_did_however_ma
     many.get_by_text("and 30 more").wait_for(state="detached")
     assert cards.count() == 150
     assert len(asked) == 4
-    assert "of 149" in cards.last.inner_text()
+    assert "of many[149]" in cards.last.inner_text()
 
     card(run, "UA.txt").get_by_role("button", name="UA.txt").click()
     page = lab.page.locator(".jp-mlb-Artifact:visible")
     page.get_by_text("Logged by").wait_for()
     page.get_by_role("button", name="items[UA] of run").click()
     run.get_by_role("tab", name="Artifacts").click()
-    cards.nth(7).get_by_role("button", name="7", exact=True).click()
+    cards.nth(7).get_by_role("button", name="many[7]").click()
     run.get_by_role("heading", name="many[7]").wait_for()
+
+    run.get_by_role("button", name="Show 100").click()
+    run.get_by_text(re.compile(r"and (49|50) more, all done")).wait_for()
+    run.get_by_role("tab", name="Artifacts").click()
+    cards.nth(90).get_by_role("button", name="many[90]").click()
+    chosen = run.locator(".jp-mlb-StepsTable tr.jp-mod-selected", has_text="90")
+    chosen.wait_for()
+    lab.wait_until(
+        lambda: chosen.evaluate("row => row.getBoundingClientRect().bottom <= innerHeight"), "the item in the table"
+    )
