@@ -30,8 +30,9 @@ FILTER = "metrics.m0 < 0.5 and params.p0 = '3'"
 
 RARE = "metrics.m0 < 0.0005"
 
-KNOWN = {"recorded": 0.015 + NAMES * 0.0026, "sorted": 3.9, "filtered": 0.28, "newest first": 0.027}
-"""Seconds that MLflow took where it was measured, a run and a page each: they stand in for it where it is not."""
+KNOWN = {"recorded": 0.015 + 2 * NAMES * 0.0026, "sorted": 3.9, "filtered": 0.28, "newest first": 0.027}
+"""Seconds that MLflow took where it was measured, a run and a page each: they stand in for it where it is not. A
+parameter takes as long as a metric's point: each is a request and a transaction."""
 
 GOALS = {"sorted": 0.01, "filtered": 0.1, "newest first": 1.0}
 

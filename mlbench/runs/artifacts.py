@@ -36,6 +36,7 @@ from mlbench.runs.values import (
     Encoded,
     codec_of,
     encode,
+    number_of,
     pack_items,
     read_items,
     seal,
@@ -326,7 +327,9 @@ class Loader:
         found: list[Any] = []
         for entry in entries:
             if isinstance(entry, str):
-                found.append(unpacked(Digest(entry), next(values)))
+                parts = next(values)
+                number = number_of(parts)
+                found.append(number if number is not None else unpacked(Digest(entry), parts))
             elif isinstance(entry, list):
                 found.append(self._member(*next(members)))
             elif "module" in entry:

@@ -37,6 +37,7 @@ __all__ = [
     "Odd",
     "Packed",
     "Reduce",
+    "are_whole",
     "codec_of",
     "digest_of",
     "dumps",
@@ -314,6 +315,7 @@ _THREADED = 1 << 20
 _MAGIC: Final = b"MLB1"
 _HEAD = struct.Struct("<4sI")
 _ENTRY = struct.Struct("<QQ")
+_HEAD_OF_TWO = struct.Struct("<4sIQQQQ")
 _PAGE = 4096
 _LARGE = 1 << 16
 
@@ -357,6 +359,42 @@ _MANIFEST = re.compile(
     rb'\{"codec":"([a-z]+)","format":%d,"parts":\[((?:\["[0-9a-f]{64}",[0-9]{1,18}\],?)*)(?<!,)\]\}' % FORMAT
 )
 _PART = re.compile(rb'\["([0-9a-f]{64})",([0-9]+)\]')
+_OF_ONE_PART = re.compile(rb'\{"codec":"[a-z]+","format":%d,"parts":\[\["([0-9a-f]{64})",([0-9]{1,18})\]\]\}' % FORMAT)
+
+
+def are_whole(digest: Digest, parts: Sequence[Buffer]) -> bool:
+    """Say whether a manifest and one further part are what a digest promises; of others it is not known here.
+
+    Examples
+    --------
+    >>> packed = pack(7)
+    >>> are_whole(packed.digest, packed.parts), are_whole(packed.digest, [packed.parts[0], b"8"])
+    (True, False)
+    """
+    if len(parts) != 2 or (one := _OF_ONE_PART.fullmatch(parts[0])) is None:
+        return False
+    return (
+        blake3(parts[0]).hexdigest() == digest[7:]
+        and _size(parts[1]) == int(one[2])
+        and digest_of(parts[1]) == one[1].decode()
+    )
+
+
+def number_of(parts: Sequence[Buffer]) -> int | float | None:
+    """Return the number that the parts of an artifact are; None if they are anything else.
+
+    Examples
+    --------
+    >>> number_of(pack(7).parts), number_of(pack("7").parts)
+    (7, None)
+    """
+    if len(parts) != 2 or parts[0][: len(_SCALAR)] != _SCALAR:
+        return None
+    number = _NUMBER.fullmatch(parts[1])
+    return _load_number(number[1], number[2].decode()) if number is not None else None
+
+
+_SCALAR = b'{"codec":"scalar","format":%d,' % FORMAT
 
 
 def read_manifest(manifest: Buffer) -> tuple[str, list[tuple[str, int]]]:
@@ -429,6 +467,10 @@ def split(data: Buffer) -> list[memoryview]:
     [b'one', b'', b'three']
     """
     view = memoryview(data)
+    if view.nbytes >= _HEAD_OF_TWO.size:  # as it mostly is, and thousands are read at once
+        magic, count, first, size, second, length = _HEAD_OF_TWO.unpack_from(view)
+        if magic == _MAGIC and count == 2 and first + size <= second and second + length == view.nbytes:
+            return [view[first : first + size], view[second:]]
     try:
         magic, count = _HEAD.unpack_from(view)
         if magic != _MAGIC:

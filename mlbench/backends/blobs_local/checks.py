@@ -45,6 +45,8 @@ def checked(digest: Digest, data: memoryview, size: int, *, hashed: bool = True)
 
 def check_parts(digest: Digest, parts: Sequence[memoryview], *, hashed: bool = True) -> None:
     """Raise `ArtifactCorrupt` if the parts of an artifact, manifest first, are not what its digest promises."""
+    if hashed and values.are_whole(digest, parts):
+        return
     manifest = parts[0]
     if (found := f"blake3:{values.digest_of(manifest)}") != digest:
         raise ArtifactCorrupt.at(digest, digest_shown(found))

@@ -168,11 +168,12 @@ class LocalBlobs(Care):
             new = {digest: parts for digest, parts in new.items() if digest not in paths}
             places, _ = self._packs.find(new, newest=_COMPARED)
             whole = self._packed_whole(places, new)  # a damaged one is kept again
-            met = {place.pack: touch(self._packs.path(place.pack)) for place in map(places.__getitem__, whole)}
+            packs = {pack: self._packs.path(pack) for pack in {places[digest].pack for digest in whole}}
+            met = {pack for pack, path in packs.items() if touch(path)}
+            there.update(map(packs.__getitem__, met))
             for digest in whole:
-                if met[places[digest].pack]:
+                if places[digest].pack in met:
                     del new[digest]
-                    there.add(self._packs.path(places[digest].pack))
             name = None
             if new:
                 name, size, pieces = lay_out(list(new.items()))
