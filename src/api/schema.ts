@@ -39,6 +39,7 @@ export interface IBinding {
   readonly artifact: IArtifact | null;
   readonly member: string | null;
   readonly module: string | null;
+  readonly submodules: ReadonlyArray<string>;
   readonly problem: string | null;
 }
 
