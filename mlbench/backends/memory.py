@@ -448,15 +448,27 @@ class MemoryCatalog:
         return [replace(one, messages=()) for one in found]
 
     def items(
-        self, execution: ExecutionId, /, *, states: Sequence[str] = (), limit: int = 200, after: int = -1
+        self,
+        execution: ExecutionId,
+        /,
+        *,
+        states: Sequence[str] = (),
+        logged: bool = False,
+        limit: int = 200,
+        after: int = -1,
     ) -> list[Execution]:
         found = [
-            one for number, one in self._items(execution) if number > after and (not states or one.state in states)
+            one
+            for number, one in self._items(execution)
+            if number > after and (not states or one.state in states) and (not logged or one.artifacts)
         ]
         return [replace(one, messages=()) for one in found[:limit]]
 
     def count_items(self, execution: ExecutionId, /) -> dict[str, int]:
         return dict(Counter(one.state for _, one in self._items(execution)))
+
+    def count_logged(self, execution: ExecutionId, /) -> int:
+        return sum(len(one.artifacts) for _, one in self._items(execution))
 
     def item_metrics(self, execution: ExecutionId, name: str, /) -> list[tuple[int, float]]:
         logged = [

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import json
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from queue import Empty
@@ -59,7 +60,7 @@ class NotebookRunner(PapermillNotebookClient):  # type: ignore[misc]
     started
         Called when the kernel's process has started, before it is waited for.
     ready
-        Called when the kernel has started, before anything runs in it.
+        Called when the kernel has started, before anything runs in it; if it raises, nothing does.
     computed
         Parameters whose values only the kernel knows: it is asked for them when it has run the cell that sets them.
     watch
@@ -116,9 +117,22 @@ class NotebookRunner(PapermillNotebookClient):  # type: ignore[misc]
             _leave_tasks()
             raise
 
-    def _run_cells(self) -> None:
-        if self._ready is not None:
+    def _begin(self) -> None:
+        """Wait until cells may run; end the kernel outright if they may not.
+
+        The usual end begins with an interrupt, which a kernel that may still be answering whether it is there would
+        complain of on the terminal. In this one nothing has run that could be lost.
+        """
+        if self._ready is None:
+            return
+        try:
             self._ready()
+        except BaseException:
+            run_sync(ensure_async)(self.km.signal_kernel(signal.SIGKILL))
+            raise
+
+    def _run_cells(self) -> None:
+        self._begin()
         if self._set_up:
             self.run_hidden(self._set_up)
         setting = _last_of_parameters(self.nb.cells) if self._computed else None

@@ -390,16 +390,28 @@ class Catalog(Protocol):
         ...
 
     def items(
-        self, execution: ExecutionId, /, *, states: Sequence[str] = (), limit: int = 200, after: int = -1
+        self,
+        execution: ExecutionId,
+        /,
+        *,
+        states: Sequence[str] = (),
+        logged: bool = False,
+        limit: int = 200,
+        after: int = -1,
     ) -> list[Execution]:
         """Return a page of a fan-out's items in the order of their numbers, without their messages.
 
-        `states` chooses some, `after` is the number of the last item of the page before.
+        `states` chooses some, `logged` those that logged artifacts; `after` is the number of the last item of the page
+        before.
         """
         ...
 
     def count_items(self, execution: ExecutionId, /) -> dict[str, int]:
         """Return how many items of a fan-out are in which state; states that none is in are left out."""
+        ...
+
+    def count_logged(self, execution: ExecutionId, /) -> int:
+        """Return how many artifacts the items of a fan-out logged, all together."""
         ...
 
     def item_metrics(self, execution: ExecutionId, name: str, /) -> list[tuple[int, float]]:

@@ -50,14 +50,16 @@ class Binding:
     """A name that an execution bound, with its artifact, or with why it has none.
 
     Names of one execution that share objects are kept in one artifact, a dictionary: `member` is then this name's
-    key in it, and whoever loads two of them loads it once. A module is kept by its import name in `module`. `problem`
-    says why a value could not be stored, and what to do.
+    key in it, and whoever loads two of them loads it once. A module is kept by its import name in `module`, with those
+    below it that the execution imported in `submodules`. `problem` says why a value could not be stored, and what to
+    do.
     """
 
     name: str
     artifact: Artifact | None = None
     member: str | None = None
     module: str | None = None
+    submodules: tuple[str, ...] = ()
     problem: str | None = None
 
 

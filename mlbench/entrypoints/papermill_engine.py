@@ -164,7 +164,10 @@ def _run(
 
 
 class _Recording:
-    """The record of one run, from its begin to its end, written while the kernel starts and after it has ended."""
+    """The record of one run, from its begin to its end, written while the kernel starts and after it has ended.
+
+    A store on this machine that cannot be used is refused when it is entered, before there is a kernel.
+    """
 
     def __init__(self, nb: Any, request: RunRequest, kernel_name: str, *, has_steps: bool) -> None:
         self.nb = nb
@@ -186,8 +189,14 @@ class _Recording:
 
     def __enter__(self) -> _Recording:
         from mlbench.notebook import parameters as form
+        from mlbench.project import Project
+        from mlbench.project.configuration import find_store
         from mlbench.project.preparation import declared
 
+        request = self.request
+        self._location = find_store(request.notebook, store=request.store)
+        if self._location.url is None:  # one that is elsewhere is asked while the kernel starts
+            self._project = Project(self._location)
         self._source = _plain(self.nb)
         parameters, given = declared(self._source), self._given()
         self._parameters = form.defaults(parameters) | given
@@ -218,9 +227,7 @@ class _Recording:
         }
         if self.request.notebook is not None:
             told["MLBENCH_NOTEBOOK"] = self.request.notebook
-        from mlbench.project.configuration import find_store
-
-        return told | find_store(self.request.notebook, store=self.request.store).variables()
+        return told | self._location.variables()
 
     def begin(self) -> None:
         """Record the begin, unless that is done or under way.
@@ -255,7 +262,7 @@ class _Recording:
         from mlbench.project import Project
 
         request = self.request
-        project = self._project = Project.open(store=request.store, notebook=request.notebook)
+        project = self._project = self._project or Project(self._location)
         kernel = self._kernel()
         identity = self._identify(project)
         snapshot = request.snapshot or project.snapshot(

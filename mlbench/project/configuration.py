@@ -155,7 +155,7 @@ def _noted(path: Path) -> str | None:
     file = path / _NOTE
     try:
         found = json.loads(file.read_text("utf-8"))["catalog"]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(

@@ -16,7 +16,7 @@ import re
 import sys
 import types
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -53,6 +53,7 @@ def save_names(
     names: Iterable[str],
     blobs: BlobStore,
     *,
+    imported: Collection[str] = (),
     durable: bool = True,
     signer: Signer | None = None,
 ) -> list[Binding]:
@@ -66,6 +67,8 @@ def save_names(
         What to store; one that is not bound gets a binding that says so.
     blobs
         Where the artifacts go.
+    imported
+        What the code that bound them imports: after `import a.b` whoever loads the module `a` finds `a.b` in it.
     durable
         Whether they must survive a power cut once this returns.
     signer
@@ -87,7 +90,7 @@ def save_names(
             continue
         value = namespace[name]
         if isinstance(value, types.ModuleType):
-            found[name] = _module(name, value)
+            found[name] = _module(name, value, imported)
             continue
         inside: dict[int, Any] = {}
         try:
@@ -204,7 +207,7 @@ def _entry(place: Binding | Failed) -> Any:
     if isinstance(place, Failed):
         return {"failed": {name: getattr(place, name) for name in _FAILED}}
     if place.module is not None:
-        return {"module": place.module}
+        return {"module": place.module} | ({"submodules": place.submodules} if place.submodules else {})
     if place.artifact is None:
         raise ValueError(f"a binding with neither a value nor a reason: {place!r}")
     return place.artifact.digest if place.member is None else [place.artifact.digest, place.member]
@@ -263,7 +266,7 @@ class Loader:
 
             binding = msgspec.convert(binding, Binding)
         if binding.module is not None:
-            return _import(binding.name, binding.module)
+            return _import(binding.name, binding.module, binding.submodules)
         if binding.artifact is None:
             raise ResultError(binding.problem or f"`{binding.name}` has no stored value.")
         try:
@@ -330,7 +333,7 @@ class Loader:
             elif isinstance(entry, list):
                 found.append(self._member(*next(members)))
             elif "module" in entry:
-                found.append(_import(unpacked.name, entry["module"]))
+                found.append(_import(unpacked.name, entry["module"], entry.get("submodules", ())))
             else:
                 found.append(Failed(**entry["failed"]))
         return found
@@ -399,23 +402,27 @@ def _places_of(entries: Iterable[Any]) -> list[tuple[_Place, str]]:
     return places
 
 
-def _import(name: str, module: str) -> types.ModuleType:
+def _import(name: str, module: str, below: Iterable[str]) -> types.ModuleType:
+    one = module
     try:
-        return importlib.import_module(module)
+        for one in (module, *below):
+            importlib.import_module(one)
     except ImportError as error:
         raise ResultError(
-            f"`{name}` is the module {module}, which cannot be imported here.",
+            f"`{name}` is the module {one}, which cannot be imported here.",
             "Install it, or put its folder on sys.path.",
         ) from error
+    return sys.modules[module]
 
 
-def _module(name: str, module: types.ModuleType) -> Binding:
+def _module(name: str, module: types.ModuleType, imported: Collection[str]) -> Binding:
     if sys.modules.get(module.__name__) is not module or module.__name__ == "__main__":
         return Binding(
             name=name,
             problem=f"`{name}` is a module that cannot be imported by name. Put its source into a file.",
         )
-    return Binding(name=name, module=module.__name__)
+    below = sorted(one for one in set(imported) if one.startswith(f"{module.__name__}.") and one in sys.modules)
+    return Binding(name=name, module=module.__name__, submodules=tuple(below))
 
 
 def _bundle(namespace: Mapping[str, Any], names: list[str]) -> Encoded | None:

@@ -217,17 +217,24 @@ def _parameters(before: Json, after: Json) -> Iterator[ParameterChange]:
 def _environment(before: Side, after: Side) -> Iterator[EnvironmentChange]:
     if before.snapshot is None or after.snapshot is None:
         return
-    then, now = _surroundings(before.snapshot), _surroundings(after.snapshot)
+    then, now = _surroundings(before.snapshot, after.snapshot), _surroundings(after.snapshot, before.snapshot)
     for part, change in differing(then, now):
         yield EnvironmentChange(part=part, change=change, before=then.get(part), after=now.get(part))
 
 
-def _surroundings(snapshot: Snapshot) -> dict[str, str]:
-    found = {"python": snapshot.python, "kernel": snapshot.kernel_name}
-    found |= {f"package {name}": version for name, version in sorted(snapshot.packages.items())}
+def _surroundings(snapshot: Snapshot, other: Snapshot) -> dict[str, str]:
+    """Return what a snapshot stood on, but for what of the other one is not recorded at all: that is no difference.
+
+    Of an interactive run the kernel has no name, of one by papermill the variables are not recorded.
+    """
+    found = {"python": snapshot.python if other.python else None}
+    found["kernel"] = snapshot.kernel_name if other.kernel_name else None
+    if other.packages:
+        found |= {f"package {name}": version for name, version in sorted(snapshot.packages.items())}
     if snapshot.git is not None:
         found["commit"] = snapshot.git.commit + (" with changes" if snapshot.git.difference is not None else "")
-    found |= {f"variable {name}": "set" for name in snapshot.environment}
+    if other.environment:
+        found |= {f"variable {name}": "set" for name in snapshot.environment}
     return {part: value for part, value in found.items() if value is not None}
 
 

@@ -198,6 +198,19 @@ export class Client {
     return answer.items;
   }
 
+  /** A page of the items of a fan-out that logged artifacts, and how many artifacts all of them did. */
+  loggedItems(
+    execution: string,
+    question: Omit<IItemsQuestion, 'state'>,
+    path: string | null = null
+  ): Promise<IItemList> {
+    return request(this.serverSettings, 'GET', `executions/${execution}/items`, {
+      ...question,
+      logged: 1,
+      notebook: path
+    });
+  }
+
   cancelExecution(id: string): Promise<ICancelled> {
     return request(this.serverSettings, 'POST', `executions/${id}/cancel`, {}, {});
   }

@@ -39,6 +39,7 @@ export interface IBinding {
   readonly artifact: IArtifact | null;
   readonly member: string | null;
   readonly module: string | null;
+  readonly submodules: ReadonlyArray<string>;
   readonly problem: string | null;
 }
 
@@ -293,6 +294,7 @@ export interface IItemChange {
 export interface IItemList {
   readonly items: ReadonlyArray<IExecution>;
   readonly counts: { readonly [name: string]: number };
+  readonly logged: number | null;
   readonly next: number | null;
 }
 

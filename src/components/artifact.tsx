@@ -14,7 +14,7 @@ import type {
   IRun
 } from '../api/schema';
 import type { IContents } from '../model/contents';
-import { exact, millis, moment, size } from '../model/format';
+import { exact, fileVerb, millis, moment, plainly, shortened, size } from '../model/format';
 import { executionName, LineageRow, rowsAbove, rowsBelow } from '../model/lineage';
 import { exactly } from '../model/difference';
 import { summary } from '../model/preview';
@@ -29,6 +29,8 @@ import { StateIcon } from './stateicon';
 const FEW = 200;
 /** Files of an execution that are named. */
 const FILES = 6;
+/** Characters of a value in a line of a tree. */
+const LONGEST = 70;
 
 export interface IArtifactViewProps {
   readonly lineage: ILineage;
@@ -263,6 +265,15 @@ function TreeLine(props: ITreeProps & { readonly row: LineageRow }): JSX.Element
   switch (row.kind) {
     case 'unknown':
       return <span className="jp-mod-quiet">made by an execution that was not followed</span>;
+    case 'modules':
+      return (
+        <>
+          <span className="jp-mlb-Tree-facts">{row.names.length > 1 ? 'modules' : 'module'}</span>
+          {row.names.map(name => (
+            <code key={name}>{name}</code>
+          ))}
+        </>
+      );
     case 'value':
       return <ValueLine value={row.value} onOpen={props.onOpenArtifact} />;
     case 'execution':
@@ -285,7 +296,7 @@ function ValueLine({ value, onOpen }: IValueLineProps): JSX.Element {
   const { name, digest, execution, how } = value;
   const where = how === 'captured' ? 'from the kernel' : how === 'file' ? 'a file' : '';
   const facts = [
-    value.text?.split('\n')[0] ?? value.type?.split('.').pop(),
+    shortened(plainly(value.text?.split('\n')[0] ?? value.type?.split('.').pop() ?? ''), LONGEST),
     value.size === null ? '' : size(value.size),
     where
   ];
@@ -298,7 +309,9 @@ function ValueLine({ value, onOpen }: IValueLineProps): JSX.Element {
       ) : (
         <code>{name}</code>
       )}
-      <span className="jp-mlb-Tree-facts">{facts.filter(Boolean).join(' · ')}</span>
+      <span className="jp-mlb-Tree-facts" title={value.text ?? undefined}>
+        {facts.filter(Boolean).join(' · ')}
+      </span>
     </>
   );
 }
@@ -363,5 +376,5 @@ function ExecutionLine(props: IExecutionLineProps): JSX.Element {
 
 function fileWords({ path, mode, size: bytes }: IFileUse): string {
   const name = path.split('/').pop() ?? path;
-  return `${mode === 'w' ? 'wrote' : 'read'} ${name}${bytes === null ? '' : ` (${size(bytes)})`}`;
+  return `${fileVerb({ mode, size: bytes })} ${name}${bytes === null ? '' : ` (${size(bytes)})`}`;
 }

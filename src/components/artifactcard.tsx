@@ -36,10 +36,12 @@ export interface IBindingCardProps {
   readonly contents: IContents;
   readonly onOpen: (digest: string, name: string) => void;
   readonly bundle: (data: PartialJSONObject) => JSX.Element;
+  /** What leads to the item that logged it, where it stands among those of others. */
+  readonly item?: JSX.Element;
 }
 
 export function BindingCard(props: IBindingCardProps): JSX.Element {
-  const { binding, python, contents, bundle, onOpen } = props;
+  const { binding, python, contents, bundle, item, onOpen } = props;
   const { artifact, name } = binding;
   return (
     <div className="jp-mlb-Card" data-name={name}>
@@ -49,6 +51,7 @@ export function BindingCard(props: IBindingCardProps): JSX.Element {
         ) : (
           <code>{name}</code>
         )}
+        {item && <span>of {item}</span>}
         {artifact && (
           <span title={artifact.digest}>
             {summary(artifact.type, artifact.preview)} · {size(shownSize(artifact))}

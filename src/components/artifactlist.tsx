@@ -9,9 +9,11 @@ import type { IArtifactName } from '../api/client';
 import type { IBinding, IExecution, IRunDetail } from '../api/schema';
 import type { IContents } from '../model/contents';
 import { counted } from '../model/format';
+import type { ILogged } from '../model/logged';
 import { isCode } from '../model/preview';
-import { BindingCards, pythonCode } from './artifactcard';
-import { Line, LinkButton } from './shared';
+import { BindingCard, BindingCards, pythonCode } from './artifactcard';
+import { itemName } from './execution';
+import { Line, LinkButton, Problem } from './shared';
 import { StateIcon } from './stateicon';
 
 /** Artifacts of one step that are shown before more are asked for. */
@@ -24,9 +26,14 @@ export interface IArtifactListProps {
   /** Show the details of a step. */
   readonly onChoose: (execution: string) => void;
   readonly onOpenArtifact: (artifact: IArtifactName) => void;
+  /** What is known of the artifacts that the items of a fan-out logged. */
+  readonly logged: (execution: string) => ILogged;
+  readonly onMoreLogged: (execution: string) => void;
+  /** Show the details of an item of a fan-out. */
+  readonly onChooseItem: (execution: string, item: number) => void;
 }
 
-/** How many artifacts a run has, code that was imported aside. */
+/** How many artifacts a run has but for those of items, code that was imported aside. */
 export function countArtifacts(detail: IRunDetail): number {
   return groupsOf(detail).reduce(
     (sum, { logged, made }) => sum + logged.length + made.filter(isValue).length,
@@ -45,7 +52,10 @@ interface IGroup {
   readonly made: ReadonlyArray<IBinding>;
 }
 
-function groupsOf({ run, executions }: IRunDetail): ReadonlyArray<IGroup> {
+function groupsOf(
+  { run, executions }: IRunDetail,
+  ofItems?: (execution: string) => ILogged
+): ReadonlyArray<IGroup> {
   const there = (bindings: ReadonlyArray<IBinding>) => bindings.filter(each => each.artifact);
   return [
     { execution: null, logged: there(run.artifacts), made: [] },
@@ -54,11 +64,14 @@ function groupsOf({ run, executions }: IRunDetail): ReadonlyArray<IGroup> {
       logged: there(execution.artifacts),
       made: there(execution.binds)
     }))
-  ].filter(({ logged, made }) => logged.length + made.length > 0);
+  ].filter(({ execution, logged, made }) => {
+    const items = execution && ofItems?.(execution.id);
+    return logged.length + made.length > 0 || items?.count || items?.error;
+  });
 }
 
 export function ArtifactList(props: IArtifactListProps): JSX.Element {
-  const groups = groupsOf(props.detail);
+  const groups = groupsOf(props.detail, props.logged);
   if (!groups.length) {
     return (
       <Line>
@@ -85,18 +98,20 @@ function Group(props: IArtifactListProps & { readonly group: IGroup }): JSX.Elem
   const { run } = detail;
   const values = made.filter(isValue);
   const left = logged.length + made.length - most;
+  const ofItems = execution && props.logged(execution.id);
   const words = [
     logged.length ? `${logged.length.toLocaleString('en-US')} logged` : '',
-    values.length ? `${values.length.toLocaleString('en-US')} made` : ''
+    values.length ? `${values.length.toLocaleString('en-US')} made` : '',
+    ofItems?.count ? `${ofItems.count.toLocaleString('en-US')} logged by items` : ''
   ];
+  const bundle = (data: PartialJSONObject) =>
+    props.outputs('preview', [{ output_type: 'display_data', data, metadata: {} }]);
   const cards = (bindings: ReadonlyArray<IBinding>, isLogged: boolean) => (
     <BindingCards
       bindings={bindings}
       python={name => pythonCode(run.id, execution?.step ?? null, name, isLogged)}
       contents={contents}
-      bundle={data =>
-        props.outputs('preview', [{ output_type: 'display_data', data, metadata: {} }])
-      }
+      bundle={bundle}
       onOpen={(digest, name) =>
         props.onOpenArtifact(
           execution ? { digest, execution: execution.id, name } : { digest, run: run.id, name }
@@ -128,6 +143,69 @@ function Group(props: IArtifactListProps & { readonly group: IGroup }): JSX.Elem
           Show {counted(left, 'more artifact')}
         </LinkButton>
       )}
+      {execution && ofItems && (ofItems.count > 0 || ofItems.error) && (
+        <OfItems {...props} bundle={bundle} step={execution} logged={ofItems} />
+      )}
     </section>
   );
+}
+
+interface IOfItemsProps {
+  readonly step: IExecution;
+  readonly logged: ILogged;
+  readonly contents: IContents;
+  readonly bundle: (data: PartialJSONObject) => JSX.Element;
+  readonly onOpenArtifact: (artifact: IArtifactName) => void;
+  readonly onMoreLogged: (execution: string) => void;
+  readonly onChooseItem: (execution: string, item: number) => void;
+}
+
+/** What the items of a fan-out logged, each with the item that did. */
+function OfItems(props: IOfItemsProps): JSX.Element {
+  const { step, logged } = props;
+  const { items, count, next, error } = logged;
+  const left = count - items.reduce((sum, { artifacts }) => sum + artifacts.length, 0);
+  return (
+    <>
+      <div className="jp-mlb-ArtifactList-cards jp-mod-items">
+        {items.map(item =>
+          item.artifacts.map(binding => (
+            <BindingCard
+              key={`${item.id} ${binding.name}`}
+              binding={binding}
+              python={null}
+              contents={props.contents}
+              bundle={props.bundle}
+              onOpen={(digest, name) => props.onOpenArtifact({ digest, execution: item.id, name })}
+              item={
+                <LinkButton
+                  title={`Show the item of ${step.step} that logged it: ${valuesOf(item)}`}
+                  onClick={() => props.onChooseItem(step.id, item.item ?? 0)}
+                >
+                  {step.step}[{itemName(item)}]
+                </LinkButton>
+              }
+            />
+          ))
+        )}
+      </div>
+      {error ? (
+        <Problem sentence={error} onRetry={() => props.onMoreLogged(step.id)} />
+      ) : (
+        next !== null &&
+        left > 0 && (
+          <div className="jp-mlb-ArtifactList-more">
+            <span className="jp-mod-quiet">and {left.toLocaleString('en-US')} more</span>
+            <LinkButton onClick={() => props.onMoreLogged(step.id)}>Show more</LinkButton>
+          </div>
+        )
+      )}
+    </>
+  );
+}
+
+/** An item's values with their names, or its number. */
+function valuesOf({ label, item }: IExecution): string {
+  const values = Object.entries(label).map(pair => pair.join(' = '));
+  return values.join(', ') || `item ${item}`;
 }

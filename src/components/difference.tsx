@@ -31,7 +31,7 @@ import {
   said,
   sideBySide
 } from '../model/difference';
-import { exact, millis, moment, plainly } from '../model/format';
+import { exact, millis, moment, plainly, shortened } from '../model/format';
 import { runName } from './runlist';
 import { Copy, Line, LinkButton, Segments } from './shared';
 import { ShownState, StateIcon } from './stateicon';
@@ -40,6 +40,8 @@ import { ShownState, StateIcon } from './stateicon';
 const FEW = 40;
 /** Lines of a cell's difference from which on it is folded. */
 const MANY_LINES = 80;
+/** Characters of what is said of a value. */
+const LONGEST = 200;
 
 export interface IDifferenceProps {
   readonly difference: IDifference;
@@ -429,7 +431,7 @@ function Values<T extends IDataChange | IArtifactChange>(props: IValuesProps<T>)
             <td className="jp-mod-wide">
               {each.details.map((detail, at) => (
                 <div key={at} title={detail}>
-                  {plainly(detail, 6)}
+                  {shortened(plainly(detail, 6), LONGEST)}
                 </div>
               ))}
             </td>

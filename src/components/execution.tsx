@@ -8,7 +8,7 @@ import * as React from 'react';
 import type { IArtifactName } from '../api/client';
 import type { IAttempt, IExecution, IMetric, IRead } from '../api/schema';
 import type { IContents } from '../model/contents';
-import { duration, exact, figure, millis, plainly, size } from '../model/format';
+import { duration, exact, figure, fileVerb, millis, plainly, size } from '../model/format';
 import { ArtifactLink, BindingCards, pythonOf } from './artifactcard';
 import { LinkButton, Line, Sentence, useNow } from './shared';
 import { StateIcon } from './stateicon';
@@ -170,7 +170,7 @@ export function ExecutionView(props: IExecutionProps): JSX.Element {
           <dl className="jp-mlb-Facts">
             {files.map(file => (
               <React.Fragment key={`${file.mode}${file.path}`}>
-                <dt>{file.mode === 'w' ? 'wrote' : 'read'}</dt>
+                <dt>{fileVerb(file)}</dt>
                 <dd title={file.path}>
                   <code>{file.path}</code>
                   {file.size === null ? '' : ` · ${size(file.size)}`}

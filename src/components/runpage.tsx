@@ -51,7 +51,7 @@ export function RunHead(props: IRunHeadProps): JSX.Element {
         <h1>{runName(detail)}</h1>
         <span className="jp-mlb-RunHead-state">
           {run.state}
-          {run.reason ? ` (${run.reason})` : ''}
+          {run.reason && run.reason !== 'error' ? ` (${run.reason})` : ''}
         </span>
         <code title={run.id}>{run.id.slice(0, 4)}</code>
         {isLive && (
@@ -225,6 +225,9 @@ export interface IStepsTableProps {
   readonly onChoose: (execution: string) => void;
   /** What is listed of a fan-out's items. */
   readonly fold: (execution: string) => IFold;
+  /** How many more items of a fan-out can be listed at a time. */
+  readonly restOf: (execution: IExecution) => number;
+  readonly onMoreItems: (execution: IExecution) => void;
   /** The run that an execution was reused from, once that is known. */
   readonly reusedFrom: (execution: IExecution) => string | null;
   readonly onOpenRun: (run: string) => void;
@@ -319,6 +322,11 @@ export function StepsTable(props: IStepsTableProps): JSX.Element {
                     <div>
                       <LanesBelow layout={layout} row={row} height={ROW} />
                       <span>{error ?? restWords(execution, items)}</span>
+                      {props.restOf(execution) > 0 && (
+                        <LinkButton onClick={() => props.onMoreItems(execution)}>
+                          Show {props.restOf(execution).toLocaleString('en-US')}
+                        </LinkButton>
+                      )}
                     </div>
                   </td>
                 </tr>
@@ -347,15 +355,20 @@ interface IRowProps {
 function Row(props: IRowProps): JSX.Element {
   const { execution, chosen, now } = props;
   const isItem = execution.part_of !== null;
+  const isChosen = chosen === execution.id;
+  const row = React.useRef<HTMLTableRowElement>(null);
+  React.useEffect(() => {
+    if (isChosen) {
+      row.current?.scrollIntoView({ block: 'nearest' });
+    }
+  }, [isChosen]);
   return (
     <tr
+      ref={row}
       data-row={execution.id}
-      tabIndex={chosen === execution.id || (chosen === null && props.isFirst) ? 0 : -1}
-      aria-selected={chosen === execution.id}
-      className={[
-        chosen === execution.id ? 'jp-mod-selected' : '',
-        isItem ? 'jp-mod-item' : ''
-      ].join(' ')}
+      tabIndex={isChosen || (chosen === null && props.isFirst) ? 0 : -1}
+      aria-selected={isChosen}
+      className={[isChosen ? 'jp-mod-selected' : '', isItem ? 'jp-mod-item' : ''].join(' ')}
       onClick={() => props.onChoose(execution.id)}
     >
       <td className="jp-mlb-StepsTable-step">

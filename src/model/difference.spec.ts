@@ -159,7 +159,7 @@ describe('words', () => {
         label: { a: '1' },
         before: 'succeeded',
         after: 'failed: ValueError',
-        data: [data('fit', 'model', 'depth 3 to 4', 'leaves 8 to 9', 'more')],
+        data: [data('fit', 'model', 'depth 3.0000000000000004 to 4', 'leaves 8 to 9', 'more')],
         artifacts: [
           {
             ...data('fit', 'plot.png', 'plot.png, 12 kB'),

@@ -15,7 +15,7 @@ import type {
   IRunDetail,
   IStepEdge
 } from '../api/schema';
-import { counted, figure } from './format';
+import { counted, figure, plainly } from './format';
 
 /** Cells with another code that are named in a line. */
 const MOST_NAMED = 3;
@@ -214,7 +214,7 @@ export function itemWords({ before, after, data, artifacts, metrics }: IItemChan
 
 function inItem({ name, change, details }: IDataChange | IArtifactChange): string {
   const how = change === 'changed' ? 'differs' : `was ${change}`;
-  const said = details.slice(0, MOST_DETAILS).join(', ');
+  const said = plainly(details.slice(0, MOST_DETAILS).join(', '), 6);
   return `${name} ${how}${said && `: ${said}`}`;
 }
 

@@ -1,4 +1,16 @@
-import { ago, clock, counted, due, duration, figure, size, until, plainly } from './format';
+import {
+  ago,
+  clock,
+  counted,
+  due,
+  duration,
+  figure,
+  fileVerb,
+  plainly,
+  shortened,
+  size,
+  until
+} from './format';
 
 const S = 1000;
 const M = 60 * S;
@@ -92,5 +104,24 @@ describe('plainly', () => {
       'Ridge(alpha=0.00170125)'
     );
     expect(plainly("{'a': np.int64(3), 'b': np.str_('x')}")).toBe("{'a': 3, 'b': 'x'}");
+  });
+});
+
+describe('what is said of values and files', () => {
+  it('is cut where there is no room for more', () => {
+    expect([shortened('0123456789', 10), shortened('0123456789', 5)]).toEqual([
+      '0123456789',
+      '0123…'
+    ]);
+  });
+
+  it('does not say of a file that was not there that it was read', () => {
+    expect(
+      [
+        { mode: 'r', size: 0 },
+        { mode: 'r', size: null },
+        { mode: 'w', size: null }
+      ].map(fileVerb)
+    ).toEqual(['read', 'looked for', 'wrote']);
   });
 });

@@ -2,6 +2,8 @@
  * Times and sizes as people read them: short here, exact on hover.
  */
 
+import type { IFileUse } from '../api/schema';
+
 const SECOND = 1000;
 const MINUTE = 60 * SECOND;
 const HOUR = 60 * MINUTE;
@@ -144,6 +146,16 @@ export function plainly(text: string, figures = 4): string {
     .replace(/(?<![\w.])-?\d+\.\d{5,}(?:e[-+]?\d+)?(?![\w.])/gi, found =>
       String(Number(Number(found).toPrecision(figures)))
     );
+}
+
+/** A text as far as there is room for it. */
+export function shortened(text: string, most: number): string {
+  return text.length > most ? `${text.slice(0, most - 1)}…` : text;
+}
+
+/** What was done with a file: one that was asked for and not there has no size. */
+export function fileVerb({ mode, size: bytes }: Pick<IFileUse, 'mode' | 'size'>): string {
+  return mode === 'w' ? 'wrote' : bytes === null ? 'looked for' : 'read';
 }
 
 /** One thing and its number: `1 step`, `5 steps`. */

@@ -41,7 +41,7 @@ function bound(digest: string): Partial<IExecution> {
   const artifact = { digest, size: 1, type: 'int', codec: 'scalar', preview: {}, signature: null };
   return {
     id: `made-${digest}`,
-    binds: [{ name: 'x', artifact, member: null, module: null, problem: null }]
+    binds: [{ name: 'x', artifact, member: null, module: null, submodules: [], problem: null }]
   };
 }
 

@@ -71,6 +71,8 @@ function lines(rows: ReadonlyArray<LineageRow>): string[] {
         return `${indent}${row.value.name}`;
       case 'execution':
         return `${indent}${row.verb} ${executionName(row.execution)}${row.isAgain ? ' again' : ''}`;
+      case 'modules':
+        return `${indent}modules ${row.names.join(', ')}`;
       case 'unknown':
         return `${indent}unknown ${row.id}`;
     }
@@ -84,6 +86,17 @@ describe('lineage', () => {
       '  flights',
       '    made by load',
       '  rate'
+    ]);
+  });
+
+  it('names the modules that a step used in one line', () => {
+    const module = (name: string) => ({ ...value(name, null, 'captured'), type: 'module' });
+    const train = execution('train', [module('np'), flights, module('pd')], [model]);
+    expect(lines(rowsAbove({ ...WAY, executions: [train] }, model))).toEqual([
+      'made by train',
+      '  modules np, pd',
+      '  flights',
+      '    unknown load'
     ]);
   });
 

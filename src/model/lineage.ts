@@ -16,6 +16,7 @@ export type LineageRow =
       /** Whether it is told above, with all that follows from it. */
       readonly isAgain: boolean;
     }
+  | { readonly kind: 'modules'; readonly level: number; readonly names: ReadonlyArray<string> }
   | { readonly kind: 'unknown'; readonly level: number; readonly id: string };
 
 /** All that led to a value: who made it, what this was given, who made that … */
@@ -41,7 +42,12 @@ export function rowsAbove(lineage: ILineage, value: ILineageValue): ReadonlyArra
     rows.push({ kind: 'execution', level: level + 1, execution, verb: 'made by', isAgain });
     if (!isAgain) {
       told.add(execution.id);
-      const reads = execution.reads.filter(each => each.how !== 'item');
+      const given = execution.reads.filter(each => each.how !== 'item');
+      const modules = given.filter(each => each.type === 'module');
+      if (modules.length) {
+        rows.push({ kind: 'modules', level: level + 2, names: modules.map(({ name }) => name) });
+      }
+      const reads = given.filter(each => !modules.includes(each));
       todo.push(...[...reads].reverse().map(each => ({ value: each, level: level + 2 })));
     }
   }

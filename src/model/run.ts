@@ -9,6 +9,7 @@ import { ISignal, Signal } from '@lumino/signaling';
 import { Client, IItemsQuestion, Refusal, sentence } from '../api/client';
 import type { NewsFeed } from '../api/news';
 import type { IDifference, IExecution, INews, INotebookView, IRunDetail } from '../api/schema';
+import { ILogged, LoggedItems } from './logged';
 import { Origins } from './origins';
 import { IMessage, merged } from './outputs';
 import { isUnderWay } from './steps';
@@ -17,6 +18,8 @@ export type RunTab = 'steps' | 'artifacts' | 'notebook';
 
 /** Failed items of one fan-out that are listed at most. */
 const MOST_FAILED = 20;
+/** Items that are added to the list when more are asked for. */
+const MORE_ITEMS = 100;
 
 /** What is listed of a fan-out's items: those that failed, the slowest, and those that were asked for. */
 export interface IFold {
@@ -34,6 +37,11 @@ export class RunModel implements IDisposable {
     private _news: NewsFeed
   ) {
     this._origins = new Origins(_client, () => this._changed.emit());
+    this._logged = new LoggedItems(_client, path, () => {
+      if (!this._isDisposed) {
+        this._changed.emit();
+      }
+    });
     _news.arrived.connect(this._onNews, this);
     this.refresh();
   }
@@ -70,6 +78,7 @@ export class RunModel implements IDisposable {
     if (tab === 'notebook' && !this._notebook) {
       void this.showNotebook(true);
     }
+    this._logged.update(this._detail?.executions ?? [], tab === 'artifacts');
   }
 
   get notebook(): INotebookView | null {
@@ -110,6 +119,49 @@ export class RunModel implements IDisposable {
   /** What is listed under the execution of a fan-out. */
   fold(execution: string): IFold {
     return this._folds.get(execution) ?? NOTHING;
+  }
+
+  /** How many artifacts the items of its fan-outs logged. */
+  get loggedByItems(): number {
+    return this._logged.count;
+  }
+
+  /** What is known of the artifacts that the items of a fan-out logged. */
+  logged(execution: string): ILogged {
+    return this._logged.of(execution);
+  }
+
+  /** Ask for more of the artifacts that the items of a fan-out logged. */
+  showMoreLogged(execution: string): void {
+    void this._logged.more(execution);
+  }
+
+  /** How many of a fan-out's items are listed next, when more are asked for. */
+  restOf({ id, fanout, ended }: IExecution): number {
+    const left = (fanout?.total ?? 0) - this.fold(id).items.length;
+    return ended === null ? 0 : Math.min(MORE_ITEMS, left);
+  }
+
+  /** List more of a fan-out's items, in their order. */
+  async showMoreItems({ id }: IExecution): Promise<void> {
+    const after = this._listedTo.get(id);
+    try {
+      const found = await this._client.items(id, { after, limit: MORE_ITEMS }, this.path);
+      if (this._isDisposed) {
+        return;
+      }
+      const last = found[found.length - 1]?.item ?? null;
+      if (last !== null) {
+        this._listedTo.set(id, last);
+        this._asked.set(id, [...(this._asked.get(id) ?? []), ...found]);
+        this._merge(id, []);
+      }
+    } catch (error) {
+      this._error = sentence(error);
+    }
+    if (!this._isDisposed) {
+      this._changed.emit();
+    }
   }
 
   /** Choose an item of a fan-out; while nothing is recorded of it, the fan-out itself. */
@@ -192,6 +244,7 @@ export class RunModel implements IDisposable {
       for (const execution of detail.executions) {
         void this._unfold(execution);
       }
+      this._logged.update(detail.executions, this._tab === 'artifacts');
       if (this._chosen === null) {
         const { executions } = detail;
         const first =
@@ -330,6 +383,8 @@ export class RunModel implements IDisposable {
 
   private _asked = new Map<string, ReadonlyArray<IExecution>>();
   private _folds = new Map<string, IFold>();
+  private _listedTo = new Map<string, number>();
+  private _logged: LoggedItems;
   private _origins: Origins;
   private _unfolded = new Map<string, string>();
   private _again = new Throttler(() => this._load(), { limit: 500, edge: 'trailing' });

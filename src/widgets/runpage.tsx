@@ -109,7 +109,11 @@ function RunPageBody(options: IRunPageOptions): JSX.Element {
         onCompare={earlier => options.onCompare(model.id, earlier, model.path)}
         onCompareMenu={(x, y) => options.onCompareMenu(model.id, model.path, x, y)}
       />
-      <Tabs tab={model.tab} artifacts={countArtifacts(detail)} onTab={tab => (model.tab = tab)} />
+      <Tabs
+        tab={model.tab}
+        artifacts={countArtifacts(detail) + model.loggedByItems}
+        onTab={tab => (model.tab = tab)}
+      />
       {model.tab === 'artifacts' ? (
         <div className="jp-mlb-RunPage-artifacts">
           <ArtifactList
@@ -118,6 +122,12 @@ function RunPageBody(options: IRunPageOptions): JSX.Element {
             outputs={renderers.outputs}
             onChoose={execution => {
               model.choose(execution);
+              model.tab = 'steps';
+            }}
+            logged={execution => model.logged(execution)}
+            onMoreLogged={execution => model.showMoreLogged(execution)}
+            onChooseItem={(execution, item) => {
+              void model.chooseItem(execution, item);
               model.tab = 'steps';
             }}
             onOpenArtifact={artifact => options.onOpenArtifact(artifact, model.path)}
@@ -132,6 +142,8 @@ function RunPageBody(options: IRunPageOptions): JSX.Element {
                 chosen={model.chosen}
                 onChoose={execution => model.choose(execution)}
                 fold={execution => model.fold(execution)}
+                restOf={execution => model.restOf(execution)}
+                onMoreItems={execution => void model.showMoreItems(execution)}
                 reusedFrom={execution => model.reusedFrom(execution)}
                 onOpenRun={openRun}
               />

@@ -397,6 +397,23 @@ def test_the_metrics_of_items_are_read_by_name_and_not_as_those_of_the_run(catal
     assert [one.name for one in catalog.metrics([whole.run])[whole.run]] == ["total"]
 
 
+def test_the_items_that_logged_artifacts_are_found_among_all_and_what_they_logged_is_counted(catalog: Catalog) -> None:
+    artifact = Artifact(digest=SOME, size=9, type="file", codec="file", preview={"kind": "file", "artifacts": ["x"]})
+    one, other = Binding(name='"artifacts":[{', artifact=artifact), Binding(name="b", problem="too large")
+    whole, items = a_fan_out(6, source='"artifacts":[{"name": 1}]', binds=(one,))
+    logged = {1: (one,), 3: (one, other), 5: (other,)}  # the fourth has failed
+    items = [replace(each, artifacts=logged.get(number, ())) for number, each in enumerate(items)]
+    catalog.put_executions(items[:3])
+    catalog.put_items([EndedItem.of(each) for each in items[3:]])
+    catalog.put_execution(replace(whole, artifacts=(one,)))
+    assert catalog.items(whole.id, logged=True) == [items[1], items[3], items[5]]
+    assert catalog.items(whole.id, logged=True, limit=1, after=1) == [items[3]]
+    assert catalog.items(whole.id, logged=True, states=("failed",)) == [items[3]]
+    assert catalog.items(whole.id) == items
+    assert catalog.count_logged(whole.id) == 4
+    assert catalog.count_logged(items[1].id) == 0
+
+
 def test_items_put_again_replace_themselves_and_their_metrics_and_an_end_stays(catalog: Catalog) -> None:
     whole, items = a_fan_out(3, metrics=(Metric(name="rmse", value=1.0),))
     catalog.put_executions([replace(items[0], state="running", metrics=()), *items[1:]])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlbench.backends.cluster_dask.worker import attendance, chunks, supervisor
+from mlbench.backends.cluster_dask.worker import account, attendance, chunks, itemattendance, supervisor
 from mlbench.backends.service_socket import start
 from tests.integration.house import House
 from tests.integration.steps import Clock
@@ -38,7 +38,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Return the time of the supervisors in this process, which need not be waited for."""
     clock = Clock()
-    for module in (attendance, supervisor, chunks):
+    for module in (attendance, supervisor, chunks, itemattendance, account):
         monkeypatch.setattr(module, "time", clock)
     for kind in (supervisor._Supervision, chunks._ChunkRun):
         monkeypatch.setattr(kind, "_patience", lambda *_: 0.02)  # it cannot know when the clock is put forward

@@ -95,6 +95,50 @@ def test_a_step_whose_result_does_not_fit_on_the_disk_says_that_there_is_no_spac
     assert (execution.reason, execution.failure.ename) == ("error", "StoreError")
 
 
+@pytest.fixture
+def ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a file that begins to be when a kernel is started, and in which it says that it ended by itself."""
+    file = tmp_path / "kernels"
+    code = f"import atexit; f = open({str(file)!r}, 'ab', buffering=0); atexit.register(f.write, b'ended'); "
+    code += "from ipykernel.kernelapp import launch_new_instance; launch_new_instance()"
+    spec = tmp_path / "share" / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    argv = [sys.executable, "-c", code, "-f", "{connection_file}"]
+    (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "noted", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share"))
+    return file
+
+
+def test_a_store_that_cannot_be_used_is_refused_before_a_kernel_is_started(
+    tmp_path: Path, ends: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook = write(tmp_path / "n.ipynb", "n: int = 1")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MLBENCH_STORE", str(tmp_path / "file" / "store"))
+    status, out, said = mlbench("run", str(notebook))
+    assert (status, out) == (2, "")
+    assert said.startswith(f"Error: The store {tmp_path / 'file' / 'store'} cannot be written: Not a directory.")
+    assert said.count("\n") == 1
+    assert not ends.exists()
+    monkeypatch.setenv("MLBENCH_STORE", str(tmp_path / "store"))
+    assert mlbench("run", str(notebook))[0] == 0
+    assert ends.read_text() == "ended"
+
+
+def test_a_kernel_of_a_run_that_cannot_begin_is_ended_outright_and_says_nothing(
+    tmp_path: Path, ends: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook = write(tmp_path / "n.ipynb", "n: int = 1", f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MLBENCH_CATALOG", f"sqlite:///{tmp_path / 'file' / 'catalog.sqlite'}")
+    status, _, said = mlbench("run", str(notebook))
+    assert status == 2
+    assert said.startswith("Error: ")
+    assert said.count("\n") == 1
+    assert not (tmp_path / "ran").exists()
+    assert ends.read_text() == ""
+
+
 def test_a_store_on_a_disk_that_may_not_be_written_is_refused(tmp_path: Path, small: Path) -> None:
     notebook = write(tmp_path / "n.ipynb", "n: int = 1", f"open({str(tmp_path / 'ran')!r}, 'w').close()")
     subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)

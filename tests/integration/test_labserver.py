@@ -22,7 +22,7 @@ from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
 import mlbench.entrypoints.labserver as labserver
-from mlbench.core.ids import ExecutionId, new_id
+from mlbench.core.ids import Digest, ExecutionId, new_id
 from mlbench.core.records import (
     ENDED,
     Artifact,
@@ -455,6 +455,28 @@ async def test_a_fan_outs_items_come_a_page_at_a_time_with_their_counts(jp_fetch
     assert one["execution"]["messages"][0]["text"] == "item\n"
     page = await ask(jp_fetch, f"executions/{whole.id}/items", after="0", limit="1")
     assert [each["item"] for each in page["items"]] == [1]
+
+
+async def test_what_the_items_of_a_fan_out_logged_comes_a_page_at_a_time(jp_fetch: Any, notebook: Path) -> None:
+    whole = put_fan_out(notebook, count=200, state="succeeded")
+    catalog = Project.open(notebook=str(notebook)).catalog
+    artifact = Artifact(digest=Digest("blake3:" + "5" * 64), size=9, type="file", codec="file")
+    both = tuple(Binding(name=name, artifact=artifact) for name in ("a.txt", "b.txt"))
+    even = [
+        replace(one, artifacts=both) for one in catalog.items(whole.id) if one.item is not None and not one.item % 2
+    ]
+    catalog.put_executions(even)
+    page = await ask(jp_fetch, f"executions/{whole.id}/items", logged="1", limit="24")
+    assert [(each["item"], each["label"]["x"]) for each in page["items"]] == [(n, str(n)) for n in range(0, 48, 2)]
+    assert [each["name"] for each in page["items"][0]["artifacts"]] == ["a.txt", "b.txt"]
+    assert (page["logged"], page["next"]) == (200, 46)
+    page = await ask(jp_fetch, f"executions/{whole.id}/items", logged="1", limit="96", after=str(page["next"]))
+    assert ([each["item"] for each in page["items"]], page["next"]) == (list(range(48, 200, 2)), None)
+    page = await ask(jp_fetch, f"executions/{whole.id}/items", limit="1")
+    assert page["logged"] is None
+    reused = replace(whole, id=ExecutionId(new_id()), state="reused", reused_from=whole.id)
+    catalog.put_execution(reused)
+    assert (await ask(jp_fetch, f"executions/{reused.id}/items", logged="1", limit="1"))["logged"] == 200
 
 
 async def test_a_fan_outs_metric_has_a_place_for_each_item(jp_fetch: Any, notebook: Path) -> None:

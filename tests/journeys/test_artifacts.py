@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from playwright.sync_api import Locator
@@ -46,6 +47,9 @@ ITEMS = """%%step items --foreach carrier in ["AA", "UA"]
 pathlib.Path(f"{carrier}.txt").write_text(carrier)
 mlbench.log_artifact(f"{carrier}.txt")"""
 
+MANY = """%%step many --foreach number in range(150)
+mlbench.log_artifact({"number": number}, name="model")"""
+
 
 def card(page: Locator, name: str) -> Locator:
     """Return the card of an artifact."""
@@ -77,7 +81,7 @@ def test_files_folders_pictures_and_values_are_looked_at_and_downloaded(lab: Lab
     assert "0 to 11" in card(run, "matrix").inner_text()
     assert "0.25" in card(run, "mean").inner_text()
     run.get_by_text("classes and functions").wait_for()
-    assert run.get_by_role("tab", name="Artifacts").inner_text().split() == ["Artifacts", "9"]
+    assert run.get_by_role("tab", name="Artifacts").inner_text().split() == ["Artifacts", "11"]
 
     picture = card(run, "plots/dot.png").locator("img")
     picture.wait_for()
@@ -128,3 +132,52 @@ def test_what_plain_cells_and_items_logged_is_found(lab: Lab) -> None:
     item = run.locator(".jp-mlb-Execution")
     item.get_by_role("heading", name="Logged").wait_for()
     assert downloaded(lab, item.get_by_role("link", name="Download"))[1] in (b"AA", b"UA")
+
+
+def test_what_items_logged_is_on_the_runs_page_with_the_item_that_did_however_many_there_are(lab: Lab) -> None:
+    write_notebook(lab.root / "runs.ipynb", ("setup", PLAIN), ("items", ITEMS), ("many", MANY))
+    run_notebook(lab)
+    lab.open()
+    lab.open_notebook("runs.ipynb")
+    asked: list[str] = []
+    lab.page.on("request", lambda request: asked.append(request.url) if "logged=1" in request.url else None)
+    rows(lab).first.click()
+    run = lab.page.locator(".jp-mlb-RunPage:visible")
+    run.get_by_role("tab", name="Artifacts").get_by_text("153").wait_for()
+    run.get_by_role("tab", name="Artifacts").click()
+
+    few = run.get_by_role("region", name="Artifacts of items")
+    few.get_by_text("2 logged by items").wait_for()
+    assert "of items[AA]" in card(run, "AA.txt").inner_text()
+    assert downloaded(lab, card(run, "UA.txt").get_by_role("link", name="Download")) == ("UA.txt", b"UA")
+
+    many = run.get_by_role("region", name="Artifacts of many")
+    cards = many.locator(".jp-mlb-Card")
+    many.get_by_text("and 126 more").wait_for()
+    assert cards.count() == 24
+    assert len(asked) == 2
+    many.get_by_role("button", name="Show more").click()
+    many.get_by_text("and 30 more").wait_for()
+    many.get_by_role("button", name="Show more").click()
+    many.get_by_text("and 30 more").wait_for(state="detached")
+    assert cards.count() == 150
+    assert len(asked) == 4
+    assert "of many[149]" in cards.last.inner_text()
+
+    card(run, "UA.txt").get_by_role("button", name="UA.txt").click()
+    page = lab.page.locator(".jp-mlb-Artifact:visible")
+    page.get_by_text("Logged by").wait_for()
+    page.get_by_role("button", name="items[UA] of run").click()
+    run.get_by_role("tab", name="Artifacts").click()
+    cards.nth(7).get_by_role("button", name="many[7]").click()
+    run.get_by_role("heading", name="many[7]").wait_for()
+
+    run.get_by_role("button", name="Show 100").click()
+    run.get_by_text(re.compile(r"and (49|50) more, all done")).wait_for()
+    run.get_by_role("tab", name="Artifacts").click()
+    cards.nth(90).get_by_role("button", name="many[90]").click()
+    chosen = run.locator(".jp-mlb-StepsTable tr.jp-mod-selected", has_text="90")
+    chosen.wait_for()
+    lab.wait_until(
+        lambda: chosen.evaluate("row => row.getBoundingClientRect().bottom <= innerHeight"), "the item in the table"
+    )

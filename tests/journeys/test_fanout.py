@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -105,6 +106,11 @@ def test_a_fan_out_is_seen_while_it_runs_and_an_item_is_opened(lab: Lab) -> None
     page.get_by_role("button", name="All items").click()
     page.locator("h2", has_text="train").wait_for()
     page.locator(".jp-mlb-Execution .jp-mlb-FanOut").wait_for()
+
+    page.get_by_text(re.compile(r"^and 2\d more, all done$")).wait_for()
+    page.get_by_role("button", name=re.compile(r"^Show 2\d$")).click()
+    page.get_by_text("all 24 items").wait_for()
+    assert page.locator(".jp-mlb-StepsTable tr.jp-mod-item").count() == 24 + 1  # of many the slowest
 
 
 def test_the_picture_is_there_after_a_reload(lab: Lab) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
+    JSON,
     ColumnElement,
     Select,
     Table,
     and_,
+    cast,
     delete,
     exists,
     func,
@@ -28,6 +30,7 @@ from mlbench.backends.catalog_sql.jobs import Jobs
 from mlbench.backends.catalog_sql.opening import MADE_ANEW
 from mlbench.backends.catalog_sql.recording import is_among, is_final
 from mlbench.backends.catalog_sql.rows import (
+    LOGGED,
     SIGNED,
     decode,
     encode,
@@ -244,12 +247,21 @@ class SqlCatalog(Jobs):
         return self._executions(select(c.record).where(c.run == run, c.part_of.is_(None)).order_by(*order))
 
     def items(
-        self, execution: ExecutionId, /, *, states: Sequence[str] = (), limit: int = 200, after: int = -1
+        self,
+        execution: ExecutionId,
+        /,
+        *,
+        states: Sequence[str] = (),
+        logged: bool = False,
+        limit: int = 200,
+        after: int = -1,
     ) -> list[Execution]:
         c = t.executions.c
         query = select(c.record).where(c.part_of == execution, c.item > after)
         if states:
             query = query.where(c.state.in_(states))
+        if logged:
+            query = query.where(self._has(LOGGED))
         return self._executions(query.order_by(c.item).limit(limit))
 
     def count_items(self, execution: ExecutionId, /) -> dict[str, int]:
@@ -257,6 +269,16 @@ class SqlCatalog(Jobs):
         query = select(c.state, func.count()).where(c.part_of == execution).group_by(c.state)
         with self._reading() as connection:
             return {state: int(count) for state, count in connection.execute(query)}
+
+    def count_logged(self, execution: ExecutionId, /) -> int:
+        c = t.executions.c
+        if self._engine.dialect.name == "sqlite":
+            length = func.json_array_length(c.record, "$.artifacts")
+        else:
+            length = func.json_array_length(cast(c.record, JSON)["artifacts"])
+        query = select(func.sum(length)).where(c.part_of == execution, self._has(LOGGED))
+        with self._reading() as connection:
+            return int(connection.execute(query).scalar() or 0)
 
     def item_metrics(self, execution: ExecutionId, name: str, /) -> list[tuple[int, float]]:
         c = t.metrics.c
@@ -298,10 +320,14 @@ class SqlCatalog(Jobs):
         if signers is None:
             return []
         c, r = t.executions.c, t.runs.c
-        find = func.instr if self._engine.dialect.name == "sqlite" else func.strpos
-        signed = [find(c.record, sign) > 0 for sign in signs_of(signers)]
+        signed = [self._has(sign) for sign in signs_of(signers)]
         by_users = exists().where(r.id == c.run, r.user.in_(sorted(signers.users)))
-        return [or_(find(c.record, SIGNED) == 0, *signed, *([by_users] if signers.users else []))]
+        return [or_(~self._has(SIGNED), *signed, *([by_users] if signers.users else []))]
+
+    def _has(self, words: str) -> ColumnElement[bool]:
+        """Return whether an execution's record holds these words, without reading it."""
+        find = func.instr if self._engine.dialect.name == "sqlite" else func.strpos
+        return find(t.executions.c.record, words) > 0
 
     def meet_runs(self, runs: Iterable[RunId], now: int, /) -> set[RunId]:
         c, found = t.runs.c, set[RunId]()

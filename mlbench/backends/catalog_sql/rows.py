@@ -16,6 +16,7 @@ from mlbench.runs.search import comparable
 from mlbench.runs.wire import compact, encoded, msgspec
 
 __all__ = [
+    "LOGGED",
     "SIGNED",
     "bound_rows",
     "decode",
@@ -39,6 +40,9 @@ __all__ = [
 
 SIGNED: Final = '"signature":"'
 """Where a signature begins in a record's JSON, as it is written; see `mlbench.runs.signing`."""
+
+LOGGED: Final = '"artifacts":[{'
+"""How the artifacts that an execution logged begin in its record's JSON; without any they are not in it."""
 
 R = TypeVar("R", Run, Execution, Job, JobVersion, Snapshot)
 

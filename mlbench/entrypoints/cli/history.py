@@ -14,7 +14,7 @@ from mlbench.core.ids import short
 from mlbench.core.naming import naming
 from mlbench.core.records import ENDED, Execution, Json, Run
 from mlbench.entrypoints.cli import output
-from mlbench.entrypoints.cli.items import items_table
+from mlbench.entrypoints.cli.items import items_table, logged_by_items, logged_in
 from mlbench.entrypoints.cli.output import console, errors, json_option, plain, print_json
 
 if TYPE_CHECKING:
@@ -167,9 +167,16 @@ def print_run(project: Project, run: Run, executions: Sequence[Execution]) -> No
     if executions:
         out.print()
         out.print(output.steps_table(executions, {one.id: _looked_up(project, one) for one in executions}))
-    if (logged := output.artifacts_table(run, executions)) is not None:
+    if (logged := output.artifacts_table(logged_in(run, executions))) is not None:
         out.print()
         out.print(logged)
+    for whole in executions:
+        shown, left = logged_by_items(project.catalog, whole)
+        if (logged := output.artifacts_table(shown)) is not None:
+            out.print()
+            out.print(logged)
+            if left:
+                out.print(f"and {left:,} more, in JupyterLab on the run's tab Artifacts")
     if run.failure is not None:
         out.print()
         where = f" in step {run.failed_step}" if run.failed_step else ""

@@ -1,13 +1,13 @@
-"""What the items of a run's fan-outs come to: their metrics and times, in a line each."""
+"""What was logged in a run, and what the items of its fan-outs come to: their metrics, times and artifacts."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from mlbench.core.ports import Catalog
-from mlbench.core.records import Execution
+from mlbench.core.records import Binding, Execution, Run
 from mlbench.entrypoints.cli import output
 from mlbench.entrypoints.cli.output import number, plain
 from mlbench.project.history import with_items
@@ -16,10 +16,12 @@ from mlbench.runs.wording import took
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["items_table"]
+__all__ = ["items_table", "logged_by_items", "logged_in"]
 
 _MOST: Final = 10
 """Metrics of one fan-out that are shown."""
+_FIRST: Final = 5
+"""Items that logged artifacts of which these are shown."""
 
 
 def items_table(catalog: Catalog, executions: Sequence[Execution]) -> Table | None:
@@ -32,6 +34,25 @@ def items_table(catalog: Catalog, executions: Sequence[Execution]) -> Table | No
     for row in rows:
         made.add_row(*map(plain, row))
     return made
+
+
+def logged_in(run: Run, executions: Iterable[Execution]) -> Iterator[tuple[str, Binding]]:
+    """Yield what plain cells and steps logged, with who did."""
+    for binding in run.artifacts:
+        yield "plain cells", binding
+    for one in executions:
+        for binding in one.artifacts:
+            yield one.step, binding
+
+
+def logged_by_items(catalog: Catalog, execution: Execution) -> tuple[list[tuple[str, Binding]], int]:
+    """Return what the first items of a fan-out logged, with which item did, and how much more there is."""
+    if execution.fanout is None:
+        return [], 0
+    whole = with_items(catalog, execution)
+    items = catalog.items(whole.id, logged=True, limit=_FIRST)
+    shown = [(f"{one.step}{_words(one.label, one.item)}", binding) for one in items for binding in one.artifacts]
+    return shown, catalog.count_logged(whole.id) - len(shown) if len(items) == _FIRST else 0
 
 
 def _rows(catalog: Catalog, execution: Execution) -> Iterator[tuple[str, str, str, str, str]]:
@@ -54,6 +75,9 @@ def _rows(catalog: Catalog, execution: Execution) -> Iterator[tuple[str, str, st
 def _label(catalog: Catalog, execution: Execution, item: int) -> str:
     """Return which item it is: by its values, or by its number."""
     found = catalog.items(execution.id, after=item - 1, limit=1)
-    label = found[0].label if found and found[0].item == item else {}
+    return _words(found[0].label if found and found[0].item == item else {}, item)
+
+
+def _words(label: Mapping[str, str], item: int | None) -> str:
     said = ", ".join(f"{name}={value}" for name, value in label.items()) or f"item {item}"
     return f" ({output.first_line(said, 60)})"

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from mlbench.core.ids import ExecutionId
-from mlbench.core.records import Execution, Metric, Run
+from mlbench.core.records import Binding, Execution, Metric
 from mlbench.runs.wording import MARKS, fanned, took
 
 if TYPE_CHECKING:
@@ -193,18 +193,14 @@ def steps_table(executions: Sequence[Execution], looked_up: Mapping[ExecutionId,
     return made
 
 
-def artifacts_table(run: Run, executions: Sequence[Execution]) -> Table | None:
-    """Return what was logged in a run, one line each; None if nothing was."""
-    logged = [("", binding) for binding in run.artifacts]
-    logged += [(one.step, binding) for one in executions for binding in one.artifacts]
-    if not logged:
-        return None
+def artifacts_table(logged: Iterable[tuple[str, Binding]]) -> Table | None:
+    """Return what was logged in a run, one line each with what logged it; None if nothing was."""
     made = table("artifact", "of", "what")
-    for step, binding in logged:
+    for whose, binding in logged:
         preview = binding.artifact.preview if binding.artifact is not None else {}
         text = str(preview.get("text") or (binding.artifact.type if binding.artifact is not None else binding.problem))
-        made.add_row(plain(binding.name), plain(step or "plain cells"), plain(first_line(text)))
-    return made
+        made.add_row(plain(binding.name), plain(whose), plain(first_line(text)))
+    return made if made.row_count else None
 
 
 def _what(execution: Execution, looked_up: str) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+from mlbench.core.errors import MlbenchError
 from mlbench.core.ids import NotebookId, RunId, is_id
 from mlbench.core.records import Json, RunKind
 
@@ -72,6 +73,21 @@ class Front:
         """Return the tags of the running cell, where the front end sends them."""
         found = (self._request.get("metadata") or {}).get("tags") or ()
         return tuple(str(one) for one in found)
+
+    def parameters_in_file(self) -> str | None:
+        """Return the source of the cell that is tagged `parameters` in the notebook's file, if that can be read.
+
+        It tells of a cell that ran before this session began: above `%load_ext mlbench`, as papermill has it.
+        """
+        if self.notebook is None or self.engine_run() is not None:  # an engine knows its run's parameters
+            return None
+        from mlbench.notebook import document
+
+        try:
+            cell = document.parameters_cell(document.read(Path(self.notebook).read_bytes(), self.notebook))
+        except (OSError, MlbenchError):
+            return None
+        return cell.source if cell is not None else None
 
     def cell_id(self) -> str | None:
         """Return the id of the running cell, where the front end sends it."""

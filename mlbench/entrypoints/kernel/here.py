@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mlbench.core.ids import ExecutionId, RunId, new_id
 from mlbench.core.messages import StepOptions
 from mlbench.core.records import Binding, Execution, Failure, Json, Metric, with_artifacts
+from mlbench.entrypoints.kernel.sources import imports_of
 from mlbench.entrypoints.kernel.submission import Track, needs_of, origin_of
 from mlbench.runs import context
 
@@ -64,7 +65,9 @@ def run_here(
         finally:
             context.enter(outer)
     error = result.error_before_exec or result.error_in_exec
-    binds: tuple[Binding, ...] = () if error is not None else session.storage.save(sorted(store))
+    binds: tuple[Binding, ...] = ()
+    if error is None:
+        binds = session.storage.save(sorted(store), imports_of(session.shell.transform_cell(body)))
     failure = (
         None
         if error is None

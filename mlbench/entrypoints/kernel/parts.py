@@ -79,7 +79,8 @@ def parts_of(
             parts[f"value {name}"] = fingerprint.of(value)
         except Exception:  # noqa: BLE001  a stranger's reducer may raise anything; without a key nothing is reused
             return Parts(parts | {key.UNKNOWN: f"{name} is a {type(value).__name__}, which can't be compared"})
-    below = submodules(fingerprint.modules, fingerprint.attributes | names.attributes)
+    held = fingerprint.modules | set(names.imports.values()) | set(edges)
+    below = submodules(held, fingerprint.attributes | names.attributes)
     modules = modules_of(fingerprint.modules | below | imports_of(source), [surroundings.folder, *surroundings.path])
     parts |= {f"module {name}": digest for name, digest in modules.local.items()}
     parts |= {f"package {name}": version_of(name) for name in modules.packages}

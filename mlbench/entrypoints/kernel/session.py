@@ -80,7 +80,7 @@ class Session:
         self.clusters = Clusters(self.front.notebook, self.service, self.storage.put)
         self.attachment = Attachment(self.front, self.storage.named, self.news, connect, self._say)
         self._sources: dict[str, str] = {}  # each cell as it was run last, in the order of these runs
-        self._parameter_names: tuple[str, ...] = ()
+        self._parameter_names: tuple[str, ...] | None = None  # none: no parameters cell has run since
         self._new_run = False
         self._running: tuple[Any, Any] | None = None  # the cell that runs, as IPython knows it, and its request
 
@@ -159,6 +159,7 @@ class Session:
         return reached
 
     def _read_parameters(self, source: str) -> None:
+        """Note the names that the parameters cell binds."""
         from mlbench.notebook import parameters
 
         try:
@@ -351,7 +352,10 @@ class Session:
 
     def _parameter_values(self) -> Json:
         plain = (str, int, float, bool, type(None), list, dict, tuple)
-        return {name: value for name in self._parameter_names if isinstance(value := self.namespace.get(name), plain)}
+        if self._parameter_names is None:
+            self._read_parameters(self.front.parameters_in_file() or "")
+        names = self._parameter_names or ()
+        return {name: value for name in names if isinstance(value := self.namespace.get(name), plain)}
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 

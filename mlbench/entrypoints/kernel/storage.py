@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Collection
@@ -144,8 +143,6 @@ class Storage:
 
     def load(self, binding: Binding) -> Any:
         """Return a step's value, as if it had been made here."""
-        if binding.module is not None:
-            return importlib.import_module(binding.module)
         from mlbench.entrypoints.kernel.adopt import adopt
 
         self.path()
@@ -167,13 +164,13 @@ class Storage:
         known = self._lists.get(digest)
         return known is not None and type(value) is list and len(value) == len(known) and all(map(is_, value, known))
 
-    def save(self, names: Collection[str]) -> tuple[Binding, ...]:
-        """Store values of the namespace."""
+    def save(self, names: Collection[str], imported: Collection[str]) -> tuple[Binding, ...]:
+        """Store values of the namespace, which a cell has bound that imports these modules."""
         from mlbench.runs.artifacts import save_names
 
         self.path()
         present = [name for name in names if name in self._namespace]
-        return tuple(save_names(self._namespace, present, self._blobs, signer=self._signer()))
+        return tuple(save_names(self._namespace, present, self._blobs, imported=imported, signer=self._signer()))
 
     def _signer(self) -> Signer | None:
         from mlbench.project.signing import signer

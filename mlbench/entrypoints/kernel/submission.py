@@ -163,7 +163,7 @@ def find_inputs(
         namespace,
         values=named,
         without={*edges, *items},
-        modules=submodules(packages, names.attributes),
+        modules=submodules({*packages, *names.imports.values(), *edges}, names.attributes),
         keep=keep,
     )
     for name in defs:

@@ -62,12 +62,12 @@ class _OfItems(Handler):
 
 
 class Items(_OfItems):
-    """`GET executions/{id}/items?state=&limit=&after=`."""
+    """`GET executions/{id}/items?state=&logged=1&limit=&after=`."""
 
     @web.authenticated
     @authorized
     async def get(self, execution: str) -> None:
-        """Answer a page of a fan-out's items, of some states or of all."""
+        """Answer a page of a fan-out's items: of some states or of all, or of those that logged artifacts."""
         await self.reply(self._page, execution)
 
     def _page(self, identifier: str) -> schema.ItemList:
@@ -78,11 +78,13 @@ class Items(_OfItems):
             )
         limit = self.number("limit", 200, LARGEST_PAGE)
         after = self.number("after", 0, MOST_ITEMS, smallest=0) if self.get_query_argument("after", None) else -1
+        logged = self.get_query_argument("logged", "0") == "1"
         project, whole = self.whole(identifier)
-        items = project.catalog.items(whole.id, states=states, limit=limit, after=after)
+        items = project.catalog.items(whole.id, states=states, logged=logged, limit=limit, after=after)
         return schema.ItemList(
             items=items,
             counts=project.catalog.count_items(whole.id),
+            logged=project.catalog.count_logged(whole.id) if logged else None,
             next=items[-1].item if len(items) == limit else None,
         )
 

@@ -97,10 +97,14 @@ class ExecutionDetail(Struct, frozen=True, kw_only=True):
 
 
 class ItemList(Struct, frozen=True, kw_only=True):
-    """A page of a fan-out's items, without messages; `next` is to be handed back as `after`, `counts` are of all."""
+    """A page of a fan-out's items, without messages; `next` is to be handed back as `after`, `counts` are of all.
+
+    `logged` says how many artifacts all items logged, where that was asked for.
+    """
 
     items: list[Execution]
     counts: dict[str, int]
+    logged: int | None = None
     next: int | None = None
 
 

@@ -132,8 +132,10 @@ def test_modules_below_a_package_count_that_the_cell_or_a_helper_names(
     told.run("import ownpackage.direct, ownpackage.helped, ownpackage.unused\ndef helper(): return ownpackage.helped.x")
     try:
         found = told.parts("made = ownpackage.direct.x + helper()").parts
+        again = told.parts("import ownpackage\nmade = ownpackage.helped.x").parts
     finally:
         for name in [name for name in sys.modules if name.startswith("ownpackage")]:
             del sys.modules[name]
     local = {name for name in found if name.startswith("module ")}
     assert local == {"module ownpackage", "module ownpackage.direct", "module ownpackage.helped"}
+    assert {name for name in again if name.startswith("module ")} == {"module ownpackage", "module ownpackage.helped"}

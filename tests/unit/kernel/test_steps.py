@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import json
 import weakref
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -420,6 +422,19 @@ def test_loading_twice_and_unloading_leave_nothing(book: Any) -> None:
     assert book.shell.ast_transformers == []
     assert "step" not in book.shell.magics_manager.magics["cell"]
     kernel.load(book.shell)
+
+
+def test_parameters_that_ran_above_the_line_that_loads_mlbench_go_along(book: Any, tmp_path: Path) -> None:
+    cell = {"cell_type": "code", "id": "p", "source": "origin: str = 'JFK'\ntrees = 200", "outputs": []}
+    cell |= {"execution_count": None, "metadata": {"tags": ["parameters"]}}
+    file = tmp_path / "flights.ipynb"
+    file.write_text(json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    book.session.front.notebook = str(file)
+    book.run("origin, trees, other = 'LGA', 100, 1")  # as it was run, which need not be as it was saved
+    book.run("%%step load\nx = origin\n")
+    file.unlink()
+    book.run("%%step again\ny = origin\n")
+    assert [one.parameters for one in book.service.submissions] == [{"origin": "LGA", "trees": 100}] * 2
 
 
 def test_a_private_name_is_there_if_it_was_stored(book: Any) -> None:

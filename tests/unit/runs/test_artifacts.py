@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import queue
@@ -12,6 +13,8 @@ import sys
 import threading
 import types
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -137,6 +140,29 @@ def test_a_module_comes_back_as_the_module(blobs: MemoryBlobs) -> None:
     (binding,) = save_names({"p": os.path}, ["p"], blobs)
     assert binding.artifact is None
     assert Loader(blobs).load(binding) is os.path
+
+
+def test_a_module_comes_back_with_those_below_it_that_were_imported(
+    blobs: MemoryBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("inner", "other", "third"):
+        (tmp_path / "lowpackage" / name).mkdir(parents=True)
+        (tmp_path / "lowpackage" / name / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    package = importlib.import_module("lowpackage")
+    importlib.import_module("lowpackage.inner")
+    importlib.import_module("lowpackage.third")
+    imported = {"lowpackage.inner", "lowpackage.other", "lowpackage.inner.NAME", "json"}
+    (one,) = save_names({"p": package}, ["p"], blobs, imported=imported)
+    assert (one.module, one.submodules) == ("lowpackage", ("lowpackage.inner",))
+    (several,) = save_lists({"p": [one, one]}, blobs)
+    for binding, depth in ((one, 0), (several, 1)):
+        for name in [name for name in sys.modules if name.startswith("lowpackage")]:
+            monkeypatch.delitem(sys.modules, name)
+        loaded = Loader(blobs).load(binding)
+        assert sorted(vars(loaded[-1] if depth else loaded).keys() & {"inner", "other", "third"}) == ["inner"]
+    with pytest.raises(ResultError, match=r"`p` is the module lowpackage\.fourth, which cannot be imported here"):
+        Loader(blobs).load(replace(one, submodules=("lowpackage.fourth",)))
 
 
 def test_a_module_that_is_not_here_is_a_clear_error(blobs: MemoryBlobs) -> None:

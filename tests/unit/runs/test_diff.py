@@ -191,6 +191,17 @@ def test_the_environment_differs_by_python_packages_and_commit() -> None:
     assert not of({"snapshot": before}, {})
 
 
+def test_what_only_one_of_two_runs_has_recorded_of_its_environment_is_no_difference() -> None:
+    some = Digest("blake3:" + "0" * 64)
+    papermill = Snapshot(notebook=some, python="3.11.1", packages={"numpy": "1"}, kernel_name="python3")
+    interactive = Snapshot(notebook=some, python="3.11.1", packages={"numpy": "2"}, environment=("HOME", "PATH"))
+    found = of({"snapshot": papermill}, {"snapshot": interactive}).environment
+    assert [one.part for one in found] == ["package numpy"]
+    other = replace(interactive, environment=("HOME", "TOKEN"))
+    found = of({"snapshot": interactive}, {"snapshot": other}).environment
+    assert [(one.part, one.change) for one in found] == [("variable PATH", "removed"), ("variable TOKEN", "added")]
+
+
 # --- data -------------------------------------------------------------------------------------------------------------
 
 

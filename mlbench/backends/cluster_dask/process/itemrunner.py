@@ -415,7 +415,8 @@ class Runner:
     def _save(self, names: list[str]) -> tuple[list[Binding], list[tuple[Digest, list[bytes]]]]:
         namespace, quiet = self._namespace, self._task.quiet_defs
         satchel = cast("BlobStore", self._satchel)
-        binds = artifacts.save_names(namespace, names, satchel, signer=self._task.signer)
+        imported = self._shell.compile.imported
+        binds = artifacts.save_names(namespace, names, satchel, imported=imported, signer=self._task.signer)
         for binding in binds:
             value = namespace[binding.name]
             kind = (binding.name, type(value))

@@ -216,6 +216,7 @@ class Step:
         for name, binding in task.inputs.items():
             with naming(name, makers.get(name)):
                 namespace[name] = loader.load(binding)
+            self._shell.compile.imported.update(binding.get("submodules", ()))  # whoever loads a module after it
         return namespace
 
     @contextlib.contextmanager
@@ -257,7 +258,9 @@ class Step:
         task, namespace = self._task, self._namespace
         quiet = frozenset(task.quiet_defs)
         names = [name for name in dict.fromkeys((*task.defs, *task.quiet_defs, *hidden)) if name in namespace]
-        binds = artifacts.save_names(namespace, names, self._blobs, signer=task.signer)
+        binds = artifacts.save_names(
+            namespace, names, self._blobs, imported=self._shell.compile.imported, signer=task.signer
+        )
         for binding in binds:
             value = namespace[binding.name]
             sentence = binding.problem or faithful.loss(value, binding, self._blobs, namespace)

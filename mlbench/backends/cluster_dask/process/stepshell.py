@@ -87,6 +87,11 @@ class _Compiler(CachingCompiler):
     step = ""
     source = ""
     bound: set[str] = set()  # noqa: RUF012  replaced when a cell is entered
+    imported: set[str] = set()  # noqa: RUF012  likewise: modules, and names in them that may be modules too
+
+    def enter(self, step: str, source: str) -> None:
+        """Expect a cell's code, of which nothing is known yet."""
+        self.step, self.source, self.bound, self.imported = step, source, set(), set()
 
     def code_name(self) -> str:
         """Return the file name that the cell's code objects carry: the same on every run, so that pickles are."""
@@ -115,7 +120,9 @@ class _Compiler(CachingCompiler):
         except SyntaxError as error:
             move_down(error, above)
             raise
-        self.bound |= {name for node in ast.walk(tree) for name in _bound_by(node)}
+        for node in ast.walk(tree):
+            self.bound.update(_bound_by(node))
+            self.imported.update(_imported_by(node))
         return ast.increment_lineno(tree, above)
 
     def format_code_name(self, name: str) -> tuple[str, str] | None:
@@ -145,6 +152,15 @@ def _bound_by(node: ast.AST) -> Iterator[str]:
         yield from node.names
     elif isinstance(node, ast.ExceptHandler) and node.name:
         yield node.name
+
+
+def _imported_by(node: ast.AST) -> Iterator[str]:
+    """Yield the modules that a piece of a cell imports, and names in them that may be modules too."""
+    if isinstance(node, ast.Import):
+        yield from (one.name for one in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module is not None:
+        yield node.module
+        yield from (f"{node.module}.{one.name}" for one in node.names)
 
 
 _STEP_FILE: Final = re.compile(r"<step (.+)>")
@@ -193,7 +209,7 @@ class ZMQInteractiveShell(InteractiveShell):
     def enter(self, step: str, source: str, namespace: dict[str, Any], say: Callable[[Json], None]) -> None:
         """Make a namespace the one that code runs in, and `__main__`'s."""
         self.source, self._say, self._process = source, say, os.getpid()
-        self.compile.step, self.compile.source, self.compile.bound = step, source, set()
+        self.compile.enter(step, source)
         namespace["__name__"] = "__main__"
         namespace["__builtins__"] = builtins
         namespace.setdefault("__doc__", None)

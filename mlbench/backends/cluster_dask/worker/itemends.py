@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from mlbench.runs.randomness import start_of
 from mlbench.runs.signing import proof_of
 from mlbench.runs.wire import encoded, msgspec
 
-__all__ = ["Item", "ItemEnds"]
+__all__ = ["Item", "ItemEnds", "worker_lost"]
 
 
 class Item(msgspec.Struct, gc=False):
@@ -60,6 +61,21 @@ class Item(msgspec.Struct, gc=False):
             self.artifacts = with_artifacts(self.artifacts, msgspec.convert(news["artifacts"], list[Binding]))
         else:
             self.tags = {**(self.tags or {}), **news["tags"]}
+
+    def fail(self, why: Failure, reason: Reason, started: int | None, status: Json | None = None) -> None:
+        """Note that it failed without a word of its own: when it was begun, if it was, and how its process ended."""
+        self._stop("failed", reason, started)
+        self.failure = why
+        if status is not None:
+            self.peak, self.cpu = status.get("peak"), status.get("cpu")
+
+    def cancel(self, reason: Reason, started: int | None) -> None:
+        """Note that it was cancelled."""
+        self._stop("cancelled", reason, started)
+
+    def _stop(self, state: State, reason: Reason, started: int | None) -> None:
+        self.state, self.reason, self.ended = state, reason, time.time_ns()
+        self.started = started if started is not None else self.ended
 
     def news(self, number: int) -> list[Any]:
         """Return what is told of an item that has ended."""
@@ -209,6 +225,15 @@ class ItemEnds:
         if texts is not None:
             return dict(zip(self._names, texts, strict=True))
         return label_of(self._names, self.chunk.spread, number)
+
+
+def worker_lost(step: str) -> Failure:
+    """Say that the worker has ended that ran an item."""
+    return Failure(
+        ename="WorkerLost",
+        evalue=f"The worker that ran this item of step {step} has ended.",
+        remedy="Run the cell again with --cache: the items that have ended are not run again.",
+    )
 
 
 def _shown(failure: Failure) -> Json:

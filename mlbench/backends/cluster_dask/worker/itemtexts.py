@@ -10,10 +10,11 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from mlbench.backends.cluster_dask.worker.pipes import MarkedReader, Pipes
 from mlbench.core.records import Json
 from mlbench.runs.transcript import Transcript
 
-__all__ = ["Texts"]
+__all__ = ["Streams", "Texts"]
 
 _KEPT: Final = 64 << 10
 _KEPT_IN_ALL: Final = 16 << 20
@@ -89,6 +90,34 @@ class Texts:
         self._kept += sum(len(one.get("text", "")) for one in messages)
         self._transcript = Transcript(limit=_KEPT if self._kept < _KEPT_IN_ALL else _KEPT_THEN, log=False)
         return messages
+
+
+class Streams:
+    """The pipes through which processes print: what comes out of them is put among the texts."""
+
+    def __init__(self, texts: Texts, pipes: Pipes, execution: str) -> None:
+        self._texts = texts
+        self._readers = {
+            pipes.output: MarkedReader("stdout", execution),
+            pipes.errors: MarkedReader("stderr", execution),
+        }
+
+    def read(self) -> float:
+        """Take what is there; return the number up to which all text is known."""
+        for descriptor, reader in self._readers.items():
+            for number, text in reader.read_marked(descriptor):
+                self._texts.add_text(number, reader.name, text)
+        return min((reader.number for reader in self._readers.values() if not reader.ended), default=float("inf"))
+
+    def ended(self) -> list[int]:
+        """Return the pipes out of which nothing more will come."""
+        return [descriptor for descriptor, reader in self._readers.items() if reader.ended]
+
+    def end(self) -> None:
+        """Take what has come only in part: nothing more will."""
+        for reader in self._readers.values():
+            if text := reader.last():
+                self._texts.add_text(reader.number, reader.name, text)
 
 
 def _order(pending: tuple[int, int, Any]) -> tuple[int, int]:

@@ -1,0 +1,64 @@
+"""After `import a.b` a name holds `a`: whoever is given it finds `a.b` in it, as in a plain notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlbench.project import Project
+
+FILES = {
+    "__init__.py": "", "inner.py": "x = 1", "other.py": "y = 2", "lower/__init__.py": "", "lower/most.py": "z = 3",
+}  # fmt: skip
+
+
+@pytest.fixture
+def book(place: Any) -> Iterator[Any]:
+    """Return a notebook beside a package of which nobody has imported anything."""
+    for name, source in FILES.items():
+        file = Path(place.folder, "deeppackage", name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(source)
+    book = place.notebook()
+    yield book
+    book.close()
+
+
+def test_what_a_step_imports_below_a_package_is_there_for_all_that_read_the_package(
+    place: Any, book: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book.run("%%step imports\nimport deeppackage.inner\nfrom deeppackage.lower import most")
+    book.run("%%step reads\nread = deeppackage.inner.x, deeppackage.lower.most.z")
+    book.run("%%step items --foreach n in [1, 2]\nvalues = deeppackage.inner.x * n")
+    book.run("%%step changes\ndeeppackage.mark = 4")
+    book.run("%%step after\nchanged = deeppackage.inner.x")
+    assert book.value("read, values, changed") == "((1, 3), [1, 2], 1)"
+    assert book.value("deeppackage.inner.x, deeppackage.lower.most.z") == "(1, 3)"
+
+    monkeypatch.syspath_prepend(str(place.folder))
+    project = Project.open(str(place.store))
+    (run,) = [run for run in (project.run(one.id) for one in project.catalog.runs()) if "imports" in run]
+    project.close()
+    assert run["imports"].deeppackage.inner.x == 1
+
+
+def test_what_items_import_below_a_package_is_there_in_the_package_that_they_bind(book: Any) -> None:
+    book.run("%%step each --foreach n in [1, 2]\nimport deeppackage.inner\nfound = deeppackage")
+    assert book.value("[one.inner.x for one in found]") == "[1, 1]"
+
+
+def test_what_a_step_imports_in_the_kernel_below_a_package_is_there_in_later_steps(book: Any) -> None:
+    book.run("%%step own --here\nimport deeppackage.other")
+    book.run("%%step reads\nread = deeppackage.other.y")
+    assert book.value("read") == "2"
+
+
+def test_a_step_that_imports_a_package_again_finds_what_the_kernel_has_imported_of_it(book: Any) -> None:
+    book.run("import deeppackage.inner")
+    book.run("%%step more\nimport deeppackage.other\nmore = deeppackage.other.y, deeppackage.inner.x")
+    assert book.value("more") == "(2, 1)"
+    book.run("%%step both\nboth = deeppackage.other.y, deeppackage.inner.x")
+    assert book.value("both") == "(2, 1)"
