@@ -47,10 +47,10 @@ if __name__ == "__main__":
 def measure(*, quick: bool) -> Iterator[Figure]:
     """Measure in one warm kernel; the peers in processes of this interpreter."""
     processes = os.cpu_count() or 1
-    rounds = _ten_milliseconds()
+    hashes = _ten_milliseconds()
     with surroundings() as folder, Kernel() as kernel:
         kernel.run("%load_ext mlbench")
-        kernel.run(f"import hashlib\ndef work():\n    hashlib.pbkdf2_hmac('sha256', b'', b'', {rounds})\n    return 1")
+        kernel.run(f"import hashlib\ndef work():\n    hashlib.pbkdf2_hmac('sha256', b'', b'', {hashes})\n    return 1")
         kernel.run("%%step warm --foreach x in range(200)\ny = 2 * x")
         files = _files(folder)
         ours: dict[int, float] = {}
@@ -67,7 +67,7 @@ def measure(*, quick: bool) -> Iterator[Figure]:
             growth = (ours[100_000] / 100_000) / (ours[20_000] / 20_000)
             yield Figure(BENCH, "ratio", "an item of 100,000 / one of 20,000", round(growth, 3), "x", 1.25)
         yield from _dask(1_000 if quick else 20_000, ours)
-        yield from _worked(kernel, 200 if quick else WORKED, rounds, processes)
+        yield from _worked(kernel, 200 if quick else WORKED, hashes, processes)
         yield from _metaflow(ours[5_000] / 5_000)
     yield from _sweep(("-p", "groups=40", "-p", "settings=20") if quick else ())
 
@@ -102,15 +102,15 @@ def _twice(number: int) -> int:
     return 2 * number
 
 
-def _worked(kernel: Kernel, size: int, rounds: int, processes: int) -> Iterator[Figure]:
+def _worked(kernel: Kernel, size: int, hashes: int, processes: int) -> Iterator[Figure]:
     from joblib import Parallel, delayed
 
     with Parallel(n_jobs=processes) as parallel:
-        parallel(delayed(_work)(rounds) for _ in range(10 * processes))
+        parallel(delayed(_work)(hashes) for _ in range(10 * processes))
 
         def peer() -> float:
             began = time.perf_counter()
-            parallel(delayed(_work)(rounds) for _ in range(size))
+            parallel(delayed(_work)(hashes) for _ in range(size))
             return time.perf_counter() - began
 
         def own() -> float:
@@ -128,9 +128,9 @@ def _worked(kernel: Kernel, size: int, rounds: int, processes: int) -> Iterator[
     yield ratio(BENCH, f"{size:,} items of 10 ms / joblib", ours, theirs, goal=1.15)
 
 
-def _work(rounds: int) -> int:
+def _work(hashes: int) -> int:
     """Keep a processor busy, as long in any process: numbers of a loop take 6 % more or less by what else is there."""
-    hashlib.pbkdf2_hmac("sha256", b"", b"", rounds)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", hashes)
     return 1
 
 
