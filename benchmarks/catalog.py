@@ -95,7 +95,7 @@ def measure(*, quick: bool) -> Iterator[Figure]:
         yield Figure(BENCH, f"{stored:,} runs, thousands in one transaction", "recorded, each", round(each, 5), "s")
         for what, seconds in _pages(catalog):
             yield Figure(BENCH, f"50 of {stored:,} runs", what, round(seconds, 5), "s")
-            if what in GOALS:
+            if what in GOALS and (peer is KNOWN or not quick):  # the goals are for MLflow with 10,000 runs
                 yield ratio(BENCH, f"{what} / {named}", seconds, peer[what], goal=GOALS[what])
         catalog.close()
 
