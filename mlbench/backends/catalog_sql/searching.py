@@ -144,7 +144,8 @@ def condition_of(query: Query | None, dialect: str, *, of_all: bool) -> Conditio
         case None:
             return true()
         case And():
-            return and_(true(), *(condition_of(part, dialect, of_all=of_all) for part in query.parts))
+            parts = sorted(query.parts, key=_weight)
+            return and_(true(), *(condition_of(part, dialect, of_all=of_all) for part in parts))
         case Or():
             return or_(false(), *(condition_of(part, dialect, of_all=of_all) for part in query.parts))
         case Not():
@@ -162,6 +163,16 @@ def condition_of(query: Query | None, dialect: str, *, of_all: bool) -> Conditio
                 there = exists().where(rows, table.c.run == t.runs.c.id).correlate(t.runs)
             return not_(there) if query.value is None and query.operator == "=" else there
     raise AssertionError(query)
+
+
+def _weight(part: Query) -> int:
+    """Return a number by which parts of an `and` are ordered: first what costs least, then what rules out most."""
+    match part:
+        case Comparison(field=Column()):
+            return 0
+        case Comparison(operator="="):
+            return 1
+    return 2
 
 
 def _rows_of(comparison: Comparison, dialect: str) -> tuple[FromClause, Condition]:
