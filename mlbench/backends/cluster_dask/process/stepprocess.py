@@ -49,7 +49,7 @@ def warm() -> None:
     shell.rehearse("[1]", "%time 1\n1 / 0")
     values.pack([1])
     previews.preview([1])
-    Opened()
+    Opened(without=own_folders(os.devnull))
     if "matplotlib.pyplot" in sys.modules:
         _load_figures(shell)
     use_libraries()
