@@ -13,6 +13,7 @@ from mlbench.backends.catalog_sql import SqlCatalog
 from mlbench.backends.memory import MemoryBlobs, MemoryCatalog
 from mlbench.core.ids import new_id
 from mlbench.core.ports import BlobStore, Catalog
+from mlbench.project import Project, find_store
 from tests.postgres import Server
 from tests.s3 import S3Server, needs_s3
 
@@ -73,3 +74,18 @@ def new_database(postgres: Server) -> Callable[[], str]:
     template = postgres.create()
     SqlCatalog(postgres.quick(template)).close()
     return lambda: postgres.quick(postgres.create(template))
+
+
+@pytest.fixture
+def with_catalog(catalog: Catalog, tmp_path: Path) -> Project:
+    """Return a project whose catalog is of each kind in turn."""
+    return Project(find_store(store=str(tmp_path / "here")), catalog=catalog)
+
+
+@pytest.fixture
+def with_blobs(blobs: BlobStore, tmp_path: Path) -> Iterator[Project]:
+    """Yield a project whose objects and records are in each kind of store in turn."""
+    made = Project(find_store(store=str(tmp_path / "there")))
+    made.blobs = blobs
+    yield made
+    made.close()

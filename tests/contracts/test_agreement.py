@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from sqlalchemy import text
 from mlbench.backends.catalog_sql import SqlCatalog, problem_of
 from mlbench.core.errors import StoreError
 from mlbench.core.ids import ExecutionId, RunId, new_id
-from mlbench.core.ports import BlobStore, Catalog
+from mlbench.core.ports import Catalog
 from mlbench.core.records import Binding, Execution, FanOut, Metric, Run, RunKind
 from mlbench.project import Project, care, find_store
 from mlbench.project.care import agreement
@@ -29,19 +29,6 @@ from mlbench.runs.wire import msgspec
 @pytest.fixture(autouse=True)
 def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agreement, "PAUSE", 0.2)
-
-
-@pytest.fixture
-def with_catalog(catalog: Catalog, tmp_path: Path) -> Project:
-    return Project(find_store(store=str(tmp_path / "here")), catalog=catalog)
-
-
-@pytest.fixture
-def with_blobs(blobs: BlobStore, tmp_path: Path) -> Iterator[Project]:
-    made = Project(find_store(store=str(tmp_path / "there")))
-    made.blobs = blobs
-    yield made
-    made.close()
 
 
 def a_run(project: Project) -> Run:

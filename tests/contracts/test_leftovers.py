@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,28 +12,15 @@ import pytest
 from mlbench.backends.owners import is_alive, owner_of
 from mlbench.core.errors import StoreError
 from mlbench.core.ids import ExecutionId, new_id
-from mlbench.core.ports import BlobStore, Catalog, Piece
+from mlbench.core.ports import Piece
 from mlbench.core.records import Execution, FanOut, Json, Metric, Run
-from mlbench.project import Project, find_store
+from mlbench.project import Project
 from mlbench.project.leftovers import Leftovers
 from mlbench.project.signing import signer
 from mlbench.runs.signing import proven
 from mlbench.runs.wire import compact, msgspec
 
 DEAD = owner_of(2**22 + 1)
-
-
-@pytest.fixture
-def with_catalog(catalog: Catalog, tmp_path: Path) -> Project:
-    return Project(find_store(store=str(tmp_path / "here")), catalog=catalog)
-
-
-@pytest.fixture
-def with_blobs(blobs: BlobStore, tmp_path: Path) -> Iterator[Project]:
-    made = Project(find_store(store=str(tmp_path / "there")))
-    made.blobs = blobs
-    yield made
-    made.close()
 
 
 def a_fan_out(project: Project, *, owner: str = DEAD, total: int = 6) -> Execution:

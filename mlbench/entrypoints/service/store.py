@@ -57,7 +57,6 @@ FAILED_TOLD: Final = 20
 FORGET_AFTER: Final = 24 * 3600
 """Seconds for which the results of a kernel that is gone are held ready for the next one."""
 
-
 LATER: Final = (3.0, 27.0, 90.0)
 """Seconds after which it is looked again for items of a service that is gone: its workers end a moment after it."""
 
