@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.abc
 import importlib.machinery
+import io
 import pickle
 import sys
 import types
@@ -42,7 +43,9 @@ def found(chains: Collection[tuple[str, ...]], namespace: Mapping[str, Any]) -> 
         if not _is_module(holder) or _is_module(vars(holder).get(rest[0])):
             continue
         name = holder.__name__
-        if name.partition(".")[0] in _NOT_FOR_STEPS or (name == "pandas" and rest[0] == "options"):
+        if (name.partition(".")[0] in _NOT_FOR_STEPS or (name, rest[0]) == ("pandas", "options")) and (
+            (name, rest) != ("sys", ("argv",))
+        ):
             continue
         if sys.modules.get(name) is holder:
             yield name, rest
@@ -110,18 +113,21 @@ def _executed(execute: Any, values: Mapping[tuple[str, ...], bytes], module: typ
 def _set(values: Mapping[tuple[str, ...], bytes], module: types.ModuleType) -> None:
     for path, packed in values.items():
         try:
-            holder: Any = functools.reduce(getattr, path[:-1], module)
-            value: Any = pickle.loads(packed)  # noqa: S301  the bytes come from this user's own kernel
-        except AttributeError:
-            continue  # another version of the module: what uses the name says so
-        old: Any = getattr(holder, path[-1], None)
-        if type(old) is type(value) and isinstance(old, dict | set):  # others may have it by another name
-            old.clear()
-            old.update(value)
-        elif type(old) is type(value) and isinstance(old, list):
-            old[:] = value
-        else:
-            setattr(holder, path[-1], value)
+            _set_one(functools.reduce(getattr, path[:-1], module), path[-1], pickle.loads(packed))  # noqa: S301  own bytes
+        except Exception as error:  # noqa: BLE001  another version of the module, or a class that is not there
+            name = ".".join((module.__name__, *path))
+            sys.stderr.write(f"mlbench: {name} is not as it is in the kernel: {type(error).__name__}: {error}\n")
+
+
+def _set_one(holder: Any, name: str, value: Any) -> None:
+    old: Any = getattr(holder, name, None)
+    if type(old) is type(value) and isinstance(old, dict | set):  # others may have it by another name
+        old.clear()
+        old.update(value)
+    elif type(old) is type(value) and isinstance(old, list):
+        old[:] = value
+    else:
+        setattr(holder, name, value)
 
 
 _NOTHING: Final = object()
@@ -139,11 +145,22 @@ def _packed(name: str, path: tuple[str, ...]) -> bytes | None:
     value = _value(name, path)
     if value is _NOTHING:
         return None
+    stream = _Bounded()
     try:
-        packed = pickle.dumps(value, protocol=5)
-    except Exception:  # noqa: BLE001  whatever a value raises when it is pickled
+        pickle.Pickler(stream, protocol=5).dump(value)
+    except Exception:  # noqa: BLE001  it is large, or whatever a value raises when it is pickled
         return None
-    return packed if len(packed) <= _LARGEST and b"__main__" not in packed else None
+    packed = stream.getvalue()
+    return packed if b"__main__" not in packed else None
+
+
+class _Bounded(io.BytesIO):
+    """Takes no more than is sent along: what is large is not pickled to its end."""
+
+    def write(self, data: Any, /) -> int:
+        if self.tell() + memoryview(data).nbytes > _LARGEST:
+            raise OverflowError
+        return super().write(data)
 
 
 def _is_module(value: Any) -> TypeGuard[types.ModuleType]:

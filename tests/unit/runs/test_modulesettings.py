@@ -83,6 +83,38 @@ def test_functions_are_not_sent_and_are_named(cfg: types.ModuleType) -> None:
     assert list(modulesettings.read()["settings_of_mine"]) == [("RATE",)]
 
 
+def test_the_arguments_of_the_command_line_are_as_a_cell_has_set_them(
+    cfg: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["kernel", "-f", "connection.json"])
+    ran("cfg.RATE = 1", cfg=cfg)
+    assert list(modulesettings.read()) == ["settings_of_mine"]
+    ran("sys.argv = ['train', '--rate', '3']; sys.ps1 = '> '", sys=sys)
+    read = surroundings.read()
+    sys.argv[:] = ["-c"]
+    surroundings.apply(read)
+    assert sys.argv == ["train", "--rate", "3"]
+
+
+def test_what_is_large_is_not_sent_and_is_named(cfg: types.ModuleType) -> None:
+    ran("cfg.RATE = bytes(2 << 20); cfg.NAMES.extend(map(str, range(500_000)))", cfg=cfg)
+    assert modulesettings.read() == {}
+    assert sorted(path for _, path in modulesettings.unsent()) == [("NAMES",), ("RATE",)]
+
+
+def test_a_module_that_has_not_what_was_set_is_imported_all_the_same(
+    cfg: types.ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran("cfg.Model.depth = 4; cfg.RATE = 5", cfg=cfg)
+    read = surroundings.read()
+    file = Path(str(cfg.__file__))
+    file.write_text("RATE = 1  # and no class any more\n" * 9)
+    del sys.modules["settings_of_mine"]
+    surroundings.apply(read)
+    assert importlib.import_module("settings_of_mine").RATE == 5
+    assert "settings_of_mine.Model.depth is not as it is in the kernel: AttributeError" in capsys.readouterr().err
+
+
 def test_only_what_is_in_a_module_counts(cfg: types.ModuleType) -> None:
     import os
 
