@@ -19,7 +19,7 @@ from mlbench.notebook.cell import CellNames, analyse
 from mlbench.notebook.evidence import resolve_text
 from mlbench.runs import key
 from mlbench.runs.reach import reach, submodules
-from mlbench.runs.surroundings import settings_that_differ
+from mlbench.runs.surroundings import modules_in, settings_that_differ
 
 __all__ = ["Parts", "cell_key", "parts_of"]
 
@@ -81,7 +81,8 @@ def parts_of(
             return Parts(parts | {key.UNKNOWN: f"{name} is a {type(value).__name__}, which can't be compared"})
     held = fingerprint.modules | set(names.imports.values()) | set(edges)
     below = submodules(held, fingerprint.attributes | names.attributes)
-    modules = modules_of(fingerprint.modules | below | imports_of(source), [surroundings.folder, *surroundings.path])
+    reached = fingerprint.modules | below | imports_of(source) | set(modules_in(surroundings))
+    modules = modules_of(reached, [surroundings.folder, *surroundings.path])
     parts |= {f"module {name}": digest for name, digest in modules.local.items()}
     parts |= {f"package {name}": version_of(name) for name in modules.packages}
     secret = user_key(store)
