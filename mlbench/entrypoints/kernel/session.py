@@ -31,7 +31,14 @@ from mlbench.entrypoints.kernel.results import Results
 from mlbench.entrypoints.kernel.settings import MLBench
 from mlbench.entrypoints.kernel.sources import imports_of
 from mlbench.entrypoints.kernel.storage import Storage
-from mlbench.entrypoints.kernel.submission import Track, defs_of, find_inputs, requirements_of, without_modules
+from mlbench.entrypoints.kernel.submission import (
+    Track,
+    defs_of,
+    find_inputs,
+    modules_behind,
+    requirements_of,
+    without_modules,
+)
 from mlbench.entrypoints.kernel.waiting import Waiting, listed, names_in
 from mlbench.runs.reach import reach
 
@@ -225,6 +232,7 @@ class Session:
             for one, why in self.order.parents(step, names, options).items()
             if one not in set(inputs.edges.values())
         }
+        behind = modules_behind(inputs.edges, self.news.track)
         known = parts_of(
             step=step,
             source=self._python(body),
@@ -233,6 +241,7 @@ class Session:
             names=names,
             values=inputs.held,
             edges=inputs.edges,
+            behind=behind,
             namespace=self.namespace,
             defs=defs,
             surroundings=surroundings,
@@ -262,6 +271,7 @@ class Session:
             parent=self.front.request(),
             key=key,
             start=self._start(execution, names, former),
+            modules=behind | known.modules,
         )
         self.news.expect(track)  # before the service can have news of it
         submission = Submission(
