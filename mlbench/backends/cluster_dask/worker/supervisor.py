@@ -126,7 +126,7 @@ def refused(task: StepTask, error: MlbenchError) -> Execution:
     record = ended_record(task, state="failed", reason="error", failure=failure)
     if is_there(task.store):
         with contextlib.suppress(MlbenchError, OSError):  # the service writes what it finds no record of
-            record_end(open_blobs(task.store), task, record)
+            record_end(open_blobs(task.store, make=False), task, record)
     return record
 
 
