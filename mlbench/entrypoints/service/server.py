@@ -273,8 +273,7 @@ class Service:
         for peer in [one for one in self._peers if one.store is store]:
             await peer.close(f"The store {path} was replaced by another one.")
         await scheduler.close()
-        await store.close(patience=PATIENCE)
-        await asyncio.to_thread(store.project.close)
+        await store.leave()
 
     async def _open_remembered(self) -> None:
         """Open the stores that have schedules, so that these are fired whether or not anybody connects."""

@@ -167,6 +167,13 @@ class OpenStore:
             await asyncio.wait(list(self._tasks), timeout=patience)
         await self.ledger.close()
 
+    async def leave(self) -> None:
+        """Close a store in whose place there is another one, into which nothing of this one's is to be written."""
+        for task in list(self._tasks):
+            task.cancel()
+        await self.ledger.close(write=False)
+        await asyncio.to_thread(self.project.close)
+
     def under_way(self) -> list[Execution]:
         """Return what is queued or running here."""
         return self.plan.under_way()
