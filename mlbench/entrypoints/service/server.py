@@ -54,7 +54,7 @@ ENGINE_PATIENCE: Final = 3.0
 TOUCH_EVERY: Final = 6 * 3600
 """Seconds between two touches of the files in the runtime folder."""
 
-LOOK_EVERY: Final = 30.0
+LOOK_EVERY: Final = 10.0
 """Seconds between two looks whether those files are still there."""
 
 HOLD_EVERY: Final = 600
