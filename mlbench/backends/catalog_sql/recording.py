@@ -58,8 +58,8 @@ _OF_AN_END: Final = ("state", "ended", "reason", "failed_step", "record")
 
 _OF_A_BEGIN: Final = tuple(one.name for one in t.runs.c if one.name not in (*_OF_AN_END, "met"))
 
-_TOGETHER: Final = 250
-"""Rows that one statement inserts into SQLite."""
+_MOST_VALUES: Final = 999
+"""So many values any SQLite takes in one statement."""
 
 _NEVER_REPLACED: Final = {"params", "tags", "artifacts_bound", "artifacts_read"}
 
@@ -231,17 +231,18 @@ class Recorder:
 
 
 def _execute_many(driver: Any, written: str, rows: Sequence[tuple[Any, ...]]) -> Any:
-    """Execute an insertion into SQLite for each row, many of them at once.
+    """Execute a statement of SQLite for each row, an insertion for many at once.
 
-    For each execution the driver lets other threads run and then waits until they let go, up to 5 ms: beside a busy
-    one 20,000 rows would take a minute, one by one.
+    For each execution the driver lets other threads run, and then waits for one that is busy to let go of the
+    interpreter: up to 5 ms for every row.
     """
     row = f"({', '.join('?' * len(rows[0]))})"
-    whole = len(rows) - len(rows) % _TOGETHER if row in written else 0
+    count = _MOST_VALUES // len(rows[0])
+    whole = len(rows) - len(rows) % count if row in written else 0
     if whole:
-        together = written.replace(row, ", ".join([row] * _TOGETHER), 1)
-        for start in range(0, whole, _TOGETHER):
-            driver.execute(together, list(chain.from_iterable(rows[start : start + _TOGETHER])))
+        together = written.replace(row, ", ".join([row] * count), 1)
+        for start in range(0, whole, count):
+            driver.execute(together, list(chain.from_iterable(rows[start : start + count])))
     return driver.executemany(written, rows[whole:])
 
 
