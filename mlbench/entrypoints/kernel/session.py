@@ -225,9 +225,10 @@ class Session:
             for one, why in self.order.parents(step, names, options).items()
             if one not in set(inputs.edges.values())
         }
+        python = self._python(body)
         known = parts_of(
             step=step,
-            source=self._python(body),
+            source=python,
             options=options,
             requirements=requirements,
             names=names,
@@ -296,7 +297,7 @@ class Session:
             cache_default=self.settings.cache,
             max_items=self.settings.max_items,
             requirements=requirements,
-            **self.clusters.given(imports_of(self._python(body)), surroundings),
+            **self.clusters.given(imports_of(python), surroundings),
         )
         try:
             answer = service.request("submit", submission)
