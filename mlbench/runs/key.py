@@ -32,6 +32,7 @@ __all__ = [
     "CELL",
     "FOLDER",
     "ITEMS",
+    "PLAIN",
     "UNKNOWN",
     "Fingerprint",
     "digest_source",
@@ -54,6 +55,8 @@ ITEMS: Final = "items"
 """The part that says of which items a fan-out is made: it is none of an item's own key."""
 ASIDE: Final = frozenset({CELL, FOLDER, ASKED, UNKNOWN})
 """The parts that are kept beside the key."""
+PLAIN: Final = frozenset({"ndarray", "sparse", "frame", "arrow", "scalar"})
+"""Codecs of values that hold nothing which any code of the user's says what it is."""
 
 _UNSTABLE: Final = frozenset(
     {

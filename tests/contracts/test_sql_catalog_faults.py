@@ -726,3 +726,25 @@ def test_where_few_runs_fit_these_are_gone_through_and_not_all_runs(file: Path) 
         assert "SEARCH runs USING INDEX sqlite_autoindex_runs_1 (id=?)" in plan
         assert index in plan
     catalog.close()
+
+
+def test_a_catalog_that_was_deleted_is_missed_and_another_in_its_place_is_used(file: Path) -> None:
+    """SQLite itself goes on with the deleted file: what it acknowledges nobody would ever see."""
+    catalog = SqlCatalog(url(file))
+    catalog.put_run(a_run := Run(id=RunId(new_id()), kind="job", state="succeeded", name="n", started=1))
+    before = catalog.version()
+    for path in file.parent.iterdir():
+        path.unlink()
+    with pytest.raises(StoreError, match="is not there any more"):
+        catalog.put_run(replace(a_run, name="m"))
+    with pytest.raises(StoreError, match="is not there any more"):
+        catalog.runs()
+    other = SqlCatalog(url(file))
+    assert catalog.runs() == []
+    catalog.put_run(a_run)
+    assert [one.id for one in other.runs()] == [a_run.id]
+    noted = catalog.version()
+    other.put_run(replace(a_run, name="m"))
+    assert catalog.version() != noted, before
+    other.close()
+    catalog.close()

@@ -146,6 +146,7 @@ class Told:
 
 
 def a_task(store: Path, **more: Any) -> StepTask:
+    LocalBlobs(store)
     return StepTask(
         execution=ExecutionId(new_id()),
         run=RunId(new_id()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -203,6 +204,24 @@ def test_a_retired_service_ends_with_its_steps_and_takes_no_new_ones(alone: Hous
     with pytest.raises(ServiceError, match="has taken over"):
         kernel.client.request("status")
     assert newer.request("status")["pid"] == newer.service.pid
+
+
+def test_a_service_whose_folder_was_deleted_ends_with_its_steps_and_leaves_the_next_one_alone(
+    alone: House, tmp_path: Path
+) -> None:
+    kernel = alone.kernel()
+    step = kernel.submit("load", f"wait {tmp_path / 'go'}")
+    assert kernel.state(step, "running").state == "running"
+    shutil.rmtree(alone.runtime)
+    eventually(lambda: kernel.client.request("status")["retired"])
+    newer = alone.connect()
+    assert newer.service.pid != kernel.client.service.pid
+    (tmp_path / "go").touch()
+    assert kernel.state(step).state == "succeeded"
+    alone.started[0].wait(timeout=PATIENCE)
+    with pytest.raises(ServiceError, match="were deleted"):
+        kernel.client.request("status")
+    assert connect(start=False).request("status")["pid"] == newer.service.pid
 
 
 def test_an_older_client_speaks_to_a_newer_service(alone: House) -> None:

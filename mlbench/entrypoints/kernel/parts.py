@@ -28,6 +28,9 @@ _LONGEST_PATH: Final = 1024
 _MOST_PATHS: Final = 1000
 
 
+_MODULE: Final = "module "
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """The parts of a step's key that its kernel knows, and the files and folders that its code names.
@@ -39,6 +42,11 @@ class Parts:
     paths: tuple[str, ...] = ()
     items_from: tuple[str, ...] = ()
 
+    @property
+    def modules(self) -> dict[str, str]:
+        """The digests of the local modules among the parts."""
+        return {name.removeprefix(_MODULE): digest for name, digest in self.parts.items() if name.startswith(_MODULE)}
+
 
 def parts_of(
     *,
@@ -49,6 +57,7 @@ def parts_of(
     names: CellNames,
     values: Mapping[str, Any],
     edges: Collection[str],
+    behind: Mapping[str, str],
     namespace: dict[str, Any],
     defs: Collection[str],
     surroundings: Surroundings,
@@ -65,6 +74,9 @@ def parts_of(
         All of the kernel's values that the cell reaches, by name.
     edges
         Names that other steps give it.
+    behind
+        The local modules that may come with those, with their digests from when those steps were handed over. What has
+        been edited since counts here: the step's process imports it as it is now.
     defs
         The names that it stores.
     data
@@ -82,8 +94,11 @@ def parts_of(
             return Parts(parts | {key.UNKNOWN: f"{name} is a {type(value).__name__}, which can't be compared"})
     held = fingerprint.modules | set(names.imports.values()) | set(edges)
     below = submodules(held, fingerprint.attributes | names.attributes)
-    modules = modules_of(fingerprint.modules | below | imports_of(source), [surroundings.folder, *surroundings.path])
-    parts |= {f"module {name}": digest for name, digest in modules.local.items()}
+    folders = [surroundings.folder, *surroundings.path]
+    modules = modules_of(fingerprint.modules | below | imports_of(source), folders)
+    now = modules_of(behind, folders).local
+    parts |= {f"{_MODULE}{name}": now.get(name, "") for name, digest in behind.items() if now.get(name, "") != digest}
+    parts |= {f"{_MODULE}{name}": digest for name, digest in modules.local.items()}
     parts |= {f"package {name}": version_of(name) for name in modules.packages}
     secret = user_key(store)
     texts = fingerprint.texts | modules.texts | names.names_paths

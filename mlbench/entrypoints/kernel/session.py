@@ -32,7 +32,14 @@ from mlbench.entrypoints.kernel.results import Results
 from mlbench.entrypoints.kernel.settings import MLBench
 from mlbench.entrypoints.kernel.sources import imports_of
 from mlbench.entrypoints.kernel.storage import Storage
-from mlbench.entrypoints.kernel.submission import Track, defs_of, find_inputs, requirements_of, without_modules
+from mlbench.entrypoints.kernel.submission import (
+    Track,
+    defs_of,
+    find_inputs,
+    modules_behind,
+    requirements_of,
+    without_modules,
+)
 from mlbench.entrypoints.kernel.waiting import Waiting, listed, names_in
 from mlbench.runs.reach import reach
 
@@ -231,6 +238,7 @@ class Session:
             if one not in set(inputs.edges.values())
         }
         python = self._python(body)
+        behind = modules_behind(inputs.edges, self.news.track)
         known = parts_of(
             step=step,
             source=python,
@@ -239,6 +247,7 @@ class Session:
             names=names,
             values=inputs.held,
             edges=inputs.edges,
+            behind=behind,
             namespace=self.namespace,
             defs=defs,
             surroundings=surroundings,
@@ -268,6 +277,7 @@ class Session:
             parent=self.front.request(),
             key=key,
             start=self._start(execution, names, former),
+            modules=behind | known.modules,
         )
         self.news.expect(track)  # before the service can have news of it
         submission = Submission(

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
+from mlbench.backends.blobs import marker_of
 from mlbench.core.errors import ServiceError, StoreError
 from mlbench.core.ids import ExecutionId, RunId
 from mlbench.core.messages import KernelHello, Submission
@@ -80,9 +81,15 @@ class OpenStore:
         self._owner = owner
         self._stir = stir
         self._recollection = Recollection(project, self.ledger)
+        self._marker = marker_of(self.path)
         self._snapshots = Snapshots(project, self.ledger, self._teller.run)
         self._steps = Steps(project, executor, self.plan, self.ledger, self._teller, self.tell)
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    def was_replaced(self) -> bool:
+        """Say whether another store lies in this one's place. While steps are under way nobody leaves this one."""
+        now = marker_of(self.path)
+        return now is not None and now != self._marker and not self.plan.under_way()
 
     def require(self, catalog: str | None) -> None:
         """Refuse who names another catalog of this store than the one that is open."""

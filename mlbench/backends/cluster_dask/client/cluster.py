@@ -489,6 +489,8 @@ def _failure_of(error: BaseException, task: StepTask) -> Failure | None:
             evalue=f"A worker of cluster {name} has no mlbench.",
             remedy="Install it there: pip install mlbench.",
         )
+    if isinstance(error, MlbenchError):
+        return Failure(ename=type(error).__name__, evalue=error.message, remedy=error.remedy)
     if type(error).__name__ in _LOSSES or isinstance(error, OSError):
         return None
     return Failure(
@@ -504,7 +506,7 @@ def _find_or_write(submitted: _Submitted, failure: Failure | None) -> Execution:
 
     task = submitted.task
     try:
-        blobs = open_blobs(task.store)
+        blobs = open_blobs(task.store, make=False)
         if visiting.visits(task):  # its worker may well live, and is neither to begin it nor to end it any more
             visiting.claim(task)
             until = time.monotonic() + _RECORD_SECONDS

@@ -88,7 +88,7 @@ class FanOutDrive:
         self._task = task
         self._on_event = on_event
         self._known = known
-        self._blobs = open_blobs(task.store)
+        self._blobs = open_blobs(task.store, make=False)
         self._spreading = Spreading(
             execution=task.execution,
             run=task.run,
