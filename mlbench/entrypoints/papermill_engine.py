@@ -30,6 +30,7 @@ from mlbench.core.ids import NotebookId, RunId, new_id
 from mlbench.core.records import Binding, Failure, Json, Metric, Reason, Run, State, with_artifacts
 from mlbench.notebook import diagnostics, document
 from mlbench.notebook import step as step_line
+from mlbench.notebook.parameters import recorded
 from mlbench.runs.context import bindings_of
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class MlbenchEngine:
             nb.metadata.papermill["input_path"] = nb.metadata.papermill["input_path"] and request.notebook
         has_steps = document.has_steps(nb)
         _check_parameters(nb)
+        if given_values := (nb.metadata.get("papermill") or {}).get("parameters"):
+            nb.metadata.papermill["parameters"] = recorded(given_values)  # NaN, as a number, is no JSON
         if "km" not in options and request.interpreter is None:
             _check_kernel(kernel_name, request)
         if has_steps:
@@ -199,7 +202,7 @@ class _Recording:
             self._project = Project(self._location)
         self._source = _plain(self.nb)
         parameters, given = declared(self._source), self._given()
-        self._parameters = form.defaults(parameters) | given
+        self._parameters = recorded(form.defaults(parameters)) | given
         self.computed = tuple(one.name for one in parameters if one.default_source and one.name not in given)
         return self
 
@@ -251,7 +254,7 @@ class _Recording:
             self._metrics.extend(Metric(**metric) for metric in news.get("metrics", ()))
             self._tags.update(news.get("tags", {}))
             self._artifacts = with_artifacts(self._artifacts, bindings_of(news.get("artifacts", ())))
-            self._parameters |= news.get("parameters", {})
+            self._parameters |= recorded(news.get("parameters", {}))
         elif self.request.watch is not None:
             self.request.watch(news)
 

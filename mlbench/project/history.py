@@ -80,8 +80,15 @@ def as_frame(runs: Sequence[Run], metrics: Mapping[RunId, Sequence[Metric]]) -> 
         ("metrics", [last_values(metrics.get(run.id, ())) for run in runs]),
     ):
         for name in dict.fromkeys(name for row in rows for name in row):
-            head[f"{prefix}.{name}"] = [row.get(name) for row in rows]
+            head[f"{prefix}.{name}"] = _numbers([row.get(name) for row in rows])
     return pd.DataFrame(head)
+
+
+def _numbers(values: list[Any]) -> list[Any]:
+    """Return a column of numbers without the texts that records hold for those that are no JSON."""
+    if not any(isinstance(value, float) for value in values):
+        return values
+    return [float(value) if value in ("nan", "inf", "-inf") else value for value in values]
 
 
 def _nanoseconds(run: Run) -> int | None:
