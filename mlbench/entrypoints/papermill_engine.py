@@ -434,6 +434,9 @@ def _plain(nb: Any) -> Json:
     return plain
 
 
+_LOAD: Final = "Put `%load_ext mlbench` into a cell above it."
+
+
 def _judge(nb: Any, error: BaseException | None) -> tuple[State, Reason | None, Failure | None, str | None]:
     """Return how a run ended: its state, the reason, and what failed where."""
     cell, output = _first_error(nb)
@@ -455,6 +458,7 @@ def _judge(nb: Any, error: BaseException | None) -> tuple[State, Reason | None, 
             evalue=str(output.get("evalue", "")),
             traceback=tuple(str(line) for line in output.get("traceback", ())),
             cell=cell.get("id"),
+            remedy=_LOAD if "`%%step` not found" in str(output.get("evalue", "")) else None,
         )
         return "failed", "error", failure, _step_name(cell)
     return "succeeded", None, None, None
@@ -469,8 +473,16 @@ def _first_error(nb: Any) -> tuple[Any, Any]:
         clean = [e for e in errors if e.ename == "SystemExit" and e.evalue in ("", "0")]
         if clean and len(clean) == len(errors):
             continue
-        return cell, errors[0] if errors else {"ename": "CellExecutionError", "evalue": ""}
+        return cell, errors[0] if errors else _said_in_words(cell)
     return None, None
+
+
+def _said_in_words(cell: Any) -> Json:
+    """Return the error of a cell that shows none: IPython says on standard error that there is no such magic."""
+    streams = (output for output in cell.get("outputs", ()) if output.get("name") == "stderr")
+    lines = [line for output in streams for line in output.text.splitlines() if line.strip()]
+    ename, _, evalue = (lines[-1] if lines else "").partition(": ")
+    return {"ename": ename, "evalue": evalue} if ename.isidentifier() else {"ename": "CellExecutionError", "evalue": ""}
 
 
 def _running_cell(nb: Any) -> Any:

@@ -258,6 +258,16 @@ class RunView:
         return dict(self.record.parameters)
 
     @property
+    def notebook(self) -> str | None:
+        """The path of its notebook."""
+        return self.record.notebook
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Its tags: those it was given, and those of its plain cells."""
+        return dict(self.record.tags)
+
+    @property
     def started(self) -> datetime | None:
         """When it began, in UTC."""
         return _instant(self.record.started)
@@ -578,8 +588,8 @@ def _names(view: StepView) -> str:
     return f" ({', '.join(view.names)})" if view.names else ""
 
 
-def _nearest(name: str, known: Mapping[str, Any], word: str) -> str:
-    if near := get_close_matches(name, known, 1, 0.5):
+def _nearest(name: object, known: Mapping[str, Any], word: str) -> str:
+    if isinstance(name, str) and (near := get_close_matches(name, known, 1, 0.5)):
         return f"Did you mean {near[0]!r}?"
     return f"Its {word} are: {', '.join(known)}." if known else f"It has no {word}."
 

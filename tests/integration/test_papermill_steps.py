@@ -239,3 +239,22 @@ def test_parameters_that_json_has_no_word_for_are_recorded_and_stop_no_step(tmp_
     assert {name: run.parameters.get(name) for name in recorded} == recorded
     assert run.snapshot is not None
     assert project.catalog.snapshot(run.snapshot).parameters == {"rate": "nan", "large": str(10**30)}
+
+
+@pytest.mark.parametrize(
+    ("above", "says", "remedy"),
+    [
+        (("1", "%%step one\nz = 1"), "Cell magic `%%step` not found.", "Put `%load_ext mlbench` into a cell above it."),
+        (("%load_ext mlbench", "# first\n%%step one\nz = 1"), "%%step one must be its cell's first line", None),
+    ],
+)
+def test_a_step_that_ipython_does_not_know_is_explained(
+    above: tuple[str, ...], says: str, remedy: str | None, tmp_path: Path, project: Project
+) -> None:
+    source = write(tmp_path / "in.ipynb", "a = 1", *above)
+    with pytest.raises(PapermillExecutionError):
+        papermill.execute_notebook(str(source), str(tmp_path / "out.ipynb"), engine_name="mlbench", progress_bar=False)
+    (run,) = project.catalog.runs()
+    assert run.failure is not None
+    assert (run.failure.ename, run.failure.remedy) == ("UsageError", remedy)
+    assert run.failure.evalue.startswith(says)

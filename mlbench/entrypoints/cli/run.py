@@ -18,14 +18,22 @@ from mlbench.core.ids import short
 from mlbench.core.records import ENDED, Execution, Json, Run
 from mlbench.entrypoints.cli import output
 from mlbench.entrypoints.cli.output import console, errors, json_option, plain, print_json
-from mlbench.entrypoints.cli.pairs import read_pairs
+from mlbench.entrypoints.cli.pairs import checked, read_pairs
 
 __all__ = ["run", "run_notebook"]
 
 
 @click.command(epilog="Example: mlbench run flights.ipynb -p origin=LGA -p trees=50")
 @click.argument("notebook")
-@click.option("-p", "--parameter", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter of the notebook.")
+@click.option(
+    "-p",
+    "--parameter",
+    "pairs",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=checked,
+    help="A parameter of the notebook.",
+)
 @click.option("-o", "--output", "target", type=click.Path(dir_okay=False), help="Write the executed notebook here.")
 @click.option("-k", "--kernel", help="The kernel to use instead of the notebook's own.")
 @click.option("--name", help="What the run is called; the notebook's name otherwise.")
