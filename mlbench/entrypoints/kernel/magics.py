@@ -30,6 +30,13 @@ class StepMagics(Magics):
         """Run the cell as a step: `%%step NAME [options]`."""
         self.session.submit(line, cell)
 
+    @line_magic("%step")  # type: ignore[arg-type]
+    def not_first(self, line: str) -> None:
+        """Say why `%%step` is none where something stands above it in its cell: IPython takes it for a line's magic."""
+        raise UsageError(
+            f"%%step {line} must be its cell's first line: move what stands above it, comments too, below it."
+        )
+
     @line_magic
     def steps(self, line: str) -> Overview:
         """Show the steps of this notebook so far: states, items, times, whom each waits for and why."""

@@ -367,11 +367,13 @@ class Session:
         return self.generators.start(execution, former.start if former is not None else None, again)
 
     def _parameter_values(self) -> Json:
+        from mlbench.notebook.parameters import recorded
+
         plain = (str, int, float, bool, type(None), list, dict, tuple)
         if self._parameter_names is None:
             self._read_parameters(self.front.parameters_in_file() or "")
         names = self._parameter_names or ()
-        return {name: value for name in names if isinstance(value := self.namespace.get(name), plain)}
+        return recorded({name: value for name in names if isinstance(value := self.namespace.get(name), plain)})
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 
