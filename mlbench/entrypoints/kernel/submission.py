@@ -107,9 +107,7 @@ def without_modules(names: CellNames, namespace: Mapping[str, Any]) -> CellNames
     return replace(names, reads=names.reads | modules, changes=names.changes - modules)
 
 
-def modules_behind(
-    edges: Mapping[str, ExecutionId], track_of: Callable[[ExecutionId], Track | None]
-) -> dict[str, str]:
+def modules_behind(edges: Mapping[str, ExecutionId], track_of: Callable[[ExecutionId], Track | None]) -> dict[str, str]:
     """Return the local modules that may come with names that other steps give, as they were with those steps."""
     found: dict[str, str] = {}
     for name, execution in edges.items():
