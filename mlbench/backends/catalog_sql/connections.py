@@ -168,9 +168,11 @@ def _persistent(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _cut(text: str) -> str:
-    """Return the beginning of a text that was given in an id's place, to be shown."""
-    return text if len(text) <= 60 else f"{text[:56]} ..."
+def _shown(given: object) -> str:
+    """Return what was given in an id's place as it is shown: its beginning, where it is long."""
+    text = given if isinstance(given, str) else repr(given)
+    cut = text if len(text) <= 60 else f"{text[:56]} ..."
+    return repr(cut) if isinstance(given, str) else cut
 
 
 def find_row(connection: Connection, table: Table, prefix: str, word: str, *columns: Any) -> Any:
@@ -178,7 +180,7 @@ def find_row(connection: Connection, table: Table, prefix: str, word: str, *colu
     c = table.c
     if not is_prefix(prefix):
         raise NotFound(
-            f"{_cut(prefix)!r} is no {word}'s id.", f"An id, or four or more letters that begin one, names a {word}."
+            f"{_shown(prefix)} is no {word}'s id.", f"An id, or four or more letters that begin one, names a {word}."
         )
     # "{" comes after all characters of an id.
     query = select(c.record, *columns, c.id).where(c.id >= prefix, c.id < f"{prefix}{{").order_by(c.id).limit(4)

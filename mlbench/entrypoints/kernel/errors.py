@@ -37,7 +37,8 @@ def shown_failure(failure: Failure, step: str, hint: str | None = None) -> Any:
     'KeyError'
     """
     remedy = hint or failure.remedy or f"To look into it: %%step {step} --here, then %debug"
-    lines = (*(failure.traceback or (f"{failure.ename}: {failure.evalue}",)), "", remedy)
+    told = failure.traceback or (f"{failure.ename}: {failure.evalue}",)
+    lines = told if told[-1].rstrip().endswith(remedy) else (*told, "", remedy)  # an error of ours ends in it
     kind = type(failure.ename, (StepError,), {"lines": lines, "__module__": "builtins"})
     return kind(failure.evalue)
 

@@ -9,6 +9,7 @@ import platform
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -154,7 +155,13 @@ def _options(options: StepOptions, requirements: Collection[str], defs: Collecti
 
 def _surroundings(surroundings: Surroundings, secret: bytes) -> str:
     """Digest what surrounds a step, but for where it is: what it imports from there is known by what it is."""
-    settings = sorted(settings_that_differ(surroundings).items())
+    return _settings(tuple(surroundings.libraries.items()), secret)
+
+
+@lru_cache(maxsize=4)
+def _settings(libraries: tuple[tuple[str, bytes], ...], secret: bytes) -> str:
+    """Digest settings of libraries, which are mostly those of the step before."""
+    settings = sorted(settings_that_differ(Surroundings(folder="", libraries=dict(libraries))).items())
     return _keyed(secret, repr(settings).encode("utf-8", "surrogatepass"))
 
 

@@ -22,6 +22,7 @@ from mlbench.entrypoints.kernel.display import Delivery, show_here
 from mlbench.entrypoints.kernel.errors import CellNotRun, shown_failure, shown_syntax_error
 from mlbench.entrypoints.kernel.front import Front
 from mlbench.entrypoints.kernel.generators import Generators, Start
+from mlbench.entrypoints.kernel.modules import ModuleWatch
 from mlbench.entrypoints.kernel.names import Names
 from mlbench.entrypoints.kernel.news import News, as_execution, why
 from mlbench.entrypoints.kernel.order import Order
@@ -67,6 +68,7 @@ class Session:
         self.names = Names(self.namespace, self._differs, self.storage.forget)
         self.generators = Generators()
         self.order = Order(self.namespace)
+        self.modules = ModuleWatch(self.namespace, self._say)
         self._delivery = Delivery(self.front.kernel) if self.front.kernel is not None else None
         self.news = News(self._delivery, moved=self._on_moved, hint=self._hint, answers=self.front.under_engine)
         self.waiting = Waiting(self.news, self._ask, tell=self._tell_page, say=self._say)
@@ -118,6 +120,7 @@ class Session:
             return
         self._running = None
         self.names.sync()
+        self.modules.settle()
         self.generators.note_source(self.front.source)
         self.front.cell_ends()
         request = self.front.last_request
@@ -136,6 +139,7 @@ class Session:
             raise CellNotRun("Not run: a step failed after this cell had been asked for. Run it again to run it.")
         self.names.sync()
         self.names.touch(self._touched(tree))
+        self.modules.see(tree)
         self._introduce()
         files = self._files_awaited(tree)
         return files if files or self.names.pending() else None
@@ -227,15 +231,17 @@ class Session:
             keep=self.storage.keep,
         )
         surroundings = surroundings_of.read(self.shell)
+        self.modules.warn(body, [surroundings.folder, *surroundings.path])
         waits_for = {
             one: why
             for one, why in self.order.parents(step, names, options).items()
             if one not in set(inputs.edges.values())
         }
+        python = self._python(body)
         behind = modules_behind(inputs.edges, self.news.track)
         known = parts_of(
             step=step,
-            source=self._python(body),
+            source=python,
             options=options,
             requirements=requirements,
             names=names,
@@ -306,7 +312,7 @@ class Session:
             cache_default=self.settings.cache,
             max_items=self.settings.max_items,
             requirements=requirements,
-            **self.clusters.given(imports_of(self._python(body)), surroundings),
+            **self.clusters.given(imports_of(python), surroundings),
         )
         try:
             answer = service.request("submit", submission)
@@ -361,11 +367,13 @@ class Session:
         return self.generators.start(execution, former.start if former is not None else None, again)
 
     def _parameter_values(self) -> Json:
+        from mlbench.notebook.parameters import recorded
+
         plain = (str, int, float, bool, type(None), list, dict, tuple)
         if self._parameter_names is None:
             self._read_parameters(self.front.parameters_in_file() or "")
         names = self._parameter_names or ()
-        return {name: value for name in names if isinstance(value := self.namespace.get(name), plain)}
+        return recorded({name: value for name in names if isinstance(value := self.namespace.get(name), plain)})
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 
@@ -468,6 +476,8 @@ class Session:
         if failure.ename != "NameError" or "'" not in failure.evalue:
             return None
         name = failure.evalue.split("'")[1]
+        if name in ("exit", "quit"):
+            return f"A step ends where its cell ends: leave {name}() out, or raise an error that says what is wrong."
         if name not in self.namespace:
             return None
         return (

@@ -28,7 +28,8 @@ from mlbench.entrypoints.service.events import News, Wish
 from mlbench.entrypoints.service.firing import Scheduler
 from mlbench.entrypoints.service.peers import OLDEST_PROTOCOL, Peer
 from mlbench.entrypoints.service.sessions import Session
-from mlbench.entrypoints.service.store import Executor, OpenStore
+from mlbench.entrypoints.service.steps import Executor
+from mlbench.entrypoints.service.store import OpenStore
 from mlbench.project.configuration import remember_catalog
 from mlbench.runs.wire import msgspec
 

@@ -16,9 +16,10 @@ from typing import Any, Final
 
 from mlbench.backends.blobs import open_blobs
 from mlbench.backends.cluster_dask import resources
+from mlbench.backends.cluster_dask.client.chunks import DaskChunks
 from mlbench.backends.cluster_dask.client.companion import Companions
 from mlbench.backends.cluster_dask.client.connection import Connection
-from mlbench.backends.cluster_dask.client.fanout import DaskChunks, FanOutDrive, Known
+from mlbench.backends.cluster_dask.client.fanout import FanOutDrive, Known
 from mlbench.backends.cluster_dask.client.localcluster import kill_worker
 from mlbench.backends.cluster_dask.client.opening import open_cluster
 from mlbench.backends.cluster_dask.client.remote import scale

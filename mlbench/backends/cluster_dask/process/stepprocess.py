@@ -298,6 +298,11 @@ class Step:
         if isinstance(error, MlbenchError) and error.remedy:
             return error.remedy
         if type(error) is NameError and error.name:
+            from mlbench.notebook.cell import analyse
+
+            shown = analyse(self._task.source)
+            if error.name in shown.reads | shown.late:
+                return f"The notebook has no {error.name}: bind it in a cell above, or correct the name."
             return (
                 f"If the notebook has {error.name}, nothing in the text of the cell showed that it is read: write "
                 f"{error.name} on a line of its own in the step, so that it is sent along."

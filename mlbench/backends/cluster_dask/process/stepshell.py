@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import base64
 import builtins
+import getpass
 import io
 import linecache
 import os
@@ -353,6 +354,7 @@ def make_shell() -> ZMQInteractiveShell:
     config.InteractiveShell.banner1 = ""
     shell: ZMQInteractiveShell = ZMQInteractiveShell.instance(config=config)
     builtins.input = _no_input
+    getpass.getpass = _no_password
     return shell
 
 
@@ -360,6 +362,13 @@ def _no_input(prompt: object = "", /) -> str:
     raise UsageError(
         f"input({str(prompt)!r}) can't be answered in a step, which runs in a process of its own.",
         "Make the value a parameter of the notebook, or ask for it in a plain cell.",
+    )
+
+
+def _no_password(prompt: object = "Password: ", stream: object = None) -> str:  # noqa: ARG001  as getpass has them
+    raise UsageError(
+        f"getpass({str(prompt)!r}) can't be answered in a step, which runs in a process of its own.",
+        "Take it from `mlbench.secret(NAME)`, which is never stored.",
     )
 
 
