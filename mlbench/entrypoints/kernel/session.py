@@ -183,13 +183,15 @@ class Session:
     def submit(self, line: str, body: str) -> None:
         """Hand a step's cell over (`%%step`), and wait for it where late output would not arrive."""
         from mlbench.notebook.foreach import names_of
-        from mlbench.notebook.step import read_line
+        from mlbench.notebook.step import not_first, read_line
 
         step, options = read_line(line)
         try:
             names = without_modules(names_of(body, options), self.namespace)
         except SyntaxError as error:
             raise shown_syntax_error(error, step) from None
+        if "%%step" in names.magics:
+            raise not_first(next(one.partition("%%step")[2] for one in body.splitlines() if one.startswith("%%step")))
         if names.stars:
             raise UsageError(
                 f"Step {step} has `from {names.stars[0]} import *`, so its names can't be known.",
