@@ -33,6 +33,7 @@ __all__ = [
     "CELL",
     "FOLDER",
     "ITEMS",
+    "PLAIN",
     "UNKNOWN",
     "Fingerprint",
     "digest_source",
@@ -57,6 +58,8 @@ CATCH: Final = "--catch"
 """The part that says that a fan-out's lists have places for items that failed: to an item it makes no difference."""
 ASIDE: Final = frozenset({CELL, FOLDER, ASKED, UNKNOWN})
 """The parts that are kept beside the key."""
+PLAIN: Final = frozenset({"ndarray", "sparse", "frame", "arrow", "scalar"})
+"""Codecs of values that hold nothing which any code of the user's says what it is."""
 
 _UNSTABLE: Final = frozenset(
     {

@@ -527,12 +527,11 @@ def _equal(one: Any, other: Any) -> bool:
 def _read_pandas(_: Any) -> Any:
     config: Any = sys.modules["pandas._config.config"]
     changed = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name, option in config._registered_options.items():
-            value = config.get_option(name)
-            if value is not option.defval and value != option.defval:
-                changed[name] = value
+    for name, option in config._registered_options.items():
+        options, last = config._get_root(name)  # there are many, and `get_option` finds out each time which is meant
+        value = options[last]
+        if value is not option.defval and value != option.defval:
+            changed[name] = value
     return _packed_each(changed)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
+from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
 
 from mlbench.core.errors import UsageError
 from mlbench.entrypoints.kernel.session import Session
@@ -25,6 +25,7 @@ class StepMagics(Magics):
         self.session = session
         type(self).step.__doc__ = usage()  # what `%%step?` shows
 
+    @no_var_expand  # `{x}` and `$x` of its expressions are Python's, as where the line is read without a kernel
     @cell_magic
     def step(self, line: str, cell: str) -> None:
         """Run the cell as a step: `%%step NAME [options]`."""

@@ -32,7 +32,14 @@ from mlbench.entrypoints.kernel.results import Results
 from mlbench.entrypoints.kernel.settings import MLBench
 from mlbench.entrypoints.kernel.sources import imports_of
 from mlbench.entrypoints.kernel.storage import Storage
-from mlbench.entrypoints.kernel.submission import Track, defs_of, find_inputs, requirements_of, without_modules
+from mlbench.entrypoints.kernel.submission import (
+    Track,
+    defs_of,
+    find_inputs,
+    modules_behind,
+    requirements_of,
+    without_modules,
+)
 from mlbench.entrypoints.kernel.waiting import Waiting, listed, names_in
 from mlbench.runs.reach import reach
 
@@ -232,14 +239,17 @@ class Session:
             for one, why in self.order.parents(step, names, options).items()
             if one not in set(inputs.edges.values())
         }
+        python = self._python(body)
+        behind = modules_behind(inputs.edges, self.news.track)
         known = parts_of(
             step=step,
-            source=self._python(body),
+            source=python,
             options=options,
             requirements=requirements,
             names=names,
             values=inputs.held,
             edges=inputs.edges,
+            behind=behind,
             namespace=self.namespace,
             defs=defs,
             surroundings=surroundings,
@@ -269,6 +279,7 @@ class Session:
             parent=self.front.request(),
             key=key,
             start=self._start(execution, names, former),
+            modules=behind | known.modules,
         )
         self.news.expect(track)  # before the service can have news of it
         submission = Submission(
@@ -303,7 +314,7 @@ class Session:
             cache_default=self.settings.cache,
             max_items=self.settings.max_items,
             requirements=requirements,
-            **self.clusters.given(imports_of(self._python(body)), surroundings),
+            **self.clusters.given(imports_of(python), surroundings),
         )
         try:
             answer = service.request("submit", submission)
@@ -358,11 +369,13 @@ class Session:
         return self.generators.start(execution, former.start if former is not None else None, again)
 
     def _parameter_values(self) -> Json:
+        from mlbench.notebook.parameters import recorded
+
         plain = (str, int, float, bool, type(None), list, dict, tuple)
         if self._parameter_names is None:
             self._read_parameters(self.front.parameters_in_file() or "")
         names = self._parameter_names or ()
-        return {name: value for name in names if isinstance(value := self.namespace.get(name), plain)}
+        return recorded({name: value for name in names if isinstance(value := self.namespace.get(name), plain)})
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 

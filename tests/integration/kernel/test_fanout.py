@@ -19,6 +19,13 @@ def test_items_come_back_as_lists_in_their_order(page: Any) -> None:
     assert page.value("'x' in globals()") == "False"
 
 
+def test_braces_in_what_a_fan_out_goes_over_are_not_filled_in_from_the_kernel(page: Any) -> None:
+    page.run("i = 4999")
+    page.run("%%step named --foreach name in [f'number {i}' for i in range(3)]\nfound = name\n")
+    page.run("%%step sets --foreach one in [{1}, {2}]\nkind = type(one).__name__\n")
+    assert page.value("found, kind") == "(['number 0', 'number 1', 'number 2'], ['set', 'set'])"
+
+
 def test_a_step_reads_the_list_that_a_fan_out_makes(page: Any) -> None:
     page.run("%%step fan --foreach a in [1, 2] --foreach b in [10, 20]\np = a * b\n")
     page.run("%%step total\nwhole = sum(p)\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import weakref
@@ -181,6 +182,30 @@ def test_a_file_that_one_step_writes_and_another_names_is_an_order(book: Any) ->
     assert list(use.waits_for) == [clean.execution]
     assert "clean.csv" in use.waits_for[clean.execution]
     assert book.run("text") == "1"
+
+
+def test_of_two_steps_that_write_one_file_the_first_runs_again_after_it_has_failed(book: Any) -> None:
+    """It is not skipped for the one below it, which was skipped for it."""
+
+    def run(step: str, body: str) -> str:
+        with contextlib.suppress(StepFailed):
+            book.run(f"%%step {step}\nopen('both.log', 'a').write('{step}')\n{body}\n")
+        last = book.service.submissions[-1].execution
+        book.service.ended[last].wait(20)
+        return str(book.service.records[last].state)
+
+    assert run("first", "1 / 0") == "failed"
+    assert run("second", "") == "skipped"
+    assert run("second", "") == "skipped"
+    assert run("first", "") == "succeeded"
+    assert run("second", "") == "succeeded"
+    assert list(book.service.submissions[-1].waits_for) == [book.service.submissions[-2].execution]
+    gate = book.service.shut("second")
+    book.run("%%step second\nopen('both.log', 'a').write('3')\n")
+    book.run("%%step first\nopen('both.log', 'a').write('4')\n")
+    second, first = book.service.submissions[-2:]
+    assert list(first.waits_for) == [second.execution]  # it is at it just now
+    gate.set()
 
 
 def test_a_plain_cell_waits_for_the_step_that_writes_the_file_it_names(book: Any) -> None:

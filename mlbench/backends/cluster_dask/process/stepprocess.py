@@ -148,7 +148,7 @@ class Step:
         self._task = task
         self._channel = channel
         self._shell: ZMQInteractiveShell = ZMQInteractiveShell.instance()
-        self._blobs = open_blobs(task.store)
+        self._blobs = open_blobs(task.store, make=False)
         self._opened = Opened(without=own_folders(task.store))
         self._namespace: dict[str, Any] = {}
 
