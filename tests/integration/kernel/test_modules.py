@@ -81,6 +81,16 @@ def test_what_plain_cells_set_in_modules_holds_in_steps_and_items_and_counts_for
     assert book.value("seen[0]") == "7"
 
 
+def test_what_is_set_in_a_module_above_and_beside_load_ext_holds_in_steps(place: Any) -> None:
+    Path(place.folder, "early.py").write_text("A = B = C = 1\n")
+    book = place.notebook(loads=False)
+    book.run("import early\nearly.A = 2")
+    book.run("%load_ext mlbench\nearly.B = 3\nfor early.C in [4]:\n    pass")
+    book.run("%%step look --wait\nseen = early.A, early.B, early.C")
+    assert book.value("seen") == "(2, 3, 4)"
+    book.close()
+
+
 def test_what_is_set_in_a_module_and_does_not_travel_is_said(place: Any, book: Any) -> None:
     Path(place.folder, "yourcfg.py").write_text("RATE = 1\ndef loss():\n    return 0\n")
     book.run("import yourcfg\nyourcfg.loss = lambda: 1")
