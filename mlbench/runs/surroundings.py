@@ -20,7 +20,7 @@ from typing import Any, Final
 from mlbench.core.messages import Surroundings
 from mlbench.runs import modulesettings, pandasextensions, pythonsettings, torchsettings
 
-__all__ = ["apply", "changed", "modules_in", "preloadable", "read", "settings_that_differ"]
+__all__ = ["MODULES", "apply", "changed", "modules_in", "preloadable", "read", "set_in_modules", "settings_that_differ"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +147,13 @@ def modules_in(surroundings: Surroundings) -> tuple[str, ...]:
     """Return the modules that are imported in a step because of what surrounds it."""
     packed = surroundings.libraries.get(_EXTENSIONS)
     return () if packed is None else pandasextensions.modules_in(pickle.loads(packed))  # noqa: S301  packed here
+
+
+def set_in_modules(surroundings: Surroundings) -> dict[str, str]:
+    """Return, as texts, what is set in modules, by module: it counts for the steps that use the module."""
+    packed = surroundings.libraries.get(MODULES)
+    settings = {} if packed is None else pickle.loads(packed)  # noqa: S301  packed in this very process
+    return {name: repr(sorted(values.items())) for name, values in settings.items()}
 
 
 def _plain_filter(entry: tuple[Any, ...]) -> tuple[str, str] | None:
@@ -570,6 +577,8 @@ def _apply_sklearn(settings: dict[str, Any], _: Any) -> None:
 
 
 _EXTENSIONS: Final = "pandas extensions"
+MODULES: Final = "modules"
+"""The entry of what is set in modules of whatever origin."""
 _TABLE: Final = (
     _Entry("python", "sys", pythonsettings.read, pythonsettings.apply),
     _Entry("decimal", "decimal", pythonsettings.read_decimal, pythonsettings.apply_decimal),
@@ -583,6 +592,6 @@ _TABLE: Final = (
     _Entry("sklearn", "sklearn", _read_sklearn, _apply_sklearn),
     _Entry(_EXTENSIONS, "pandas", pandasextensions.read, pandasextensions.apply),
     _Entry("torch", "torch", torchsettings.read, torchsettings.apply),
-    _Entry("modules", "sys", modulesettings.read, modulesettings.apply),
+    _Entry(MODULES, "sys", modulesettings.read, modulesettings.apply),
 )
 """In the order in which they are applied."""

@@ -68,10 +68,14 @@ def test_what_plain_cells_set_in_modules_holds_in_steps_and_items_and_counts_for
     Path(place.folder, "mycfg.py").write_text("RATE = 1\nTABLE = {'a': 1}\ndef loss():\n    return 0\n")
     Path(place.folder, "myhelp.py").write_text("import mycfg\ndef look():\n    return mycfg.RATE, mycfg.TABLE\n")
     book.run("import decimal, mycfg, myhelp")
+    other = "%%step other --cache --wait\nother = 1"
+    book.run(other)
     step = "%%step look --cache --wait\nseen = myhelp.look()\nprecision = decimal.getcontext().prec"
     book.run(step)
     assert book.value("seen, precision") == "((1, {'a': 1}), 28)"
-    book.run("mycfg.RATE = 5\nmycfg.TABLE['b'] = 2\ndecimal.getcontext().prec = 50")
+    book.run("mycfg.RATE = 5\nmycfg.TABLE['b'] = 2")
+    assert "reused" in book.run(other).text  # it does not use the module
+    book.run("decimal.getcontext().prec = 50")
     assert "reused" not in book.run(step).text
     assert "reused" in book.run(step).text
     book.run("%%step each --foreach n in [1, 2]\nvalues = myhelp.look()[0] * n")
