@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 from typing import Final
 
-__all__ = ["assigned"]
+__all__ = ["assigned", "taken"]
 
 _CHANGERS: Final = frozenset(
     {"add", "append", "appendleft", "clear", "discard", "extend", "insert", "pop", "popitem", "remove", "reverse"}
@@ -15,7 +15,9 @@ _CHANGERS: Final = frozenset(
 
 
 def assigned(tree: ast.AST) -> frozenset[tuple[str, ...]]:
-    """Return the chains of names that are bound or changed. Whether the first one is a module, only who runs it knows.
+    """Return the chains of names whose last one is bound or changed in what those before it stand for.
+
+    Whether the first one is a module, only who runs it knows.
 
     Functions are looked into too, since they may be called.
 
@@ -24,7 +26,23 @@ def assigned(tree: ast.AST) -> frozenset[tuple[str, ...]]:
     >>> sorted(assigned(ast.parse("cfg.N = 10; a.b.ROWS['x'] += 1; cfg.NAMES.append(1); setattr(cfg, 'M', 2); n = 1")))
     [('a', 'b', 'ROWS'), ('cfg', 'M'), ('cfg', 'N'), ('cfg', 'NAMES')]
     """
-    return frozenset(chain for node in ast.walk(tree) for chain in _of(node) if len(chain) > 1)
+    return frozenset(chain for node in ast.walk(tree) for chain in _of(node) if chain)
+
+
+def taken(tree: ast.AST) -> dict[str, tuple[str, str]]:
+    """Return the names that a cell takes out of modules, each with the module and its name there.
+
+    Examples
+    --------
+    >>> taken(ast.parse("from cfg import TABLE, N as number"))
+    {'TABLE': ('cfg', 'TABLE'), 'number': ('cfg', 'N')}
+    """
+    return {
+        alias.asname or alias.name: (node.module, alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level
+        for alias in node.names
+    }
 
 
 def _of(node: ast.AST) -> Iterator[tuple[str, ...]]:

@@ -29,18 +29,32 @@ _NOT_FOR_STEPS: Final = frozenset(
 _LARGEST: Final = 1 << 20
 
 
-def note(chains: Collection[tuple[str, ...]], namespace: Mapping[str, Any]) -> None:
+def note(
+    chains: Collection[tuple[str, ...]], namespace: Mapping[str, Any], taken: Mapping[str, tuple[str, str]]
+) -> None:
     """Note what cells have set, as far as it is in modules."""
-    _noted.update(dict.fromkeys(found(chains, namespace)))
+    _noted.update(dict.fromkeys(found(chains, namespace, taken)))
 
 
-def found(chains: Collection[tuple[str, ...]], namespace: Mapping[str, Any]) -> Iterator[Setting]:
-    """Yield what of that which cells set (see `mlbench.notebook.assigned`) is in a module that a name stands for."""
+def found(
+    chains: Collection[tuple[str, ...]], namespace: Mapping[str, Any], taken: Mapping[str, tuple[str, str]]
+) -> Iterator[Setting]:
+    """Yield what of that which cells set is in a module that a name stands for, or that a name was taken out of.
+
+    Parameters
+    ----------
+    chains, taken
+        See `mlbench.notebook.assigned`.
+    """
     for chain in chains:
         holder, rest = namespace.get(chain[0]), chain[1:]
+        module, name = taken.get(chain[0], ("", ""))
+        origin = sys.modules.get(module)
+        if _is_module(origin) and not _is_module(holder) and vars(origin).get(name, _NOTHING) is holder:
+            holder, rest = origin, (name, *rest)
         while len(rest) > 1 and _is_module(holder) and _is_module(vars(holder).get(rest[0])):
             holder, rest = vars(holder)[rest[0]], rest[1:]
-        if not _is_module(holder) or _is_module(vars(holder).get(rest[0])):
+        if not rest or not _is_module(holder) or _is_module(vars(holder).get(rest[0])):
             continue
         name = holder.__name__
         if (name.partition(".")[0] in _NOT_FOR_STEPS or (name, rest[0]) == ("pandas", "options")) and (
@@ -99,7 +113,7 @@ def _value(name: str, path: tuple[str, ...]) -> Any:
     """Return what is set, or nothing: it was deleted, or is something that cells only seemed to change."""
     try:
         return functools.reduce(getattr, path, sys.modules[name])
-    except (AttributeError, KeyError):
+    except Exception:  # noqa: BLE001  attributes may be anything's
         return _NOTHING
 
 

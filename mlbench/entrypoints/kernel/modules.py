@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlbench.entrypoints.kernel.sources import file_of
 from mlbench.notebook import syntax
-from mlbench.notebook.assigned import assigned
+from mlbench.notebook.assigned import assigned, taken
 
 if TYPE_CHECKING:
     from mlbench.runs.modulesettings import Setting
@@ -33,11 +33,13 @@ class ModuleWatch:
         self._namespace = namespace
         self._say = say
         self._assigned: frozenset[tuple[str, ...]] = frozenset()  # by cells that have not ended
+        self._taken: dict[str, tuple[str, str]] = {}
         self._said: set[Setting] = set()
 
     def see(self, tree: ast.AST) -> None:
         """Look at a plain cell that is about to run."""
         self._assigned |= assigned(tree)
+        self._taken |= taken(tree)
 
     def look_back(self, cells: Iterable[str]) -> None:
         """Look at the cells that ran before this one, the one that loads mlbench among them."""
@@ -50,7 +52,7 @@ class ModuleWatch:
         if self._assigned:
             from mlbench.runs.modulesettings import note
 
-            note(self._assigned, self._namespace)
+            note(self._assigned, self._namespace, self._taken)
             self._assigned = frozenset()
 
     def warn(self, body: str, folders: Iterable[str]) -> None:
@@ -68,7 +70,7 @@ class ModuleWatch:
                     "themselves. Change it in the module, or in the step."
                 )
         roots = [Path(folder).resolve() for folder in folders if folder]
-        for one in sorted(found(assigned(syntax.parse(body)), self._namespace)):
+        for one in sorted(found(assigned(syntax.parse(body)), self._namespace, {})):
             if file_of(one[0], roots) is not None:
                 self._say(f"{_spelled(one)} is set in this step alone: cells and other steps do not see it.")
 

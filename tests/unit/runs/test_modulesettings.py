@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mlbench.notebook.assigned import assigned
+from mlbench.notebook.assigned import assigned, taken
 from mlbench.runs import modulesettings, onimport, surroundings
 
 SOURCE = """
@@ -42,7 +42,7 @@ def cfg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[types.Modul
 def ran(source: str, **namespace: Any) -> None:
     """Run a cell and note what it has set."""
     exec(source, namespace)
-    modulesettings.note(assigned(ast.parse(source)), namespace)
+    modulesettings.note(assigned(ast.parse(source)), namespace, taken(ast.parse(source)))
 
 
 def test_what_was_set_in_a_module_is_set_where_it_is_imported_anew(cfg: types.ModuleType) -> None:
@@ -69,6 +69,16 @@ def test_what_was_set_is_set_in_a_module_that_is_here_and_keeps_its_objects(cfg:
     assert surroundings.apply(read) == []
     assert cfg.TABLE is kept
     assert kept == {"a": 1, "b": 2}
+
+
+def test_what_was_taken_out_of_a_module_and_changed_is_changed_there(cfg: types.ModuleType) -> None:
+    cell = "from settings_of_mine import TABLE as t, NAMES, Model, RATE\nt['b'] = 2\nNAMES.append('b')\n"
+    ran(f"{cell}Model.depth = 4\nRATE = 9")
+    read = surroundings.read()
+    del sys.modules["settings_of_mine"]
+    surroundings.apply(read)
+    anew = importlib.import_module("settings_of_mine")
+    assert (anew.TABLE, anew.NAMES, anew.Model.depth, anew.RATE) == ({"a": 1, "b": 2}, ["a", "b"], 4, 1)
 
 
 def test_another_value_in_a_module_is_another_setting(cfg: types.ModuleType) -> None:
@@ -144,13 +154,22 @@ def set_float32_matmul_precision(value): _is["precision"] = value
 """
 
 
-def test_what_is_set_in_pytorch_holds_once_it_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module of our own stands for it, with the functions of its documentation that are used."""
+@pytest.fixture
+def _torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have a module of our own stand for PyTorch, with those functions of its documentation that are used."""
     (tmp_path / "torch.py").write_text(TORCH)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "torch", raising=False)
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     monkeypatch.setattr(onimport, "_awaited", {})
+    own = sys.modules.pop("torch", None)
+    yield
+    sys.modules.pop("torch", None)
+    if own is not None:
+        sys.modules["torch"] = own
+
+
+@pytest.mark.usefixtures("_torch")
+def test_what_is_set_in_pytorch_holds_once_it_is_imported() -> None:
     torch: Any = importlib.import_module("torch")
     plain = surroundings.read()
     assert "torch" not in surroundings.settings_that_differ(plain)
@@ -158,12 +177,12 @@ def test_what_is_set_in_pytorch_holds_once_it_is_imported(tmp_path: Path, monkey
     torch.set_grad_enabled(False)
     read = surroundings.read()
     assert surroundings.changed(plain, read, frozenset(sys.modules)) == ["torch"]
-    monkeypatch.delitem(sys.modules, "torch")
+    del sys.modules["torch"]
     assert surroundings.apply(read) == []
     assert "torch" not in sys.modules
     anew: Any = importlib.import_module("torch")
     assert anew is not torch
     assert (anew.get_default_dtype(), anew.is_grad_enabled()) == ("torch.float64", False)
-    monkeypatch.delitem(sys.modules, "torch")
+    del sys.modules["torch"]
     surroundings.apply(plain)
     assert importlib.import_module("torch").get_default_dtype() == "torch.float32"
