@@ -85,7 +85,7 @@ def log(*, step: int | None = None, **metrics: Any) -> None:
     for name, value in metrics.items():
         if len(name) > _LONGEST:
             raise UsageError(f"mlbench.log: {name[:40]!r}… has {len(name):,} characters, a name at most {_LONGEST}.")
-        number = _number(name, value)
+        number = _number(f"mlbench.log: {name}", value)
         if not math.isfinite(number):
             warnings.warn(f"mlbench.log: {name} is {number} and was not recorded.", stacklevel=2)
             continue
@@ -136,15 +136,19 @@ def bindings_of(artifacts: Iterable[Json]) -> list[Binding]:
 def progress(done: float, total: float | None = None) -> None:
     """Say how far the work is: `mlbench.progress(i, n)`."""
     _current.emit(
-        {"type": "progress", "done": _number("done", done), "total": None if total is None else _number("total", total)}
+        {
+            "type": "progress",
+            "done": _number("mlbench.progress: done", done),
+            "total": None if total is None else _number("mlbench.progress: total", total),
+        }
     )
 
 
-def _number(name: str, value: Any) -> float:
+def _number(what: str, value: Any) -> float:
     """Return a value as a float, also one of NumPy, pandas or torch that holds one number."""
     if not isinstance(value, (str, bytes, bool)):
         try:
             return float(value)
         except (TypeError, ValueError, OverflowError):
             pass
-    raise UsageError(f"mlbench.log: {name} must be a number, not {type(value).__name__} {str(value)[:40]!r}.")
+    raise UsageError(f"{what} must be a number, not {type(value).__name__} {str(value)[:40]!r}.")
