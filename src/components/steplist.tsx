@@ -158,7 +158,10 @@ function hint(
   execution: IExecution | undefined,
   stale: string | undefined
 ): string {
-  const lines = step.parents.map(parent => `waits for ${parent.step}: ${parent.why}`);
+  const lines = [
+    step.name,
+    ...step.parents.map(parent => `waits for ${parent.step}: ${parent.why}`)
+  ];
   if (execution?.failure) {
     lines.push(`${execution.failure.ename}: ${execution.failure.evalue}`);
   }

@@ -130,6 +130,15 @@ export class StepsModel implements IDisposable {
     return this._isDisposed;
   }
 
+  /** The notebook's id under which its kernel ran it last, if it did: one that was not saved may carry none by now. */
+  get ranAs(): string | null {
+    return this._ranAs;
+  }
+
+  set ranAs(notebookId: string | null) {
+    this._ranAs = notebookId;
+  }
+
   /** What a cell did last in this kernel. */
   executionOf(cell: string): IExecution | undefined {
     return this._executions.get(cell);
@@ -251,6 +260,7 @@ export class StepsModel implements IDisposable {
       this._executions.clear();
       this._ran.forget(false);
       this._isCopy = false;
+      this._ranAs = null;
       this._waitsFor = null;
       this._emit();
     }
@@ -268,6 +278,7 @@ export class StepsModel implements IDisposable {
       return;
     }
     this._isCopy = answer.copied;
+    this._ranAs = answer.notebook_id;
     for (const [cell, execution] of Object.entries(answer.outputs)) {
       this._take(cell, execution);
     }
@@ -405,6 +416,7 @@ export class StepsModel implements IDisposable {
   private _origins: Origins;
   private _path = '';
   private _ran = new RanCells();
+  private _ranAs: string | null = null;
   private _redraw = new Debouncer(() => this._draw(), TYPING);
   private _stale: ReadonlyMap<string, string> | null = null;
   private _ticket = 0;

@@ -90,14 +90,18 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
     return this._isDisposed;
   }
 
-  /** Return the notebook's id in its metadata, which is written if there is none, or that of what it was copied from. */
+  /**
+   * Return the notebook's id in its metadata, which is written if there is none, or that of what it was copied from:
+   * the one that its kernel ran it under before it was opened again unsaved, or a new one.
+   */
   ensureId(): string {
     const known = this.notebookId;
     if (known && known !== this._foreignId) {
       return known;
     }
+    const ranAs = known ? null : this.steps.ranAs;
     const bytes = crypto.getRandomValues(new Uint8Array(26));
-    const id = [...bytes].map(byte => LETTERS[byte % 32]).join('');
+    const id = ranAs ?? [...bytes].map(byte => LETTERS[byte % 32]).join('');
     const metadata = this.panel.model?.getMetadata(METADATA) as PartialJSONObject | undefined;
     this.panel.model?.setMetadata(METADATA, { ...metadata, id });
     return id;
@@ -511,6 +515,7 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
         if (this._isDisposed || kernel !== this.steps.kernel || answer.copied) {
           return;
         }
+        this.steps.ranAs = answer.notebook_id;
         for (const [cell, execution] of Object.entries(answer.outputs)) {
           if (!this._ranHere.has(cell) && this._isUnsaved(execution)) {
             this._fill(cell, execution);
@@ -550,14 +555,19 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
   /** Make the output of a step that was joined on its way exact, once it has ended. */
   private _onExecution(_: StepsModel, execution: IExecution): void {
     const { cell } = execution;
-    if (!cell || isUnderWay(execution) || this._restored.get(cell) !== execution.id) {
+    const kernel = this.steps.kernel;
+    if (!cell || !kernel || isUnderWay(execution) || this._restored.get(cell) !== execution.id) {
       return;
     }
     this._restored.delete(cell);
     this._options.client
-      .execution(execution.id, this.path)
-      .then(whole => {
-        if (!this._isDisposed && this._late.get(cell)?.execution === whole.id) {
+      .outputs({ kernel, cells: [cell], path: this.path, messages: true })
+      .then(({ outputs: { [cell]: whole } }) => {
+        if (
+          !this._isDisposed &&
+          whole?.id === execution.id &&
+          this._late.get(cell)?.execution === whole.id
+        ) {
           this._fill(cell, whole);
         }
       })

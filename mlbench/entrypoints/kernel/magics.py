@@ -25,7 +25,7 @@ class StepMagics(Magics):
         self.session = session
         type(self).step.__doc__ = usage()  # what `%%step?` shows
 
-    @no_var_expand  # `{x}` and `$x` of its expressions are Python's, as they are where the line is read without a kernel
+    @no_var_expand  # `{x}` in its expressions is Python's, as it is where the line is read without a kernel
     @cell_magic
     def step(self, line: str, cell: str) -> None:
         """Run the cell as a step: `%%step NAME [options]`."""

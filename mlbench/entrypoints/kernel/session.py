@@ -23,7 +23,7 @@ from mlbench.entrypoints.kernel.errors import CellNotRun, shown_failure, shown_s
 from mlbench.entrypoints.kernel.front import Front
 from mlbench.entrypoints.kernel.generators import Generators, Start
 from mlbench.entrypoints.kernel.names import Names
-from mlbench.entrypoints.kernel.news import News, as_execution, why
+from mlbench.entrypoints.kernel.news import News, as_execution
 from mlbench.entrypoints.kernel.order import Order
 from mlbench.entrypoints.kernel.parts import cell_key, parts_of
 from mlbench.entrypoints.kernel.pending import WAIT, Waits, is_placeholder, runs_a_step
@@ -33,6 +33,7 @@ from mlbench.entrypoints.kernel.sources import imports_of
 from mlbench.entrypoints.kernel.storage import Storage
 from mlbench.entrypoints.kernel.submission import Track, defs_of, find_inputs, requirements_of, without_modules
 from mlbench.entrypoints.kernel.waiting import Waiting, listed, names_in
+from mlbench.runs.endings import why
 from mlbench.runs.reach import reach
 
 if TYPE_CHECKING:
