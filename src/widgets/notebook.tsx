@@ -46,9 +46,10 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
     this.steps = new StepsModel(_options.client, _options.news);
     this.steps.changed.connect(this._draw, this);
     this.steps.executionChanged.connect(this._onExecution, this);
-    this.steps.wentOn.connect((_, steps) =>
-      _options.wentOn(steps, () => steps.forEach(({ id }) => this.cancel(id)))
-    );
+    this.steps.wentOn.connect((_, steps) => {
+      this._joinAgain(steps);
+      _options.wentOn(steps, () => steps.forEach(({ id }) => this.cancel(id)));
+    });
     const { content, sessionContext, context } = panel;
     content.cellInViewportChanged.connect(this._onViewport, this);
     content.activeCellChanged.connect(this._onActiveCell, this);
@@ -546,28 +547,43 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
     }
     this._late.set(cell, output);
     if (isUnderWay(execution)) {
-      this._restored.set(cell, execution.id);
+      this._join(cell, execution.id);
     } else {
       this._closed.add(execution.id);
+    }
+  }
+
+  /** Note that a cell's step is followed from its middle on: its output is made exact at its end. */
+  private _join(cell: string, execution: string): void {
+    const { kernel } = this.steps;
+    if (kernel !== null) {
+      this._restored.set(cell, { execution, kernel });
+    }
+  }
+
+  /** Note that the kernel which passed on what these steps print will not do so to their end. */
+  private _joinAgain(steps: ReadonlyArray<IExecution>): void {
+    for (const { id, cell } of steps) {
+      if (cell && this._ranHere.has(cell)) {
+        this._join(cell, id);
+      }
     }
   }
 
   /** Make the output of a step that was joined on its way exact, once it has ended. */
   private _onExecution(_: StepsModel, execution: IExecution): void {
     const { cell } = execution;
-    const kernel = this.steps.kernel;
-    if (!cell || !kernel || isUnderWay(execution) || this._restored.get(cell) !== execution.id) {
+    const joined = cell ? this._restored.get(cell) : undefined;
+    if (!cell || joined?.execution !== execution.id || isUnderWay(execution)) {
       return;
     }
     this._restored.delete(cell);
     this._options.client
-      .outputs({ kernel, cells: [cell], path: this.path, messages: true })
+      .outputs({ kernel: joined.kernel, cells: [cell], path: this.path, messages: true })
       .then(({ outputs: { [cell]: whole } }) => {
-        if (
-          !this._isDisposed &&
-          whole?.id === execution.id &&
-          this._late.get(cell)?.execution === whole.id
-        ) {
+        const now = this._late.get(cell)?.execution ?? execution.id;
+        const isLast = now === execution.id && !this._replaced.has(now);
+        if (!this._isDisposed && whole?.id === execution.id && isLast) {
           this._fill(cell, whole);
         }
       })
@@ -616,7 +632,7 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
   /** The step's cell that was run in a kernel which has not loaded mlbench, though a cell of the notebook would. */
   private _ranInVain: string | null = null;
   private _replaced = new Map<string, number>();
-  private _restored = new Map<string, string>();
+  private _restored = new Map<string, { readonly execution: string; readonly kernel: string }>();
   private _status: Kernel.Status = 'unknown';
 }
 

@@ -229,7 +229,7 @@ export class Sidebar extends SidePanel {
           graph={steps.graph}
           activeCell={steps.activeCell}
           executionOf={cell => steps.executionOf(cell)}
-          attempt={cell => steps.attempt(cell)}
+          howFar={cell => steps.howFar(cell)}
           staleness={cell => steps.staleness(cell)}
           reusedFrom={execution => steps.reusedFrom(execution)}
           onOpen={cell => current.goTo(cell)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.journeys.lab import Lab, write_notebook
@@ -14,6 +16,16 @@ CELLS = (
     ("use", "%%step use\ntotal = share + 1"),
     ("note", "mlbench.log(plain=3)\nmlbench.tag(team='ops')"),
 )
+LONG = """%%step long
+import time
+from pathlib import Path
+for number in range(100):
+    print("item", number, flush=True)
+    mlbench.progress(number, 100)
+    if Path("enough").exists():
+        break
+    time.sleep(0.2)
+print("that is all")"""
 
 
 def test_failures_are_said_again_and_the_run_stays_with_its_notebook(lab: Lab) -> None:
@@ -47,6 +59,24 @@ def test_failures_are_said_again_and_the_run_stays_with_its_notebook(lab: Lab) -
     page.locator(".jp-mlb-StepsTable tr", has_text="divide").first.click()
     page.get_by_role("heading", name="Tags").wait_for()
     page.locator(".jp-mlb-Execution .jp-mlb-Facts").get_by_text("ratio").wait_for()
+
+
+def test_what_a_step_prints_is_whole_though_its_kernel_is_restarted_meanwhile(lab: Lab) -> None:
+    write_notebook(lab.root / "long.ipynb", ("load", "%load_ext mlbench\nimport mlbench"), ("long", LONG))
+    lab.open()
+    lab.open_notebook("long.ipynb")
+    lab.run("load", "long")
+    lab.wait_for_output("long", "item 1\n")
+    lab.page.locator(".jp-mlb-Pill").get_by_text(re.compile("of 100 ")).wait_for()
+    lab.page.locator(".jp-mlb-StepList-extra").get_by_text(re.compile("of 100$")).wait_for()
+    lab.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.restartKernel()")
+    lab.page.get_by_text("long goes on").first.wait_for()
+    (lab.root / "enough").touch()
+    lab.pill("long", "succeeded")
+    lab.wait_for_output("long", "that is all")
+    lines = lab.outputs("long").split()
+    assert lines[:2] == ["item", "0"]
+    assert lines.count("item") == len({*lines}) - 4
 
 
 def test_the_sections_keep_the_heights_that_they_were_given(lab: Lab) -> None:
