@@ -8,6 +8,7 @@ the store.
 from __future__ import annotations
 
 import ast
+import contextlib
 import sys
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -31,7 +32,14 @@ from mlbench.entrypoints.kernel.results import Results
 from mlbench.entrypoints.kernel.settings import MLBench
 from mlbench.entrypoints.kernel.sources import imports_of
 from mlbench.entrypoints.kernel.storage import Storage
-from mlbench.entrypoints.kernel.submission import Track, defs_of, find_inputs, requirements_of, without_modules
+from mlbench.entrypoints.kernel.submission import (
+    Track,
+    defs_of,
+    find_inputs,
+    plain_value,
+    requirements_of,
+    without_modules,
+)
 from mlbench.entrypoints.kernel.waiting import Waiting, listed, names_in
 from mlbench.runs.endings import why
 from mlbench.runs.reach import reach
@@ -352,11 +360,13 @@ class Session:
         return self.generators.start(execution, former.start if former is not None else None, again)
 
     def _parameter_values(self) -> Json:
-        plain = (str, int, float, bool, type(None), list, dict, tuple)
         if self._parameter_names is None:
             self._read_parameters(self.front.parameters_in_file() or "")
-        names = self._parameter_names or ()
-        return {name: value for name in names if isinstance(value := self.namespace.get(name), plain)}
+        found: Json = {}
+        for name in self._parameter_names or ():
+            with contextlib.suppress(TypeError, RecursionError):
+                found[name] = plain_value(self.namespace.get(name))
+        return found
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 

@@ -18,9 +18,50 @@ from mlbench.notebook.history import is_history
 from mlbench.runs import capture
 from mlbench.runs.reach import reach, submodules
 
-__all__ = ["Inputs", "Track", "defs_of", "find_inputs", "needs_of", "origin_of", "requirements_of", "without_modules"]
+__all__ = [
+    "Inputs",
+    "Track",
+    "defs_of",
+    "find_inputs",
+    "needs_of",
+    "origin_of",
+    "plain_value",
+    "requirements_of",
+    "without_modules",
+]
 
 _OF_THE_SHELL: Final = frozenset({"get_ipython", "display", "exit", "quit", "open", "__builtins__", "__builtin__"})
+
+
+def plain_value(value: Any) -> Any:
+    """Return a parameter's value as a record holds it: numbers of NumPy are Python's.
+
+    Raises
+    ------
+    TypeError, RecursionError
+        For what no record holds, such as a name that a step is still to bind.
+
+    Examples
+    --------
+    >>> plain_value(("JFK", [0.5, True], {"depth": None}))
+    ['JFK', [0.5, True], {'depth': None}]
+    """
+    kind = type(value)  # a stand-in says of itself that it is what it stands for
+    if value is None or kind is bool:
+        return value
+    if issubclass(kind, str):
+        return str.__str__(value)
+    if issubclass(kind, float):
+        return float(value)
+    if issubclass(kind, (list, tuple)):
+        return [plain_value(one) for one in value]
+    if issubclass(kind, dict):
+        return {str(name): plain_value(one) for name, one in value.items()}
+    if issubclass(kind, int) and -(2**63) <= value < 2**64:
+        return int(value)
+    if kind.__module__ == "numpy" and getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return plain_value(value.item())
+    raise TypeError(f"{kind.__name__} is not kept as a parameter")
 
 
 @dataclass(slots=True, eq=False)
