@@ -19,7 +19,18 @@ from typing import Any
 from mlbench.core.errors import UsageError
 from mlbench.core.messages import Foreach, StepOptions
 
-__all__ = ["OPTIONS", "Option", "StepCell", "parse", "read_line", "same_name", "seconds_of", "usage", "without_order"]
+__all__ = [
+    "OPTIONS",
+    "Option",
+    "StepCell",
+    "not_first",
+    "parse",
+    "read_line",
+    "same_name",
+    "seconds_of",
+    "usage",
+    "without_order",
+]
 
 LONGEST_NAME = 64
 LONGEST_TIMEOUT = 366 * 86400.0
@@ -387,6 +398,14 @@ def _foreach(text: str) -> Foreach:
     if _is_set(tree.body):
         raise without_order(name, expression)
     return Foreach(name=name, expression=expression)
+
+
+def not_first(line: str) -> UsageError:
+    """Return what is said of a `%%step` that something stands above: a comment is enough."""
+    return UsageError(
+        f"%%step {_shown(line.strip())} is not its cell's first line.",
+        "Put it there, and what stands above it below it or into a cell of its own.",
+    )
 
 
 def without_order(name: str, expression: str) -> UsageError:

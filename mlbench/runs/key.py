@@ -29,6 +29,7 @@ from mlbench.runs.reach import is_of_notebook, names_of_code
 __all__ = [
     "ASIDE",
     "ASKED",
+    "CATCH",
     "CELL",
     "FOLDER",
     "ITEMS",
@@ -53,6 +54,8 @@ UNKNOWN: Final = "unknown"
 """The part that says why nobody can tell what a step depends on: then it has no key."""
 ITEMS: Final = "items"
 """The part that says of which items a fan-out is made: it is none of an item's own key."""
+CATCH: Final = "--catch"
+"""The part that says that a fan-out's lists have places for items that failed: to an item it makes no difference."""
 ASIDE: Final = frozenset({CELL, FOLDER, ASKED, UNKNOWN})
 """The parts that are kept beside the key."""
 PLAIN: Final = frozenset({"ndarray", "sparse", "frame", "arrow", "scalar"})

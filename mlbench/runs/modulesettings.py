@@ -7,14 +7,14 @@ process as soon as the module is imported there: not before, as it may be large 
 from __future__ import annotations
 
 import functools
-import importlib.abc
-import importlib.machinery
 import io
 import pickle
 import sys
 import types
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final, TypeGuard
+
+from mlbench.runs.onimport import once_imported
 
 __all__ = ["Setting", "apply", "found", "note", "read", "unsent"]
 
@@ -69,45 +69,7 @@ def unsent() -> Iterator[Setting]:
 def apply(settings: Mapping[str, Mapping[tuple[str, ...], bytes]], _: Any = None) -> None:
     """Set it in the modules that are here, and in the others once they are imported."""
     _noted.update({(name, path): None for name, values in settings.items() for path in values})
-    later = {}
-    for name, values in settings.items():
-        module = sys.modules.get(name)
-        if module is None:
-            later[name] = values
-        else:
-            _set(values, module)
-    sys.meta_path[:] = [one for one in sys.meta_path if not isinstance(one, _Later)]
-    if later:
-        sys.meta_path.insert(0, _Later(later))
-
-
-class _Later(importlib.abc.MetaPathFinder):
-    """Sets what is to be set in a module, when it is imported."""
-
-    def __init__(self, settings: Mapping[str, Mapping[tuple[str, ...], bytes]]) -> None:
-        self._settings = settings
-        self._looks = False
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if self._looks or fullname not in self._settings:
-            return None
-        self._looks = True
-        try:
-            found = (one.find_spec(fullname, path, target) for one in sys.meta_path if one is not self)
-            spec = next((one for one in found if one is not None), None)
-        finally:
-            self._looks = False
-        loader: Any = spec.loader if spec is not None else None
-        if loader is not None and not isinstance(loader, type):
-            loader.exec_module = functools.partial(_executed, loader.exec_module, self._settings[fullname])
-        return spec
-
-
-def _executed(execute: Any, values: Mapping[tuple[str, ...], bytes], module: types.ModuleType) -> None:
-    execute(module)
-    _set(values, module)
+    once_imported("modules", {name: functools.partial(_set, values) for name, values in settings.items()})
 
 
 def _set(values: Mapping[tuple[str, ...], bytes], module: types.ModuleType) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from mlbench.core.messages import Surroundings
-from mlbench.runs import modulesettings, pythonsettings
+from mlbench.runs import modulesettings, pythonsettings, torchsettings
 
 __all__ = ["apply", "changed", "preloadable", "read", "settings_that_differ"]
 
@@ -183,6 +183,7 @@ _NUMPY_PRINTS: Final[dict[str, Any]] = {
 _AT_FIRST: Final[dict[str, Mapping[str, Any]]] = {
     "python": pythonsettings.PYTHON,
     "decimal": pythonsettings.DECIMAL,
+    "torch": torchsettings.TORCH,
     "inline": {
         "figure_formats": ["png"],
         "print_figure_kwargs": {"bbox_inches": "tight"},
@@ -572,6 +573,7 @@ _TABLE: Final = (
     _Entry("pandas", "pandas", _read_pandas, _apply_pandas),
     _Entry("numpy", "numpy", _read_numpy, _apply_numpy),
     _Entry("sklearn", "sklearn", _read_sklearn, _apply_sklearn),
+    _Entry("torch", "torch", torchsettings.read, torchsettings.apply),
     _Entry("modules", "sys", modulesettings.read, modulesettings.apply),
 )
 """In the order in which they are applied."""

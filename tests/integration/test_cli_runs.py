@@ -46,6 +46,7 @@ def test_a_list_of_runs_shows_what_their_steps_logged_last(store: Path, capsys: 
 def test_where_no_run_fits_it_is_said_what_was_asked_for(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert printed(capsys, "runs").startswith(f"No runs yet in the store {store}. Run a notebook with: ")
     project = Project.open()
     project.end_run(project.begin_run(kind="papermill", notebook="/home/ada/flights.ipynb"), "succeeded")
     project.close()

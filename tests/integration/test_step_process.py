@@ -340,6 +340,14 @@ def test_getpass_says_where_secrets_come_from(store: Path) -> None:
     assert "mlbench.secret" in (record.failure.remedy or "")
 
 
+def test_an_error_whose_text_fails_is_shown_by_its_name(store: Path) -> None:
+    source = "class Odd(Exception):\n    def __str__(self):\n        raise RuntimeError\nraise Odd"
+    record = show(store, source)
+    assert record.failure is not None
+    assert (record.failure.ename, record.failure.evalue) == ("Odd", "<Odd that can't be shown>")
+    assert "mlbench" not in "".join(record.failure.traceback)
+
+
 def test_input_says_to_use_a_parameter(store: Path) -> None:
     record = show(store, "input('name? ')")
     assert record.failure is not None

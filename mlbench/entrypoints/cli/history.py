@@ -67,7 +67,7 @@ def runs(
         return
     if not found:
         asked = query is not None or user is not None or job is not None or under_way
-        nothing = "No runs yet. Run a notebook with: mlbench run NOTEBOOK.ipynb"
+        nothing = f"No runs yet in the store {project.location.place}. Run a notebook with: mlbench run NOTEBOOK.ipynb"
         if notebook is not None and not asked:
             nothing = f"No runs of {notebook} yet. Run it with: mlbench run NOTEBOOK"
             if not os.path.exists(notebook):

@@ -108,6 +108,8 @@ def parts_of(
     if options.foreach:
         parts[key.ITEMS] = ", ".join(f"{one.name} in {key.digest_source(one.expression)}" for one in options.foreach)
     parts["options"] = _options(options, requirements, defs)
+    if options.catch:
+        parts[key.CATCH] = "yes"
     parts["surroundings"] = _surroundings(surroundings, secret)
     parts["python"] = f"{platform.python_implementation()} {platform.python_version()} {platform.machine()}"
     constants = {
@@ -146,7 +148,6 @@ def _options(options: StepOptions, requirements: Collection[str], defs: Collecti
     """Return the options that make a difference to what a step makes."""
     said = {
         "defs": sorted(defs),
-        "catch": options.catch,
         "env": options.env,
         "requirements": sorted(requirements),
     }

@@ -24,7 +24,7 @@ from mlbench.entrypoints.kernel.front import Front
 from mlbench.entrypoints.kernel.generators import Generators, Start
 from mlbench.entrypoints.kernel.modules import ModuleWatch
 from mlbench.entrypoints.kernel.names import Names
-from mlbench.entrypoints.kernel.news import News, as_execution, why
+from mlbench.entrypoints.kernel.news import News, as_execution
 from mlbench.entrypoints.kernel.order import Order
 from mlbench.entrypoints.kernel.parts import cell_key, parts_of
 from mlbench.entrypoints.kernel.pending import WAIT, Waits, is_placeholder, runs_a_step
@@ -36,11 +36,13 @@ from mlbench.entrypoints.kernel.submission import (
     Track,
     defs_of,
     find_inputs,
+    is_plain,
     modules_behind,
     requirements_of,
     without_modules,
 )
 from mlbench.entrypoints.kernel.waiting import Waiting, listed, names_in
+from mlbench.runs.endings import why
 from mlbench.runs.reach import reach
 
 if TYPE_CHECKING:
@@ -183,13 +185,15 @@ class Session:
     def submit(self, line: str, body: str) -> None:
         """Hand a step's cell over (`%%step`), and wait for it where late output would not arrive."""
         from mlbench.notebook.foreach import names_of
-        from mlbench.notebook.step import read_line
+        from mlbench.notebook.step import not_first, read_line
 
         step, options = read_line(line)
         try:
             names = without_modules(names_of(body, options), self.namespace)
         except SyntaxError as error:
             raise shown_syntax_error(error, step) from None
+        if "%%step" in names.magics:
+            raise not_first(next(one.partition("%%step")[2] for one in body.splitlines() if one.startswith("%%step")))
         if names.stars:
             raise UsageError(
                 f"Step {step} has `from {names.stars[0]} import *`, so its names can't be known.",
@@ -369,11 +373,10 @@ class Session:
     def _parameter_values(self) -> Json:
         from mlbench.notebook.parameters import recorded
 
-        plain = (str, int, float, bool, type(None), list, dict, tuple)
         if self._parameter_names is None:
             self._read_parameters(self.front.parameters_in_file() or "")
         names = self._parameter_names or ()
-        return recorded({name: value for name in names if isinstance(value := self.namespace.get(name), plain)})
+        return recorded({name: value for name in names if is_plain(value := self.namespace.get(name))})
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 

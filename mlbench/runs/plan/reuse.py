@@ -9,7 +9,7 @@ from typing import Final
 from mlbench.core.ids import ExecutionId
 from mlbench.core.messages import Submission
 from mlbench.core.records import Execution, Json
-from mlbench.runs.key import ASKED, CELL, ITEMS, PLAIN, UNKNOWN, key_of
+from mlbench.runs.key import ASKED, CATCH, CELL, ITEMS, PLAIN, UNKNOWN, key_of
 from mlbench.runs.plan.state import Node
 from mlbench.runs.plan.words import Look, Submitted
 
@@ -68,7 +68,7 @@ def question(node: Node) -> Look:
 def item_key(submission: Submission, parts: Mapping[str, str]) -> str | None:
     """Return what the keys of a fan-out's items have in common: all but what only says which items there are."""
     only = {f"{kind} {name}" for name in submission.items_from for kind in ("input", "value", _BEHIND.strip())}
-    return key_of({name: part for name, part in parts.items() if name not in {*only, ITEMS}} | {"item": "yes"})
+    return key_of({name: part for name, part in parts.items() if name not in {*only, ITEMS, CATCH}} | {"item": "yes"})
 
 
 def take_over(record: Execution, found: Execution, at: int) -> Execution:

@@ -599,3 +599,15 @@ def test_a_step_that_was_given_the_older_version_starts_the_next_ones_from_the_n
     book.service.news("execution", execution=msgspec.to_builtins(replace(again, state="succeeded", binds=(two,))))
     assert book.run("rows") == [1, 2, 2]
     gate.set()
+
+
+@pytest.mark.parametrize("above", ["# a comment\n", "x = 1\n"])
+def test_a_step_below_its_cells_first_line_is_told_where_it_belongs(book: Any, above: str) -> None:
+    error = book.fail(f"{above}%%step load --cache\ny = 1\n")
+    assert "%%step load --cache is not its cell's first line. Put it there" in str(error)
+
+
+def test_two_steps_in_one_cell_are_refused_before_either_runs(book: Any) -> None:
+    error = book.fail("%%step load\nx = 1\n%%step train\ny = x\n")
+    assert "%%step train is not its cell's first line" in str(error)
+    assert book.service.submissions == []

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mlbench.notebook.assigned import assigned
-from mlbench.runs import modulesettings, surroundings
+from mlbench.runs import modulesettings, onimport, surroundings
 
 SOURCE = """
 RATE = 1
@@ -33,6 +33,7 @@ def cfg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[types.Modul
     (tmp_path / "settings_of_mine.py").write_text(textwrap.dedent(SOURCE))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(modulesettings, "_noted", {})
+    monkeypatch.setattr(onimport, "_awaited", {})
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     yield importlib.import_module("settings_of_mine")
     sys.modules.pop("settings_of_mine", None)
@@ -127,3 +128,42 @@ def test_only_what_is_in_a_module_counts(cfg: types.ModuleType) -> None:
     del os.environ["MLBENCH_TEST_X"]
     assert modulesettings.read() == {}
     assert list(modulesettings.unsent()) == []
+
+
+TORCH = """
+float32, float64 = "torch.float32", "torch.float64"
+_is = {"dtype": float32, "grad": True, "deterministic": False, "precision": "highest"}
+def get_default_dtype(): return _is["dtype"]
+def set_default_dtype(value): _is["dtype"] = value
+def is_grad_enabled(): return _is["grad"]
+def set_grad_enabled(value): _is["grad"] = value
+def are_deterministic_algorithms_enabled(): return _is["deterministic"]
+def use_deterministic_algorithms(value): _is["deterministic"] = value
+def get_float32_matmul_precision(): return _is["precision"]
+def set_float32_matmul_precision(value): _is["precision"] = value
+"""
+
+
+def test_what_is_set_in_pytorch_holds_once_it_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module of our own stands for it, with the functions of its documentation that are used."""
+    (tmp_path / "torch.py").write_text(TORCH)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.setattr(onimport, "_awaited", {})
+    torch: Any = importlib.import_module("torch")
+    plain = surroundings.read()
+    assert "torch" not in surroundings.settings_that_differ(plain)
+    torch.set_default_dtype(torch.float64)
+    torch.set_grad_enabled(False)
+    read = surroundings.read()
+    assert surroundings.changed(plain, read, frozenset(sys.modules)) == ["torch"]
+    monkeypatch.delitem(sys.modules, "torch")
+    assert surroundings.apply(read) == []
+    assert "torch" not in sys.modules
+    anew: Any = importlib.import_module("torch")
+    assert anew is not torch
+    assert (anew.get_default_dtype(), anew.is_grad_enabled()) == ("torch.float64", False)
+    monkeypatch.delitem(sys.modules, "torch")
+    surroundings.apply(plain)
+    assert importlib.import_module("torch").get_default_dtype() == "torch.float32"

@@ -19,7 +19,7 @@ from mlbench.backends.cluster_dask.client.chunks import ChunkLost, Chunks, Clust
 from mlbench.backends.cluster_dask.ends import find_written, record_end
 from mlbench.backends.cluster_dask.itemwords import Mark
 from mlbench.core.errors import MlbenchError
-from mlbench.core.failed import Failed
+from mlbench.core.failed import Failed, lacking, unbound
 from mlbench.core.messages import Chunk, ChunkEnd, Spread, StepTask
 from mlbench.core.records import Binding, Execution, Failure, Json, Reason
 from mlbench.runs.artifacts import save_lists
@@ -442,7 +442,11 @@ class FanOutDrive:
             own = {binding.name: binding for binding in binds}
             for name, items in places.items():
                 # What stands in for an item is false itself.
-                items.append(own.get(name) or _unbound(name) if stand_in is None else stand_in)
+                binding = own.get(name) or unbound(name)
+                if stand_in is None and self._task.catch and binding.problem is not None:
+                    items.append(lacking(number, self._spreading.label(number), binding))
+                else:
+                    items.append(binding if stand_in is None else stand_in)
         return tuple(save_lists(places, self._blobs, signer=self._task.signer))
 
 
@@ -475,10 +479,6 @@ def _stand_in(number: int, record: FailedItem) -> Failed:
         evalue=failure.evalue if failure is not None else "",
         reason=record.reason,
     )
-
-
-def _unbound(name: str) -> Binding:
-    return Binding(name=name, problem=f"It ended without binding {name}.")
 
 
 def _not_stored(what: str, error: Exception) -> Failure:

@@ -33,10 +33,10 @@ from mlbench.core.messages import RandomState, StepTask
 from mlbench.core.naming import naming
 from mlbench.core.records import Binding, Failure, Json
 from mlbench.runs import artifacts, capture, context, faithful, previews, randomness, surroundings, values
-from mlbench.runs.transcript import shortened
+from mlbench.runs.transcript import text_of
 from mlbench.runs.wire import msgspec
 
-__all__ = ["Step", "main", "serve", "text_of", "warm"]
+__all__ = ["Step", "main", "serve", "warm"]
 
 _UNUSED: Final = 0.3
 """Seconds without a step after which a spare process has time for more than every step needs."""
@@ -362,11 +362,3 @@ class Step:
 
     def emit(self, news: Json) -> None:
         self._channel.send({"op": "news", "news": news})
-
-
-def text_of(error: BaseException) -> str:
-    """Return an error's text, cut if it is without measure, also of one whose `__str__` fails."""
-    try:
-        return shortened(str(error))
-    except Exception:  # noqa: BLE001  a stranger's class
-        return f"<{type(error).__name__} that can't be shown>"

@@ -25,7 +25,7 @@ from traitlets.config import Config
 from mlbench.backends.cluster_dask.channel import Channel
 from mlbench.core.errors import UsageError
 from mlbench.core.records import Failure, Json
-from mlbench.runs.transcript import fitting, shortened
+from mlbench.runs.transcript import fitting, shortened, text_of
 
 __all__ = ["ZMQInteractiveShell", "make_shell", "open_stream"]
 
@@ -236,7 +236,7 @@ class ZMQInteractiveShell(InteractiveShell):
 
     def _showtraceback(self, etype: type[BaseException], evalue: BaseException | None, stb: list[str]) -> None:
         """Keep the traceback as the cell's failure, and show it."""
-        lines, text = [shortened(line) for line in stb], shortened(str(evalue))
+        lines, text = [shortened(line) for line in stb], text_of(evalue) if evalue is not None else etype.__name__
         self.failure = Failure(ename=etype.__name__, evalue=text, traceback=tuple(lines))
         self.say({"output_type": "error", "ename": etype.__name__, "evalue": text, "traceback": lines})
 
