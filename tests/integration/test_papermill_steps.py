@@ -245,7 +245,7 @@ def test_parameters_that_json_has_no_word_for_are_recorded_and_stop_no_step(tmp_
     ("above", "says", "remedy"),
     [
         (("1", "%%step one\nz = 1"), "Cell magic `%%step` not found.", "Put `%load_ext mlbench` into a cell above it."),
-        (("%load_ext mlbench", "# first\n%%step one\nz = 1"), "%%step one must be its cell's first line", None),
+        (("%load_ext mlbench", "# first\n%%step one\nz = 1"), "%%step one is not its cell's first line", None),
     ],
 )
 def test_a_step_that_ipython_does_not_know_is_explained(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
+from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
 
 from mlbench.core.errors import UsageError
 from mlbench.entrypoints.kernel.session import Session
-from mlbench.notebook.step import usage
+from mlbench.notebook.step import not_first, usage
 
 if TYPE_CHECKING:
     from mlbench.entrypoints.kernel.overview import Overview
@@ -25,17 +25,16 @@ class StepMagics(Magics):
         self.session = session
         type(self).step.__doc__ = usage()  # what `%%step?` shows
 
+    @no_var_expand  # `{x}` and `$x` of its expressions are Python's, as where the line is read without a kernel
     @cell_magic
     def step(self, line: str, cell: str) -> None:
         """Run the cell as a step: `%%step NAME [options]`."""
         self.session.submit(line, cell)
 
-    @line_magic("%step")  # type: ignore[arg-type]
-    def not_first(self, line: str) -> None:
-        """Say why `%%step` is none where something stands above it in its cell: IPython takes it for a line's magic."""
-        raise UsageError(
-            f"%%step {line} must be its cell's first line: move what stands above it, comments too, below it."
-        )
+    @line_magic("%step")  # type: ignore[arg-type]  # IPython's annotation knows no name
+    def step_below(self, line: str) -> None:
+        """Refuse a `%%step` that is not its cell's first line, which IPython takes for a line magic."""
+        raise not_first(line)
 
     @line_magic
     def steps(self, line: str) -> Overview:

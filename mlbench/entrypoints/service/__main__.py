@@ -13,7 +13,7 @@ from mlbench.backends.service_socket.door import Door
 from mlbench.core.errors import MlbenchError
 
 if TYPE_CHECKING:
-    from mlbench.entrypoints.service.store import Executor
+    from mlbench.entrypoints.service.steps import Executor
     from mlbench.project import Project
 
 LARGEST_LOG: Final = 5 << 20

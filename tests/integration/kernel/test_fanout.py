@@ -19,6 +19,13 @@ def test_items_come_back_as_lists_in_their_order(page: Any) -> None:
     assert page.value("'x' in globals()") == "False"
 
 
+def test_braces_in_what_a_fan_out_goes_over_are_not_filled_in_from_the_kernel(page: Any) -> None:
+    page.run("i = 4999")
+    page.run("%%step named --foreach name in [f'number {i}' for i in range(3)]\nfound = name\n")
+    page.run("%%step sets --foreach one in [{1}, {2}]\nkind = type(one).__name__\n")
+    assert page.value("found, kind") == "(['number 0', 'number 1', 'number 2'], ['set', 'set'])"
+
+
 def test_a_step_reads_the_list_that_a_fan_out_makes(page: Any) -> None:
     page.run("%%step fan --foreach a in [1, 2] --foreach b in [10, 20]\np = a * b\n")
     page.run("%%step total\nwhole = sum(p)\n")
@@ -147,3 +154,14 @@ def test_the_cache_of_a_line_reuses_items_or_does_not(page: Any, option: str) ->
     cell = f"%%step pids {option} --foreach x in range(3)\npid = os.getpid(), x\n"
     first, second = ((page.run(cell, f"pids{option}"), page.value("pid"))[1] for _ in range(2))
     assert (first == second) is (option == "--cache")
+
+
+def test_items_that_had_ended_well_are_reused_when_catch_is_added(page: Any) -> None:
+    body = "if number == 1:\n    raise ValueError(number)\nsome = number\nif number:\n    other = number\n"
+    line = "%%step caught --wait --foreach number in range(3)"
+    assert page.run(f"{line}\n{body}", "caught").status == "error"
+    assert page.run(f"{line} --cache --catch\n{body}", "caught").status == "ok"
+    page.run("(found,) = [mlbench.run(one)['caught'] for one in mlbench.runs(limit=1)['id']]")
+    assert page.value("list(found.items()['state'])") == "['reused', 'failed', 'reused']"
+    assert page.value("[bool(one) for one in some], some[2]") == "([False, False, True], 2)"
+    assert page.value("other[0]").endswith("It ended without binding other.)")
