@@ -72,7 +72,7 @@ def runs(query: str | None = None, *, sort: str | None = None, notebook: str | N
     from mlbench.project import Project
     from mlbench.project.identity import is_notebook
 
-    if query is not None and notebook is None and is_notebook(query):
+    if isinstance(query, str) and notebook is None and is_notebook(query):
         query, notebook = None, query
     return Project.open().runs(query, sort=sort, notebook=notebook, limit=limit)
 

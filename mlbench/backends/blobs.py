@@ -21,6 +21,7 @@ __all__ = [
     "is_url",
     "keep_logged",
     "local_folder",
+    "marker_of",
     "open_blobs",
     "own_folders",
     "problem_of",
@@ -52,7 +53,10 @@ def open_blobs(place: str | os.PathLike[str], *, make: bool = True) -> BlobStore
     """
     if not is_url(place):
         if not make and not os.path.isfile(os.path.join(place, "format")):
-            raise StoreError(f"There is no store in {os.fspath(place)}.", "Name another directory.")
+            raise StoreError(
+                f"There is no store in {os.fspath(place)}.",
+                "Name another directory, or bring back what was there: if it is on another disk, that may be away.",
+            )
         return LocalBlobs(os.fspath(place))
     url = os.fspath(place).rstrip("/")
     with _lock:
@@ -140,6 +144,15 @@ def is_there(place: str) -> bool:
         open_blobs(place, make=False)
         return True
     return False
+
+
+def marker_of(place: str) -> tuple[int, int, int] | None:
+    """Return what tells a store in a directory from another one that lies there later, `None` if there is none."""
+    try:
+        found = os.stat(os.path.join(place, "format"))
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def problem_of(place: str, proof: Digest | None) -> str | None:

@@ -50,15 +50,15 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
-def is_prefix(text: str) -> bool:
-    """Say whether a text can begin an id and is long enough to be asked for.
+def is_prefix(text: object) -> bool:
+    """Say whether what is given is a text that can begin an id and is long enough to be asked for.
 
     Examples
     --------
     >>> is_prefix("mq2a"), is_prefix("mq")
     (True, False)
     """
-    return _PREFIX.fullmatch(text) is not None
+    return isinstance(text, str) and _PREFIX.fullmatch(text) is not None
 
 
 def is_digest(text: str) -> bool:

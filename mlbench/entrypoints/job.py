@@ -58,6 +58,8 @@ def _run(project: Project, told: argparse.Namespace) -> int:
     from mlbench.backends import runner_papermill
     from mlbench.backends.owners import scratch_folder
     from mlbench.core.ids import RunId
+    from mlbench.notebook.parameters import restored
+    from mlbench.project.preparation import declared
     from mlbench.runs.wire import msgspec
 
     job = project.catalog.job(told.job)
@@ -81,10 +83,11 @@ def _run(project: Project, told: argparse.Namespace) -> int:
             job_version=version.number,
             due=told.due,
         )
+        nb = msgspec.json.decode(project.blobs.get(snapshot.notebook))
         outcome = runner_papermill.execute(
-            msgspec.json.decode(project.blobs.get(snapshot.notebook)),
+            nb,
             request,
-            parameters=version.parameters,
+            parameters=restored(declared(nb), version.parameters),
             folder=str(folder),
             kernel=snapshot.kernel_name or "python3",
             scratch=scratch,

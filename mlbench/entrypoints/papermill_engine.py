@@ -30,6 +30,7 @@ from mlbench.core.ids import NotebookId, RunId, new_id
 from mlbench.core.records import Binding, Failure, Json, Metric, Reason, Run, State, with_artifacts
 from mlbench.notebook import diagnostics, document
 from mlbench.notebook import step as step_line
+from mlbench.notebook.parameters import recorded
 from mlbench.runs.context import bindings_of
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class MlbenchEngine:
             nb.metadata.papermill["input_path"] = nb.metadata.papermill["input_path"] and request.notebook
         has_steps = document.has_steps(nb)
         _check_parameters(nb)
+        if given_values := (nb.metadata.get("papermill") or {}).get("parameters"):
+            nb.metadata.papermill["parameters"] = recorded(given_values)  # NaN, as a number, is no JSON
         if "km" not in options and request.interpreter is None:
             _check_kernel(kernel_name, request)
         if has_steps:
@@ -199,7 +202,7 @@ class _Recording:
             self._project = Project(self._location)
         self._source = _plain(self.nb)
         parameters, given = declared(self._source), self._given()
-        self._parameters = form.defaults(parameters) | given
+        self._parameters = recorded(form.defaults(parameters)) | given
         self.computed = tuple(one.name for one in parameters if one.default_source and one.name not in given)
         return self
 
@@ -251,7 +254,7 @@ class _Recording:
             self._metrics.extend(Metric(**metric) for metric in news.get("metrics", ()))
             self._tags.update(news.get("tags", {}))
             self._artifacts = with_artifacts(self._artifacts, bindings_of(news.get("artifacts", ())))
-            self._parameters |= news.get("parameters", {})
+            self._parameters |= recorded(news.get("parameters", {}))
         elif self.request.watch is not None:
             self.request.watch(news)
 
@@ -431,6 +434,9 @@ def _plain(nb: Any) -> Json:
     return plain
 
 
+_LOAD: Final = "Put `%load_ext mlbench` into a cell above it."
+
+
 def _judge(nb: Any, error: BaseException | None) -> tuple[State, Reason | None, Failure | None, str | None]:
     """Return how a run ended: its state, the reason, and what failed where."""
     cell, output = _first_error(nb)
@@ -452,6 +458,7 @@ def _judge(nb: Any, error: BaseException | None) -> tuple[State, Reason | None, 
             evalue=str(output.get("evalue", "")),
             traceback=tuple(str(line) for line in output.get("traceback", ())),
             cell=cell.get("id"),
+            remedy=_LOAD if "`%%step` not found" in str(output.get("evalue", "")) else None,
         )
         return "failed", "error", failure, _step_name(cell)
     return "succeeded", None, None, None
@@ -466,8 +473,16 @@ def _first_error(nb: Any) -> tuple[Any, Any]:
         clean = [e for e in errors if e.ename == "SystemExit" and e.evalue in ("", "0")]
         if clean and len(clean) == len(errors):
             continue
-        return cell, errors[0] if errors else {"ename": "CellExecutionError", "evalue": ""}
+        return cell, errors[0] if errors else _said_in_words(cell)
     return None, None
+
+
+def _said_in_words(cell: Any) -> Json:
+    """Return the error of a cell that shows none: IPython says on standard error that there is no such magic."""
+    streams = (output for output in cell.get("outputs", ()) if output.get("name") == "stderr")
+    lines = [line for output in streams for line in output.text.splitlines() if line.strip()]
+    ename, _, evalue = (lines[-1] if lines else "").partition(": ")
+    return {"ename": ename, "evalue": evalue} if ename.isidentifier() else {"ename": "CellExecutionError", "evalue": ""}
 
 
 def _running_cell(nb: Any) -> Any:

@@ -87,7 +87,7 @@ def _matters(found: step.StepCell) -> tuple[object, ...]:
 def _code(source: str) -> str:
     try:
         return ast.dump(ast.parse(source), annotate_fields=False)
-    except (SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last for what is nested too deeply
         return source.strip()
 
 

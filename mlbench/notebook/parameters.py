@@ -23,7 +23,7 @@ from mlbench.core.errors import ParameterError
 from mlbench.notebook import syntax
 from mlbench.notebook.step import nearest
 
-__all__ = ["Parameter", "convert", "defaults", "read"]
+__all__ = ["Parameter", "convert", "defaults", "read", "recorded", "restored"]
 
 LONGEST_TEXT = 1_000_000
 DEEPEST_VALUE = 100
@@ -139,6 +139,62 @@ def convert(parameters: Sequence[Parameter], given: Mapping[str, Any]) -> dict[s
             raise ParameterError(f"{parameter.name} is given twice.", "Leave one out.")
         result[parameter.name] = _value(parameter, value)
     return result
+
+
+def recorded(values: Mapping[str, Any]) -> dict[str, Any]:
+    r"""Return the values of parameters as a record holds them: JSON, and what JSON has no value for as a text.
+
+    These are numbers that are none or without end, or have more than 64 bits, and inside lists and dictionaries
+    objects of other kinds. Numbers of NumPy are Python's.
+
+    Examples
+    --------
+    >>> recorded({"rate": float("nan"), "seed": 2**70, "limits": (1, float("inf")), "days": {1: "Mon"}})
+    {'rate': 'nan', 'seed': '1180591620717411303424', 'limits': [1, 'inf'], 'days': {'1': 'Mon'}}
+    """
+    return {name: _recorded(value, ()) for name, value in values.items()}
+
+
+def _recorded(value: Any, inside: tuple[int, ...]) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return int(value) if -(2**63) <= value < 2**64 else _digits(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(float(value))
+    if isinstance(value, (list, tuple, dict)):
+        if id(value) in inside or len(inside) >= DEEPEST_VALUE:
+            return "..."
+        within = (*inside, id(value))
+        if isinstance(value, dict):
+            return {_text(str(key)): _recorded(each, within) for key, each in value.items()}
+        return [_recorded(each, within) for each in value]
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return _recorded(value.item(), inside)
+    return _text(str(value))
+
+
+def _digits(value: int) -> str:
+    return str(value) if value.bit_length() <= LARGEST_INTEGER else hex(value)
+
+
+def _text(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def restored(parameters: Sequence[Parameter], values: Mapping[str, Any]) -> dict[str, Any]:
+    r"""Return values that were `recorded`, numbers that are texts there as numbers again.
+
+    Examples
+    --------
+    >>> restored(read("rate: float = 0.1\nname: str = ''"), {"rate": "inf", "name": "nan"})
+    {'rate': inf, 'name': 'nan'}
+    """
+    numbers = {one.name: one for one in parameters if one.type in ("int", "float")}
+    return {
+        name: _read_text(numbers[name], value) if name in numbers and isinstance(value, str) else value
+        for name, value in values.items()
+    }
 
 
 def check_required(parameters: Sequence[Parameter], given: Mapping[str, Any]) -> None:

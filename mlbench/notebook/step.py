@@ -6,6 +6,7 @@ nothing is guessed.
 
 from __future__ import annotations
 
+import ast
 import difflib
 import keyword
 import re
@@ -18,7 +19,18 @@ from typing import Any
 from mlbench.core.errors import UsageError
 from mlbench.core.messages import Foreach, StepOptions
 
-__all__ = ["OPTIONS", "Option", "StepCell", "parse", "read_line", "same_name", "seconds_of", "usage"]
+__all__ = [
+    "OPTIONS",
+    "Option",
+    "StepCell",
+    "not_first",
+    "parse",
+    "read_line",
+    "same_name",
+    "seconds_of",
+    "usage",
+    "without_order",
+]
 
 LONGEST_NAME = 64
 LONGEST_TIMEOUT = 366 * 86400.0
@@ -365,18 +377,50 @@ def _end_of_expression(line: str, place: int) -> int:
 
 def _foreach(text: str) -> Foreach:
     match = re.fullmatch(r"\s*(\S+)\s+in\s+(.+)", text, re.DOTALL)
+    several = re.match(r"\s*\(?\s*(\w+(?:\s*,\s*\w+)+)\s*,?\s*\)?\s+in\s+(.+)", text, re.DOTALL)
+    if several is not None:
+        raise UsageError(
+            f"--foreach takes one name before `in`: {_shown(several[1])} are more.",
+            f"Write `--foreach item in {_shown(several[2].strip())}`, and `{_shown(several[1])} = item` in the cell.",
+        )
     if match is None:
         raise UsageError(f"--foreach takes a name and what it goes through, --foreach X in XS: found {_shown(text)}.")
     name, expression = unicodedata.normalize("NFKC", match[1]), match[2].strip()
     if not name.isidentifier() or keyword.iskeyword(name):
         raise UsageError(f"--foreach takes the name of a variable before `in`: {_shown(match[1])} is none.")
     try:
-        compile(expression, "<foreach>", "eval")  # also what only a function may have, such as `yield`
+        tree = ast.parse(expression, mode="eval")
+        compile(tree, "<foreach>", "eval")  # also what only a function may have, such as `yield`
     except (SyntaxError, ValueError):
         raise UsageError(
             f"--foreach {name} in {_shown(expression)}: what stands behind `in` is no expression of Python."
         ) from None
+    if _is_set(tree.body):
+        raise without_order(name, expression)
     return Foreach(name=name, expression=expression)
+
+
+def not_first(line: str) -> UsageError:
+    """Return what is said of a `%%step` that something stands above: a comment is enough."""
+    return UsageError(
+        f"%%step {_shown(line.strip())} is not its cell's first line.",
+        "Put it there, and what stands above it below it or into a cell of its own.",
+    )
+
+
+def without_order(name: str, expression: str) -> UsageError:
+    """Return what is said of a `--foreach` that goes through a set: processes see it in orders of their own."""
+    return UsageError(
+        f"--foreach {name} in {_shown(expression)}: a set has another order in each process, so nobody could tell whose"
+        " result is at which place.",
+        f"Make a list with an order of its own, such as `sorted({_shown(expression)})`, and go by it outside too.",
+    )
+
+
+def _is_set(node: ast.expr) -> bool:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        return node.func.id in ("set", "frozenset")
+    return isinstance(node, ast.Set | ast.SetComp)
 
 
 def _timeout(text: str) -> float:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlbench.backends.blobs import open_blobs
-from mlbench.core.errors import NotFound, StoreError
+from mlbench.core.errors import NotFound, StoreError, UsageError
 from mlbench.core.ids import Digest, NotebookId, RunId, new_id
 from mlbench.core.ports import Catalog
 from mlbench.core.queries import Page, Place
@@ -377,6 +377,7 @@ class Project:
         """Return the runs that a query is true of as a table, newest first or as `sort` says."""
         from mlbench.project.history import as_frame
 
+        _check_arguments(query, sort, limit)
         found = self.search(query, sort=sort, notebook=notebook, limit=limit).runs
         return as_frame(found, self.catalog.metrics([run.id for run in found]))
 
@@ -509,3 +510,13 @@ def _plain(record: Any) -> Json:
 
     plain: Json = msgspec.to_builtins(record)
     return plain
+
+
+def _check_arguments(query: object, sort: object, limit: object) -> None:
+    for name, text in (("query", query), ("sort", sort)):
+        if text is not None and not isinstance(text, str):
+            raise UsageError(
+                f"{name} is a text, not {text!r:.60}.", 'As in runs("metrics.rmse < 12", sort="-started").'
+            )
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise UsageError(f"limit is a whole number from 1, not {limit!r:.60}.")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator
@@ -107,7 +108,7 @@ def find_store(notebook: str | None = None, *, store: str | None = None) -> Stor
     UsageError
         If it has a setting that does not exist.
     """
-    catalog = os.environ.get("MLBENCH_CATALOG")
+    catalog = os.environ.get("MLBENCH_CATALOG") or None
     if store is not None:
         path = _directory(store, Path.cwd())
         return _located(path, "It was named outright.", _remembered.get(str(path)))
@@ -116,8 +117,12 @@ def find_store(notebook: str | None = None, *, store: str | None = None) -> Stor
     start = Path(os.path.abspath(notebook)).parent if notebook else Path.cwd()
     for file, settings in settings_above(start):
         if "store" in settings:
-            path = _directory(settings["store"], file.parent)
+            path = _directory(settings["store"], file.parent, said_by=file)
             return _located(path, f"{file} names it.", catalog or settings.get("catalog"))
+        if "catalog" in settings:
+            raise UsageError(
+                f"{file} names a catalog, and not the store that it is of.", "Write `store` beside `catalog`."
+            )
     import platformdirs
 
     path = Path(platformdirs.user_data_dir("mlbench", appauthor=False))
@@ -216,10 +221,14 @@ def low_space(path: str | Path) -> str | None:
     )
 
 
-def _directory(named: Any, beside: Path) -> Path | str:
+def _directory(named: Any, beside: Path, *, said_by: Path | None = None) -> Path | str:
     """Return the directory that a text names, or the URL that it is."""
     if not isinstance(named, str) or not named.strip() or "\0" in named:
-        raise StoreError(f"A store is named by the path of a directory or by a URL, not by {named!r}.")
+        where = f"{said_by}: a" if said_by is not None else "A"
+        raise StoreError(f"{where} store is named by the path of a directory or by a URL, not by {named!r:.60}.")
+    if re.match(r"[A-Za-z][A-Za-z0-9+]+:/[^/]", named):
+        scheme, _, rest = named.partition(":/")
+        raise StoreError(f"The store {named:.60} is neither a path nor a URL.", f"Write {scheme}://{rest:.60}")
     if is_url(named):
         url = url_of(named)
         if is_url(url):
@@ -255,7 +264,10 @@ def _read_settings(file: Path) -> Json | None:
             document = tomllib.load(source)
     except (OSError, ValueError) as error:
         raise StoreError(f"{file} cannot be read: {error}.", "Correct it, or name a store in MLBENCH_STORE.") from error
-    settings = document.get("tool", {}).get("mlbench") if file.name == "pyproject.toml" else document
+    settings: Any = document
+    if file.name == "pyproject.toml":
+        tools = document.get("tool", {})
+        settings = tools.get("mlbench") if isinstance(tools, dict) else None
     if settings is None:
         return None
     if not isinstance(settings, dict):

@@ -80,8 +80,15 @@ def as_frame(runs: Sequence[Run], metrics: Mapping[RunId, Sequence[Metric]]) -> 
         ("metrics", [last_values(metrics.get(run.id, ())) for run in runs]),
     ):
         for name in dict.fromkeys(name for row in rows for name in row):
-            head[f"{prefix}.{name}"] = [row.get(name) for row in rows]
+            head[f"{prefix}.{name}"] = _numbers([row.get(name) for row in rows])
     return pd.DataFrame(head)
+
+
+def _numbers(values: list[Any]) -> list[Any]:
+    """Return a column of numbers without the texts that records hold for those that are no JSON."""
+    if not any(isinstance(value, float) for value in values):
+        return values
+    return [float(value) if value in ("nan", "inf", "-inf") else value for value in values]
 
 
 def _nanoseconds(run: Run) -> int | None:
@@ -249,6 +256,16 @@ class RunView:
     def parameters(self) -> dict[str, Any]:
         """The parameters that it was given."""
         return dict(self.record.parameters)
+
+    @property
+    def notebook(self) -> str | None:
+        """The path of its notebook."""
+        return self.record.notebook
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Its tags: those it was given, and those of its plain cells."""
+        return dict(self.record.tags)
 
     @property
     def started(self) -> datetime | None:
@@ -571,8 +588,8 @@ def _names(view: StepView) -> str:
     return f" ({', '.join(view.names)})" if view.names else ""
 
 
-def _nearest(name: str, known: Mapping[str, Any], word: str) -> str:
-    if near := get_close_matches(name, known, 1, 0.5):
+def _nearest(name: object, known: Mapping[str, Any], word: str) -> str:
+    if isinstance(name, str) and (near := get_close_matches(name, known, 1, 0.5)):
         return f"Did you mean {near[0]!r}?"
     return f"Its {word} are: {', '.join(known)}." if known else f"It has no {word}."
 

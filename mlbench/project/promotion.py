@@ -25,6 +25,7 @@ from mlbench.delivery import schedule
 from mlbench.notebook import document
 from mlbench.notebook import step as step_line
 from mlbench.notebook.cell import analyse
+from mlbench.notebook.parameters import recorded
 from mlbench.project.identity import identify, own_id
 from mlbench.project.preparation import Finding, Preparation, prepare
 
@@ -119,7 +120,7 @@ def promote(
         document.with_notebook_id(prepared.nb, identifier),
         prepared.path,
         interpreter,
-        prepared.values,
+        check.values,
         kernel_name=prepared.kernel.name,
         python=python_version(interpreter),
         packages=installed_packages(interpreter),
@@ -128,7 +129,7 @@ def promote(
     version = JobVersion(
         number=check.version,
         snapshot=snapshot,
-        parameters=prepared.values,
+        parameters=check.values,
         created=now,
         user=user_name(),
         timeout=timeout,
@@ -219,6 +220,7 @@ def _check(
     line, sentence, times = _check_schedule(cron, timezone, findings)
     called, before = _check_name(project, prepared, name, findings)
     _check_surroundings(prepared, findings)
+    values, defaults = recorded(prepared.values), recorded({one.name: one.default for one in prepared.parameters})
     check = Check(
         name=called,
         version=before.version.number + 1 if before is not None else 1,
@@ -227,14 +229,14 @@ def _check(
             {
                 "name": parameter.name,
                 "type": parameter.type,
-                "default": parameter.default,
+                "default": defaults[parameter.name],
                 "help": parameter.help,
                 "required": parameter.required,
-                "value": prepared.values.get(parameter.name, parameter.default),
+                "value": values.get(parameter.name, defaults[parameter.name]),
             }
             for parameter in prepared.parameters
         ),
-        values=prepared.values,
+        values=values,
         cron=line,
         sentence=sentence,
         next=times,

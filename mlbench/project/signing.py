@@ -73,8 +73,12 @@ def keys_folder() -> Path:
 
 def signer(subject: str) -> Signer | None:
     """Return what signs for an execution, `None` if this user cannot have a key: values are then stored unsigned."""
+    return _signer(subject, keys_folder())
+
+
+def _signer(subject: str, folder: Path) -> Signer | None:
     try:
-        return signer_of(_own_key(keys_folder()), subject)
+        return signer_of(_own_key(folder), subject)
     except MlbenchError as error:
         _say_once(f"Values are stored unsigned: {error}")
         return None
@@ -131,8 +135,9 @@ def is_own(execution: str, kind: str, identifier: str, record: Json) -> bool:
 
 def own_keys() -> tuple[str, ...]:
     """Return the names of the keys whose signatures this user takes, first that of the own; none without one."""
-    own = signer(KERNEL)
-    return () if own is None else tuple(dict.fromkeys((own.key, *map(key_name, _keys(keys_folder())))))
+    folder = keys_folder()
+    own = _signer(KERNEL, folder)
+    return () if own is None else tuple(dict.fromkeys((own.key, *map(key_name, _keys(folder)))))
 
 
 def what_differs(keys: Sequence[str], folder: str | None) -> str | None:

@@ -198,9 +198,12 @@ def _without_some(name: str, without: Sequence[Binding], items: Sequence[Binding
     if len(items) == 1:
         return str(without[0].problem)
     number = next(place for place, one in enumerate(items) if one is without[0])
-    return (
+    said = (
         f"`{name}` has no list: {len(without):,} of {len(items):,} items lack it. Item {number}: {without[0].problem}"
     )
+    if len(without) == len(items):
+        return said
+    return f"{said} To have the others, run the cell with --cache --catch: no item that is unchanged runs again."
 
 
 def _entry(place: Binding | Failed) -> Any:

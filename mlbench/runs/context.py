@@ -6,9 +6,10 @@ The kernel and the step process each set one `Context`; the functions here speak
 from __future__ import annotations
 
 import math
+import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -19,7 +20,17 @@ __all__ = ["Context", "bindings_of", "context", "current", "enter", "log", "log_
 
 
 def _nowhere(_: Json) -> None:
-    """Take news that nobody waits for: code that runs outside of a notebook may log all the same."""
+    """Take news that nobody waits for: code that runs outside of a notebook may log all the same.
+
+    In a notebook it is an oversight: a line of it is missing, and what is logged would be lost without a word.
+    """
+    ipython = sys.modules.get("IPython")
+    if ipython is not None and ipython.get_ipython() is not None:
+        warnings.warn(
+            "mlbench: nothing is recorded here, since this notebook has not run `%load_ext mlbench`. "
+            "Put that line into a cell above.",
+            stacklevel=3,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,19 +81,21 @@ def context() -> Context:
     return _current
 
 
-def log(*, step: int | None = None, **metrics: Any) -> None:
-    """Record numbers: `mlbench.log(rmse=0.3)`, or a point of a series with `step=7`.
+def log(metrics: Mapping[str, Any] | None = None, /, *, step: int | None = None, **more: Any) -> None:
+    """Record numbers: `mlbench.log(rmse=0.3)`, or a point of a series with `step=7`; or a dictionary of numbers.
 
     Raises
     ------
     UsageError
-        For a value that is no number, or a name of more than 200 characters.
+        For a value that is no number, a name of more than 200 characters, or a step of more than 64 bits.
     """
     if step is not None and (isinstance(step, bool) or not hasattr(step, "__index__")):
         raise UsageError(f"mlbench.log: step must be a whole number, not {step!r}.")
+    if step is not None and not -(2**63) <= int(step) < 2**63:
+        raise UsageError("mlbench.log: step must be a whole number of at most 64 bits.", "Count from 0, say.")
     points: list[Json] = []
     now = time.time_ns()
-    for name, value in metrics.items():
+    for name, value in _named("log", "rmse=0.3", metrics, more).items():
         if len(name) > _LONGEST:
             raise UsageError(f"mlbench.log: {name[:40]!r}… has {len(name):,} characters, a name at most {_LONGEST}.")
         number = _number(f"mlbench.log: {name}", value)
@@ -94,10 +107,25 @@ def log(*, step: int | None = None, **metrics: Any) -> None:
         _current.emit({"type": "metrics", "metrics": points})
 
 
-def tag(**tags: Any) -> None:
-    """Give the execution, or in a plain cell the run, tags: `mlbench.tag(team="ops")`."""
-    if tags:
-        _current.emit({"type": "tags", "tags": {name: str(value) for name, value in tags.items()}})
+def tag(tags: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+    """Give the execution, or in a plain cell the run, tags: `mlbench.tag(team="ops")`; or a dictionary of them."""
+    named = {name: _writable(str(value)) for name, value in _named("tag", 'team="ops"', tags, more).items()}
+    if named:
+        _current.emit({"type": "tags", "tags": named})
+
+
+def _named(of: str, example: str, given: Any, more: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was given by names, in a dictionary or as arguments."""
+    if given is not None and not (isinstance(given, Mapping) and all(isinstance(name, str) for name in given)):
+        raise UsageError(
+            f"mlbench.{of} takes values by their names, not {type(given).__name__} {str(given)[:40]!r}.",
+            f"Write mlbench.{of}({example}), or give a dictionary.",
+        )
+    return {_writable(name): value for name, value in {**(given or {}), **more}.items()}
+
+
+def _writable(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()  # half of a surrogate pair
 
 
 def log_artifact(value: Any, name: str | None = None) -> None:
@@ -120,7 +148,8 @@ def log_artifact(value: Any, name: str | None = None) -> None:
         If the store cannot be written.
     """
     if _current.keep is None:
-        return  # outside of a notebook there is nothing that it could belong to
+        _nowhere({})  # outside of a notebook there is nothing that it could belong to
+        return
     from mlbench.runs.wire import msgspec
 
     _current.emit({"type": "artifacts", "artifacts": [msgspec.to_builtins(_current.keep(value, name))]})

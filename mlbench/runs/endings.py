@@ -34,7 +34,8 @@ def failure_lines(failure: Failure, step: str, hint: str | None = None) -> list[
     ["KeyError: 'x'", '', 'Name a key that is there.']
     """
     remedy = hint or failure.remedy or f"To look into it: %%step {step} --here, then %debug"
-    return [*(failure.traceback or (f"{failure.ename}: {failure.evalue}",)), "", remedy]
+    told = failure.traceback or (f"{failure.ename}: {failure.evalue}",)
+    return [*told] if told[-1].rstrip().endswith(remedy) else [*told, "", remedy]  # an error of ours ends in it
 
 
 def why(record: Execution) -> str:

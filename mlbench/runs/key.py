@@ -11,6 +11,7 @@ be said which of them has changed. Some are kept beside the key: they tell what 
 from __future__ import annotations
 
 import ast
+import copyreg
 import dis
 import functools
 import itertools
@@ -28,9 +29,11 @@ from mlbench.runs.reach import is_of_notebook, names_of_code
 __all__ = [
     "ASIDE",
     "ASKED",
+    "CATCH",
     "CELL",
     "FOLDER",
     "ITEMS",
+    "PLAIN",
     "UNKNOWN",
     "Fingerprint",
     "digest_source",
@@ -51,8 +54,12 @@ UNKNOWN: Final = "unknown"
 """The part that says why nobody can tell what a step depends on: then it has no key."""
 ITEMS: Final = "items"
 """The part that says of which items a fan-out is made: it is none of an item's own key."""
+CATCH: Final = "--catch"
+"""The part that says that a fan-out's lists have places for items that failed: to an item it makes no difference."""
 ASIDE: Final = frozenset({CELL, FOLDER, ASKED, UNKNOWN})
 """The parts that are kept beside the key."""
+PLAIN: Final = frozenset({"ndarray", "sparse", "frame", "arrow", "scalar"})
+"""Codecs of values that hold nothing which any code of the user's says what it is."""
 
 _UNSTABLE: Final = frozenset(
     {
@@ -66,6 +73,8 @@ _UNSTABLE: Final = frozenset(
         "__annotations_cache__",
     }
 )
+_HEAP_TYPE: Final = 1 << 9
+"""Python's flag of a class that was not built into it."""
 _PLAIN: Final = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented))
 
 
@@ -198,7 +207,7 @@ class Fingerprint:
         if kind in (list, tuple):
             for item in value:
                 add(item)
-        elif kind is dict:
+        elif kind in (dict, types.MappingProxyType):
             for name, item in value.items():
                 add(name)
                 add(item)
@@ -213,6 +222,8 @@ class Fingerprint:
             self._refer(value.__name__, "", put)
         elif kind in (staticmethod, classmethod):
             add(value.__func__)
+        elif kind is functools.cached_property:
+            add(value.func)
         elif kind is property:
             for part in (value.fget, value.fset, value.fdel):
                 add(part)
@@ -250,7 +261,7 @@ class Fingerprint:
                 add(value.__globals__[name])
 
     def _class(self, value: type, put: Callable[[bytes], Any], add: Callable[[Any], None]) -> None:
-        if not is_of_notebook(value, self._namespace):
+        if not is_of_notebook(value, self._namespace) and _is_found_by_name(value):
             self._refer(value.__module__, value.__qualname__, put)
             return
         put(value.__qualname__.encode())
@@ -299,7 +310,8 @@ class Fingerprint:
     def _object(self, value: Any, put: Callable[[bytes], Any], add: Callable[[Any], None]) -> None:
         reduced = reduce_wrapper(value)
         if reduced is None:
-            reduced = value.__reduce_ex__(4)
+            registered = copyreg.dispatch_table.get(type(value))
+            reduced = registered(value) if registered is not None else value.__reduce_ex__(4)
         if isinstance(reduced, str):
             self._refer(getattr(value, "__module__", None) or type(value).__module__, reduced, put)
             return
@@ -317,6 +329,16 @@ class Fingerprint:
         package = sys.modules.get(module.partition(".")[0])
         version = package.__dict__.get("__version__") if isinstance(package, types.ModuleType) else None
         put(f"{module}:{name}:{version if isinstance(version, str) else ''};".encode())
+
+
+def _is_found_by_name(value: type) -> bool:
+    """Say whether a class is what its name says: one that was made as the program ran may claim to be a module's."""
+    if not value.__flags__ & _HEAP_TYPE:
+        return True
+    found: Any = sys.modules.get(value.__module__)
+    for name in value.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is value
 
 
 @functools.lru_cache(maxsize=4096)

@@ -25,7 +25,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, NoReturn, cast, get_args
 
 from mlbench.core.errors import QueryError, UsageError
 from mlbench.core.ids import RunId, is_id
@@ -45,7 +45,7 @@ from mlbench.core.queries import (
     Space,
     Value,
 )
-from mlbench.core.records import Run
+from mlbench.core.records import Run, RunKind, State
 from mlbench.notebook.step import seconds_of
 
 __all__ = [
@@ -473,7 +473,7 @@ class _Reader:
         else:
             self.refuse("Here a comparison is missing: one of = != < <= > >= like ilike in.")
         token = self.token
-        value = self._value(field)
+        value = self._value(field, pattern=operator in {"like", "ilike"})
         assert token is not None
         if operator in {"like", "ilike"} and (not isinstance(value, str) or _kind_of(field) not in {None, "text"}):
             self._refuse_at(
@@ -530,7 +530,7 @@ class _Reader:
         self._take()
         return token.text if token.kind == "word" else _unquoted(token.text)
 
-    def _value(self, field: Column | Name) -> Value:
+    def _value(self, field: Column | Name, *, pattern: bool = False) -> Value:
         token = self.token
         if token is None or token.kind in {"operator", "mark"}:
             self.refuse("Here a value is missing: a number, or a text in quotation marks.")
@@ -548,6 +548,9 @@ class _Reader:
                 fitting = isinstance(value, float)
             case "number":
                 fitting = isinstance(value, float) and token.kind == "number"
+        closed = _CLOSED.get(field.name) if isinstance(field, Column) and fitting and not pattern else None
+        if closed is not None and value not in closed:
+            self._refuse_at(token.place, f"There is no {field.name} {token.text}: there are {', '.join(closed)}.")
         if not fitting:
             name = field.name if isinstance(field, Column) else f"{field.space}.{field.name}"
             self._refuse_at(token.place, f"{name} is compared with {_WANTED[kind]}.")
@@ -575,6 +578,9 @@ def _kind_of(field: Column | Name) -> Kind | None:
 
 
 _KINDS: Final[Mapping[Space, Kind | None]] = {"params": None, "metrics": "number", "tags": "text"}
+_CLOSED: Final[Mapping[str, tuple[str, ...]]] = {"state": get_args(State), "kind": get_args(RunKind)}
+"""What columns with few words may hold: another one fits no run, and is a mistake."""
+
 _WORDS: Final[Mapping[str, bool | None]] = {"none": None, "null": None, "true": True, "false": False}
 _WANTED: Final[Mapping[Kind, str]] = {
     "text": "a text in quotation marks",

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from mlbench.core.messages import Surroundings
+from mlbench.runs import modulesettings, pythonsettings, torchsettings
 
 __all__ = ["apply", "changed", "preloadable", "read", "settings_that_differ"]
 
@@ -179,7 +180,10 @@ _NUMPY_PRINTS: Final[dict[str, Any]] = {
     "legacy": False,
     "override_repr": None,
 }
-_AT_FIRST: Final[dict[str, dict[str, Any]]] = {
+_AT_FIRST: Final[dict[str, Mapping[str, Any]]] = {
+    "python": pythonsettings.PYTHON,
+    "decimal": pythonsettings.DECIMAL,
+    "torch": torchsettings.TORCH,
     "inline": {
         "figure_formats": ["png"],
         "print_figure_kwargs": {"bbox_inches": "tight"},
@@ -516,12 +520,11 @@ def _equal(one: Any, other: Any) -> bool:
 def _read_pandas(_: Any) -> Any:
     config: Any = sys.modules["pandas._config.config"]
     changed = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name, option in config._registered_options.items():
-            value = config.get_option(name)
-            if value is not option.defval and value != option.defval:
-                changed[name] = value
+    for name, option in config._registered_options.items():
+        options, last = config._get_root(name)  # there are many, and `get_option` finds out each time which is meant
+        value = options[last]
+        if value is not option.defval and value != option.defval:
+            changed[name] = value
     return _packed_each(changed)
 
 
@@ -560,6 +563,8 @@ def _apply_sklearn(settings: dict[str, Any], _: Any) -> None:
 
 
 _TABLE: Final = (
+    _Entry("python", "sys", pythonsettings.read, pythonsettings.apply),
+    _Entry("decimal", "decimal", pythonsettings.read_decimal, pythonsettings.apply_decimal),
     _Entry("warnings", "warnings", _read_warnings, _apply_warnings),
     _Entry("logging", "logging", _read_logging, _apply_logging),
     _Entry("ipython", "IPython", _read_ipython, _apply_ipython),
@@ -568,5 +573,7 @@ _TABLE: Final = (
     _Entry("pandas", "pandas", _read_pandas, _apply_pandas),
     _Entry("numpy", "numpy", _read_numpy, _apply_numpy),
     _Entry("sklearn", "sklearn", _read_sklearn, _apply_sklearn),
+    _Entry("torch", "torch", torchsettings.read, torchsettings.apply),
+    _Entry("modules", "sys", modulesettings.read, modulesettings.apply),
 )
 """In the order in which they are applied."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from mlbench.core.records import Json
 
-__all__ = ["KEPT_RICH", "KEPT_TEXT", "Transcript", "fitting", "shortened"]
+__all__ = ["KEPT_RICH", "KEPT_TEXT", "Transcript", "fitting", "shortened", "text_of"]
 
 KEPT_TEXT: Final = 1 << 20
 """Characters of text that are kept of one execution: half from the beginning, half from the end."""
@@ -44,6 +44,14 @@ def shortened(text: str, limit: int = KEPT_TEXT) -> str:
     half = limit // 2
     left_out = len(text) - 2 * half
     return f"{text[:half]}\n[… {left_out:,} characters of this are left out here …]\n{text[len(text) - half :]}"
+
+
+def text_of(error: BaseException) -> str:
+    """Return an error's text, cut if it is without measure, also of one whose `__str__` fails."""
+    try:
+        return shortened(str(error))
+    except Exception:  # noqa: BLE001  a stranger's class
+        return f"<{type(error).__name__} that can't be shown>"
 
 
 def fitting(data: Mapping[str, Any], *, limit: int = KEPT_TEXT, rich: int = KEPT_RICH) -> dict[str, Any]:

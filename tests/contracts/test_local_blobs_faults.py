@@ -7,7 +7,7 @@ import os
 import random
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from mlbench.backends.blobs_local import LocalBlobs, large
+from mlbench.backends.blobs_local import store as store_module
 from mlbench.backends.blobs_local.packs import Index
 from mlbench.core.errors import ArtifactCorrupt, StoreError
 from mlbench.core.ids import Digest
@@ -44,6 +45,29 @@ def keep(blobs: LocalBlobs, value: Any) -> tuple[Digest, Path]:
         (path,) = (blobs.root / "chunks").iterdir()
     path.chmod(0o600)
     return packed.digest, path
+
+
+# --- a store that is taken away ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("write", ["put", "put_parts", "put_pack", "append", "large"])
+def test_what_is_written_to_a_store_that_was_taken_away_does_not_begin_another_one(
+    blobs: LocalBlobs, write: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.move(blobs.root, f"{blobs.root}-moved")
+    packed = pack([1, 2, 3])
+    if write == "large":
+        monkeypatch.setattr(store_module, "LARGE", 1)
+    writes: dict[str, Callable[[], object]] = {
+        "put": lambda: blobs.put(b"bytes"),
+        "put_pack": lambda: blobs.put_pack([(packed.digest, packed.parts)]),
+        "append": lambda: blobs.append("run", "r", {"state": "failed"}),
+    }
+    with pytest.raises(StoreError, match="is not there any more"):
+        writes.get(write, lambda: blobs.put_parts(packed.digest, packed.parts))()
+    assert not blobs.root.exists()
+    shutil.move(f"{blobs.root}-moved", blobs.root)
+    assert blobs.get(blobs.put(b"bytes")) == b"bytes"
 
 
 # --- damaged objects --------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from mlbench.core.errors import StoreError
 from mlbench.core.ids import Digest, ExecutionId, JobId, RunId, new_id
 from mlbench.core.queries import Place
 from mlbench.core.records import Artifact, Binding, Execution, Firing, Job, JobVersion, Metric, Read, Run
+from mlbench.runs.itemrecords import EndedItem
 from mlbench.runs.search import parse, parse_sort
 
 
@@ -81,6 +82,27 @@ def test_a_catalog_that_is_opened_again_in_its_process_goes_on_seeing_what_other
     for number in range(1, 4):
         outputs(processes(OPENER, 1, url(file)))  # nobody else has it open: it would take the log away with it
         assert (first.count_runs(), second.count_runs()) == (number, number)
+
+
+def test_thousands_of_items_are_a_few_statements_since_each_waits_for_threads_that_are_busy(file: Path) -> None:
+    catalog, seen = SqlCatalog(url(file)), []
+    with catalog._writing() as connection:
+        driver: Any = connection.connection.driver_connection
+        driver.set_trace_callback(seen.append)
+    whole, run = ExecutionId(new_id()), RunId(new_id())
+    given = {"run": run, "step": "train", "state": "succeeded", "part_of": whole}
+    items = [
+        Execution(id=ExecutionId(new_id()), item=number, metrics=(Metric(name="rmse", value=float(number)),), **given)
+        for number in range(1_777)
+    ]
+    for _ in range(2):  # what is there is replaced
+        seen.clear()
+        catalog.put_items([EndedItem.of(one) for one in items])
+        assert len([one for one in seen if one.startswith("INSERT INTO executions")]) in range(1, 150)
+        assert len([one for one in seen if one.startswith("INSERT INTO metrics")]) in range(1, 150)
+    assert catalog.items(whole, limit=2_000) == items
+    assert catalog.item_metrics(whole, "rmse") == [(number, float(number)) for number in range(1_777)]
+    catalog.close()
 
 
 def test_processes_that_make_a_catalog_at_once_all_find_it_whole(file: Path) -> None:
@@ -703,4 +725,26 @@ def test_where_few_runs_fit_these_are_gone_through_and_not_all_runs(file: Path) 
         plan = " ".join(next(plan for statement, plan in found if "ORDER BY" in statement))
         assert "SEARCH runs USING INDEX sqlite_autoindex_runs_1 (id=?)" in plan
         assert index in plan
+    catalog.close()
+
+
+def test_a_catalog_that_was_deleted_is_missed_and_another_in_its_place_is_used(file: Path) -> None:
+    """SQLite itself goes on with the deleted file: what it acknowledges nobody would ever see."""
+    catalog = SqlCatalog(url(file))
+    catalog.put_run(a_run := Run(id=RunId(new_id()), kind="job", state="succeeded", name="n", started=1))
+    before = catalog.version()
+    for path in file.parent.iterdir():
+        path.unlink()
+    with pytest.raises(StoreError, match="is not there any more"):
+        catalog.put_run(replace(a_run, name="m"))
+    with pytest.raises(StoreError, match="is not there any more"):
+        catalog.runs()
+    other = SqlCatalog(url(file))
+    assert catalog.runs() == []
+    catalog.put_run(a_run)
+    assert [one.id for one in other.runs()] == [a_run.id]
+    noted = catalog.version()
+    other.put_run(replace(a_run, name="m"))
+    assert catalog.version() != noted, before
+    other.close()
     catalog.close()

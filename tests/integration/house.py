@@ -130,6 +130,7 @@ def _hurry() -> None:
     turn.GRACE = 1.0  # type: ignore[misc]
     server.ENGINE_PATIENCE = 0.5  # type: ignore[misc]
     server.LINGER = 0.3  # type: ignore[misc]
+    server.LOOK_EVERY = 0.3  # type: ignore[misc]
     peers.MOST_UNREAD, peers.UNREAD_FOR = 1 << 20, 1.5  # type: ignore[misc]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mlbench.backends.blobs import open_blobs
 from mlbench.backends.cluster_dask.worker import supervisor
 from mlbench.core.ids import ExecutionId, RunId, new_id
 from mlbench.core.messages import Environment, StepTask
@@ -31,7 +32,11 @@ def environment(*preload: str, **variables: str) -> Environment:
 
 
 def task(store: Path, source: str, *, captured: dict[str, Any] | None = None, **others: Any) -> StepTask:
-    """Return a step's task; `captured` is the namespace of a notebook, all of which is sent along."""
+    """Return a step's task; `captured` is the namespace of a notebook, all of which is sent along.
+
+    Its store is there by then, as its kernel sees to.
+    """
+    open_blobs(store)
     packed = b""
     if captured is not None:
         captured.setdefault("__name__", "__main__")

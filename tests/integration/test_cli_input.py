@@ -208,3 +208,11 @@ def test_papermill_itself_is_refused_a_parameter_that_is_code_and_a_kernel_that_
         papermill.execute_notebook(good, None, engine_name="mlbench", progress_bar=False, kernel_name="nobody")
     assert not (folder / "ran").exists()
     assert Project.open().catalog.runs() == []
+
+
+def test_a_value_that_is_given_as_papermill_has_it_is_told_how_it_goes(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (("run",), ("check",), ("schedule", "--cron", "@daily")):
+        said = refused(capsys, *command, str(folder / "good.ipynb"), "-p", "trees", "3")
+        assert "Write: trees=VALUE" in said

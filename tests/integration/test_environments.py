@@ -36,6 +36,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def asking(store: Path, source: str, home: Path, *requirements: str, **more: Any) -> StepTask:
     path = more.pop("path", None)
     variables = {"MLBENCH_ENVIRONMENTS": str(home), **({"PATH": path} if path is not None else {})}
+    variables |= {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1"}  # as every kernel has them
     return task(
         store,
         source,
@@ -102,6 +103,7 @@ def test_what_cannot_be_installed_fails_with_the_last_lines_and_a_remedy(store: 
     assert record.failure is not None
     assert "tabulate==99.0" in record.failure.evalue
     assert "Environment small could not be made" in record.failure.evalue
+    assert "\x1b" not in record.failure.evalue
     assert record.failure.remedy is not None
     assert "requirements" in record.failure.remedy
     left = [one for one in home.iterdir() if one.is_dir() and not (one / "complete").exists()]

@@ -13,7 +13,8 @@ import pytest
 
 import mlbench
 from mlbench.backends.blobs_local import LocalBlobs
-from mlbench.backends.cluster_dask.client.fanout import ChunkLost, FanOutDrive
+from mlbench.backends.cluster_dask.client.chunks import ChunkLost
+from mlbench.backends.cluster_dask.client.fanout import FanOutDrive
 from mlbench.core.errors import StoreError
 from mlbench.core.ids import ExecutionId, RunId, new_id
 from mlbench.core.messages import Chunk, ChunkEnd, Environment, Foreach, Spread, StepTask
@@ -145,6 +146,7 @@ class Told:
 
 
 def a_task(store: Path, **more: Any) -> StepTask:
+    LocalBlobs(store)
     return StepTask(
         execution=ExecutionId(new_id()),
         run=RunId(new_id()),

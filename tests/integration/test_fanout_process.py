@@ -171,6 +171,11 @@ def test_what_an_expression_raises_is_the_steps_failure(store: Path) -> None:
     end = evaluated(spread_task(store, "y = x", {"x": "5"})).end
     assert end.failure is not None
     assert "int can't be iterated" in end.failure.evalue
+    for expression in ("{'a', 'b'} - {'c'}", "frozenset('ab') | {'c'}"):  # whose order the kernel does not share
+        end = evaluated(spread_task(store, "y = x", {"x": expression})).end
+        assert end.failure is not None
+        assert "a set has another order in each process" in end.failure.evalue
+        assert f"`sorted({expression})`" in f"{end.failure.evalue} {end.failure.remedy}"
     end = evaluated(spread_task(store, "y = x", {"x": "exit(3)"})).end
     assert end.failure is not None
     assert end.failure.ename == "SystemExit"

@@ -106,6 +106,27 @@ def test_with_catch_a_later_step_gets_what_there_is(service: House) -> None:
     assert value(service, after, "total") == 0.75
 
 
+def test_with_catch_an_item_that_lacks_a_name_costs_the_others_nothing(service: House) -> None:
+    kernel = service.kernel()
+    source = "y = open('/dev/null') if x == 1 else x\nif x:\n    z = x"
+    record = kernel.state(submit(kernel, source, "x in [0, 1, 2]", catch=True, defs=("y", "z")))
+    assert record.state == "succeeded", record.failure
+    values = value(service, record, "y")
+    assert values[::2] == [0, 2]
+    assert "y` is an open file" in values[1].evalue
+    assert isinstance(values[1], Failed)
+    values = value(service, record, "z")
+    assert values[1:] == [1, 2]
+    assert values[0].evalue == "It ended without binding z."
+
+
+def test_an_item_whose_error_has_no_text_fails_by_its_own_name(service: House) -> None:
+    kernel = service.kernel()
+    source = "class Odd(Exception):\n    def __str__(self):\n        raise RuntimeError\nif x:\n    raise Odd\ny = x"
+    record = kernel.state(submit(kernel, source, "x in [0, 1]", catch=True))
+    assert [getattr(one, "ename", one) for one in value(service, record)] == [0, "Odd"]
+
+
 def test_items_that_die_take_no_other_with_them(service: House) -> None:
     kernel = service.kernel()
     source = (

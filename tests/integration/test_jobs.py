@@ -127,6 +127,16 @@ def test_a_job_runs_as_it_was_promoted_in_its_folder_and_interpreter(folder: Pat
     assert run.parameters == {"origin": "LGA", "trees": 2}
 
 
+def test_a_job_gets_the_numbers_that_json_has_none_for(folder: Path, project: Project) -> None:
+    write(folder / "odd.ipynb", "rate: float = 0.5\nseed = 1", "print(rate, type(rate).__name__, seed + 1)")
+    job = promotion.promote(project, str(folder / "odd.ipynb"), parameters={"rate": "nan", "seed": str(10**30)})
+    promotion.run_now(project, job.id)
+    wake(project)
+    run = run_of(project, until(project, lambda: last(project, job)))
+    assert texts(project, run) == f"nan float {10**30 + 1}\n"
+    assert run.parameters == {"rate": "nan", "seed": str(10**30)}
+
+
 def test_a_due_time_that_was_missed_is_made_up_for_once_by_the_service(folder: Path, project: Project) -> None:
     job = promotion.promote(project, str(folder / "flights.ipynb"), cron="0 * * * *", timezone="UTC")
     due_since(project, job, 3 * 3600)

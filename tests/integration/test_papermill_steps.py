@@ -213,3 +213,48 @@ def test_a_run_that_ends_well_leaves_the_terminal_clean_however_slow_its_kernel_
     write(tmp_path / "n.ipynb", "a = 1", SLOW_TO_BE_IDLE, *cells)
     good = command("run", str(tmp_path / "n.ipynb"))
     assert (good.returncode, good.stderr) == (0, "")
+
+
+ODD = (
+    "from pathlib import Path\nrate = 0.5\nlarge = 1\nlimits = [float('inf')]\nbig = 2**70\n"
+    "paths = [Path('a')]\ndays = {1: 'Mon'}"
+)
+
+
+def test_parameters_that_json_has_no_word_for_are_recorded_and_stop_no_step(tmp_path: Path, project: Project) -> None:
+    step = "%%step one\nshown = f'{rate} {large}'"
+    source = write(tmp_path / "in.ipynb", ODD, "%load_ext mlbench", step, "print(shown)")
+    given = {"rate": float("nan"), "large": 10**30}
+    papermill.execute_notebook(
+        str(source), str(tmp_path / "out.ipynb"), engine_name="mlbench", progress_bar=False, parameters=given
+    )
+    assert texts(read(tmp_path / "out.ipynb")["cell-3"]) == f"nan {10**30}\n"
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON: JupyterLab does not open such a notebook")
+
+    json.loads((tmp_path / "out.ipynb").read_text("utf-8"), parse_constant=refuse)
+    (run,) = project.catalog.runs()
+    recorded = {"rate": "nan", "large": str(10**30), "limits": ["inf"], "big": str(2**70), "days": {"1": "Mon"}}
+    assert {name: run.parameters.get(name) for name in recorded} == recorded
+    assert run.snapshot is not None
+    assert project.catalog.snapshot(run.snapshot).parameters == {"rate": "nan", "large": str(10**30)}
+
+
+@pytest.mark.parametrize(
+    ("above", "says", "remedy"),
+    [
+        (("1", "%%step one\nz = 1"), "Cell magic `%%step` not found.", "Put `%load_ext mlbench` into a cell above it."),
+        (("%load_ext mlbench", "# first\n%%step one\nz = 1"), "%%step one is not its cell's first line", None),
+    ],
+)
+def test_a_step_that_ipython_does_not_know_is_explained(
+    above: tuple[str, ...], says: str, remedy: str | None, tmp_path: Path, project: Project
+) -> None:
+    source = write(tmp_path / "in.ipynb", "a = 1", *above)
+    with pytest.raises(PapermillExecutionError):
+        papermill.execute_notebook(str(source), str(tmp_path / "out.ipynb"), engine_name="mlbench", progress_bar=False)
+    (run,) = project.catalog.runs()
+    assert run.failure is not None
+    assert (run.failure.ename, run.failure.remedy) == ("UsageError", remedy)
+    assert run.failure.evalue.startswith(says)

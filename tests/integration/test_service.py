@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from mlbench.backends.service_socket import Door, ServiceClient, connect, end_by_force, installed_version
+from mlbench.backends.service_socket import Door, ServiceClient, connect, end_by_force, installed_version, start
 from mlbench.backends.service_socket.frames import Decoder, encode
-from mlbench.core.errors import ServiceError
+from mlbench.core.errors import ServiceError, StoreError
 from mlbench.core.messages import PROTOCOL
 from tests.integration.house import PATIENCE, House, catalog, eventually
 
@@ -126,7 +127,7 @@ def test_without_a_service_the_sentence_says_how_to_start_one(runtime: Path) -> 
 
 def test_a_service_that_dies_as_it_starts_shows_its_last_words(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLBENCH_LOG_LEVEL", "NONSENSE")
-    with pytest.raises(ServiceError, match="NONSENSE"):
+    with pytest.raises(ServiceError, match=r"MLBENCH_LOG_LEVEL is .NONSENSE.. Write one of DEBUG"):
         connect()
 
 
@@ -203,6 +204,24 @@ def test_a_retired_service_ends_with_its_steps_and_takes_no_new_ones(alone: Hous
     with pytest.raises(ServiceError, match="has taken over"):
         kernel.client.request("status")
     assert newer.request("status")["pid"] == newer.service.pid
+
+
+def test_a_service_whose_folder_was_deleted_ends_with_its_steps_and_leaves_the_next_one_alone(
+    alone: House, tmp_path: Path
+) -> None:
+    kernel = alone.kernel()
+    step = kernel.submit("load", f"wait {tmp_path / 'go'}")
+    assert kernel.state(step, "running").state == "running"
+    shutil.rmtree(alone.runtime)
+    eventually(lambda: kernel.client.request("status")["retired"])
+    newer = alone.connect()
+    assert newer.service.pid != kernel.client.service.pid
+    (tmp_path / "go").touch()
+    assert kernel.state(step).state == "succeeded"
+    alone.started[0].wait(timeout=PATIENCE)
+    with pytest.raises(ServiceError, match="were deleted"):
+        kernel.client.request("status")
+    assert connect(start=False).request("status")["pid"] == newer.service.pid
 
 
 def test_an_older_client_speaks_to_a_newer_service(alone: House) -> None:
@@ -367,6 +386,59 @@ def test_a_kernel_comes_back_by_itself_and_asks_for_its_steps(quick: House) -> N
     assert kernel.client.service.life != life
     record = kernel.client.request("execution", {"id": step})["execution"]
     assert (record["state"], record["reason"]) == ("failed", "service-lost")
+
+
+def test_a_kernel_that_the_next_service_cannot_take_in_says_why_and_is_taken_in_when_it_can(alone: House) -> None:
+    kernel = alone.kernel(reconnect=True)
+    assert kernel.state(kernel.submit("first")).state == "succeeded"
+    marker = alone.store / "format"
+    kept = marker.read_bytes()
+    marker.write_text('{"format": 99}')
+    alone.kill()
+    for _ in range(3):
+        with pytest.raises(StoreError, match="has format 99"):
+            kernel.submit("second")
+    alone.kill()
+    with pytest.raises(StoreError, match="has format 99"):
+        kernel.submit("second")
+    marker.write_bytes(kept)
+    assert kernel.state(kernel.submit("second")).state == "succeeded"
+    alone.kill()
+    assert kernel.state(kernel.submit("third")).state == "succeeded"
+
+
+@pytest.mark.parametrize("another", [True, False], ids=["another one comes", "none can be had at once"])
+def test_a_service_that_is_killed_while_a_client_greets_it_is_followed_by_another(alone: House, another: bool) -> None:
+    kill, refuses, greeted = True, False, threading.Event()
+
+    def redial() -> start.Connection:
+        if refuses:
+            greeted.wait(1.0)  # whoever else is at it has left by then
+            raise ServiceError("None can be started just now.")
+        return start.dial("kernel")
+
+    def greet(client: ServiceClient) -> None:
+        nonlocal kill, refuses
+        client.request("status")
+        if kill:
+            kill, refuses = False, not another
+            lost = client._connection.socket
+            alone.kill()
+            eventually(lambda: lost.fileno() == -1)
+
+    client = ServiceClient(start.dial("kernel"), redial)
+    alone.clients.append(client)
+    client.on_connected(greet)
+    first = client._reader
+    alone.kill()
+    first.join(PATIENCE)
+    greeted.set()
+    if refuses:
+        for _ in range(2):
+            with pytest.raises(ServiceError, match="None can be started"):
+                client.request("status")
+        refuses = False
+    assert client.request("status")["pid"] == alone.pid
 
 
 def test_a_request_on_its_way_fails_with_a_sentence_when_the_service_is_killed(quick: House) -> None:

@@ -320,11 +320,32 @@ def test_a_part_of_a_cell_under_a_magic_has_its_own_lines(store: Path) -> None:
 
 
 def test_a_name_that_was_not_sent_has_a_remedy(store: Path) -> None:
-    record = show(store, "eval('frame')")
+    record = show(store, "eval('fra' + 'me')")
     assert record.failure is not None
     assert record.failure.ename == "NameError"
     assert record.failure.remedy is not None
     assert "write frame on a line of its own" in record.failure.remedy
+
+
+def test_a_name_that_the_cell_shows_and_nobody_has_is_said_to_be_missing(store: Path) -> None:
+    record = show(store, "result = frame + 1")
+    assert record.failure is not None
+    assert record.failure.remedy == "The notebook has no frame: bind it in a cell above, or correct the name."
+
+
+def test_getpass_says_where_secrets_come_from(store: Path) -> None:
+    record = show(store, "from getpass import getpass\ngetpass()")
+    assert record.failure is not None
+    assert "getpass('Password: ') can't be answered in a step" in record.failure.evalue
+    assert "mlbench.secret" in (record.failure.remedy or "")
+
+
+def test_an_error_whose_text_fails_is_shown_by_its_name(store: Path) -> None:
+    source = "class Odd(Exception):\n    def __str__(self):\n        raise RuntimeError\nraise Odd"
+    record = show(store, source)
+    assert record.failure is not None
+    assert (record.failure.ename, record.failure.evalue) == ("Odd", "<Odd that can't be shown>")
+    assert "mlbench" not in "".join(record.failure.traceback)
 
 
 def test_input_says_to_use_a_parameter(store: Path) -> None:

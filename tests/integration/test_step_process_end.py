@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -300,6 +301,26 @@ def test_a_full_disk_is_said_and_loses_nothing_else(store: Path, tmp_path: Path)
     assert record.failure is not None
     assert "No space left" in record.failure.evalue
     assert record.binds == ()
+
+
+def test_a_full_temporary_folder_costs_the_log_and_not_the_step(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.FileIO):
+        def write(self, data: Any) -> int:
+            if self.tell() >= 100_000:
+                raise OSError(28, "No space left on device")
+            return super().write(data[:70_000])
+
+    monkeypatch.setattr(supervisor.tempfile, "TemporaryFile", lambda **_: Full(tmp_path / "log", "w+"))
+    record = run(task(store, "for i in range(30): print('x' * 10_000)\nx = 1", defs=("x",)))
+    assert record.state == "succeeded", record.failure
+    assert text_of(record.messages, "stdout") == ("x" * 10_000 + "\n") * 30
+    assert text_of(record.messages, "stderr") == ""  # nothing was left out that the log would be looked into for
+    record = run(task(store, "for i in range(3000): print('x' * 10_000)\nx = 1", defs=("x",)))
+    assert record.state == "succeeded", record.failure
+    assert [one.name for one in record.binds] == ["x"]
+    assert "Not all of the step's log could be kept: No space left on device" in text_of(record.messages, "stderr")
 
 
 SLOW_TO_START = """

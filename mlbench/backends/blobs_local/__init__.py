@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mlbench.backends.blobs_local.care import gone
 from mlbench.backends.blobs_local.store import STORE_FORMAT, LocalBlobs
 from mlbench.backends.blobs_local.whole import cache_top
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from mlbench.core.ports import BlobStore
     from mlbench.core.records import Binding
 
-__all__ = ["STORE_FORMAT", "THREAD", "LocalBlobs", "cache_top", "keep_logged"]
+__all__ = ["STORE_FORMAT", "THREAD", "LocalBlobs", "cache_top", "gone", "keep_logged"]
 
 THREAD = "mlbench-store"
 """How the names of threads begin that read and write a store for a step: what they open is not the step's."""

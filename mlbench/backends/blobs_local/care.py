@@ -22,7 +22,7 @@ from mlbench.core.ports import Piece
 from mlbench.core.records import Json
 from mlbench.runs.chunks import is_recipe
 
-__all__ = ["FULL", "Care", "read_record"]
+__all__ = ["FULL", "Care", "gone", "read_record"]
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -110,7 +110,7 @@ class Care:
         with self._clear_errors():
             paths = [self._goes(piece, data) for piece, data in pieces]
             for path in paths:
-                make_folders(os.path.dirname(path))
+                make_folders(os.path.dirname(path), below=os.fspath(self.root))
             files = [(path, len(data), [(0, data)]) for path, (_, data) in zip(paths, pieces, strict=True)]
             write_files(self._tmp, files, durable=True)
 
@@ -260,9 +260,19 @@ class Care:
                     f"The store {self.root} cannot be written: {os.strerror(error.errno)}.",
                     "Make the directory writable, or name another in MLBENCH_STORE.",
                 ) from error
+            if error.errno == errno.ENOENT and not os.path.isfile(os.path.join(self.root, "format")):
+                raise gone(self.root) from error
             raise StoreError(
                 f"The store {self.root} cannot be used: {error.strerror or error}.", "Look at the disk that it lies on."
             ) from error
+
+
+def gone(root: str | Path) -> StoreError:
+    """Return what is said of a store that was there and is not any more."""
+    return StoreError(
+        f"The store {root} is not there any more.",
+        "Bring it back, or mount its disk. To begin a new one there, restart the kernel.",
+    )
 
 
 def _entries(folder: str) -> list[str]:

@@ -120,12 +120,26 @@ def begin_writeback(file: int, offset: int, size: int) -> None:
 _SYNC_FILE_RANGE_WRITE: Final = 2
 
 
-def make_folders(folder: str) -> None:
-    """Make a folder and those above it, as far as they are not there."""
+def make_folders(folder: str, *, below: str | None = None) -> None:
+    """Make a folder and those above it, as far as they are not there.
+
+    Parameters
+    ----------
+    below
+        A folder above it that is not made: without it nothing is. A store that was deleted or moved, or whose disk is
+        away, is not begun again where it was by whoever still has it open.
+
+    Raises
+    ------
+    FileNotFoundError
+        If that folder is not there.
+    """
     if os.path.isdir(folder):
         return
+    if folder == below:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
     parent = os.path.dirname(folder)
-    make_folders(parent)
+    make_folders(parent, below=below)
     with suppress(FileExistsError):
         os.mkdir(folder, 0o700)
         if is_shared(parent):

@@ -167,7 +167,7 @@ class Large:
 
     def place_recipe(self, digest: Digest, text: bytes, *, durable: bool) -> None:
         """Write a recipe, all of whose chunks are in place."""
-        make_folders(self.folder)
+        make_folders(self.folder, below=os.path.dirname(self.folder))
         write_files(self._tmp, [(self.path(digest), len(text), [(0, text)])], durable=durable)
 
     def meet(self, digest: Digest, *, durable: bool) -> bool:
@@ -546,7 +546,7 @@ class _Writing:
         name, index = index_of(entries, self._end)
         write_all(self._file, memoryview(CHUNKS), 0)
         write_all(self._file, memoryview(index), self._end)
-        make_folders(packs.folder)
+        make_folders(packs.folder, below=os.path.dirname(packs.folder))
         if self._durable:
             os.fsync(self._file)
         os.rename(self._path, packs.path(name))

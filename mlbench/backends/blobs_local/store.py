@@ -74,7 +74,10 @@ _LATELY = 64
 
 _RESERVE = 1 << 20
 
-_OURS = ("objects", "packs", "large", "chunks", "records", "tmp", "format", "reserve", "catalog", "lost+found", ".")
+_OURS = (
+    *("objects", "packs", "large", "chunks", "records", "tmp", "format", "reserve", "catalog", "key"),
+    *("lost+found", "."),
+)
 """How the names begin that a store's directory may have before it is one: another process may be making it."""
 
 _LOOKS = 3
@@ -177,7 +180,7 @@ class LocalBlobs(Care):
             name = None
             if new:
                 name, size, pieces = lay_out(list(new.items()))
-                make_folders(self._packs.folder)
+                make_folders(self._packs.folder, below=os.fspath(self.root))
                 write_files(self._tmp, [(self._packs.path(name), size, pieces)], durable=durable)
             self._set_aside(torn)
             if durable:  # whoever wrote these may not have synced them
@@ -318,7 +321,7 @@ class LocalBlobs(Care):
         path = os.path.join(self.root, "records", f"{record_name(kind, identifier, now, durable=durable)}.json")
         data = encode(kind, identifier, record, now)
         with self._clear_errors():
-            make_folders(os.path.dirname(path))
+            make_folders(os.path.dirname(path), below=os.fspath(self.root))
             try:
                 write_files(self._tmp, [(path, len(data), [(0, data)])], durable=durable)
             except OSError as error:
@@ -426,7 +429,7 @@ class LocalBlobs(Care):
                 if self._is_whole(path, digest, size):
                     there.append((path, size, pieces))
                 else:
-                    make_folders(os.path.dirname(path))
+                    make_folders(os.path.dirname(path), below=os.fspath(self.root))
                     new.append((path, size, pieces))
             write_files(self._tmp, new, durable=durable)
             if durable and there:  # whoever wrote these may not have synced them; if so, this is what it costs

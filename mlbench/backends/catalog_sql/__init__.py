@@ -1,4 +1,4 @@
-"""The catalog in a database, through SQLAlchemy Core: SQLite, written so that PostgreSQL can follow.
+"""The catalog in a database, through SQLAlchemy Core: SQLite, or PostgreSQL where a URL names one.
 
 `catalog` fulfils the port, `tables` says what there is, `opening` makes, migrates and opens a database, `migrations`
 holds each change of the tables as Alembic has it. Importing this loads SQLAlchemy: kernels and steps do without.

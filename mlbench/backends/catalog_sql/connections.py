@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from mlbench.backends.catalog_sql import tables as t
 from mlbench.backends.catalog_sql.opening import clear_errors, open_engine, sqlite_file
 from mlbench.backends.catalog_sql.recording import Recorder
 from mlbench.backends.catalog_sql.server import persist
-from mlbench.core.errors import NotFound
+from mlbench.core.errors import NotFound, StoreError
 from mlbench.core.ids import is_prefix
 from mlbench.core.ports import Catalog
 from mlbench.core.records import Json
@@ -61,6 +62,7 @@ class Connections:
         self._watch: sqlite3.Connection | None = None
         self._watching = threading.Lock()
         self._noted: int | None = None
+        self._opened = self._state_of_file()
         self.is_new = self._holds_nothing()
 
     def _holds_nothing(self) -> bool:
@@ -76,6 +78,28 @@ class Connections:
                 self._watch = None
         self._engine.dispose()
 
+    def _state_of_file(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._file) if self._file is not None else None
+        except FileNotFoundError:
+            return None
+        return (found.st_dev, found.st_ino) if found is not None else None
+
+    def _look_at_file(self) -> None:
+        """Let go of a file that is not the catalog any more: SQLite goes on to write one that was deleted.
+
+        Raises
+        ------
+        StoreError
+            If there is none under that name.
+        """
+        if self._file is None or (found := self._state_of_file()) == self._opened:
+            return
+        if found is None:
+            raise StoreError(f"The catalog {self._file} is not there any more.", "Bring it, or its store, back.")
+        self.close()
+        self._opened = found
+
     def version(self) -> int:
         """Return a number that changes whenever any process has written; it means nothing to another catalog object."""
         if self._file is None:
@@ -85,6 +109,7 @@ class Connections:
                 ).scalar()
                 return int(found or 0)
         # SQLite counts the commits of all other connections for each, so one is needed that never writes.
+        self._look_at_file()
         with self._watching, clear_errors(self._where):
             if self._watch is None:
                 self._watch = sqlite3.connect(self._file, timeout=10, check_same_thread=False)
@@ -92,12 +117,16 @@ class Connections:
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
+        with clear_errors(self._where):
+            self._look_at_file()
         with clear_errors(self._where), self._engine.connect() as connection:
             yield connection
 
     @contextmanager
     def _writing(self, *, durable: bool = True) -> Iterator[Connection]:
         writer = self._writer if durable else self._quick_writer
+        with clear_errors(self._where):
+            self._look_at_file()
         with clear_errors(self._where), writer.begin() as connection:
             yield connection
             self._fate.committing = True  # from here on an error does not say whether it was done
@@ -139,9 +168,11 @@ def _persistent(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _cut(text: str) -> str:
-    """Return the beginning of a text that was given in an id's place, to be shown."""
-    return text if len(text) <= 60 else f"{text[:56]} ..."
+def _shown(given: object) -> str:
+    """Return what was given in an id's place as it is shown: its beginning, where it is long."""
+    text = given if isinstance(given, str) else repr(given)
+    cut = text if len(text) <= 60 else f"{text[:56]} ..."
+    return repr(cut) if isinstance(given, str) else cut
 
 
 def find_row(connection: Connection, table: Table, prefix: str, word: str, *columns: Any) -> Any:
@@ -149,7 +180,7 @@ def find_row(connection: Connection, table: Table, prefix: str, word: str, *colu
     c = table.c
     if not is_prefix(prefix):
         raise NotFound(
-            f"{_cut(prefix)!r} is no {word}'s id.", f"An id, or four or more letters that begin one, names a {word}."
+            f"{_shown(prefix)} is no {word}'s id.", f"An id, or four or more letters that begin one, names a {word}."
         )
     # "{" comes after all characters of an id.
     query = select(c.record, *columns, c.id).where(c.id >= prefix, c.id < f"{prefix}{{").order_by(c.id).limit(4)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from importlib import import_module
+from itertools import chain
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -56,6 +57,9 @@ _OF_AN_END: Final = ("state", "ended", "reason", "failed_step", "record")
 """The columns of a run that its end changes; most indexes are of the others, and are left alone then."""
 
 _OF_A_BEGIN: Final = tuple(one.name for one in t.runs.c if one.name not in (*_OF_AN_END, "met"))
+
+_MOST_VALUES: Final = 999
+"""So many values any SQLite takes in one statement."""
 
 _NEVER_REPLACED: Final = {"params", "tags", "artifacts_bound", "artifacts_read"}
 
@@ -194,7 +198,7 @@ class Recorder:
         driver: Any = connection.connection.driver_connection  # SQLite's: the way to it is longer than what it does
         if isinstance(values, dict):
             return driver.execute(written, tuple(map(values.__getitem__, order)))
-        return driver.executemany(written, [tuple(map(row.__getitem__, order)) for row in values])
+        return _execute_many(driver, written, [tuple(map(row.__getitem__, order)) for row in values])
 
     def _insertion(self, _dialect: str, name: str) -> Any:
         table = t.metadata.tables[name]
@@ -224,6 +228,22 @@ class Recorder:
             set_={"value": new.value, "started": new.started},
             where=or_(kept.value.is_distinct_from(new.value), kept.started != new.started),
         )
+
+
+def _execute_many(driver: Any, written: str, rows: Sequence[tuple[Any, ...]]) -> Any:
+    """Execute a statement of SQLite for each row, an insertion for many at once.
+
+    For each execution the driver lets other threads run, and then waits for one that is busy to let go of the
+    interpreter: up to 5 ms for every row.
+    """
+    row = f"({', '.join('?' * len(rows[0]))})"
+    count = _MOST_VALUES // len(rows[0])
+    whole = len(rows) - len(rows) % count if row in written else 0
+    if whole:
+        together = written.replace(row, ", ".join([row] * count), 1)
+        for start in range(0, whole, count):
+            driver.execute(together, list(chain.from_iterable(rows[start : start + count])))
+    return driver.executemany(written, rows[whole:])
 
 
 def is_final(before: Run | None, run: Run) -> bool:

@@ -28,6 +28,9 @@ TIMEOUT: Final = 60.0
 SEND_TIMEOUT: Final = 30
 """Seconds for the service to take a frame."""
 
+_TRIES: Final = 3
+"""Services, one after the other, that are lost while they are greeted, until that is said."""
+
 LOST = "The mlbench service ended before it answered."
 
 
@@ -93,6 +96,7 @@ class ServiceClient:
         self._state = "open"  # open, dialling, greeting (again), away (dial when needed), closed
         self._greeter: int | None = None
         self._farewell: str | None = None
+        self._refused: Connection | None = None
         self._on_event: list[Callable[[Event], None]] = []
         self._on_lost: list[Callable[[str], None]] = []
         self._on_connected: list[Callable[[ServiceClient], None]] = []
@@ -197,6 +201,7 @@ class ServiceClient:
         timeout = struct.pack("ll", SEND_TIMEOUT, 0)
         connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
         self._connection = connection
+        self._alive = True
         self._farewell = None
         self._reader = threading.Thread(target=self._read, args=(connection,), name="mlbench-news", daemon=True)
         self._reader.start()
@@ -239,9 +244,13 @@ class ServiceClient:
     def _lose(self, connection: Connection, problem: str) -> None:
         connection.close()
         with self._guard:
+            if connection is self._refused or connection is not self._connection:
+                return
+            self._alive = False
+            greeting = self._state == "greeting"  # who greets hears of it, and sees to the rest
             ours = self._state == "closed"
             farewell = self._farewell
-            if not ours:
+            if not ours and not greeting:
                 if self._redial is None:
                     self._state = "closed"
                     self._farewell = farewell or problem
@@ -252,7 +261,7 @@ class ServiceClient:
             if not pending.done.is_set():
                 pending.error = ServiceError(farewell or problem)
                 pending.done.set()
-        if ours:
+        if ours or greeting:
             return
         for callback in self._on_lost:
             callback(farewell or problem)
@@ -267,19 +276,36 @@ class ServiceClient:
         assert self._redial is not None
         state = "away"
         try:
-            connection = self._redial()
-            with self._guard:
-                if self._state == "closed":
-                    connection.close()
+            for _ in range(_TRIES):
+                connection = self._redial()
+                with self._guard:
+                    if self._state == "closed":
+                        connection.close()
+                        return
+                    self._take(connection)
+                    self._state, self._greeter = "greeting", threading.get_ident()
+                if self._greet(connection):
+                    state = "open"
                     return
-                self._take(connection)
-                self._state, self._greeter = "greeting", threading.get_ident()
-            state = "open"
-            for callback in self._on_connected:
-                callback(self)
+            raise ServiceError(LOST)
         finally:
             with self._guard:
                 if self._state in {"dialling", "greeting"}:
-                    self._state = state
+                    self._state = state if self._alive else "away"
                 self._greeter = None
                 self._guard.notify_all()
+
+    def _greet(self, connection: Connection) -> bool:
+        """Attach again; return False if the service was lost meanwhile. A service that refuses is left alone."""
+        try:
+            for callback in self._on_connected:
+                callback(self)
+        except BaseException as error:
+            with self._guard:
+                if not self._alive and isinstance(error, ServiceError):
+                    return False
+                self._refused = connection  # what is not attached is of no use to any request
+            with contextlib.suppress(OSError):
+                connection.socket.shutdown(socket.SHUT_RDWR)
+            raise
+        return self._alive

@@ -158,6 +158,13 @@ class Door:
         finally:
             os.close(descriptor)
 
+    def leads_to(self, pid: int) -> bool:
+        """Say whether who comes to this door finds a process that holds its lock: its files may have been deleted."""
+        try:
+            return self.socket.exists() and self.alive() == pid
+        except OSError:
+            return False
+
     def last_lines(self, count: int = 12) -> str:
         """Return the end of the service's log, for an error message."""
         try:

@@ -5,8 +5,11 @@ Exit status: 0 done, 1 the notebook failed, 2 wrong use, or a store or service t
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import errno
 import importlib
+import os
 import sys
 from typing import Any, Final
 
@@ -35,6 +38,8 @@ COMMANDS: Final = {
     "config": "mlbench.entrypoints.cli.about:config",
     "version": "mlbench.entrypoints.cli.about:version",
 }
+
+_UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 
 SUMMARIES: Final = {
     "run": "Run a notebook, its steps side by side, and record it.",
@@ -99,11 +104,21 @@ def root() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its status; errors of ours are one sentence, without a traceback."""
+    _fill_gaps()
     for stream in (sys.stdout, sys.stderr):
         reconfigure: Any = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")
     sys.exit(_status(arguments))
+
+
+def _fill_gaps() -> None:
+    """Open what our caller has closed of standard input, output and error, so that no file of ours gets its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115  for as long as we live
+            os.set_inheritable(stream.fileno(), True)  # kernels are ours, and need the three too
+            setattr(sys, name, stream)
 
 
 def _status(arguments: list[str] | None) -> int:
@@ -128,12 +143,19 @@ def _status(arguments: list[str] | None) -> int:
     except (KeyboardInterrupt, click.Abort) as stop:
         _say_error(str(stop) or "Interrupted.")
         return 130
-    except BrokenPipeError:
-        # Whoever read our output has gone; Python would complain again when it closes standard output.
-        import os
+    except BrokenPipeError:  # whoever read our output has gone
+        from mlbench.entrypoints.cli.output import leave_unread
 
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        leave_unread()
         return 0
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        from mlbench.entrypoints.cli.output import leave_unread
+
+        leave_unread()
+        _say_error(f"What there is to say cannot be written: {error.strerror}. Write it elsewhere, or make room there.")
+        return 2
     return status if isinstance(status, int) else 0
 
 
@@ -145,4 +167,5 @@ def _sentence(error: click.UsageError) -> str:
 
 
 def _say_error(sentence: str) -> None:
-    click.secho(f"Error: {sentence}", fg="red", err=True)
+    with contextlib.suppress(OSError):  # nobody can be told; the exit status says it
+        click.secho(f"Error: {sentence}", fg="red", err=True)

@@ -41,6 +41,9 @@ def why(run: str, step: str, as_json: bool) -> None:
     if state == "reused":
         out.print(plain(f"{step} was reused from {_named(earlier)}: nothing had changed that it depends on."))
         return
+    if state in ("skipped", "cancelled"):
+        out.print(plain(f"{step} was {state}. {found.execution.note or ''}".rstrip()))
+        return
     compared = f", compared with {_named(earlier)}" if earlier is not None else ""
     verb = "is" if state in ("queued", "running") else "was"
     fanout = found.execution.fanout

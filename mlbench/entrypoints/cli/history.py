@@ -66,8 +66,13 @@ def runs(
         print_json(found)
         return
     if not found:
-        nothing = "No runs yet. Run a notebook with: mlbench run NOTEBOOK.ipynb"
-        console().print(nothing if query is None and user is None else "No run fits.")
+        asked = query is not None or user is not None or job is not None or under_way
+        nothing = f"No runs yet in the store {project.location.place}. Run a notebook with: mlbench run NOTEBOOK.ipynb"
+        if notebook is not None and not asked:
+            nothing = f"No runs of {notebook} yet. Run it with: mlbench run NOTEBOOK"
+            if not os.path.exists(notebook):
+                nothing = f"No runs of {notebook}, and no such file. All runs: mlbench runs"
+        console().print(plain("No run fits." if asked else nothing))
         return
     shared = any(run.user not in (None, user_name()) for run in found)  # a name on each line, where there are several
     shown = output.table("run", "state", "name", *["user"] * shared, "kind", "when", "time", "what", right=("time",))

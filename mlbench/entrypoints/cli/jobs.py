@@ -17,7 +17,7 @@ from mlbench.core.ids import short
 from mlbench.core.records import UNDER_WAY, Firing, Job
 from mlbench.entrypoints.cli import output
 from mlbench.entrypoints.cli.output import console, errors, json_option, plain, print_json
-from mlbench.entrypoints.cli.pairs import read_pairs
+from mlbench.entrypoints.cli.pairs import checked, read_pairs
 
 if TYPE_CHECKING:
     from mlbench.project import Project
@@ -29,7 +29,15 @@ POLL_SECONDS = 0.5
 @click.argument("notebook")
 @click.option("--cron", required=True, help='When: five fields, such as "0 6 * * 1-5", or @daily.')
 @click.option("--tz", "timezone", help="The time zone, such as Europe/Berlin; this machine's otherwise.")
-@click.option("-p", "--parameter", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter of the notebook.")
+@click.option(
+    "-p",
+    "--parameter",
+    "pairs",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=checked,
+    help="A parameter of the notebook.",
+)
 @click.option("--name", help="What the job is called; the notebook's name otherwise.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="The most that a run may take.")
 @json_option

@@ -8,7 +8,7 @@ import click
 
 from mlbench.core.records import Json
 from mlbench.entrypoints.cli.output import clean, json_option, print_json
-from mlbench.entrypoints.cli.pairs import read_pairs
+from mlbench.entrypoints.cli.pairs import checked, read_pairs
 
 if TYPE_CHECKING:
     from mlbench.notebook.graph import Edge, Step, StepGraph
@@ -42,7 +42,15 @@ def graph(notebook: str, shape: str, as_json: bool) -> None:
 
 @click.command(epilog="Example: mlbench check flights.ipynb -p origin=LGA")
 @click.argument("notebook")
-@click.option("-p", "--parameter", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter of the notebook.")
+@click.option(
+    "-p",
+    "--parameter",
+    "pairs",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=checked,
+    help="A parameter of the notebook.",
+)
 @click.option("-k", "--kernel", help="The kernel to use instead of the notebook's own.")
 @json_option
 def check(notebook: str, pairs: tuple[str, ...], kernel: str | None, as_json: bool) -> int:

@@ -23,7 +23,18 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-__all__ = ["ago", "clean", "console", "duration", "errors", "json_option", "print_json", "state_text", "table"]
+__all__ = [
+    "ago",
+    "clean",
+    "console",
+    "duration",
+    "errors",
+    "json_option",
+    "leave_unread",
+    "print_json",
+    "state_text",
+    "table",
+]
 
 _COLOURS: Final = {
     "succeeded": "green",
@@ -43,6 +54,12 @@ _ESCAPES: Final = re.compile(
     r"|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 )
 
+
+def leave_unread() -> None:
+    """Let what is still to be printed go nowhere: Python would complain when it closes standard output at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -59,9 +76,15 @@ def errors() -> Console:
 def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 
+    class Told(Console):
+        """A console that leaves it to its caller what a closed pipe means: rich would end the thread that prints."""
+
+        def on_broken_pipe(self) -> None:
+            raise  # noqa: PLE0704  the error that rich has caught and calls this for
+
     stream = sys.stderr if stderr else sys.stdout
     wide = None if stream.isatty() or os.environ.get("COLUMNS") else 200
-    return Console(stderr=stderr, width=wide, highlight=False, soft_wrap=not stream.isatty())
+    return Told(stderr=stderr, width=wide, highlight=False, soft_wrap=not stream.isatty())
 
 
 def print_json(value: object) -> None:

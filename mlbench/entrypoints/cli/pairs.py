@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mlbench.core.errors import ParameterError
 
-__all__ = ["read_pairs"]
+__all__ = ["checked", "read_pairs"]
+
+
+def checked(_: Any, __: Any, pairs: tuple[str, ...]) -> tuple[str, ...]:
+    """Return an option's pairs, once it is sure that they are pairs.
+
+    Who writes `-p NAME VALUE`, as papermill has it, is told how it goes here, and not that VALUE is one too many.
+    """
+    read_pairs(pairs)
+    return pairs
 
 
 def read_pairs(pairs: tuple[str, ...], what: str = "parameter") -> dict[str, str]:

@@ -18,14 +18,22 @@ from mlbench.core.ids import short
 from mlbench.core.records import ENDED, Execution, Json, Run
 from mlbench.entrypoints.cli import output
 from mlbench.entrypoints.cli.output import console, errors, json_option, plain, print_json
-from mlbench.entrypoints.cli.pairs import read_pairs
+from mlbench.entrypoints.cli.pairs import checked, read_pairs
 
 __all__ = ["run", "run_notebook"]
 
 
 @click.command(epilog="Example: mlbench run flights.ipynb -p origin=LGA -p trees=50")
 @click.argument("notebook")
-@click.option("-p", "--parameter", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter of the notebook.")
+@click.option(
+    "-p",
+    "--parameter",
+    "pairs",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=checked,
+    help="A parameter of the notebook.",
+)
 @click.option("-o", "--output", "target", type=click.Path(dir_okay=False), help="Write the executed notebook here.")
 @click.option("-k", "--kernel", help="The kernel to use instead of the notebook's own.")
 @click.option("--name", help="What the run is called; the notebook's name otherwise.")
@@ -123,7 +131,11 @@ def run_notebook(
         if view.run is None:
             raise
         raise Cancelled(view.run, tuple(view.cancelled)) from None
-    return _conclude(outcome, target, as_json=as_json)
+    try:
+        return _conclude(outcome, target, as_json=as_json)
+    except BrokenPipeError:
+        output.leave_unread()  # whoever read has gone; how the run ended they are told all the same
+        return _status(outcome)
 
 
 class Cancelled(click.Abort):
@@ -205,7 +217,11 @@ def _conclude(outcome: Any, target: str | None, *, as_json: bool) -> int:
         if target is not None:
             console().print(plain(f"\nThe executed notebook is in {target}."))
         console().print(f"\nSee more: mlbench show {short(run.id)}   mlbench logs {short(run.id)}")
-    return 0 if run.state == "succeeded" and outcome.error is None else 1
+    return _status(outcome)
+
+
+def _status(outcome: Any) -> int:
+    return 0 if outcome.run is not None and outcome.run.state == "succeeded" and outcome.error is None else 1
 
 
 # --- what is shown while it runs ---------------------------------------------------------------------------------
@@ -226,6 +242,7 @@ class _Lines:
         self.run: Run | None = None
         self.cancelled: list[str] = []
         self._lock = threading.Lock()
+        self._heard = True
 
     def __enter__(self) -> _Lines:
         return self
@@ -258,12 +275,20 @@ class _Lines:
 
     def run_began(self, run: Run) -> None:
         """Say which run it is."""
-        console().print(plain(f"{run.name}: run {short(run.id)}"))
+        self._say(f"{run.name}: run {short(run.id)}")
 
     def step_changed(self, execution: Execution) -> None:
         """Say what a step does now."""
         took = output.duration(execution.started, execution.ended) if execution.state in ENDED else ""
-        console().print(plain(f"{execution.step} {execution.state} {took}".rstrip()))
+        self._say(f"{execution.step} {execution.state} {took}".rstrip())
+
+    def _say(self, line: str) -> None:
+        """Print a line. Where it cannot be written (a pipe that is closed, a full disk) the run goes on unheard."""
+        if self._heard:
+            try:
+                console().print(plain(line))
+            except OSError:
+                self._heard = False
 
     def cell_changed(self) -> None:
         """Say which cell runs: only where nothing else is said."""
@@ -294,7 +319,8 @@ class _Table(_Lines):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._live.stop()
+        with contextlib.suppress(OSError):  # the terminal has gone; what was done in it has not
+            self._live.stop()
 
     def run_began(self, run: Run) -> None:
         self._name = f"{run.name}  run {short(run.id)}"

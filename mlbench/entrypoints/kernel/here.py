@@ -15,6 +15,7 @@ from mlbench.core.records import Binding, Execution, Failure, Json, Metric, with
 from mlbench.entrypoints.kernel.sources import imports_of
 from mlbench.entrypoints.kernel.submission import Track, needs_of, origin_of
 from mlbench.runs import context
+from mlbench.runs.transcript import text_of
 
 if TYPE_CHECKING:
     from mlbench.entrypoints.kernel.session import Session
@@ -73,7 +74,7 @@ def run_here(
         if error is None
         else Failure(
             ename=type(error).__name__,
-            evalue=str(error),
+            evalue=text_of(error),
             traceback=tuple(getattr(session.shell, "_last_traceback", None) or ()),
         )
     )

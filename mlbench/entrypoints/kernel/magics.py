@@ -8,7 +8,7 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_
 
 from mlbench.core.errors import UsageError
 from mlbench.entrypoints.kernel.session import Session
-from mlbench.notebook.step import usage
+from mlbench.notebook.step import not_first, usage
 
 if TYPE_CHECKING:
     from mlbench.entrypoints.kernel.overview import Overview
@@ -25,11 +25,16 @@ class StepMagics(Magics):
         self.session = session
         type(self).step.__doc__ = usage()  # what `%%step?` shows
 
-    @no_var_expand  # `{x}` in its expressions is Python's, as it is where the line is read without a kernel
+    @no_var_expand  # `{x}` and `$x` of its expressions are Python's, as where the line is read without a kernel
     @cell_magic
     def step(self, line: str, cell: str) -> None:
         """Run the cell as a step: `%%step NAME [options]`."""
         self.session.submit(line, cell)
+
+    @line_magic("%step")  # type: ignore[arg-type]  # IPython's annotation knows no name
+    def step_below(self, line: str) -> None:
+        """Refuse a `%%step` that is not its cell's first line, which IPython takes for a line magic."""
+        raise not_first(line)
 
     @line_magic
     def steps(self, line: str) -> Overview:

@@ -91,7 +91,10 @@ class Order:
                 if self._places[one.step] < place:
                     waits[one.execution] = _FOR_EFFECTS.format(step=step)
         for path, writer in self.writers_of(names.names_paths):
-            if writer.step != step:
+            # One below has been waited for when it has ended, whatever became of it: of two steps that write one file
+            # neither could run again after a failure, since each would be skipped for the other.
+            over = writer.ended and self._places.get(writer.step, -1) > self.place(step)
+            if writer.step != step and not over:
                 waits.setdefault(writer.execution, f"it names {path}, which {writer.step} writes")
         return waits
 

@@ -109,6 +109,9 @@ def overview(
     return Overview(tuple(lines), tuple(_next(lines, news.run, bool(sources))))
 
 
+_NOTE: Final = 120
+
+
 def _line(track: Track, record: Execution | None, order: Order, news: News) -> Line:
     state = record.state if record is not None else "queued"
     under_way = state in ("queued", "running")
@@ -127,7 +130,10 @@ def _line(track: Track, record: Execution | None, order: Order, news: News) -> L
     if record is not None and state in ("failed", "cancelled", "skipped", "reused"):
         failure = record.failure
         note = f"{failure.ename}: {failure.evalue}" if failure is not None and state == "failed" else record.note or ""
-        note = note.strip().partition("\n")[0][:120]
+        note = note.strip().partition("\n")[0]
+        if state == "skipped" and waits:  # what follows is why it waits
+            note = f"{note.partition('. ')[0].rstrip('.')}."
+        note = note if len(note) <= _NOTE else f"{note[: _NOTE - 1].rstrip()}…"
     seconds: float | None = None
     if record is not None and record.started:
         seconds = ((record.ended or (time.time_ns() if under_way else record.started)) - record.started) / 1e9

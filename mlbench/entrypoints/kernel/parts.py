@@ -9,6 +9,7 @@ import platform
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +28,9 @@ _LONGEST_PATH: Final = 1024
 _MOST_PATHS: Final = 1000
 
 
+_MODULE: Final = "module "
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """The parts of a step's key that its kernel knows, and the files and folders that its code names.
@@ -38,6 +42,11 @@ class Parts:
     paths: tuple[str, ...] = ()
     items_from: tuple[str, ...] = ()
 
+    @property
+    def modules(self) -> dict[str, str]:
+        """The digests of the local modules among the parts."""
+        return {name.removeprefix(_MODULE): digest for name, digest in self.parts.items() if name.startswith(_MODULE)}
+
 
 def parts_of(
     *,
@@ -48,6 +57,7 @@ def parts_of(
     names: CellNames,
     values: Mapping[str, Any],
     edges: Collection[str],
+    behind: Mapping[str, str],
     namespace: dict[str, Any],
     defs: Collection[str],
     surroundings: Surroundings,
@@ -64,6 +74,9 @@ def parts_of(
         All of the kernel's values that the cell reaches, by name.
     edges
         Names that other steps give it.
+    behind
+        The local modules that may come with those, with their digests from when those steps were handed over. What has
+        been edited since counts here: the step's process imports it as it is now.
     defs
         The names that it stores.
     data
@@ -81,8 +94,11 @@ def parts_of(
             return Parts(parts | {key.UNKNOWN: f"{name} is a {type(value).__name__}, which can't be compared"})
     held = fingerprint.modules | set(names.imports.values()) | set(edges)
     below = submodules(held, fingerprint.attributes | names.attributes)
-    modules = modules_of(fingerprint.modules | below | imports_of(source), [surroundings.folder, *surroundings.path])
-    parts |= {f"module {name}": digest for name, digest in modules.local.items()}
+    folders = [surroundings.folder, *surroundings.path]
+    modules = modules_of(fingerprint.modules | below | imports_of(source), folders)
+    now = modules_of(behind, folders).local
+    parts |= {f"{_MODULE}{name}": now.get(name, "") for name, digest in behind.items() if now.get(name, "") != digest}
+    parts |= {f"{_MODULE}{name}": digest for name, digest in modules.local.items()}
     parts |= {f"package {name}": version_of(name) for name in modules.packages}
     secret = user_key(store)
     texts = fingerprint.texts | modules.texts | names.names_paths
@@ -92,6 +108,8 @@ def parts_of(
     if options.foreach:
         parts[key.ITEMS] = ", ".join(f"{one.name} in {key.digest_source(one.expression)}" for one in options.foreach)
     parts["options"] = _options(options, requirements, defs)
+    if options.catch:
+        parts[key.CATCH] = "yes"
     parts["surroundings"] = _surroundings(surroundings, secret)
     parts["python"] = f"{platform.python_implementation()} {platform.python_version()} {platform.machine()}"
     constants = {
@@ -130,7 +148,6 @@ def _options(options: StepOptions, requirements: Collection[str], defs: Collecti
     """Return the options that make a difference to what a step makes."""
     said = {
         "defs": sorted(defs),
-        "catch": options.catch,
         "env": options.env,
         "requirements": sorted(requirements),
     }
@@ -139,7 +156,13 @@ def _options(options: StepOptions, requirements: Collection[str], defs: Collecti
 
 def _surroundings(surroundings: Surroundings, secret: bytes) -> str:
     """Digest what surrounds a step, but for where it is: what it imports from there is known by what it is."""
-    settings = sorted(settings_that_differ(surroundings).items())
+    return _settings(tuple(surroundings.libraries.items()), secret)
+
+
+@lru_cache(maxsize=4)
+def _settings(libraries: tuple[tuple[str, bytes], ...], secret: bytes) -> str:
+    """Digest settings of libraries, which are mostly those of the step before."""
+    settings = sorted(settings_that_differ(Surroundings(folder="", libraries=dict(libraries))).items())
     return _keyed(secret, repr(settings).encode("utf-8", "surrogatepass"))
 
 

@@ -8,7 +8,6 @@ the store.
 from __future__ import annotations
 
 import ast
-import contextlib
 import sys
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +22,7 @@ from mlbench.entrypoints.kernel.display import Delivery, show_here
 from mlbench.entrypoints.kernel.errors import CellNotRun, shown_failure, shown_syntax_error
 from mlbench.entrypoints.kernel.front import Front
 from mlbench.entrypoints.kernel.generators import Generators, Start
+from mlbench.entrypoints.kernel.modules import ModuleWatch
 from mlbench.entrypoints.kernel.names import Names
 from mlbench.entrypoints.kernel.news import News, as_execution
 from mlbench.entrypoints.kernel.order import Order
@@ -36,7 +36,8 @@ from mlbench.entrypoints.kernel.submission import (
     Track,
     defs_of,
     find_inputs,
-    plain_value,
+    is_plain,
+    modules_behind,
     requirements_of,
     without_modules,
 )
@@ -69,6 +70,7 @@ class Session:
         self.names = Names(self.namespace, self._differs, self.storage.forget)
         self.generators = Generators()
         self.order = Order(self.namespace)
+        self.modules = ModuleWatch(self.namespace, self._say)
         self._delivery = Delivery(self.front.kernel) if self.front.kernel is not None else None
         self.news = News(self._delivery, moved=self._on_moved, hint=self._hint, answers=self.front.under_engine)
         self.waiting = Waiting(self.news, self._ask, tell=self._tell_page, say=self._say)
@@ -120,6 +122,7 @@ class Session:
             return
         self._running = None
         self.names.sync()
+        self.modules.settle()
         self.generators.note_source(self.front.source)
         self.front.cell_ends()
         request = self.front.last_request
@@ -138,6 +141,7 @@ class Session:
             raise CellNotRun("Not run: a step failed after this cell had been asked for. Run it again to run it.")
         self.names.sync()
         self.names.touch(self._touched(tree))
+        self.modules.see(tree)
         self._introduce()
         files = self._files_awaited(tree)
         return files if files or self.names.pending() else None
@@ -181,13 +185,15 @@ class Session:
     def submit(self, line: str, body: str) -> None:
         """Hand a step's cell over (`%%step`), and wait for it where late output would not arrive."""
         from mlbench.notebook.foreach import names_of
-        from mlbench.notebook.step import read_line
+        from mlbench.notebook.step import not_first, read_line
 
         step, options = read_line(line)
         try:
             names = without_modules(names_of(body, options), self.namespace)
         except SyntaxError as error:
             raise shown_syntax_error(error, step) from None
+        if "%%step" in names.magics:
+            raise not_first(next(one.partition("%%step")[2] for one in body.splitlines() if one.startswith("%%step")))
         if names.stars:
             raise UsageError(
                 f"Step {step} has `from {names.stars[0]} import *`, so its names can't be known.",
@@ -229,19 +235,23 @@ class Session:
             keep=self.storage.keep,
         )
         surroundings = surroundings_of.read(self.shell)
+        self.modules.warn(body, [surroundings.folder, *surroundings.path])
         waits_for = {
             one: why
             for one, why in self.order.parents(step, names, options).items()
             if one not in set(inputs.edges.values())
         }
+        python = self._python(body)
+        behind = modules_behind(inputs.edges, self.news.track)
         known = parts_of(
             step=step,
-            source=self._python(body),
+            source=python,
             options=options,
             requirements=requirements,
             names=names,
             values=inputs.held,
             edges=inputs.edges,
+            behind=behind,
             namespace=self.namespace,
             defs=defs,
             surroundings=surroundings,
@@ -271,6 +281,7 @@ class Session:
             parent=self.front.request(),
             key=key,
             start=self._start(execution, names, former),
+            modules=behind | known.modules,
         )
         self.news.expect(track)  # before the service can have news of it
         submission = Submission(
@@ -305,7 +316,7 @@ class Session:
             cache_default=self.settings.cache,
             max_items=self.settings.max_items,
             requirements=requirements,
-            **self.clusters.given(imports_of(self._python(body)), surroundings),
+            **self.clusters.given(imports_of(python), surroundings),
         )
         try:
             answer = service.request("submit", submission)
@@ -360,13 +371,12 @@ class Session:
         return self.generators.start(execution, former.start if former is not None else None, again)
 
     def _parameter_values(self) -> Json:
+        from mlbench.notebook.parameters import recorded
+
         if self._parameter_names is None:
             self._read_parameters(self.front.parameters_in_file() or "")
-        found: Json = {}
-        for name in self._parameter_names or ():
-            with contextlib.suppress(TypeError, RecursionError):
-                found[name] = plain_value(self.namespace.get(name))
-        return found
+        names = self._parameter_names or ()
+        return recorded({name: value for name in names if is_plain(value := self.namespace.get(name))})
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 
@@ -469,6 +479,8 @@ class Session:
         if failure.ename != "NameError" or "'" not in failure.evalue:
             return None
         name = failure.evalue.split("'")[1]
+        if name in ("exit", "quit"):
+            return f"A step ends where its cell ends: leave {name}() out, or raise an error that says what is wrong."
         if name not in self.namespace:
             return None
         return (

@@ -113,7 +113,8 @@ def modules_of(modules: Iterable[str], folders: Iterable[str]) -> Modules:
     return Modules(digests, frozenset(packages - known), frozenset(texts))
 
 
-def imports_of(source: str) -> set[str]:
+@lru_cache(maxsize=16)
+def imports_of(source: str) -> frozenset[str]:
     r"""Return the modules that a cell's source imports, anywhere in it.
 
     Examples
@@ -122,9 +123,9 @@ def imports_of(source: str) -> set[str]:
     ['helpers', 'helpers.load', 'numpy']
     """
     try:
-        return set(_imported(ast.parse(source), ""))
+        return frozenset(_imported(ast.parse(source), ""))
     except SyntaxError:
-        return set()
+        return frozenset()
 
 
 def version_of(package: str) -> str:

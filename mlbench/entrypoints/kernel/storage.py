@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Collection
@@ -56,8 +57,19 @@ class Storage:
         self._lists: OrderedDict[Digest, tuple[Any, ...]] = OrderedDict()
 
     def path(self) -> Path:
-        """Return the store's folder on this machine."""
-        return self.location().path
+        """Return the store's folder on this machine.
+
+        Raises
+        ------
+        StoreError
+            If it has been taken away since it was opened: it is not begun anew behind the service's back.
+        """
+        location = self.location()
+        if location.url is None and not os.path.isfile(location.path / "format"):
+            from mlbench.backends.blobs_local import gone
+
+            raise gone(location.path)
+        return location.path
 
     def named(self) -> Json:
         """Return what names the store in a request to the service."""

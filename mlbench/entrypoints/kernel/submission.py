@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from mlbench.entrypoints.kernel.pending import is_placeholder
 from mlbench.notebook.cell import CellNames
 from mlbench.notebook.history import is_history
 from mlbench.runs import capture
+from mlbench.runs.key import PLAIN
 from mlbench.runs.reach import reach, submodules
 
 __all__ = [
@@ -23,9 +24,10 @@ __all__ = [
     "Track",
     "defs_of",
     "find_inputs",
+    "is_plain",
+    "modules_behind",
     "needs_of",
     "origin_of",
-    "plain_value",
     "requirements_of",
     "without_modules",
 ]
@@ -33,35 +35,17 @@ __all__ = [
 _OF_THE_SHELL: Final = frozenset({"get_ipython", "display", "exit", "quit", "open", "__builtins__", "__builtin__"})
 
 
-def plain_value(value: Any) -> Any:
-    """Return a parameter's value as a record holds it: numbers of NumPy are Python's.
-
-    Raises
-    ------
-    TypeError, RecursionError
-        For what no record holds, such as a name that a step is still to bind.
+def is_plain(value: Any) -> bool:
+    """Say whether a parameter's value is one that a record holds; a name that a step is still to bind is none.
 
     Examples
     --------
-    >>> plain_value(("JFK", [0.5, True], {"depth": None}))
-    ['JFK', [0.5, True], {'depth': None}]
+    >>> is_plain(("JFK", 0.5)), is_plain(object())
+    (True, False)
     """
     kind = type(value)  # a stand-in says of itself that it is what it stands for
-    if value is None or kind is bool:
-        return value
-    if issubclass(kind, str):
-        return str.__str__(value)
-    if issubclass(kind, float):
-        return float(value)
-    if issubclass(kind, (list, tuple)):
-        return [plain_value(one) for one in value]
-    if issubclass(kind, dict):
-        return {str(name): plain_value(one) for name, one in value.items()}
-    if issubclass(kind, int) and -(2**63) <= value < 2**64:
-        return int(value)
-    if kind.__module__ == "numpy" and getattr(value, "shape", None) == () and hasattr(value, "item"):
-        return plain_value(value.item())
-    raise TypeError(f"{kind.__name__} is not kept as a parameter")
+    of_numpy = kind.__module__ == "numpy" and getattr(value, "shape", None) == () and hasattr(value, "item")
+    return of_numpy or issubclass(kind, (str, int, float, bool, type(None), list, dict, tuple))
 
 
 @dataclass(slots=True, eq=False)
@@ -70,7 +54,7 @@ class Track:
 
     `before` is where each name came from that the cell read or bound; `seen` the names that it read. `late` says that
     its output is sent as it comes, `running` that its own cell still runs, `final` which execution cannot be replaced
-    any more because of random numbers.
+    any more because of random numbers. `modules` are the digests of the local modules that its values may refer to.
     """
 
     step: str
@@ -90,6 +74,7 @@ class Track:
     running: bool = True
     start: Start | None = None
     final: ExecutionId | None = None
+    modules: Mapping[str, str] = field(default_factory=dict)
     queue: list[Json] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)
 
@@ -134,6 +119,22 @@ def without_modules(names: CellNames, namespace: Mapping[str, Any]) -> CellNames
         name for name, value in held.items() if not is_placeholder(value) and isinstance(value, types.ModuleType)
     )
     return replace(names, reads=names.reads | modules, changes=names.changes - modules)
+
+
+def modules_behind(edges: Mapping[str, ExecutionId], track_of: Callable[[ExecutionId], Track | None]) -> dict[str, str]:
+    """Return the local modules that may come with names that other steps give, as they were with those steps."""
+    found: dict[str, str] = {}
+    for name, execution in edges.items():
+        track = track_of(execution)
+        if track is not None and not _is_plain(name, track.record):
+            found |= track.modules
+    return found
+
+
+def _is_plain(name: str, record: Execution | None) -> bool:
+    """Say whether an execution is known to have made a value of a name that no module has a part in."""
+    made = (one.artifact for one in (record.binds if record is not None else ()) if one.name == name)
+    return any(artifact is not None and artifact.codec in PLAIN for artifact in made)
 
 
 def requirements_of(options: StepOptions, notebook: str | None) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from mlbench.backends.service_socket.door import Door
 from mlbench.core.errors import MlbenchError
 
 if TYPE_CHECKING:
-    from mlbench.entrypoints.service.store import Executor
+    from mlbench.entrypoints.service.steps import Executor
     from mlbench.project import Project
 
 LARGEST_LOG: Final = 5 << 20
@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_service(until_idle=chosen.until_idle, ready_descriptor=chosen.ready_fd)
 
 
+_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
 def run_service(*, until_idle: bool = False, ready_descriptor: int | None = None) -> int:
     """Be the service until it ends; return the exit status.
 
@@ -38,8 +41,12 @@ def run_service(*, until_idle: bool = False, ready_descriptor: int | None = None
     ready_descriptor
         Where to say that it listens; closed then.
     """
+    level = (os.environ.get("MLBENCH_LOG_LEVEL") or "INFO").upper()
+    if level not in _LEVELS:
+        sys.stderr.write(f"MLBENCH_LOG_LEVEL is {level!r:.40}. Write one of {', '.join(_LEVELS)}.\n")
+        return 1
     logging.basicConfig(
-        level=os.environ.get("MLBENCH_LOG_LEVEL", "INFO"),
+        level=level,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )

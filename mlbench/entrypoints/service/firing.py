@@ -306,13 +306,13 @@ class Scheduler:
 
     def _parameters(self, job: Job) -> Json:
         """Return the values that a job's run would have had, its notebook's defaults among them."""
-        from mlbench.notebook.parameters import defaults
+        from mlbench.notebook.parameters import defaults, recorded
         from mlbench.project.preparation import declared
         from mlbench.runs.wire import msgspec
 
         try:
             kept = self.project.blobs.get(self.project.catalog.snapshot(job.version.snapshot).notebook)
-            own = defaults(declared(msgspec.json.decode(kept)))
+            own = recorded(defaults(declared(msgspec.json.decode(kept))))
         except (MlbenchError, msgspec.DecodeError):  # its end is recorded also where the store is damaged
             own = {}
         return own | job.version.parameters

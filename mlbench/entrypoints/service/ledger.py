@@ -133,11 +133,15 @@ class Ledger:
                 lambda: self.problem is not None or (self._round >= wanted and not self._busy) or self._round > wanted
             )
 
-    async def close(self, *, patience: float = 5.0) -> None:
-        """Write what is left and end the thread; what cannot be written within some seconds is given up."""
+    async def close(self, *, patience: float = 5.0, write: bool = True) -> None:
+        """Write what is left, unless nothing is to be written any more, and end the thread.
+
+        What cannot be written within some seconds is given up.
+        """
         if self._task is not None:
-            self._again.set()
-            await asyncio.wait([self._task], timeout=patience)
+            if write:
+                self._again.set()
+                await asyncio.wait([self._task], timeout=patience)
             self._task.cancel()
         for entry in (*self._busy.values(), *self._waiting.values()):
             said = f"{len(entry.record.items)} items" if isinstance(entry.record, _Items) else entry.record

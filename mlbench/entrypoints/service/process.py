@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from mlbench.backends.service_socket.door import Door
 from mlbench.core.errors import ServiceError
 from mlbench.entrypoints.service.server import Service
-from mlbench.entrypoints.service.store import Executor
+from mlbench.entrypoints.service.steps import Executor
 
 if TYPE_CHECKING:
     from mlbench.project import Project

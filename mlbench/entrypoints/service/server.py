@@ -28,7 +28,8 @@ from mlbench.entrypoints.service.events import News, Wish
 from mlbench.entrypoints.service.firing import Scheduler
 from mlbench.entrypoints.service.peers import OLDEST_PROTOCOL, Peer
 from mlbench.entrypoints.service.sessions import Session
-from mlbench.entrypoints.service.store import Executor, OpenStore
+from mlbench.entrypoints.service.steps import Executor
+from mlbench.entrypoints.service.store import OpenStore
 from mlbench.project.configuration import remember_catalog
 from mlbench.runs.wire import msgspec
 
@@ -53,6 +54,9 @@ ENGINE_PATIENCE: Final = 3.0
 
 TOUCH_EVERY: Final = 6 * 3600
 """Seconds between two touches of the files in the runtime folder."""
+
+LOOK_EVERY: Final = 10.0
+"""Seconds between two looks whether those files are still there."""
 
 HOLD_EVERY: Final = 600
 """Seconds after which it is said again what open notebooks need, where that was said more than an hour ago."""
@@ -135,7 +139,8 @@ class Service:
         await self._stop.wait()
         logger.info("Ending: %s", self._farewell)
         server.close()
-        self.door.socket.unlink(missing_ok=True)
+        if self.door.leads_to(self.info.pid):  # or it is that of the service which came after this one's was deleted
+            self.door.socket.unlink(missing_ok=True)
         await self._end()
 
     async def _retire_older(self) -> None:
@@ -163,11 +168,19 @@ class Service:
 
     async def _keep_files(self) -> None:
         """Touch the door's files now and then: what clears a temporary folder takes untouched ones for forgotten."""
-        while True:
-            await asyncio.sleep(TOUCH_EVERY)
-            for path in (self.door.socket, self.door.lock, self.door.log, self.door.folder):
-                with contextlib.suppress(OSError):
-                    os.utime(path)
+        touched = time.monotonic()
+        while not self._retired:
+            await asyncio.sleep(LOOK_EVERY)
+            if not await asyncio.to_thread(self.door.leads_to, self.info.pid):
+                # A session's folder goes with its last log-in, and people clear temporary ones. Whoever comes now finds
+                # nobody and starts another service, and nobody could ever find and stop this one.
+                logger.warning("The files in %s are gone: this service takes no new work", self.door.folder)
+                self._retire(f"The files of the mlbench service in {self.door.folder} were deleted.")
+            elif time.monotonic() - touched >= TOUCH_EVERY:
+                touched = time.monotonic()
+                for path in (self.door.socket, self.door.lock, self.door.log, self.door.folder):
+                    with contextlib.suppress(OSError):
+                        os.utime(path)
 
     async def _end(self) -> None:
         schedulers = [scheduler.close() for scheduler in self._schedulers.values()]
@@ -230,6 +243,8 @@ class Service:
         """Return an open store; several who need it at once get one."""
         path = canonical(path)
         remember_catalog(path, catalog)
+        if path in self._stores and self._stores[path].was_replaced():
+            await self._forget(path)
         if path in self._stores:
             self._stores[path].require(catalog)
             return self._stores[path]
@@ -251,6 +266,15 @@ class Service:
         self._spawn(scheduler.run())
         await self._note_schedules(store)
         return store
+
+    async def _forget(self, path: str) -> None:
+        """Leave a store in whose place there is another one now; the kernels that used it come back by themselves."""
+        logger.warning("The store %s was replaced by another one", path)
+        store, scheduler = self._stores.pop(path), self._schedulers.pop(path)
+        for peer in [one for one in self._peers if one.store is store]:
+            await peer.close(f"The store {path} was replaced by another one.")
+        await scheduler.close()
+        await store.leave()
 
     async def _open_remembered(self) -> None:
         """Open the stores that have schedules, so that these are fired whether or not anybody connects."""
@@ -481,10 +505,12 @@ class Service:
 
     async def op_retire(self, peer: Peer, body: Json) -> Json:
         del peer
-        self._retired = True
-        self._farewell = f"mlbench {body.get('version', 'of a newer version')} has taken over."
-        self._stir()
+        self._retire(f"mlbench {body.get('version', 'of a newer version')} has taken over.")
         return {"under_way": len(self._under_way())}
+
+    def _retire(self, farewell: str) -> None:
+        self._retired, self._farewell = True, farewell
+        self._stir()
 
     async def op_hold(self, peer: Peer | None, body: Json) -> Json:
         del peer, body

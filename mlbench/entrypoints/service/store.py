@@ -5,43 +5,40 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol, assert_never
+from typing import TYPE_CHECKING, Any, Final, assert_never
 
+from mlbench.backends.blobs import marker_of
 from mlbench.core.errors import ServiceError, StoreError
 from mlbench.core.ids import ExecutionId, RunId
-from mlbench.core.messages import KernelHello, RandomState, Spread, StepTask, Submission
-from mlbench.core.records import ENDED, UNDER_WAY, Execution, Failure, FanOut, Json, Reason, Run, with_artifacts
+from mlbench.core.messages import KernelHello, Submission
+from mlbench.core.records import ENDED, UNDER_WAY, Execution, Json, Reason, Run, with_artifacts
 from mlbench.core.urls import without_password
 from mlbench.entrypoints.service.events import News
 from mlbench.entrypoints.service.ledger import Ledger
 from mlbench.entrypoints.service.recollection import Recollection
-from mlbench.entrypoints.service.reuse import Reuse
 from mlbench.entrypoints.service.sessions import (
     Session,
     ago,
     already_running,
     describe,
-    describe_item,
     metrics_of,
 )
 from mlbench.entrypoints.service.snapshots import Snapshots
+from mlbench.entrypoints.service.steps import Executor, Steps
 from mlbench.entrypoints.service.telling import Teller, shown
 from mlbench.project import signing
 from mlbench.project.leftovers import Leftovers
 from mlbench.runs import plan as plans
 from mlbench.runs.context import bindings_of
-from mlbench.runs.itemrecords import EndedItem, ItemRecord
 from mlbench.runs.plan import Plan, advance
-from mlbench.runs.plan.state import Node
-from mlbench.runs.transcript import Transcript
 
 if TYPE_CHECKING:
     from mlbench.project import Project
 
-__all__ = ["Executor", "OpenStore"]
+__all__ = ["OpenStore"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,28 +48,11 @@ TURNS: Final = 10
 GRACE: Final = 10.0
 """Seconds in which the processes of an abandoned run's steps are gone."""
 
-FAILED_TOLD: Final = 20
-"""Items that have failed which one piece of news names."""
-
 FORGET_AFTER: Final = 24 * 3600
 """Seconds for which the results of a kernel that is gone are held ready for the next one."""
 
 LATER: Final = (3.0, 27.0, 90.0)
 """Seconds after which it is looked again for items of a service that is gone: its workers end a moment after it."""
-
-Known = Callable[[Spread], Awaitable[tuple[Sequence[str], dict[int, Execution]]]]
-"""Returns the keys of a fan-out's items, and the executions of those that have run before and need not: by number."""
-
-
-class Executor(Protocol):
-    """Runs steps: `mlbench.backends.cluster_dask.client.cluster.DaskCluster`, or one in memory for tests."""
-
-    async def submit(
-        self, task: StepTask, on_event: Callable[[Json], None], known: Known | None = None
-    ) -> Execution: ...
-    async def cancel(self, execution: ExecutionId, reason: Reason) -> bool: ...
-    async def pause(self, execution: ExecutionId) -> bool: ...
-    async def resume(self, execution: ExecutionId) -> bool: ...
 
 
 class OpenStore:
@@ -101,10 +81,15 @@ class OpenStore:
         self._owner = owner
         self._stir = stir
         self._recollection = Recollection(project, self.ledger)
-        self._reuse = Reuse(project, self.ledger)
+        self._marker = marker_of(self.path)
         self._snapshots = Snapshots(project, self.ledger, self._teller.run)
-        self._transcripts: dict[ExecutionId, Transcript] = {}
+        self._steps = Steps(project, executor, self.plan, self.ledger, self._teller, self.tell)
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    def was_replaced(self) -> bool:
+        """Say whether another store lies in this one's place. While steps are under way nobody leaves this one."""
+        now = marker_of(self.path)
+        return now is not None and now != self._marker and not self.plan.under_way()
 
     def require(self, catalog: str | None) -> None:
         """Refuse who names another catalog of this store than the one that is open."""
@@ -159,6 +144,13 @@ class OpenStore:
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=patience)
         await self.ledger.close()
+
+    async def leave(self) -> None:
+        """Close a store in whose place there is another one, into which nothing of this one's is to be written."""
+        for task in list(self._tasks):
+            task.cancel()
+        await self.ledger.close(write=False)
+        await asyncio.to_thread(self.project.close)
 
     def under_way(self) -> list[Execution]:
         """Return what is queued or running here."""
@@ -283,7 +275,7 @@ class OpenStore:
         )
         for instruction in self.tell(event):
             if isinstance(instruction, plans.Attach):
-                record = replace(self._full(await self.execution(instruction.record.id)), unseen=False)
+                record = replace(self._steps.full(await self.execution(instruction.record.id)), unseen=False)
                 if session.fixed is None and record.state in ENDED:
                     session.series.resume([replace(record, messages=())])
                 answer = {"execution": record, "attached": True}
@@ -386,15 +378,11 @@ class OpenStore:
         identifier = self.plan.current(ExecutionId(identifier)) if identifier in self.plan.nodes else identifier
         node = self.plan.nodes.get(ExecutionId(identifier))
         if node is not None and node.phase != "ended":
-            return self._full(node.record)
+            return self._steps.full(node.record)
         unwritten = self.ledger.unwritten(identifier)
         if isinstance(unwritten, Execution):
             return unwritten
         return await self.ledger.ask(partial(self.project.catalog.execution, identifier))
-
-    def _full(self, record: Execution) -> Execution:
-        transcript = self._transcripts.get(record.id)
-        return record if transcript is None else replace(record, messages=tuple(transcript.outputs()))
 
     # --- runs --------------------------------------------------------------------------------------------------------
 
@@ -467,11 +455,11 @@ class OpenStore:
     def _act(self, instruction: plans.Instruction) -> None:
         match instruction:
             case plans.Start():
-                self._spawn(self._run(instruction))
+                self._spawn(self._steps.run(instruction))
             case plans.Look():
-                self._spawn(self._look(instruction))
+                self._spawn(self._steps.look(instruction))
             case plans.Say():
-                self._say(instruction)
+                self._steps.say(instruction)
             case plans.Cancel():
                 self._spawn(self._executor.cancel(instruction.execution, instruction.reason))
             case plans.Pause():
@@ -513,124 +501,6 @@ class OpenStore:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("The executor failed", exc_info=error)
 
-    async def _run(self, start: plans.Start) -> None:
-        task = start.task
-        self._transcripts[task.execution] = Transcript()
-        own = False
-        try:
-            if start.random_of is not None:
-                states = await self._end_states(self.plan.nodes[start.random_of].record)
-                task = replace(task, random=_followed(task.random, states))
-            node = self.plan.nodes[task.execution]
-            task = replace(task, signer=await asyncio.to_thread(signing.signer, task.execution))
-            if (refused := self._reuse.refused(task, node.record)) is not None:
-                record, own = refused, True
-            elif node.cancelled is None:
-                known = partial(self._known_items, start, task.random) if task.foreach else None
-                record = await self._executor.submit(task, partial(self._take_news, task.execution), known)
-            else:
-                record, own = replace(node.record, state="cancelled", reason="user", ended=time.time_ns()), True
-        except Exception as error:
-            logger.exception("Step %s could not be run", task.step)
-            sentence = f"The step could not be run: {type(error).__name__}: {error}"
-            failure = Failure(ename=type(error).__name__, evalue=sentence, remedy="Run the cell again.")
-            record = self.plan.nodes[task.execution].record
-            record = replace(record, state="failed", reason="worker-lost", failure=failure, ended=time.time_ns())
-            own = True
-        self.tell(plans.Ended(at=time.time_ns(), record=record, own=own))
-
-    async def _look(self, look: plans.Look) -> None:
-        """Answer whether a step can be reused; where that cannot be told, it runs."""
-        found: tuple[Execution, str] | None = None
-        try:
-            found = await self._reuse.find(look, await self._start_states(look))
-        except Exception:
-            logger.exception("Step %s could not be looked for", look.record.step)
-        record, said = found if found is not None else (None, "")
-        answer = plans.Found(at=time.time_ns(), execution=look.execution, look=look.look, record=record, said=said)
-        self.tell(answer)
-
-    async def _start_states(self, look: plans.Look) -> RandomState | None:
-        if look.random_of is None:
-            return look.random
-        return _followed(look.random, await self._end_states(self.plan.nodes[look.random_of].record))
-
-    async def _known_items(
-        self, start: plans.Start, states: RandomState | None, spread: Spread
-    ) -> tuple[Sequence[str], dict[int, Execution]]:
-        """Return the keys of a fan-out's items, under which they are found again, and those that need not run."""
-        states = states if start.task.seeded else None
-        try:
-            return await self._reuse.find_items(spread, start.look, states, start.item_key)
-        except Exception:
-            logger.exception("The items of step %s could not be looked for", start.task.step)
-            return [], {}
-
-    def _say(self, what: plans.Say) -> None:
-        """Show a line under a step's cell, and what else there is to be shown."""
-        line = {"output_type": "stream", "name": what.stream, "text": f"mlbench: {what.text}\n"}
-        said = [line, *what.messages]
-        transcript = self._transcripts.setdefault(what.execution, Transcript())
-        for message in said:
-            transcript.add(message)
-        node = self.plan.nodes[what.execution]
-        self._teller.messages(node.record, node.kernel, said)
-
-    async def _end_states(self, record: Execution) -> RandomState | None:
-        from mlbench.runs import randomness
-
-        if record.random is None:
-            return None
-        digest = record.random
-        return randomness.from_bytes(await asyncio.to_thread(self.project.blobs.get, digest))
-
-    def _take_news(self, execution: ExecutionId, news: Json) -> None:
-        """Take what a step says while it runs."""
-        node = self.plan.nodes[execution]
-        if node.phase == "ended":
-            return
-        match news["type"]:
-            case "started":
-                at = news.get("started") or time.time_ns()
-                self.tell(plans.Started(at=at, execution=execution, worker=news.get("worker")))
-            case "messages":
-                transcript = self._transcripts[execution]
-                for message in news["messages"]:
-                    transcript.add(message)
-                self._teller.messages(node.record, node.kernel, news["messages"])
-            case "metrics":
-                node.record = replace(node.record, metrics=(*node.record.metrics, *metrics_of(news["metrics"])))
-                self._teller.execution(node.record)
-            case "tags":
-                node.record = replace(node.record, tags={**node.record.tags, **news["tags"]})
-                self._teller.execution(node.record)
-            case "artifacts":
-                logged = bindings_of(news["artifacts"])
-                node.record = replace(node.record, artifacts=with_artifacts(node.record.artifacts, logged))
-                self._teller.execution(node.record)
-            case "items":
-                self._take_items(node, news["executions"], news["fanout"])
-            case "progress":
-                self._teller.execution(node.record, progress={"done": news["done"], "total": news.get("total")})
-            case other:
-                logger.warning("News of an unknown type %s of step %s", other, node.record.step)
-
-    def _take_items(self, node: Node, records: Sequence[ItemRecord], fanout: FanOut) -> None:
-        """Write items that have ended, which a worker has recorded, and tell of them in one piece of news."""
-        if not records and fanout == node.record.fanout:
-            return
-        node.record = replace(node.record, fanout=fanout)
-        self.ledger.put(node.record)
-        if not records:
-            self._teller.execution(node.record)
-            return
-        failed = [record for record in records if record.state == "failed"]
-        ended = {"ended": len(records), "failed": [describe_item(record) for record in failed[:FAILED_TOLD]]}
-        self.ledger.put_items(
-            [record if isinstance(record, EndedItem) else EndedItem.of(record) for record in records],
-            then=partial(self._teller.execution, node.record, items=ended),
-        )
-
     # --- telling -----------------------------------------------------------------------------------------------------
 
     def _report(self, record: Execution, *, own: bool, session: Session | None) -> None:
@@ -669,7 +539,7 @@ class OpenStore:
     async def _tell_end_of_random(self, record: Execution) -> None:
         """Tell of an end together with where the generators ended: the kernel's go on from there."""
         try:
-            states = await self._end_states(record)
+            states = await self._steps.end_states(record)
         except Exception as error:  # noqa: BLE001  whatever it is, the end is told
             logger.warning("Where the generators of step %s ended cannot be read: %s", record.step, error)
             states = None
@@ -677,15 +547,10 @@ class OpenStore:
 
     def _let_go(self, record: Execution, **more: Any) -> None:
         self._teller.execution(record, **more)
-        self._transcripts.pop(record.id, None)
+        self._steps.forget(record.id)
         node = self.plan.nodes.get(record.id)
         if node is not None and node.phase == "ended":
             node.record = shown(node.record)  # what it printed is read from the catalog from now on
-
-
-def _followed(own: RandomState | None, above: RandomState | None) -> RandomState | None:
-    """Return where generators start that go on from another step; those that it did not have are the kernel's."""
-    return own if above is None else {**(own or {}), **above}
 
 
 async def _first(waiting: Any, seconds: float) -> None:

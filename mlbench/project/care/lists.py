@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from mlbench.core.errors import NotFound, StoreError
-from mlbench.core.failed import Failed
+from mlbench.core.failed import Failed, lacking, unbound
 from mlbench.core.ids import Digest
 from mlbench.core.ports import Catalog
 from mlbench.core.records import Binding, Execution
@@ -62,10 +62,9 @@ def _of_items(catalog: Catalog, execution: Execution, name: str, digest: Digest)
 
     places: list[Binding | Failed] = []
     for number, item in enumerate(_items(catalog, with_items(catalog, execution))):
-        place = _place(item, name)
-        if item.item != number or place is None:
+        if item.item != number:
             return None
-        places.append(place)
+        places.append(_place(item, name))
     (bound,) = save_lists({name: places}, MemoryBlobs())
     return places if bound.artifact is not None and bound.artifact.digest == digest else None
 
@@ -77,10 +76,11 @@ def _items(catalog: Catalog, execution: Execution) -> Iterator[Execution]:
         after += len(page)
 
 
-def _place(item: Execution, name: str) -> Binding | Failed | None:
-    """Return what stands in the list for an item: what it bound, or, with `--catch`, that it failed."""
+def _place(item: Execution, name: str) -> Binding | Failed:
+    """Return what stands in the list for an item: what it bound, or, with `--catch`, that it failed or lacks it."""
     if item.state in {"succeeded", "reused"}:
-        return next((one for one in item.binds if one.name == name), None)
+        binding = next((one for one in item.binds if one.name == name), unbound(name))
+        return binding if binding.problem is None else lacking(item.item or 0, item.label, binding)
     failure = item.failure
     return Failed(
         item=item.item or 0,

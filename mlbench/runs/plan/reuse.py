@@ -9,7 +9,7 @@ from typing import Final
 from mlbench.core.ids import ExecutionId
 from mlbench.core.messages import Submission
 from mlbench.core.records import Execution, Json
-from mlbench.runs.key import ASKED, CELL, ITEMS, UNKNOWN, key_of
+from mlbench.runs.key import ASKED, CATCH, CELL, ITEMS, PLAIN, UNKNOWN, key_of
 from mlbench.runs.plan.state import Node
 from mlbench.runs.plan.words import Look, Submitted
 
@@ -19,8 +19,6 @@ _BEHIND: Final = "code behind "
 """The part that says what a pickled value's maker imported: a pickle only names its classes."""
 _IMPORTED: Final = ("module ", "package ", _BEHIND)
 """Parts that say what a step imported."""
-_PLAIN: Final = frozenset({"ndarray", "sparse", "frame", "arrow", "scalar"})
-"""Values that hold nothing which any code of the user's says what it is."""
 
 
 def parts_of(
@@ -45,7 +43,7 @@ def parts_of(
             if "code" not in known:
                 parts[UNKNOWN] = f"{name} is a module, and nobody can tell in which version"
             content = f"{content} {key_of({'code': '', **imported})}"
-        elif imported and (binding.get("artifact") or {}).get("codec", "ndarray") not in _PLAIN:
+        elif imported and (binding.get("artifact") or {}).get("codec", "ndarray") not in PLAIN:
             parts[f"{_BEHIND}{name}"] = str(key_of({"code": "", **imported}))
         parts[f"input {name}"] = content
     return parts
@@ -70,7 +68,7 @@ def question(node: Node) -> Look:
 def item_key(submission: Submission, parts: Mapping[str, str]) -> str | None:
     """Return what the keys of a fan-out's items have in common: all but what only says which items there are."""
     only = {f"{kind} {name}" for name in submission.items_from for kind in ("input", "value", _BEHIND.strip())}
-    return key_of({name: part for name, part in parts.items() if name not in {*only, ITEMS}} | {"item": "yes"})
+    return key_of({name: part for name, part in parts.items() if name not in {*only, ITEMS, CATCH}} | {"item": "yes"})
 
 
 def take_over(record: Execution, found: Execution, at: int) -> Execution:

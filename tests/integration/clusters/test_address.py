@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mlbench.backends.blobs_local import LocalBlobs
+from mlbench.backends.cluster_dask.client import remote
 from mlbench.backends.cluster_dask.versions import installed
 from mlbench.core.errors import ServiceError
 from mlbench.core.messages import ClusterChoice, StepTask, Surroundings
@@ -196,12 +198,30 @@ def test_a_scheduler_that_is_killed_loses_what_runs_and_nothing_that_has_ended(t
         together(lambda: test(place))
 
 
-def test_what_cannot_work_is_said_in_a_sentence(place: Elsewhere, store: Path, tmp_path: Path) -> None:
+def test_what_cannot_work_is_said_in_a_sentence(
+    place: Elsewhere, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "CONNECT_SECONDS", 3.0)
+    stranger = socket.create_server(("127.0.0.1", 0))
+
     async def test() -> None:
         async with cluster() as one:
             nobody = ClusterChoice(name="x", address="tcp://127.0.0.1:9", versions=installed())
-            with pytest.raises(ServiceError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:9 within 10 s"):
+            with pytest.raises(ServiceError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:9 within 3 s"):
                 await one.use(nobody)
+            refused = {
+                "tcp://no-such-host.invalid:8786": "known|resolution|nodename",
+                f"tcp://127.0.0.1:{stranger.getsockname()[1]}": "does not speak as a Dask scheduler does",
+                "tcp://127.0.0.1:9": "refused|failed",
+                "tls://127.0.0.1:9": "TLS needs certificates",
+            }
+            for address, why in refused.items():
+                with pytest.raises(ServiceError, match=rf"No Dask scheduler answers at .* s: .*({why})"):
+                    await one.use(ClusterChoice(name="x", address=address, versions=installed()))
+            await one.use(choice_of(place))
+            worker = next(iter((await one.describe(choice_of(place)))["workers"]))["address"]
+            with pytest.raises(ServiceError, match=r"there is a Dask worker\. Name the address of its scheduler"):
+                await one.use(replace(choice_of(place), address=worker))
             other = choice_of(
                 place,
             )
@@ -224,10 +244,10 @@ def test_what_cannot_work_is_said_in_a_sentence(place: Elsewhere, store: Path, t
     together(test)
 
 
-def test_a_store_that_a_worker_does_not_see_is_a_clear_error(place: Elsewhere, tmp_path: Path) -> None:
+def test_a_store_that_a_worker_does_not_see_is_a_clear_error(place: Elsewhere, store: Path, tmp_path: Path) -> None:
     from mlbench.backends.cluster_dask.worker import visiting
 
-    given = visit(place, tmp_path / "elsewhere", "x = 1")
+    given = replace(visit(place, store, "x = 1"), store=str(tmp_path / "elsewhere"))
     with pytest.raises(Exception, match=r"cannot use the store .*: there is no store under that path"):
         visiting.adapted(given, None)
     assert not (tmp_path / "elsewhere").exists()

@@ -246,3 +246,48 @@ def test_a_full_disk_is_said_loses_nothing_and_work_goes_on_when_there_is_room(
     artifact = catalog(store).execution(kept).binds[0].artifact
     assert artifact is not None
     assert LocalBlobs(store).get_parts(artifact.digest)
+
+
+def test_a_store_that_is_taken_away_is_missed_and_comes_back_or_is_begun_anew(place: Place) -> None:
+    book = place.notebook()
+    assert book.run("%%step kept --wait\nkept = 1", "kept").status == "ok"
+    away = place.folder / "away"
+    shutil.move(place.store, away)
+    for source in ("%%step lost --wait\nlost = kept + 1", "%%step lost --wait --foreach i in [1, 2]\nlost = i"):
+        assert f"The store {place.store} is not there any more" in book.run(source, "lost").error
+    assert not place.store.exists()  # or nobody could move it back
+    shutil.move(away, place.store)
+    assert book.run("%%step more --wait\nmore = kept + 1", "more").status == "ok"
+    assert [one.step for one in catalog(place.store).executions(catalog(place.store).runs()[0].id)] == ["kept", "more"]
+
+    eventually(lambda: catalog(place.store).runs()[0].state == "succeeded")
+    shutil.move(place.store, away)  # a store in which somebody still writes is not deleted in one stroke
+    assert "is not there any more" in book.run("%%step lost --wait\nlost = 1", "lost").error
+    other = place.notebook()
+    assert other.run("%%step anew --wait\nanew = 5", "anew").status == "ok"
+    assert other.value("anew") == "5"
+    (run,) = catalog(place.store).runs()
+    assert [(one.step, one.state) for one in catalog(place.store).executions(run.id)] == [("anew", "succeeded")]
+    book.restart()
+    assert book.run("%%step anew --wait\nanew = 6", "anew").status == "ok"
+    assert book.value("anew") == "6"
+
+
+def test_a_store_that_is_taken_away_while_steps_run_ends_them_and_is_not_begun_anew(
+    place: Place, tmp_path: Path
+) -> None:
+    book = place.notebook()
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    book.run("%%step first --wait\nfirst = 1", "first")
+    request = book.send(gated("second --wait", begun, go), "second")
+    eventually(begun.exists)
+    shutil.move(place.store, place.folder / "away")
+    go.touch()
+    assert "is not there any more" in book.receive(request).error
+    assert not place.store.exists()
+    shutil.move(place.folder / "away", place.store)
+    eventually(lambda: not place.service().request("status")["executions"])
+    run = catalog(place.store).runs()[0]
+    eventually(lambda: not {one.state for one in catalog(place.store).executions(run.id)} & UNDER_WAY)
+    assert book.run(gated("second --wait", begun, go), "second").status == "ok"
+    assert book.value("x") == "1"

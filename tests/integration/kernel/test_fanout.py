@@ -154,3 +154,14 @@ def test_the_cache_of_a_line_reuses_items_or_does_not(page: Any, option: str) ->
     cell = f"%%step pids {option} --foreach x in range(3)\npid = os.getpid(), x\n"
     first, second = ((page.run(cell, f"pids{option}"), page.value("pid"))[1] for _ in range(2))
     assert (first == second) is (option == "--cache")
+
+
+def test_items_that_had_ended_well_are_reused_when_catch_is_added(page: Any) -> None:
+    body = "if number == 1:\n    raise ValueError(number)\nsome = number\nif number:\n    other = number\n"
+    line = "%%step caught --wait --foreach number in range(3)"
+    assert page.run(f"{line}\n{body}", "caught").status == "error"
+    assert page.run(f"{line} --cache --catch\n{body}", "caught").status == "ok"
+    page.run("(found,) = [mlbench.run(one)['caught'] for one in mlbench.runs(limit=1)['id']]")
+    assert page.value("list(found.items()['state'])") == "['reused', 'failed', 'reused']"
+    assert page.value("[bool(one) for one in some], some[2]") == "([False, False, True], 2)"
+    assert page.value("other[0]").endswith("It ended without binding other.)")

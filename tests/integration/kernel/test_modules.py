@@ -62,3 +62,30 @@ def test_a_step_that_imports_a_package_again_finds_what_the_kernel_has_imported_
     assert book.value("more") == "(2, 1)"
     book.run("%%step both\nboth = deeppackage.other.y, deeppackage.inner.x")
     assert book.value("both") == "(2, 1)"
+
+
+def test_what_plain_cells_set_in_modules_holds_in_steps_and_items_and_counts_for_reuse(place: Any, book: Any) -> None:
+    Path(place.folder, "mycfg.py").write_text("RATE = 1\nTABLE = {'a': 1}\ndef loss():\n    return 0\n")
+    Path(place.folder, "myhelp.py").write_text("import mycfg\ndef look():\n    return mycfg.RATE, mycfg.TABLE\n")
+    book.run("import decimal, mycfg, myhelp")
+    step = "%%step look --cache\nseen = myhelp.look()\nprecision = decimal.getcontext().prec"
+    book.run(step)
+    assert book.value("seen, precision") == "((1, {'a': 1}), 28)"
+    book.run("mycfg.RATE = 5\nmycfg.TABLE['b'] = 2\ndecimal.getcontext().prec = 50")
+    assert "reused" not in book.run(step).text
+    book.run("%%step each --foreach n in [1, 2]\nvalues = myhelp.look()[0] * n")
+    assert book.value("seen == myhelp.look(), precision, values") == "(True, 50, [5, 10])"
+    book.run("%%step own --here\nmycfg.RATE = 7")
+    book.run(step)
+    assert book.value("seen[0]") == "7"
+
+
+def test_what_is_set_in_a_module_and_does_not_travel_is_said(place: Any, book: Any) -> None:
+    Path(place.folder, "yourcfg.py").write_text("RATE = 1\ndef loss():\n    return 0\n")
+    book.run("import yourcfg\nyourcfg.loss = lambda: 1")
+    said = book.run("%%step look\nseen = yourcfg.loss()").text
+    assert "yourcfg.loss was changed in the kernel, and steps do not see that" in said
+    said = book.run("%%step sets\nyourcfg.RATE = 9\nrate = yourcfg.RATE").text
+    assert "yourcfg.RATE is set in this step alone" in said
+    assert "yourcfg.loss" not in said
+    assert book.value("rate, yourcfg.RATE") == "(9, 1)"

@@ -137,6 +137,31 @@ def test_the_sources_of_modules_beside_the_notebook_count(again: Reuse, place: A
     assert again.page.value("x") == "3"
 
 
+def test_a_module_that_another_step_imported_counts_as_it_is_now(page: Any, place: Any, step: str) -> None:
+    """What a step is given by name alone, its process imports anew: an edit since then shows."""
+    module = place.folder / f"near_{step}.py"
+    module.write_text("class Model:\n    size = 7\n    def predict(self): return 1\n")
+    parent, child, last = (Reuse(page, place, f"{step}{one}") for one in "pcl")
+    assert parent.run(f"import near_{step} as near\nmodel, number = near.Model(), near.Model.size") == "succeeded"
+    for body in ("x = near.Model().predict()", "x = model.predict()"):
+        module.write_text("class Model:\n    size = 7\n    def predict(self): return 1\n")
+        assert child.run(body) == "succeeded"
+        assert child.run(body) == "reused"
+        module.write_text("class Model:\n    size = 7\n    def predict(self): return 22\n")
+        assert child.run(body) == "succeeded"
+        assert child.run(body) == "reused"
+        assert page.value("x") == "22"
+    module.write_text("class Model:\n    size = 7\n    def predict(self): return 1\n")
+    assert child.run("again = [model]") == "succeeded"
+    assert last.run("y = again[0].predict(), number") == "succeeded"
+    module.write_text("class Model:\n    size = 7\n    def predict(self): return 333\n")
+    assert last.run("y = again[0].predict(), number") == "succeeded"
+    assert page.value("y") == "(333, 7)"
+    assert child.run("z = number") == "succeeded"
+    module.write_text("class Model:\n    size = 7\n    def predict(self): return 4444\n")
+    assert child.run("z = number") == "reused"  # a plain number, which nothing in the module says anything of
+
+
 def test_settings_and_variables_of_the_kernel_count(again: Reuse) -> None:
     again.page.run("import os, warnings, numpy as np")
     body = "import os\nx = os.environ.get('PLACE_OF_DATA')"

@@ -127,6 +127,17 @@ def test_a_name_that_only_eval_reads_is_told(page: Any) -> None:
     )
 
 
+def test_what_to_do_about_an_error_of_ours_is_told_once(page: Any) -> None:
+    page.run("%%step asks\nanswer = input('name? ')\n", "asks")
+    page.run("answer")
+    assert page.late_text("asks", "in a plain cell.").count("Make the value a parameter of the notebook") == 1
+
+
+def test_exit_is_no_name_to_send_along(page: Any) -> None:
+    page.run("%%step leaves_early --after none\nexit()\n", "leaves_early")
+    assert "leave exit() out" in page.late_text("leaves_early", "what is wrong.")
+
+
 def test_cancelling_what_is_not_there_is_told(page: Any) -> None:
     assert shown(page.run("%cancel nobody")).startswith("UsageError: No step nobody has been run here. Steps: ")
 

@@ -63,6 +63,17 @@ def test_a_failed_step_says_why_and_how_to_look_into_it(book: Any) -> None:
     assert "`%%step load --here`" in text
 
 
+def test_a_skipped_step_says_once_why_it_waits_and_a_long_note_is_cut_visibly(book: Any) -> None:
+    book.fail(f"%%step load --wait\nx = 1\nraise ValueError('{'no ' * 90}')\n")
+    book.fail("%%step publish --wait\nprint('done')\n")
+    skipped = book.session.order.steps["publish"]
+    why = "Step load failed. Step publish waits for it: the step is run for its effects."
+    skipped.record = replace(skipped.record, note=why)
+    load, publish, *_ = map(words, shown(book))
+    assert load.endswith("no no…")
+    assert publish.startswith("publish – skipped Step load failed. · after load (the step is run for its effects")
+
+
 def test_a_cell_that_was_not_taken_is_drawn_from_its_names(book: Any) -> None:
     book.run("%%step load\nrows = [1]\n")
     book.run("lock = __import__('threading').Lock()")

@@ -39,6 +39,7 @@ class Told:
             "names": names,
             "values": {name: vars(self.main)[name] for name in wanted if name in vars(self.main)},
             "edges": (),
+            "behind": {},
             "namespace": vars(self.main),
             "defs": names.binds,
             "surroundings": Surroundings(folder=str(self.folder)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import weakref
@@ -181,6 +182,30 @@ def test_a_file_that_one_step_writes_and_another_names_is_an_order(book: Any) ->
     assert list(use.waits_for) == [clean.execution]
     assert "clean.csv" in use.waits_for[clean.execution]
     assert book.run("text") == "1"
+
+
+def test_of_two_steps_that_write_one_file_the_first_runs_again_after_it_has_failed(book: Any) -> None:
+    """It is not skipped for the one below it, which was skipped for it."""
+
+    def run(step: str, body: str) -> str:
+        with contextlib.suppress(StepFailed):
+            book.run(f"%%step {step}\nopen('both.log', 'a').write('{step}')\n{body}\n")
+        last = book.service.submissions[-1].execution
+        book.service.ended[last].wait(20)
+        return str(book.service.records[last].state)
+
+    assert run("first", "1 / 0") == "failed"
+    assert run("second", "") == "skipped"
+    assert run("second", "") == "skipped"
+    assert run("first", "") == "succeeded"
+    assert run("second", "") == "succeeded"
+    assert list(book.service.submissions[-1].waits_for) == [book.service.submissions[-2].execution]
+    gate = book.service.shut("second")
+    book.run("%%step second\nopen('both.log', 'a').write('3')\n")
+    book.run("%%step first\nopen('both.log', 'a').write('4')\n")
+    second, first = book.service.submissions[-2:]
+    assert list(first.waits_for) == [second.execution]  # it is at it just now
+    gate.set()
 
 
 def test_a_plain_cell_waits_for_the_step_that_writes_the_file_it_names(book: Any) -> None:
@@ -574,3 +599,15 @@ def test_a_step_that_was_given_the_older_version_starts_the_next_ones_from_the_n
     book.service.news("execution", execution=msgspec.to_builtins(replace(again, state="succeeded", binds=(two,))))
     assert book.run("rows") == [1, 2, 2]
     gate.set()
+
+
+@pytest.mark.parametrize("above", ["# a comment\n", "x = 1\n"])
+def test_a_step_below_its_cells_first_line_is_told_where_it_belongs(book: Any, above: str) -> None:
+    error = book.fail(f"{above}%%step load --cache\ny = 1\n")
+    assert "%%step load --cache is not its cell's first line. Put it there" in str(error)
+
+
+def test_two_steps_in_one_cell_are_refused_before_either_runs(book: Any) -> None:
+    error = book.fail("%%step load\nx = 1\n%%step train\ny = x\n")
+    assert "%%step train is not its cell's first line" in str(error)
+    assert book.service.submissions == []

@@ -52,3 +52,9 @@ def test_cells_that_are_no_python_feed_nothing() -> None:
 )
 def test_comments_layout_and_resources_are_no_edit(source: str, ran: str, edited: bool) -> None:
     assert is_edited(source, ran) is edited
+
+
+def test_a_cell_that_is_nested_too_deeply_for_python_is_compared_as_it_stands() -> None:
+    deep = f"{'-' * 50_000}1"
+    assert not is_edited(f"%%step a\n{deep}", f"%%step a\n{deep}")
+    assert is_edited(deep, f"{deep}0")

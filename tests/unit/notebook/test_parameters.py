@@ -194,3 +194,15 @@ def test_a_parameter_without_a_value_must_be_given() -> None:
     parameters.check_required(form, {"day": "x"})
     with pytest.raises(ParameterError, match="day has no default"):
         parameters.check_required(form, {"n": 3})
+
+
+def test_what_is_recorded_of_a_value_that_holds_itself_ends() -> None:
+    inside: dict[str, Any] = {"name": "half \ud800"}
+    inside["again"] = [inside, inside]
+    assert parameters.recorded({"a": inside}) == {"a": {"name": "half ?", "again": ["...", "..."]}}
+
+
+def test_numbers_that_were_recorded_as_texts_are_numbers_again() -> None:
+    form = parameters.read("rate: float = 1.0\nseed = 1\nname = ''\nlist_ = [1]")
+    given = {"rate": math.inf, "seed": -(2**80), "name": "inf", "list_": [2]}
+    assert parameters.restored(form, parameters.recorded(given)) == given

@@ -181,6 +181,19 @@ def test_options_of_fan_outs_and_resources_are_checked(line: str, says: str) -> 
     assert refused(line) == says
 
 
+@pytest.mark.parametrize("names", ["k, v", "k,v", "(k, v)"])
+def test_items_that_are_to_be_unpacked_are_unpacked_in_the_cell(names: str) -> None:
+    said = refused(f"a --foreach {names} in d.items()")
+    assert said.endswith(f"Write `--foreach item in d.items()`, and `{names.strip('()')} = item` in the cell.")
+
+
+@pytest.mark.parametrize("expression", ["{1, 2}", "set(ids)", "{c for c in ids}", "frozenset(ids)"])
+def test_items_are_not_taken_from_a_set_which_has_no_order(expression: str) -> None:
+    said = refused(f"a --foreach c in {expression}")
+    assert "a set has another order in each process" in said
+    assert f"`sorted({expression})`" in said
+
+
 def test_resources_are_read_in_their_units() -> None:
     _, options = step.read_line("a --cpu 0.5 --gpu 2 --memory 1.5GiB --resources tpu=1,licence=2 --retries 3")
     assert (options.cpu, options.gpu, options.memory) == (0.5, 2.0, 1610612736)

@@ -108,7 +108,9 @@ def test_a_store_whose_catalog_is_on_a_server_says_so_and_gets_no_second_one(
     ("text", "error", "sentence"),
     [
         ("store = ", StoreError, r"mlbench\.toml cannot be read"),
-        ("store = 3", StoreError, "not by 3"),
+        ("store = 3", StoreError, r"mlbench\.toml: a store is named .* not by 3"),
+        ('store = "s3:/bucket/x"', StoreError, r"neither a path nor a URL\. Write s3://bucket/x"),
+        ('catalog = "postgresql://db/team"', UsageError, "names a catalog, and not the store that it is of"),
         ('store = ""', StoreError, "not by ''"),
         ('store = "s3://"', StoreError, "names no store"),
         ('store = "s3://key:secret@bucket"', StoreError, "s3://bucket has credentials"),
@@ -123,6 +125,16 @@ def test_a_wrong_setting_is_one_sentence_and_never_silently_the_default(
     write(tmp_path / "mlbench.toml", text)
     with pytest.raises(error, match=sentence):
         find_store()
+
+
+def test_a_file_of_others_settings_that_has_no_tools_says_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "pyproject.toml", "tool = 3")
+    assert find_store().path == tmp_path / "home" / "mlbench"
+
+
+def test_a_variable_that_is_empty_names_no_catalog(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLBENCH_CATALOG", "")
+    assert find_store().catalog_url.startswith("sqlite:///")
 
 
 def test_a_url_is_a_store_and_its_own_catalog_is_on_this_machine(

@@ -421,6 +421,7 @@ def test_a_name_that_some_items_lack_has_no_list_but_a_reason(blobs: MemoryBlobs
     assert binding.artifact is None
     assert binding.problem is not None
     assert binding.problem.startswith("`rows` has no list: 2 of 3 items lack it. Item 1: `rows` is a generator")
+    assert "run the cell with --cache --catch" in binding.problem
     with pytest.raises(ResultError, match="2 of 3 items lack it"):
         Loader(blobs).load(binding)
     assert Loader(blobs).load(other) == [1]

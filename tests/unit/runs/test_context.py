@@ -62,6 +62,44 @@ def test_a_step_is_a_whole_number(news: list[Json], step: object) -> None:
         context.log(a=1, step=step)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("step", [2**63, -(2**63) - 1, 2**70])
+def test_a_step_that_no_catalog_can_hold_is_refused(news: list[Json], step: int) -> None:
+    """It was told to the service, whose catalog took nothing of the run from then on."""
+    with pytest.raises(UsageError, match="64 bits"):
+        context.log(a=1, step=step)
+    assert news == []
+
+
+def test_metrics_and_tags_may_be_dictionaries(news: list[Json]) -> None:
+    context.log({"val/rmse": 0.5}, mae=1, step=2)
+    context.tag({"data set": "march"})
+    assert [(point["name"], point["step"]) for point in news[0]["metrics"]] == [("val/rmse", 2), ("mae", 2)]
+    assert news[1] == {"type": "tags", "tags": {"data set": "march"}}
+    with pytest.raises(UsageError, match=r"by their names, not float '0.5'. Write mlbench.log\(rmse=0.3\)"):
+        context.log(0.5)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"mlbench\.tag takes"):
+        context.tag("march")  # type: ignore[arg-type]
+
+
+def test_half_of_a_character_in_a_name_stops_nothing(news: list[Json]) -> None:
+    context.log(**{"a\ud800": 1})
+    context.tag(team="\ud800")
+    assert (news[0]["metrics"][0]["name"], news[1]["tags"]) == ("a?", {"team": "?"})
+
+
+def test_what_cannot_be_shown_as_progress_is_refused_in_its_words(news: list[Json]) -> None:
+    with pytest.raises(UsageError, match=r"mlbench\.progress: done must be a number"):
+        context.progress("half")  # type: ignore[arg-type]
+
+
+def test_a_notebook_without_the_extension_is_told_that_nothing_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("IPython.get_ipython", lambda: object())
+    with pytest.warns(UserWarning, match="has not run `%load_ext mlbench`"):
+        context.log(a=1)
+    with pytest.warns(UserWarning, match="has not run `%load_ext mlbench`"):
+        context.log_artifact("report.html")
+
+
 def test_tags_and_progress_are_told(news: list[Json]) -> None:
     context.tag(team="ops", year=2026)
     context.progress(1, 4)
@@ -77,7 +115,8 @@ def test_where_code_runs_is_known(news: list[Json]) -> None:
     assert (context.context().step, context.context().attempt, context.context().item) == ("train", 2, None)
 
 
-def test_outside_of_a_notebook_nothing_happens() -> None:
+def test_outside_of_a_notebook_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("IPython.get_ipython", lambda: None)
     context.log(a=1)
     context.tag(a=1)
     assert context.current().run is None

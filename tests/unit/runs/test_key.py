@@ -29,8 +29,22 @@ def cached(v): return helper(v)
 part = functools.partial(helper, w=2)
 shape = Shape()
 words = {'x', 'y', 'z'}
+import dataclasses, re
+@dataclasses.dataclass
+class Settings:
+    rate: float = 0.1
+    names: list = dataclasses.field(default_factory=lambda: ['a'])
+settings = Settings()
+pattern = re.compile('a+', re.I)
+class Lazy:
+    @functools.cached_property
+    def area(self): return factor
+lazy = Lazy()
+@functools.singledispatch
+def shown(v): return 'any'
+shown.register(int, lambda v: 'int')
 """
-NAMES = ("outer", "cached", "part", "shape", "words", "math")
+NAMES = ("outer", "cached", "part", "shape", "words", "math", "settings", "pattern", "lazy", "shown")
 
 PROGRAM = """
 import sys, types
@@ -76,6 +90,26 @@ def fingerprints(source: str) -> list[str]:
     exec(source, main.__dict__)
     prints = Fingerprint(main.__dict__)
     return [prints.of(main.__dict__[name]) for name in NAMES]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("re.compile('a')", "re.compile('a', re.I)"),
+        ("dataclasses.make_dataclass('D', [('a', int, 1)])", "dataclasses.make_dataclass('D', [('a', int, 2)])"),
+        ("type('L', (), {'p': functools.cached_property(lambda self: 1)})()",
+         "type('L', (), {'p': functools.cached_property(lambda self: 2)})()"),
+        ("types.MappingProxyType({'a': 1})", "types.MappingProxyType({'a': 2})"),
+    ],
+)  # fmt: skip
+def test_what_notebooks_often_define_has_a_key_that_changes_with_it(before: str, after: str) -> None:
+    def key_of(text: str) -> str:
+        main = {"__name__": "__main__"}
+        exec(f"import dataclasses, functools, re, types\nv = {text}", main)
+        return Fingerprint(main).of(main["v"])
+
+    assert key_of(before) == key_of(before)
+    assert key_of(before) != key_of(after)
 
 
 def test_comments_and_names_of_files_do_not_change_a_key() -> None:

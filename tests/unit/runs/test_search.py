@@ -139,6 +139,12 @@ def test_what_is_true_of_a_run(text: str) -> None:
         ("state = ", 7, "value is missing"),
         ("state = failed", 8, "quotation marks: 'failed'"),
         ("state = 'failed", 8, "left open"),
+        (
+            "state = 'finished'",
+            8,
+            "There is no state 'finished': there are queued, running, succeeded, failed, cancelled,",
+        ),
+        ("not kind in ('job', 'batch')", 20, "There is no kind 'batch': there are interactive, papermill, job."),
         ("state = 3", 8, "state is compared with a text"),
         ("metrics.rmse < 'low'", 15, "metrics.rmse is compared with a number"),
         ("metrics.rmse < 90m", 15, "metrics.rmse is compared with a number"),
@@ -156,8 +162,8 @@ def test_what_is_true_of_a_run(text: str) -> None:
         ("metrics.rmse like '1%'", 18, "compared with a number"),
         ("(state = 'failed'", 17, "`)` is missing"),
         ("state = 'failed')", 16, "`and` or an `or`"),
-        ("state = 'a' state = 'b'", 12, "`and` or an `or`"),
-        ("state = 'a' and", 15, "name is missing"),
+        ("name = 'a' state = 'failed'", 11, "`and` or an `or`"),
+        ("user = 'a' and", 14, "name is missing"),
         ("params.x not like 'a'", 13, "only be `in"),
         ("params.x in 'a'", 12, "`(` is missing"),
         ("params.x = 1e999", 11, "too large"),
@@ -166,8 +172,8 @@ def test_what_is_true_of_a_run(text: str) -> None:
         ("__class__ = 'a'", 0, "nothing that a run has"),
         ("name = 'a\0b'", 9, "cannot be looked for"),
         ("name = '\ud800'", 8, "cannot be looked for"),
-        ("(" * 60 + "state = 'a'" + ")" * 60, 50, "at most 50 deep"),
-        ("not " * 60 + "state = 'a'", 200, "at most 50 deep"),
+        ("(" * 60 + "name = 'a'" + ")" * 60, 50, "at most 50 deep"),
+        ("not " * 60 + "name = 'a'", 200, "at most 50 deep"),
         ("x" * 10_001, 10_000, "at most 10,000 characters"),
         (" or ".join(["id = 'a'"] * 201), 2400, "at most 200 comparisons"),
         ("params.x in (" + ",".join("1" * 201) + ")", 413, "at most 200 values"),
@@ -182,7 +188,7 @@ def test_what_cannot_be_read_is_refused_at_its_character(text: str, place: int, 
 
 def test_the_mark_stands_under_the_character_that_is_to_blame() -> None:
     with pytest.raises(QueryError) as caught:
-        parse("state = 'a' and " * 10 + "stat = 'b'")
+        parse("user = 'a' and " * 10 + "stat = 'b'")
     error = pickle.loads(pickle.dumps(caught.value))
     _, shown, mark = str(error).split("\n")
     assert shown[mark.index("^") :].startswith("stat = 'b'")

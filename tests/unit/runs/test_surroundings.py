@@ -141,3 +141,33 @@ def test_what_has_changed_is_said_and_what_a_library_sets_as_it_is_imported_is_n
     finally:
         for name in ("shelve", "shelve.own"):
             logging.getLogger(name).setLevel(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("_own")
+def test_what_is_set_in_python_itself_holds_again() -> None:
+    import decimal
+    import locale
+    import socket
+
+    plain = surroundings.read()
+    assert not {"python", "decimal"} & set(surroundings.settings_that_differ(plain))
+    decimal.getcontext().prec = 50
+    decimal.getcontext().traps[decimal.Inexact] = True
+    sys.setrecursionlimit(5000)
+    sys.set_int_max_str_digits(9000)
+    socket.setdefaulttimeout(3.5)
+    locale.setlocale(locale.LC_NUMERIC, "C.UTF-8")
+    read = surroundings.read()
+    try:
+        assert {"python", "decimal"} <= set(surroundings.settings_that_differ(read))
+        assert surroundings.changed(plain, read, frozenset(sys.modules)) == ["python", "decimal"]
+    finally:
+        assert surroundings.apply(plain) == []
+    assert (decimal.getcontext().prec, sys.getrecursionlimit(), socket.getdefaulttimeout()) == (28, 1000, None)
+    try:
+        assert surroundings.apply(read) == []
+        assert (decimal.getcontext().prec, decimal.getcontext().traps[decimal.Inexact]) == (50, True)
+        assert (sys.getrecursionlimit(), sys.get_int_max_str_digits()) == (5000, 9000)
+        assert (socket.getdefaulttimeout(), locale.setlocale(locale.LC_NUMERIC)) == (3.5, "C.UTF-8")
+    finally:
+        assert surroundings.apply(plain) == []

@@ -16,9 +16,10 @@ from typing import Any, Final
 
 from mlbench.backends.blobs import open_blobs
 from mlbench.backends.cluster_dask import resources
+from mlbench.backends.cluster_dask.client.chunks import DaskChunks
 from mlbench.backends.cluster_dask.client.companion import Companions
 from mlbench.backends.cluster_dask.client.connection import Connection
-from mlbench.backends.cluster_dask.client.fanout import DaskChunks, FanOutDrive, Known
+from mlbench.backends.cluster_dask.client.fanout import FanOutDrive, Known
 from mlbench.backends.cluster_dask.client.localcluster import kill_worker
 from mlbench.backends.cluster_dask.client.opening import open_cluster
 from mlbench.backends.cluster_dask.client.remote import scale
@@ -488,6 +489,8 @@ def _failure_of(error: BaseException, task: StepTask) -> Failure | None:
             evalue=f"A worker of cluster {name} has no mlbench.",
             remedy="Install it there: pip install mlbench.",
         )
+    if isinstance(error, MlbenchError):
+        return Failure(ename=type(error).__name__, evalue=error.message, remedy=error.remedy)
     if type(error).__name__ in _LOSSES or isinstance(error, OSError):
         return None
     return Failure(
@@ -503,7 +506,7 @@ def _find_or_write(submitted: _Submitted, failure: Failure | None) -> Execution:
 
     task = submitted.task
     try:
-        blobs = open_blobs(task.store)
+        blobs = open_blobs(task.store, make=False)
         if visiting.visits(task):  # its worker may well live, and is neither to begin it nor to end it any more
             visiting.claim(task)
             until = time.monotonic() + _RECORD_SECONDS

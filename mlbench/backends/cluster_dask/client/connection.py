@@ -173,7 +173,7 @@ class Connection:
         if not self.foreign:
             return getattr(worker, name), supervisor.Sealed(msgspec.msgpack.encode(task))
         if task.store not in self._proofs:
-            self._proofs[task.store] = await asyncio.to_thread(open_blobs(task.store).put, os.urandom(32))
+            self._proofs[task.store] = await asyncio.to_thread(open_blobs(task.store, make=False).put, os.urandom(32))
         sealed = (msgspec.msgpack.encode(visiting.travelling(task)), self._proofs[task.store])
         # Schedulers read what they are given, and theirs need not have mlbench: only words that every Python has.
         return eval, _CALL.format(name=name), {"sealed": io.BytesIO(msgspec.msgpack.encode(sealed))}

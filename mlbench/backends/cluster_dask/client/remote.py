@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from typing import Any, Final
 
 from mlbench.backends.cluster_dask.client.connection import Connection, close_quietly
@@ -22,6 +23,8 @@ __all__ = ["CONNECT_SECONDS", "connect", "make", "scale"]
 
 CONNECT_SECONDS: Final = 10.0
 """Seconds in which a scheduler has to answer."""
+
+_PROBE_SECONDS: Final = 2.0
 
 Hear = Callable[[tuple[float, Any]], None]
 
@@ -66,10 +69,45 @@ async def connect(choice: ClusterChoice, hear: Hear) -> Connection:
         current = asyncio.current_task()
         if isinstance(error, asyncio.CancelledError) and current is not None and current.cancelling():
             raise
-        raise ServiceError(
-            f"No Dask scheduler answers at {choice.address} within {CONNECT_SECONDS:g} s ({_why(error)}).",
-            "Check the address, that the scheduler can be reached from here, and, for tls://, the certificates.",
-        ) from error
+        raise await _unreachable(choice.address, error) from error
+
+
+async def _unreachable(address: str, error: BaseException) -> ServiceError:
+    """Say why nobody could be spoken to at an address, as far as can be found out."""
+    why, remedy = _why(error), "Check the address, and that the scheduler can be reached from here."
+    if "Worker.identity" in why:
+        return ServiceError(f"At {address} there is a Dask worker.", "Name the address of its scheduler.")
+    if ".identity" in why:
+        return ServiceError(
+            f"The Dask scheduler at {address} has a version of distributed that this one cannot speak to.",
+            f"Have distributed {metadata.version('distributed')} there, or its version here, where the service runs.",
+        )
+    if address.startswith("tls://"):
+        remedy = "Check the address, that the scheduler can be reached from here, and the certificates."
+        if "ssl_context" in why:
+            why, remedy = "TLS needs certificates", _CERTIFICATES
+    if isinstance(error, asyncio.CancelledError | TimeoutError):  # of what it has tried meanwhile, Dask does not tell
+        why = await _what_is_there(address)
+    return ServiceError(f"No Dask scheduler answers at {address} within {CONNECT_SECONDS:g} s: {why}.", remedy)
+
+
+_CERTIFICATES: Final = (
+    "Name them with --tls-ca, --tls-cert and --tls-key, in the cluster's configuration (`tls`), or in Dask's own."
+)
+
+
+async def _what_is_there(address: str) -> str:
+    """Try an address as a plain connection, and say what comes of it."""
+    host, _, port = address.partition("://")[2].rpartition(":")
+    try:
+        opened = asyncio.open_connection(host.strip("[]"), int(port))
+        _, writer = await asyncio.wait_for(opened, _PROBE_SECONDS)
+    except TimeoutError:
+        return "nothing there answers at all"
+    except (OSError, OverflowError, ValueError) as error:
+        return _why(error)
+    writer.close()
+    return "something listens there, and does not speak as a Dask scheduler does"
 
 
 async def make(choice: ClusterChoice, hear: Hear) -> Connection:

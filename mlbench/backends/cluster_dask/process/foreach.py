@@ -38,7 +38,8 @@ def evaluate(foreach: Sequence[Foreach], namespace: dict[str, Any], most: int) -
     Raises
     ------
     UsageError
-        If there are more than `most` items, if an iterator has no end, or if something can't be iterated.
+        If there are more than `most` items, if an iterator has no end, or if something can't be iterated, or has no
+        order that would be the same elsewhere.
     Exception
         Whatever an expression raises.
     """
@@ -76,6 +77,10 @@ def what_to_do(error: BaseException, foreach: Sequence[Foreach]) -> str:
 
 
 def _take(one: Foreach, given: Any, left: int, most: int) -> list[Any]:
+    if isinstance(given, (set, frozenset)):
+        from mlbench.notebook.step import without_order
+
+        raise without_order(one.name, one.expression)
     try:
         size = len(given)
     except Exception:  # noqa: BLE001  an iterator, or a class whose len() fails

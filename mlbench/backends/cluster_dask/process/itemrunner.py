@@ -155,7 +155,7 @@ class Runner:
             if name not in self._shell.user_ns_hidden and not name.startswith("__")
         }
         self._generators = Generators(task.random if task.seeded else None, find(self._own.values()))
-        self._blobs = open_blobs(task.store)
+        self._blobs = open_blobs(task.store, make=False)
         self._satchel = _Satchel(self._blobs)
         self._opened = Opened(without=own_folders(task.store))
         self._names = tuple(dict.fromkeys((*task.defs, *task.quiet_defs)))

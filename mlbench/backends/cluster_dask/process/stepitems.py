@@ -83,7 +83,7 @@ class _Process:
         self._chunk: Chunk = task.chunk
         self._channel = channel
         self._step = Step(task, channel)
-        self._blobs = open_blobs(task.store)
+        self._blobs = open_blobs(task.store, make=False)
         self._shell: ZMQInteractiveShell = ZMQInteractiveShell.instance()
         self._loaded: tuple[Runner, Items] | None = None
 

@@ -33,10 +33,10 @@ from mlbench.core.messages import RandomState, StepTask
 from mlbench.core.naming import naming
 from mlbench.core.records import Binding, Failure, Json
 from mlbench.runs import artifacts, capture, context, faithful, previews, randomness, surroundings, values
-from mlbench.runs.transcript import shortened
+from mlbench.runs.transcript import text_of
 from mlbench.runs.wire import msgspec
 
-__all__ = ["Step", "main", "serve", "text_of", "warm"]
+__all__ = ["Step", "main", "serve", "warm"]
 
 _UNUSED: Final = 0.3
 """Seconds without a step after which a spare process has time for more than every step needs."""
@@ -148,7 +148,7 @@ class Step:
         self._task = task
         self._channel = channel
         self._shell: ZMQInteractiveShell = ZMQInteractiveShell.instance()
-        self._blobs = open_blobs(task.store)
+        self._blobs = open_blobs(task.store, make=False)
         self._opened = Opened(without=own_folders(task.store))
         self._namespace: dict[str, Any] = {}
 
@@ -298,6 +298,11 @@ class Step:
         if isinstance(error, MlbenchError) and error.remedy:
             return error.remedy
         if type(error) is NameError and error.name:
+            from mlbench.notebook.cell import analyse
+
+            shown = analyse(self._task.source)
+            if error.name in shown.reads | shown.late:
+                return f"The notebook has no {error.name}: bind it in a cell above, or correct the name."
             return (
                 f"If the notebook has {error.name}, nothing in the text of the cell showed that it is read: write "
                 f"{error.name} on a line of its own in the step, so that it is sent along."
@@ -357,11 +362,3 @@ class Step:
 
     def emit(self, news: Json) -> None:
         self._channel.send({"op": "news", "news": news})
-
-
-def text_of(error: BaseException) -> str:
-    """Return an error's text, cut if it is without measure, also of one whose `__str__` fails."""
-    try:
-        return shortened(str(error))
-    except Exception:  # noqa: BLE001  a stranger's class
-        return f"<{type(error).__name__} that can't be shown>"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import base64
 import builtins
+import getpass
 import io
 import linecache
 import os
@@ -24,7 +25,7 @@ from traitlets.config import Config
 from mlbench.backends.cluster_dask.channel import Channel
 from mlbench.core.errors import UsageError
 from mlbench.core.records import Failure, Json
-from mlbench.runs.transcript import fitting, shortened
+from mlbench.runs.transcript import fitting, shortened, text_of
 
 __all__ = ["ZMQInteractiveShell", "make_shell", "open_stream"]
 
@@ -235,7 +236,7 @@ class ZMQInteractiveShell(InteractiveShell):
 
     def _showtraceback(self, etype: type[BaseException], evalue: BaseException | None, stb: list[str]) -> None:
         """Keep the traceback as the cell's failure, and show it."""
-        lines, text = [shortened(line) for line in stb], shortened(str(evalue))
+        lines, text = [shortened(line) for line in stb], text_of(evalue) if evalue is not None else etype.__name__
         self.failure = Failure(ename=etype.__name__, evalue=text, traceback=tuple(lines))
         self.say({"output_type": "error", "ename": etype.__name__, "evalue": text, "traceback": lines})
 
@@ -353,6 +354,7 @@ def make_shell() -> ZMQInteractiveShell:
     config.InteractiveShell.banner1 = ""
     shell: ZMQInteractiveShell = ZMQInteractiveShell.instance(config=config)
     builtins.input = _no_input
+    getpass.getpass = _no_password
     return shell
 
 
@@ -360,6 +362,13 @@ def _no_input(prompt: object = "", /) -> str:
     raise UsageError(
         f"input({str(prompt)!r}) can't be answered in a step, which runs in a process of its own.",
         "Make the value a parameter of the notebook, or ask for it in a plain cell.",
+    )
+
+
+def _no_password(prompt: object = "Password: ", stream: object = None) -> str:  # noqa: ARG001  as getpass has them
+    raise UsageError(
+        f"getpass({str(prompt)!r}) can't be answered in a step, which runs in a process of its own.",
+        "Take it from `mlbench.secret(NAME)`, which is never stored.",
     )
 
 

@@ -230,7 +230,7 @@ class Attendance:
         self._running = running
         self._publish = publish
         self._started = started
-        self._blobs = open_blobs(task.store)
+        self._blobs = open_blobs(task.store, make=False)
         self._news: list[Json] = []
         self._published = 0.0
         self._begun = False

@@ -40,7 +40,10 @@ _LOOK_SECONDS: Final = 0.1
 _LAST_LINES: Final = 12
 _ASK: Final = "import json, sys; print(json.dumps([sys.implementation.name, list(sys.version_info), sys.base_prefix]))"
 _PATH: Final = "import json, sys; print(json.dumps([one for one in sys.path if one]))"
-_NOT_WHILE_MAKING: Final = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX", "PIP_TARGET", "PIP_PREFIX")
+_NOT_WHILE_MAKING: Final = (
+    *("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX", "PIP_TARGET", "PIP_PREFIX"),
+    *("FORCE_COLOR", "CLICOLOR_FORCE"),
+)
 _PACKAGES: Final = re.compile(r"[/\\](site|dist)-packages([/\\]|$)|[/\\]python\d[\d.]*(\.zip|[/\\]lib-dynload)?$")
 
 
@@ -110,6 +113,7 @@ def _obtain(
 def _make(folder: Path, task: StepTask, lines: Sequence[str], lock: int, stop: Callable[[], bool]) -> list[str] | None:
     shutil.rmtree(folder, ignore_errors=True)
     variables = {name: one for name, one in task.environment.variables.items() if name not in _NOT_WHILE_MAKING}
+    variables["NO_COLOR"] = "1"  # a kernel asks for colours; what goes wrong is recorded, and shown as text
     interpreter, python = task.environment.interpreter, str(folder / "bin" / "python")
     with tempfile.TemporaryDirectory(prefix="mlbench-env-") as beside:
         wanted = Path(beside, "requirements.txt")

@@ -126,7 +126,7 @@ def refused(task: StepTask, error: MlbenchError) -> Execution:
     record = ended_record(task, state="failed", reason="error", failure=failure)
     if is_there(task.store):
         with contextlib.suppress(MlbenchError, OSError):  # the service writes what it finds no record of
-            record_end(open_blobs(task.store), task, record)
+            record_end(open_blobs(task.store, make=False), task, record)
     return record
 
 
@@ -139,6 +139,7 @@ class _Supervision(Attendance):
         super().__init__(task, running, publish, started)
         self._transcript = Transcript()
         self._spool: IO[bytes] | None = None
+        self._log_ended: str | None = None  # why no more of it could be written
         self._metrics: list[Json] = []
         self._tags: dict[str, str] = {}
         self._artifacts: list[Json] = []
@@ -277,10 +278,18 @@ class _Supervision(Attendance):
     def _add_text(self, name: str, text: str) -> None:
         if not text:
             return
-        if self._spool is None:
-            self._spool = tempfile.TemporaryFile()  # noqa: SIM115  closed when it has been kept
-        self._spool.write(text.encode("utf-8", "replace"))
+        if self._log_ended is None:
+            try:
+                self._add_to_log(text.encode("utf-8", "replace"))
+            except OSError as error:  # the temporary folder is full: that costs the log, and not the step
+                self._log_ended = error.strerror or str(error)
         self._say_outputs(self._transcript.add({"output_type": "stream", "name": name, "text": text}))
+
+    def _add_to_log(self, data: bytes) -> None:
+        if self._spool is None:
+            self._spool = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  closed when it has been kept
+        while data:
+            data = data[self._spool.write(data) :]
 
     # --- its end -----------------------------------------------------------------------------------------------------
 
@@ -318,6 +327,9 @@ class _Supervision(Attendance):
                 )
             )
         self._say_outputs(self._transcript.last_words())
+        if self._log_ended is not None and self._transcript.cut:
+            said = f"mlbench: Not all of the step's log could be kept: {self._log_ended} ({tempfile.gettempdir()}).\n"
+            self._say_outputs(self._transcript.add({"output_type": "stream", "name": "stderr", "text": said}))
         self._flush(time.monotonic(), everything=True)
         return ended_record(
             self._task,
@@ -388,8 +400,7 @@ class _Supervision(Attendance):
         if spool is None:
             return None
         with spool:
-            if not self._transcript.cut:
+            if not self._transcript.cut or spool.tell() == 0:
                 return None
-            spool.flush()
             with mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ) as whole, memoryview(whole) as text:
                 return self._blobs.put(text)

@@ -97,7 +97,7 @@ def _store(task: StepTask, proof: Digest | None) -> BlobStore:
     while True:
         problem = problem_of(task.store, proof)
         if problem is None:
-            return open_blobs(task.store)
+            return open_blobs(task.store, make=False)
         if time.monotonic() > until:
             raise StoreError(
                 f"The worker {platform.node()} of cluster {_name(task)} cannot use the store {task.store}: {problem}",
@@ -148,19 +148,19 @@ def claim(task: StepTask) -> bool:
     only who has heard the end lets the claim go.
     """
     try:
-        return open_blobs(task.store).claim(_claim(task))
+        return open_blobs(task.store, make=False).claim(_claim(task))
     except MlbenchError as error:
         raise ServiceError(error.message, "See to the store, then run the cell again.") from error
 
 
 def conclude(task: StepTask) -> bool:
     """Say whether nobody else has said how an attempt of a step ended: its worker, or who has given that up."""
-    return open_blobs(task.store).claim(f"{_claim(task)}-end")
+    return open_blobs(task.store, make=False).claim(f"{_claim(task)}-end")
 
 
 def let_go(task: StepTask) -> None:
     """Forget the claims of an attempt that has ended, whoever made them."""
-    blobs = open_blobs(task.store)
+    blobs = open_blobs(task.store, make=False)
     blobs.let_go(_claim(task))
     blobs.let_go(f"{_claim(task)}-end")
 
