@@ -145,7 +145,7 @@ def recorded(values: Mapping[str, Any]) -> dict[str, Any]:
     r"""Return the values of parameters as a record holds them: JSON, and what JSON has no value for as a text.
 
     These are numbers that are none or without end, or have more than 64 bits, and inside lists and dictionaries
-    objects of other kinds.
+    objects of other kinds. Numbers of NumPy are Python's.
 
     Examples
     --------
@@ -169,6 +169,8 @@ def _recorded(value: Any, inside: tuple[int, ...]) -> Any:
         if isinstance(value, dict):
             return {_text(str(key)): _recorded(each, within) for key, each in value.items()}
         return [_recorded(each, within) for each in value]
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return _recorded(value.item(), inside)
     return _text(str(value))
 
 

@@ -98,7 +98,7 @@ def log(metrics: Mapping[str, Any] | None = None, /, *, step: int | None = None,
     for name, value in _named("log", "rmse=0.3", metrics, more).items():
         if len(name) > _LONGEST:
             raise UsageError(f"mlbench.log: {name[:40]!r}… has {len(name):,} characters, a name at most {_LONGEST}.")
-        number = _number("log", name, value)
+        number = _number(f"mlbench.log: {name}", value)
         if not math.isfinite(number):
             warnings.warn(f"mlbench.log: {name} is {number} and was not recorded.", stacklevel=2)
             continue
@@ -164,15 +164,20 @@ def bindings_of(artifacts: Iterable[Json]) -> list[Binding]:
 
 def progress(done: float, total: float | None = None) -> None:
     """Say how far the work is: `mlbench.progress(i, n)`."""
-    whole = None if total is None else _number("progress", "total", total)
-    _current.emit({"type": "progress", "done": _number("progress", "done", done), "total": whole})
+    _current.emit(
+        {
+            "type": "progress",
+            "done": _number("mlbench.progress: done", done),
+            "total": None if total is None else _number("mlbench.progress: total", total),
+        }
+    )
 
 
-def _number(of: str, name: str, value: Any) -> float:
+def _number(what: str, value: Any) -> float:
     """Return a value as a float, also one of NumPy, pandas or torch that holds one number."""
     if not isinstance(value, (str, bytes, bool)):
         try:
             return float(value)
         except (TypeError, ValueError, OverflowError):
             pass
-    raise UsageError(f"mlbench.{of}: {name} must be a number, not {type(value).__name__} {str(value)[:40]!r}.")
+    raise UsageError(f"{what} must be a number, not {type(value).__name__} {str(value)[:40]!r}.")

@@ -464,6 +464,7 @@ export interface IOutcomeChange {
 export interface IOutputs {
   readonly outputs: { readonly [name: string]: IExecution };
   readonly copied: boolean;
+  readonly notebook_id: string | null;
 }
 
 export interface IOutputsQuestion {

@@ -22,7 +22,7 @@ import { pythonCode, shownSize } from './artifactcard';
 import { shortDigest } from './difference';
 import { Download } from './files';
 import { Preview } from './preview';
-import { Copy, Fact, Line, LinkButton } from './shared';
+import { Copy, Fact, Line, LinkButton, Pair } from './shared';
 import { StateIcon } from './stateicon';
 
 /** Lines of a tree that are shown before more are asked for. */
@@ -217,9 +217,9 @@ function Parameters(props: { readonly parameters: PartialJSONObject }): JSX.Elem
   return (
     <>
       {Object.entries(props.parameters).map(([name, value]) => (
-        <span className="jp-mlb-RunHead-parameter" key={name}>
-          <code>{name}</code> {exactly(value)}
-        </span>
+        <Pair key={name} name={name}>
+          {exactly(value)}
+        </Pair>
       ))}
     </>
   );

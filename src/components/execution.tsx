@@ -165,6 +165,11 @@ export function ExecutionView(props: IExecutionProps): JSX.Element {
           <Metrics metrics={execution.metrics} />
         </Part>
       )}
+      {Object.keys(execution.tags).length > 0 && (
+        <Part title="Tags">
+          <Tags tags={execution.tags} />
+        </Part>
+      )}
       {files.length > 0 && (
         <Part title="Files">
           <dl className="jp-mlb-Facts">
@@ -218,7 +223,7 @@ function ErrorText({ execution }: { readonly execution: IExecution }): JSX.Eleme
   const code = failure.line === null ? undefined : lines[failure.line - first];
   return (
     <div className="jp-mlb-Error">
-      <div>
+      <div className="jp-mlb-Error-message">
         {failure.ename}: {failure.evalue}
       </div>
       {failure.line !== null && (
@@ -289,6 +294,25 @@ function ReadLine({ read, onOpen }: IReadLineProps): JSX.Element {
       </span>
     </li>
   );
+}
+
+/** What the step has noted of itself. */
+function Tags({ tags }: { readonly tags: IExecution['tags'] }): JSX.Element {
+  return (
+    <dl className="jp-mlb-Facts">
+      {Object.entries(tags).map(([name, value]) => (
+        <React.Fragment key={name}>
+          <dt>{name}</dt>
+          <dd>{value}</dd>
+        </React.Fragment>
+      ))}
+    </dl>
+  );
+}
+
+/** The last value of each metric, in the order in which they were first logged. */
+export function lastOf(metrics: ReadonlyArray<IMetric>): IMetric[] {
+  return [...new Map(metrics.map(each => [each.name, each])).values()];
 }
 
 function Metrics({ metrics }: { readonly metrics: ReadonlyArray<IMetric> }): JSX.Element {

@@ -16,8 +16,8 @@ export interface IPillProps {
   readonly waitsFor: ReadonlyArray<string>;
   /** Whether a cell that runs now waits for it. */
   readonly isAwaited: boolean;
-  /** Which attempt it is at, if it is not the first. */
-  readonly attempt: string;
+  /** How far it says that it is, and which attempt it is at, if it is not the first. */
+  readonly howFar: string;
   /** Why it is out of date, if it is. */
   readonly staleness: string | undefined;
   /** The run that it was reused from, once that is known. */
@@ -72,7 +72,7 @@ export function Pill(props: IPillProps): JSX.Element {
 /** After this long in the queue with nothing to wait for, in milliseconds, it waits for a place. */
 const WAITS_FOR_PLACE = 2000;
 
-function wordsOf({ execution, waitsFor, attempt }: IPillProps, now: number): string {
+function wordsOf({ execution, waitsFor, howFar }: IPillProps, now: number): string {
   const { state, fanout, reused_from: origin } = execution;
   // How far its items are is told under the cell.
   const items = fanout?.total ? `×${fanout.total.toLocaleString('en-US')}` : '';
@@ -81,17 +81,17 @@ function wordsOf({ execution, waitsFor, attempt }: IPillProps, now: number): str
   switch (state) {
     case 'queued':
       return parts(
-        attempt,
+        howFar,
         waitsFor.length ? `waits for ${waitsFor.join(', ')}` : queued(execution, now)
       );
     case 'failed':
     case 'cancelled':
     case 'skipped':
-      return parts(state, fanout?.failed ? null : remark(null, execution), items, attempt, time);
+      return parts(state, fanout?.failed ? null : remark(null, execution), items, howFar, time);
     case 'reused':
       return parts(items, origin === null ? 'reused' : null);
     default:
-      return parts(items, attempt, time);
+      return parts(items, howFar, time);
   }
 }
 

@@ -12,10 +12,10 @@ import { clock, counted, duration, exact, figure, millis, moment, size } from '.
 import { layOut } from '../model/lanes';
 import type { IFold, RunTab } from '../model/run';
 import { isUnderWay } from '../model/steps';
-import { itemName } from './execution';
+import { itemName, lastOf } from './execution';
 import { LaneRow, LanesBelow, laneWidth } from './lanes';
 import { runName } from './runlist';
-import { Fact, LinkButton, moveFocus, useNow } from './shared';
+import { Fact, LinkButton, moveFocus, Pair, useNow } from './shared';
 import { StateIcon } from './stateicon';
 import { remark, timeOf } from './steplist';
 
@@ -44,6 +44,7 @@ export function RunHead(props: IRunHeadProps): JSX.Element {
   const now = useNow(isLive);
   const started = millis(run.started);
   const parameters = Object.entries(run.parameters);
+  const tags = Object.entries(run.tags);
   return (
     <header className="jp-mlb-RunHead">
       <div className="jp-mlb-RunHead-title">
@@ -103,9 +104,27 @@ export function RunHead(props: IRunHeadProps): JSX.Element {
         {parameters.length > 0 && (
           <Fact name="Parameters">
             {parameters.map(([name, value]) => (
-              <span className="jp-mlb-RunHead-parameter" key={name}>
-                <code>{name}</code> {typeof value === 'string' ? value : JSON.stringify(value)}
-              </span>
+              <Pair key={name} name={name}>
+                {typeof value === 'string' ? value : JSON.stringify(value)}
+              </Pair>
+            ))}
+          </Fact>
+        )}
+        {run.metrics.length > 0 && (
+          <Fact name="Metrics">
+            {lastOf(run.metrics).map(({ name, value }) => (
+              <Pair key={name} name={name}>
+                {figure(value)}
+              </Pair>
+            ))}
+          </Fact>
+        )}
+        {tags.length > 0 && (
+          <Fact name="Tags">
+            {tags.map(([name, value]) => (
+              <Pair key={name} name={name}>
+                {value}
+              </Pair>
             ))}
           </Fact>
         )}

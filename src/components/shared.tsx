@@ -90,6 +90,15 @@ export function Fact({ name, children }: IFactProps): JSX.Element {
   );
 }
 
+/** A name and its value among others; a long one is cut, and seen whole while it is pointed at. */
+export function Pair(props: { readonly name: string; readonly children: string }): JSX.Element {
+  return (
+    <span className="jp-mlb-RunHead-pair" title={`${props.name} = ${props.children}`}>
+      <code>{props.name}</code> {props.children}
+    </span>
+  );
+}
+
 export interface ISegmentsProps<T extends string> {
   readonly label: string;
   /** Each choice with its word. */

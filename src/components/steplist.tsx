@@ -19,8 +19,8 @@ export interface IStepListProps {
   readonly graph: IGraph;
   readonly activeCell: string | null;
   readonly executionOf: (cell: string) => IExecution | undefined;
-  /** Which attempt a cell's execution is at, if it is not the first. */
-  readonly attempt: (cell: string) => string;
+  /** How far a cell's execution says that it is, and which attempt it is at, if it is not the first. */
+  readonly howFar: (cell: string) => string;
   /** Why the last execution of a cell is out of date; undefined if it is not. */
   readonly staleness: (cell: string) => string | undefined;
   /** The run that an execution was reused from, once that is known. */
@@ -77,7 +77,7 @@ export function StepList(props: IStepListProps): JSX.Element {
               <span className="jp-mlb-StepList-name">{step.name}</span>
               <span className="jp-mlb-StepList-extra">
                 {stale && <span className="jp-mlb-Stale">out of date</span>}
-                {[props.attempt(step.cell), remark(step, execution)].filter(Boolean).join(' · ')}
+                {[props.howFar(step.cell), remark(step, execution)].filter(Boolean).join(' · ')}
               </span>
               {!origin && <span className="jp-mlb-StepList-time">{timeOf(execution, now)}</span>}
             </button>
@@ -158,7 +158,10 @@ function hint(
   execution: IExecution | undefined,
   stale: string | undefined
 ): string {
-  const lines = step.parents.map(parent => `waits for ${parent.step}: ${parent.why}`);
+  const lines = [
+    step.name,
+    ...step.parents.map(parent => `waits for ${parent.step}: ${parent.why}`)
+  ];
   if (execution?.failure) {
     lines.push(`${execution.failure.ename}: ${execution.failure.evalue}`);
   }

@@ -30,7 +30,7 @@ class Server {
 class Feed {
   readonly arrived = new Signal<this, INews>(this);
 
-  tell(cell: string, state: IExecution['state']): void {
+  tell(cell: string, state: IExecution['state'], progress?: object): void {
     const execution = {
       id: `e-${cell}`,
       cell,
@@ -40,7 +40,11 @@ class Feed {
       source: null,
       reads: []
     };
-    this.arrived.emit({ type: 'execution', kernel: 'k', body: { execution } } as unknown as INews);
+    this.arrived.emit({
+      type: 'execution',
+      kernel: 'k',
+      body: { execution, progress }
+    } as unknown as INews);
   }
 }
 
@@ -90,5 +94,27 @@ describe('the steps of a notebook', () => {
     steps.noteFresh();
     await edit(steps, SETUP, SCALE, TOTAL);
     expect(steps.toRun).toEqual(['scale']);
+  });
+});
+
+describe('what a step says of itself', () => {
+  it('is how far it is, while it runs', () => {
+    const { feed, steps } = aNotebook();
+    feed.tell('scale', 'running', { done: 12, total: 60 });
+    expect(steps.howFar('scale')).toBe('12 of 60');
+    feed.tell('scale', 'running', { done: 0.5, total: null });
+    expect(steps.howFar('scale')).toBe('0.5 done');
+    feed.tell('scale', 'succeeded');
+    expect(steps.howFar('scale')).toBe('');
+  });
+
+  it('is told at its end though the notebook has another kernel by now', () => {
+    const { feed, steps } = aNotebook();
+    const ended: string[] = [];
+    feed.tell('scale', 'running');
+    steps.executionChanged.connect((_, { cell, state }) => ended.push(`${cell} ${state}`));
+    steps.setKernel('another');
+    feed.tell('scale', 'succeeded');
+    expect(ended).toEqual(['scale succeeded']);
   });
 });

@@ -10,6 +10,7 @@ import { Client, sentence } from '../api/client';
 import type { NewsFeed } from '../api/news';
 import type { ICellText, IDashboard, IExecution, IGraph, INews } from '../api/schema';
 import type { IPicture } from './fanout';
+import { figure } from './format';
 import { cellsToRun, outOfDate, RanCells } from './freshness';
 import { Origins } from './origins';
 
@@ -130,6 +131,15 @@ export class StepsModel implements IDisposable {
     return this._isDisposed;
   }
 
+  /** The notebook's id under which its kernel ran it last, if it did: one that was not saved may carry none by now. */
+  get ranAs(): string | null {
+    return this._ranAs;
+  }
+
+  set ranAs(notebookId: string | null) {
+    this._ranAs = notebookId;
+  }
+
   /** What a cell did last in this kernel. */
   executionOf(cell: string): IExecution | undefined {
     return this._executions.get(cell);
@@ -157,11 +167,17 @@ export class StepsModel implements IDisposable {
     return this._origins.runOf(execution, this._path);
   }
 
-  /** The attempt that a cell's execution is at. */
-  attempt(cell: string): string {
+  /** How far a cell's execution is: at which attempt, and what it says of itself while it runs. */
+  howFar(cell: string): string {
     const execution = this._executions.get(cell);
+    if (!execution) {
+      return '';
+    }
     const source = this._cells.find(each => each.id === cell)?.source;
-    return execution ? attemptWords(execution, source) : '';
+    const said = isUnderWay(execution) ? this._progress.get(execution.id) : undefined;
+    return [said && progressWords(said), attemptWords(execution, source)]
+      .filter(Boolean)
+      .join(' · ');
   }
 
   /** Why the last execution of a cell no longer holds; undefined while it does. */
@@ -251,6 +267,7 @@ export class StepsModel implements IDisposable {
       this._executions.clear();
       this._ran.forget(false);
       this._isCopy = false;
+      this._ranAs = null;
       this._waitsFor = null;
       this._emit();
     }
@@ -268,6 +285,7 @@ export class StepsModel implements IDisposable {
       return;
     }
     this._isCopy = answer.copied;
+    this._ranAs = answer.notebook_id;
     for (const [cell, execution] of Object.entries(answer.outputs)) {
       this._take(cell, execution);
     }
@@ -302,6 +320,12 @@ export class StepsModel implements IDisposable {
       return;
     }
     const execution = news.body.execution as unknown as IExecution;
+    const progress = news.body.progress as unknown as IProgress | undefined;
+    if (progress) {
+      this._progress.set(execution.id, progress);
+    } else if (!isUnderWay(execution)) {
+      this._progress.delete(execution.id);
+    }
     this._followLeft(execution);
     if (news.kernel !== this._kernel || this._isCopy) {
       return;
@@ -336,6 +360,7 @@ export class StepsModel implements IDisposable {
 
   private _followLeft(execution: IExecution): void {
     if (!this._isDisposed && !isUnderWay(execution) && this._left.delete(execution.id)) {
+      this._executionChanged.emit(execution);
       this._changed.emit();
     }
   }
@@ -405,6 +430,8 @@ export class StepsModel implements IDisposable {
   private _origins: Origins;
   private _path = '';
   private _ran = new RanCells();
+  private _progress = new Map<string, IProgress>();
+  private _ranAs: string | null = null;
   private _redraw = new Debouncer(() => this._draw(), TYPING);
   private _stale: ReadonlyMap<string, string> | null = null;
   private _ticket = 0;
@@ -433,6 +460,17 @@ export function goesOn(steps: ReadonlyArray<IExecution>): string {
 
 export function isUnderWay(record: { readonly state: State }): boolean {
   return record.state === 'queued' || record.state === 'running';
+}
+
+/** How much of its work a step says it has done, of how much if that is known. */
+export interface IProgress {
+  readonly done: number;
+  readonly total: number | null;
+}
+
+/** How far a step says it is: `12 of 60`. */
+export function progressWords({ done, total }: IProgress): string {
+  return total === null ? `${figure(done)} done` : `${figure(done)} of ${figure(total)}`;
 }
 
 /** Which attempt an execution is at, of how many where its cell says so: `attempt 2 of 3`. Empty for a first one alone. */

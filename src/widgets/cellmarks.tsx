@@ -56,7 +56,7 @@ export class CellMark extends ReactWidget {
           <Pill
             execution={execution}
             waitsFor={steps.waiting(execution)}
-            attempt={steps.attempt(this.cell)}
+            howFar={steps.howFar(this.cell)}
             staleness={steps.staleness(this.cell)}
             reusedFrom={steps.reusedFrom(execution)}
             onOpenRun={rest.onOpenRun}

@@ -46,9 +46,10 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
     this.steps = new StepsModel(_options.client, _options.news);
     this.steps.changed.connect(this._draw, this);
     this.steps.executionChanged.connect(this._onExecution, this);
-    this.steps.wentOn.connect((_, steps) =>
-      _options.wentOn(steps, () => steps.forEach(({ id }) => this.cancel(id)))
-    );
+    this.steps.wentOn.connect((_, steps) => {
+      this._joinAgain(steps);
+      _options.wentOn(steps, () => steps.forEach(({ id }) => this.cancel(id)));
+    });
     const { content, sessionContext, context } = panel;
     content.cellInViewportChanged.connect(this._onViewport, this);
     content.activeCellChanged.connect(this._onActiveCell, this);
@@ -90,14 +91,18 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
     return this._isDisposed;
   }
 
-  /** Return the notebook's id in its metadata, which is written if there is none, or that of what it was copied from. */
+  /**
+   * Return the notebook's id in its metadata, which is written if there is none, or that of what it was copied from:
+   * the one that its kernel ran it under before it was opened again unsaved, or a new one.
+   */
   ensureId(): string {
     const known = this.notebookId;
     if (known && known !== this._foreignId) {
       return known;
     }
+    const ranAs = known ? null : this.steps.ranAs;
     const bytes = crypto.getRandomValues(new Uint8Array(26));
-    const id = [...bytes].map(byte => LETTERS[byte % 32]).join('');
+    const id = ranAs ?? [...bytes].map(byte => LETTERS[byte % 32]).join('');
     const metadata = this.panel.model?.getMetadata(METADATA) as PartialJSONObject | undefined;
     this.panel.model?.setMetadata(METADATA, { ...metadata, id });
     return id;
@@ -511,6 +516,7 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
         if (this._isDisposed || kernel !== this.steps.kernel || answer.copied) {
           return;
         }
+        this.steps.ranAs = answer.notebook_id;
         for (const [cell, execution] of Object.entries(answer.outputs)) {
           if (!this._ranHere.has(cell) && this._isUnsaved(execution)) {
             this._fill(cell, execution);
@@ -541,23 +547,43 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
     }
     this._late.set(cell, output);
     if (isUnderWay(execution)) {
-      this._restored.set(cell, execution.id);
+      this._join(cell, execution.id);
     } else {
       this._closed.add(execution.id);
+    }
+  }
+
+  /** Note that a cell's step is followed from its middle on: its output is made exact at its end. */
+  private _join(cell: string, execution: string): void {
+    const { kernel } = this.steps;
+    if (kernel !== null) {
+      this._restored.set(cell, { execution, kernel });
+    }
+  }
+
+  /** Note that the kernel which passed on what these steps print will not do so to their end. */
+  private _joinAgain(steps: ReadonlyArray<IExecution>): void {
+    for (const { id, cell } of steps) {
+      if (cell && this._ranHere.has(cell)) {
+        this._join(cell, id);
+      }
     }
   }
 
   /** Make the output of a step that was joined on its way exact, once it has ended. */
   private _onExecution(_: StepsModel, execution: IExecution): void {
     const { cell } = execution;
-    if (!cell || isUnderWay(execution) || this._restored.get(cell) !== execution.id) {
+    const joined = cell ? this._restored.get(cell) : undefined;
+    if (!cell || joined?.execution !== execution.id || isUnderWay(execution)) {
       return;
     }
     this._restored.delete(cell);
     this._options.client
-      .execution(execution.id, this.path)
-      .then(whole => {
-        if (!this._isDisposed && this._late.get(cell)?.execution === whole.id) {
+      .outputs({ kernel: joined.kernel, cells: [cell], path: this.path, messages: true })
+      .then(({ outputs: { [cell]: whole } }) => {
+        const now = this._late.get(cell)?.execution ?? execution.id;
+        const isLast = now === execution.id && !this._replaced.has(now);
+        if (!this._isDisposed && whole?.id === execution.id && isLast) {
           this._fill(cell, whole);
         }
       })
@@ -606,7 +632,7 @@ export class OpenNotebook implements IDisposable, ICurrentNotebook {
   /** The step's cell that was run in a kernel which has not loaded mlbench, though a cell of the notebook would. */
   private _ranInVain: string | null = null;
   private _replaced = new Map<string, number>();
-  private _restored = new Map<string, string>();
+  private _restored = new Map<string, { readonly execution: string; readonly kernel: string }>();
   private _status: Kernel.Status = 'unknown';
 }
 

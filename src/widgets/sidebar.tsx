@@ -10,7 +10,7 @@ import {
   UseSignal
 } from '@jupyterlab/ui-components';
 import type { IStateDB } from '@jupyterlab/statedb';
-import { MessageLoop } from '@lumino/messaging';
+import { IMessageHandler, Message, MessageLoop } from '@lumino/messaging';
 import { ISignal, Signal } from '@lumino/signaling';
 import { AccordionPanel, Widget } from '@lumino/widgets';
 import * as React from 'react';
@@ -59,6 +59,8 @@ export interface ISidebarOptions {
 }
 
 const OPEN_SECTIONS = 'mlbench:open-sections';
+/** Below this height there is no room for sections, as for a moment while JupyterLab restores its layout. */
+const TOO_LOW = 150;
 
 export class Sidebar extends SidePanel {
   constructor(private _options: ISidebarOptions) {
@@ -77,6 +79,7 @@ export class Sidebar extends SidePanel {
     this._addSection('Runs', 'runs', this._runs, this._runsCount, this._runsAction);
     this._addSection('Jobs', 'jobs', this._jobs, this._jobsCount, this._jobsAction);
     (this.content as AccordionPanel).setRelativeSizes([3, 5, 3]);
+    MessageLoop.installMessageHook(this.content, keepShares);
     void this._restoreSections();
   }
 
@@ -226,7 +229,7 @@ export class Sidebar extends SidePanel {
           graph={steps.graph}
           activeCell={steps.activeCell}
           executionOf={cell => steps.executionOf(cell)}
-          attempt={cell => steps.attempt(cell)}
+          howFar={cell => steps.howFar(cell)}
           staleness={cell => steps.staleness(cell)}
           reusedFrom={execution => steps.reusedFrom(execution)}
           onOpen={cell => current.goTo(cell)}
@@ -447,6 +450,18 @@ export class Sidebar extends SidePanel {
   });
   private _changed = new Signal<this, void>(this);
   private _current: ICurrentNotebook | null = null;
+}
+
+/** Let each section keep its share of the height, where lumino would have all of them grow by as much. */
+function keepShares(content: IMessageHandler, message: Message): boolean {
+  if (message.type === 'resize') {
+    const panel = content as AccordionPanel;
+    if (panel.node.offsetHeight < TOO_LOW) {
+      return false;
+    }
+    panel.setRelativeSizes(panel.relativeSizes(), false);
+  }
+  return true;
 }
 
 interface ILiveProps {

@@ -8,6 +8,7 @@ from typing import Any
 from IPython.core.error import InputRejected
 
 from mlbench.core.records import Failure
+from mlbench.runs.endings import failure_lines
 
 __all__ = ["CellNotRun", "StepError", "shown_failure", "shown_syntax_error"]
 
@@ -36,9 +37,7 @@ def shown_failure(failure: Failure, step: str, hint: str | None = None) -> Any:
     >>> type(shown_failure(Failure(ename="KeyError", evalue="'x'"), "load")).__name__
     'KeyError'
     """
-    remedy = hint or failure.remedy or f"To look into it: %%step {step} --here, then %debug"
-    told = failure.traceback or (f"{failure.ename}: {failure.evalue}",)
-    lines = told if told[-1].rstrip().endswith(remedy) else (*told, "", remedy)  # an error of ours ends in it
+    lines = tuple(failure_lines(failure, step, hint))
     kind = type(failure.ename, (StepError,), {"lines": lines, "__module__": "builtins"})
     return kind(failure.evalue)
 

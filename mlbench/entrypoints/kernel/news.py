@@ -15,10 +15,10 @@ from mlbench.core.ids import ExecutionId, RunId
 from mlbench.core.messages import Event
 from mlbench.core.records import ENDED, Binding, Execution, Failure, Json
 from mlbench.entrypoints.kernel.display import Delivery
-from mlbench.entrypoints.kernel.errors import shown_failure
 from mlbench.entrypoints.kernel.submission import Track
+from mlbench.runs.endings import end_output
 
-__all__ = ["News", "as_execution", "why"]
+__all__ = ["News", "as_execution"]
 
 
 class News:
@@ -173,19 +173,8 @@ class News:
     def _end_shown(self, track: Track, record: Execution) -> list[Json]:
         """Return what a step's cell shows of an end that is no success."""
         if record.state == "failed" and record.failure is not None:
-            failure = shown_failure(record.failure, track.step, self._hint(record.failure))
-            return [
-                {
-                    "output_type": "error",
-                    "ename": record.failure.ename,
-                    "evalue": record.failure.evalue,
-                    "traceback": failure._render_traceback_(),
-                }
-            ]
-        verb = {"failed": "failed", "cancelled": "was cancelled", "skipped": "was not run"}.get(record.state)
-        if verb is None or not track.late or record.reason == "superseded":
-            return []
-        return [{"output_type": "stream", "name": "stderr", "text": f"Step {track.step} {verb}: {why(record)}\n"}]
+            return end_output(record, self._hint(record.failure))
+        return end_output(record) if track.late else []
 
     # --- to be shown and applied ------------------------------------------------------------------------------------
 
@@ -226,21 +215,3 @@ def as_execution(found: Any) -> Execution:
 def _shown(messages: Iterable[Json]) -> list[Json]:
     """Return messages without errors: a step's error is shown when its end is known, with what to do next."""
     return [dict(one) for one in messages if one["output_type"] != "error"]
-
-
-def why(record: Execution) -> str:
-    """Say in a few words why an execution did not succeed."""
-    if record.failure is not None:
-        text = f"{record.failure.ename}: {record.failure.evalue}".rstrip()
-        return text if text.endswith((".", "!", "?")) else f"{text}."
-    if record.note:
-        return record.note
-    return {
-        "timeout": "it took longer than its --timeout.",
-        "memory": "it ran out of memory.",
-        "worker-lost": "its process was killed.",
-        "service-lost": "the service that ran it was lost.",
-        "kernel-lost": "its kernel is gone.",
-        "user": "somebody cancelled it.",
-        "superseded": "its cell was changed and run again.",
-    }.get(record.reason or "", "a step that it needs did not succeed.")

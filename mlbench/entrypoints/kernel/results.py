@@ -13,11 +13,12 @@ from mlbench.core.records import Json
 from mlbench.entrypoints.kernel.display import let_figures_show
 from mlbench.entrypoints.kernel.generators import Generators
 from mlbench.entrypoints.kernel.names import ABSENT, Held, Names, Provided, Source
-from mlbench.entrypoints.kernel.news import News, as_execution, why
+from mlbench.entrypoints.kernel.news import News, as_execution
 from mlbench.entrypoints.kernel.pending import Placeholder
 from mlbench.entrypoints.kernel.storage import Storage
 from mlbench.entrypoints.kernel.submission import Track
 from mlbench.entrypoints.kernel.waiting import Waiting
+from mlbench.runs.endings import why
 
 __all__ = ["Results"]
 

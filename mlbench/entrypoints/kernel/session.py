@@ -24,7 +24,7 @@ from mlbench.entrypoints.kernel.front import Front
 from mlbench.entrypoints.kernel.generators import Generators, Start
 from mlbench.entrypoints.kernel.modules import ModuleWatch
 from mlbench.entrypoints.kernel.names import Names
-from mlbench.entrypoints.kernel.news import News, as_execution, why
+from mlbench.entrypoints.kernel.news import News, as_execution
 from mlbench.entrypoints.kernel.order import Order
 from mlbench.entrypoints.kernel.parts import cell_key, parts_of
 from mlbench.entrypoints.kernel.pending import WAIT, Waits, is_placeholder, runs_a_step
@@ -36,11 +36,13 @@ from mlbench.entrypoints.kernel.submission import (
     Track,
     defs_of,
     find_inputs,
+    is_plain,
     modules_behind,
     requirements_of,
     without_modules,
 )
 from mlbench.entrypoints.kernel.waiting import Waiting, listed, names_in
+from mlbench.runs.endings import why
 from mlbench.runs.reach import reach
 
 if TYPE_CHECKING:
@@ -371,11 +373,10 @@ class Session:
     def _parameter_values(self) -> Json:
         from mlbench.notebook.parameters import recorded
 
-        plain = (str, int, float, bool, type(None), list, dict, tuple)
         if self._parameter_names is None:
             self._read_parameters(self.front.parameters_in_file() or "")
         names = self._parameter_names or ()
-        return recorded({name: value for name in names if isinstance(value := self.namespace.get(name), plain)})
+        return recorded({name: value for name in names if is_plain(value := self.namespace.get(name))})
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 

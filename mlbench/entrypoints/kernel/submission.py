@@ -24,6 +24,7 @@ __all__ = [
     "Track",
     "defs_of",
     "find_inputs",
+    "is_plain",
     "modules_behind",
     "needs_of",
     "origin_of",
@@ -32,6 +33,19 @@ __all__ = [
 ]
 
 _OF_THE_SHELL: Final = frozenset({"get_ipython", "display", "exit", "quit", "open", "__builtins__", "__builtin__"})
+
+
+def is_plain(value: Any) -> bool:
+    """Say whether a parameter's value is one that a record holds; a name that a step is still to bind is none.
+
+    Examples
+    --------
+    >>> is_plain(("JFK", 0.5)), is_plain(object())
+    (True, False)
+    """
+    kind = type(value)  # a stand-in says of itself that it is what it stands for
+    of_numpy = kind.__module__ == "numpy" and getattr(value, "shape", None) == () and hasattr(value, "item")
+    return of_numpy or issubclass(kind, (str, int, float, bool, type(None), list, dict, tuple))
 
 
 @dataclass(slots=True, eq=False)

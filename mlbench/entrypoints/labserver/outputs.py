@@ -16,6 +16,7 @@ from mlbench.core.records import UNDER_WAY, Execution, Run
 from mlbench.entrypoints.labserver import schema
 from mlbench.entrypoints.labserver.door import Handler
 from mlbench.project.identity import is_own
+from mlbench.runs.endings import end_output
 
 __all__ = ["IdentityOfNotebook", "OutputsOfCells"]
 
@@ -34,20 +35,21 @@ class OutputsOfCells(Handler):
 
     async def _outputs(self) -> schema.Outputs:
         question = self.body(schema.OutputsQuestion)
-        found, copied = await asyncio.to_thread(self._stored, question)
+        stored = await asyncio.to_thread(self._stored, question)
         if question.messages:
-            for cell, execution in found.items():
+            for cell, execution in stored.outputs.items():
                 if execution.state in UNDER_WAY:
-                    found[cell] = await self.newsroom.execution(execution.id) or execution
-        return schema.Outputs(outputs=found, copied=copied)
+                    stored.outputs[cell] = await self.newsroom.execution(execution.id) or execution
+                stored.outputs[cell] = _with_end(stored.outputs[cell])
+        return stored
 
-    def _stored(self, question: schema.OutputsQuestion) -> tuple[dict[str, Execution], bool]:
+    def _stored(self, question: schema.OutputsQuestion) -> schema.Outputs:
         catalog = self.stores.project(question.path).catalog
         wanted = set(question.cells)
         found: dict[str, Execution] = {}
         runs = catalog.runs(kernel=question.kernel, limit=RUNS_BACK)
         if question.path and runs and self._is_copy(question.path, runs[0]):
-            return {}, True
+            return schema.Outputs(outputs={}, copied=True)
         for run in runs:
             if len(found) == len(wanted):
                 break
@@ -63,7 +65,7 @@ class OutputsOfCells(Handler):
                 found[cell] = catalog.execution(one.id)
                 if one.reused_from is not None and not found[cell].messages:
                     found[cell] = replace(found[cell], messages=_origin(catalog, one).messages)
-        return found, False
+        return schema.Outputs(outputs=found, notebook_id=runs[0].notebook_id if runs and question.path else None)
 
     def _is_copy(self, path: str, run: Run) -> bool:
         """Say whether a document is not the one that the kernel runs: that one has another path, and still exists."""
@@ -101,6 +103,14 @@ def _origin(catalog: Catalog, execution: Execution) -> Execution:
         return catalog.execution(execution.reused_from) if execution.reused_from is not None else execution
     except NotFound:
         return execution
+
+
+def _with_end(execution: Execution) -> Execution:
+    """Return an execution with what its cell is shown of an end that is no success."""
+    if execution.state in UNDER_WAY:
+        return execution
+    printed = [one for one in execution.messages if one["output_type"] != "error"]
+    return replace(execution, messages=(*printed, *end_output(execution)))
 
 
 def _later(one: Execution, other: Execution) -> bool:

@@ -202,10 +202,14 @@ class OutputsQuestion(Struct, frozen=True, kw_only=True):
 
 
 class Outputs(Struct, frozen=True, kw_only=True):
-    """`copied` says that the document is a copy of the one that the kernel runs: nothing is put into it."""
+    """`copied` says that the document is a copy of the one that the kernel runs: nothing is put into it.
+
+    `notebook_id` is the id under which the kernel ran the document last: that of one that was not saved since.
+    """
 
     outputs: dict[str, Execution]
     copied: bool = False
+    notebook_id: str | None = None
 
 
 class Dashboard(Struct, frozen=True, kw_only=True):

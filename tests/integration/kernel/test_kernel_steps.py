@@ -199,3 +199,13 @@ def test_a_plain_cell_that_drew_too_early_is_told(page: Any, tmp_path: Path) -> 
     go.touch()
     answer = page.run("early")
     assert "drew random numbers" in answer.text
+
+
+def test_a_parameter_that_a_step_binds_anew_or_that_numpy_made_stands_in_no_steps_way(page: Any) -> None:
+    page.run("import numpy as np\nrate: float = 0.5\nsizes: list = [1]", "p", tags=["parameters"])
+    page.run("rate, sizes = np.float64(rate) / 2, list(np.arange(2))")
+    assert page.run("%%step slow\nimport time; time.sleep(0.5)\nsizes = [7]\n").status == "ok"
+    answer = page.run("%%step after\ntwice = rate * 2\n")
+    assert answer.status == "ok", answer.error
+    assert page.value("float(twice), sizes") == "(0.5, [7])"
+    assert page.value("import mlbench; print(mlbench.runs(limit=1)['params.rate'][0])").strip() == "0.25"

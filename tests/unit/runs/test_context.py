@@ -36,6 +36,12 @@ def test_what_is_no_number_is_refused_by_name(news: list[Json], value: object) -
     assert news == []
 
 
+def test_how_far_the_work_is_is_refused_by_its_own_name_too(news: list[Json]) -> None:
+    with pytest.raises(UsageError, match=r"mlbench\.progress: done must be a number, not range"):
+        context.progress(range(3))  # type: ignore[arg-type]
+    assert not news
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_what_is_not_finite_is_said_and_not_recorded(news: list[Json], value: float) -> None:
     with pytest.warns(UserWarning, match="rmse is"):
