@@ -224,6 +224,21 @@ def test_a_service_whose_folder_was_deleted_ends_with_its_steps_and_leaves_the_n
     assert connect(start=False).request("status")["pid"] == newer.service.pid
 
 
+def test_a_door_that_cannot_be_looked_at_is_not_taken_for_one_that_is_gone(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = Door.find()
+    assert not door.leads_to(os.getpid())
+    door.socket.touch()
+    assert not door.leads_to(os.getpid())
+
+    def too_many(*_: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "open", too_many)
+    assert door.leads_to(os.getpid())
+
+
 def test_an_older_client_speaks_to_a_newer_service(alone: House) -> None:
     newer = alone.start(version="99.0")
     with connect() as client:
