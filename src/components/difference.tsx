@@ -334,9 +334,9 @@ function Pairs({ before, after, rows, isNumeric, hasStates }: IPairsProps): JSX.
       {value === null ? (
         <span className="jp-mod-quiet">{gone}</span>
       ) : (
-        <>
+        <div className="jp-mlb-Pairs-value">
           {hasStates && <StateIcon state={stateOf(value)} />} {value}
-        </>
+        </div>
       )}
     </td>
   );
