@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import nbformat
 import pytest
 
 from mlbench.core.records import Execution, Run
-from mlbench.entrypoints.cli.run import _Lines
+from mlbench.entrypoints.cli.run import _Lines, _terminated_as_interrupted
 from mlbench.project import Project
 
 MLBENCH = [sys.executable, "-m", "mlbench"]
@@ -87,3 +88,17 @@ def test_a_closed_pipe_does_not_end_the_thread_that_tells_of_steps(monkeypatch: 
         assert lines.steps["train"] is not None
         monkeypatch.undo()
         os.dup2(os.open(os.devnull, os.O_WRONLY), write)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGHUP])
+def test_the_end_of_a_terminal_is_an_interrupt_unless_it_is_ignored_as_by_nohup(sign: signal.Signals) -> None:
+    before = signal.getsignal(sign)
+    with pytest.raises(KeyboardInterrupt), _terminated_as_interrupted():
+        os.kill(os.getpid(), sign)
+    assert signal.getsignal(sign) == before
+    signal.signal(sign, signal.SIG_IGN)
+    try:
+        with _terminated_as_interrupted():
+            os.kill(os.getpid(), sign)
+    finally:
+        signal.signal(sign, before)
