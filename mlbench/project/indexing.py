@@ -118,7 +118,7 @@ class _Index:
         for name, record in records:
             try:
                 self._take(record, found)
-            except (msgspec.ValidationError, KeyError, TypeError, ValueError) as error:
+            except (msgspec.ValidationError, KeyError, TypeError, ValueError, AttributeError) as error:
                 why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
                 self.damaged[name] = f"The record {name} cannot be used: {why}."
                 _LOG.warning("%s", self.damaged[name])
@@ -133,8 +133,9 @@ class _Index:
 
     def _take(self, record: Json, found: _Batch) -> None:
         """Sort one record in. Raise `ValueError`, `KeyError` or `TypeError` if it is not what its kind says."""
-        from mlbench.runs.wire import msgspec
+        from mlbench.runs.wire import check_numbers, msgspec
 
+        check_numbers(record)
         match record["record"]:
             case "run":
                 run = msgspec.convert(record, Run)

@@ -453,6 +453,7 @@ _INSTEAD: tuple[tuple[str, str, str], ...] = (
      "a lock, thread or queue", "Make it in the cell that uses it."),
     (r"(concurrent|asyncio|_asyncio|loky|joblib\.parallel)\..*", "an executor or a task",
      "Make it in the cell that uses it, and keep its results."),
+    (r"distributed\.client\.Future", "a task of Dask's", "Keep its result, as in `client.gather(…)`."),
     (_DATABASES,
      "a database connection", "Connect in the cell that uses it, and keep the rows that you need."),
     (r"_?socket\..*|_?ssl\..*|requests\..*|httpx\..*|urllib3\..*|aiohttp\..*|paramiko\..*|boto3\..*|botocore\..*",

@@ -4,7 +4,7 @@
 - Functions of the notebook that something wraps (`lru_cache`, `singledispatch`, `toolz.curry`, a decorator's object)
   are sent by value and wrapped again: by themselves these pickle as a name that does not exist where they arrive.
 - A figure does not register itself with pyplot when it is loaded, which would show it a second time.
-- An open file is refused: cloudpickle would send what it holds instead.
+- An open file is refused: cloudpickle would send what it holds instead. So is a future of Dask's.
 - A class of the notebook carries a digest of its definition, so that it can be told whether a live one is the same.
 
 This module imports cloudpickle; `mlbench.runs.values` imports it when something has to be pickled.
@@ -218,7 +218,15 @@ def _reduce_wrapper(obj: Any) -> Any:
     return restore_wrapper, (type(obj), state["__wrapped__"], rest)
 
 
+def _reduce_future(obj: Any) -> Any:
+    """Refuse what stands for a task of Dask's: it pickles, and comes back as one that belongs to no client."""
+    if any(kind.__name__ == "Future" and kind.__module__ == "distributed.client" for kind in type(obj).__mro__):
+        raise TypeError("cannot pickle 'distributed.client.Future' object")
+    return NotImplemented
+
+
 _RULES: dict[str, Callable[[Any], Any]] = {
+    "distributed": _reduce_future,
     "functools": _reduce_functools,
     "_io": _reduce_file,
     "numpy": _reduce_numpy,

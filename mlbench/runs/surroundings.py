@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from mlbench.core.messages import Surroundings
-from mlbench.runs import modulesettings, pythonsettings, torchsettings
+from mlbench.runs import modulesettings, pandasextensions, pythonsettings, torchsettings
 
-__all__ = ["apply", "changed", "preloadable", "read", "settings_that_differ"]
+__all__ = ["MODULES", "apply", "changed", "modules_in", "preloadable", "read", "set_in_modules", "settings_that_differ"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +143,19 @@ def settings_that_differ(surroundings: Surroundings, *, imported: bool = False) 
     return found
 
 
+def modules_in(surroundings: Surroundings) -> tuple[str, ...]:
+    """Return the modules that are imported in a step because of what surrounds it."""
+    packed = surroundings.libraries.get(_EXTENSIONS)
+    return () if packed is None else pandasextensions.modules_in(pickle.loads(packed))  # noqa: S301  packed here
+
+
+def set_in_modules(surroundings: Surroundings) -> dict[str, str]:
+    """Return, as texts, what is set in modules, by module: it counts for the steps that use the module."""
+    packed = surroundings.libraries.get(MODULES)
+    settings = {} if packed is None else pickle.loads(packed)  # noqa: S301  packed in this very process
+    return {name: repr(sorted(values.items())) for name, values in settings.items()}
+
+
 def _plain_filter(entry: tuple[Any, ...]) -> tuple[str, str] | None:
     action, message, category, module, line = entry
     if action != "error" and (message is not None or module is not None or line or category.__module__ != "builtins"):
@@ -184,6 +197,7 @@ _AT_FIRST: Final[dict[str, Mapping[str, Any]]] = {
     "python": pythonsettings.PYTHON,
     "decimal": pythonsettings.DECIMAL,
     "torch": torchsettings.TORCH,
+    "pandas extensions": {"accessors": [], "progress": None},
     "inline": {
         "figure_formats": ["png"],
         "print_figure_kwargs": {"bbox_inches": "tight"},
@@ -562,6 +576,9 @@ def _apply_sklearn(settings: dict[str, Any], _: Any) -> None:
     sklearn.set_config(**{name: value for name, value in settings.items() if name in known})
 
 
+_EXTENSIONS: Final = "pandas extensions"
+MODULES: Final = "modules"
+"""The entry of what is set in modules of whatever origin."""
 _TABLE: Final = (
     _Entry("python", "sys", pythonsettings.read, pythonsettings.apply),
     _Entry("decimal", "decimal", pythonsettings.read_decimal, pythonsettings.apply_decimal),
@@ -573,7 +590,8 @@ _TABLE: Final = (
     _Entry("pandas", "pandas", _read_pandas, _apply_pandas),
     _Entry("numpy", "numpy", _read_numpy, _apply_numpy),
     _Entry("sklearn", "sklearn", _read_sklearn, _apply_sklearn),
+    _Entry(_EXTENSIONS, "pandas", pandasextensions.read, pandasextensions.apply),
     _Entry("torch", "torch", torchsettings.read, torchsettings.apply),
-    _Entry("modules", "sys", modulesettings.read, modulesettings.apply),
+    _Entry(MODULES, "sys", modulesettings.read, modulesettings.apply),
 )
 """In the order in which they are applied."""

@@ -18,7 +18,7 @@ import msgspec
 
 from mlbench.core import messages, records
 
-__all__ = ["compact", "encoded", "look_at", "msgspec", "numbers_as_text"]
+__all__ = ["check_numbers", "compact", "encoded", "look_at", "msgspec", "numbers_as_text"]
 
 
 def compact(record: Any) -> records.Json:
@@ -74,6 +74,28 @@ def numbers_as_text(record: records.Json) -> records.Json:
         for metric, value in ((metric, metric.get("value")) for metric in metrics)
     ]
     return {**record, "metrics": plain}
+
+
+def check_numbers(record: records.Json) -> None:
+    """Raise `ValueError` if a plain record has a whole number that no database holds: nobody of us has written it.
+
+    Examples
+    --------
+    >>> check_numbers({"started": 2**70})
+    Traceback (most recent call last):
+        ...
+    ValueError: its `started` has more than 64 bits
+    """
+    for one in (record, *_inside(record, "executions")):
+        for part in (one, *_inside(one, "metrics")):
+            for name, value in part.items():
+                if type(value) is int and not -(2**63) <= value < 2**63:
+                    raise ValueError(f"its `{name}` has more than 64 bits")
+
+
+def _inside(record: records.Json, name: str) -> list[records.Json]:
+    found = record.get(name)
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list | tuple) else []
 
 
 @cache

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -268,6 +268,21 @@ def test_the_migrations_make_the_tables_that_the_code_uses(file: Path) -> None:
     with catalog._engine.connect() as connection:
         assert differences(connection) == []
     catalog.close()
+
+
+@pytest.mark.parametrize("table", ["runs", "users"])
+def test_a_database_of_something_else_is_refused_and_stays_as_it_is(file: Path, table: str) -> None:
+    """It got our tables beside its own, and was thrown away when the catalog was made anew."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(file)) as other, other:
+        other.execute(f"CREATE TABLE {table} (x)")
+        other.execute(f"INSERT INTO {table} VALUES (7)")
+    for use in (lambda: SqlCatalog(url(file)), lambda: replace_catalog(url(file), lambda _: None)):
+        with pytest.raises(StoreError, match=f"is no catalog of mlbench: it has the table {table}"):
+            use()
+    with closing(sqlite3.connect(file)) as other:
+        tables = other.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        assert (tables, other.execute(f"SELECT x FROM {table}").fetchall()) == ([(table,)], [(7,)])
 
 
 def test_a_catalog_of_a_newer_version_is_refused_in_one_sentence(file: Path) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -39,6 +40,7 @@ from mlbench.core.records import (
 )
 from mlbench.entrypoints.labserver import schema
 from mlbench.entrypoints.labserver.door import DIGEST
+from mlbench.entrypoints.labserver.news import Newsroom
 from mlbench.entrypoints.labserver.routes import HANDLERS
 from mlbench.entrypoints.labserver.typescript import typescript
 from mlbench.project import Project
@@ -876,3 +878,11 @@ async def test_a_page_that_sends_nonsense_is_let_go(jp_ws_fetch: Any) -> None:
     await asyncio.wait_for(socket.read_message(), 60)
     await socket.write_message("{nonsense")
     assert await asyncio.wait_for(socket.read_message(), 60) is None
+
+
+def test_a_store_that_was_taken_away_holds_up_no_news_of_the_others(tmp_path: Path) -> None:
+    projects = [Project.open(store=str(tmp_path / name)) for name in ("gone", "there")]
+    newsroom = Newsroom(SimpleNamespace(met=lambda: projects))  # type: ignore[arg-type]
+    assert set(newsroom._read_versions()) == {str(tmp_path / "gone"), str(tmp_path / "there")}
+    shutil.move(tmp_path / "gone", tmp_path / "away")
+    assert set(newsroom._read_versions()) == {str(tmp_path / "there")}

@@ -40,6 +40,7 @@ class Care:
     _packs: Packs
     _large: Large
     _unsettled: set[str]
+    _ready: bool
 
     def pieces(self, kind: Literal["object", "pack", "record"], /) -> Iterator[Piece]:
         """Yield the files of a kind, records the oldest first."""
@@ -260,7 +261,7 @@ class Care:
                     f"The store {self.root} cannot be written: {os.strerror(error.errno)}.",
                     "Make the directory writable, or name another in MLBENCH_STORE.",
                 ) from error
-            if error.errno == errno.ENOENT and not os.path.isfile(os.path.join(self.root, "format")):
+            if self._ready and error.errno == errno.ENOENT and not os.path.isfile(os.path.join(self.root, "format")):
                 raise gone(self.root) from error
             raise StoreError(
                 f"The store {self.root} cannot be used: {error.strerror or error}.", "Look at the disk that it lies on."

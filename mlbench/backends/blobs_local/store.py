@@ -107,8 +107,10 @@ class LocalBlobs(Care):
         self._packs = packs_in(os.path.join(self.root, "packs"))
         self._unsettled = set()
         self._large = Large(os.fspath(self.root), self._tmp, name=os.fspath(self.root))
+        self._ready = False
         with self._clear_errors():
             self._prepare()
+        self._ready = True
 
     def __repr__(self) -> str:
         return f"LocalBlobs({str(self.root)!r})"

@@ -93,7 +93,9 @@ class Connections:
         StoreError
             If there is none under that name.
         """
-        if self._file is None or (found := self._state_of_file()) == self._opened:
+        with clear_errors(self._where):
+            found = self._state_of_file()
+        if found == self._opened:
             return
         if found is None:
             raise StoreError(f"The catalog {self._file} is not there any more.", "Bring it, or its store, back.")
@@ -117,16 +119,14 @@ class Connections:
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
-        with clear_errors(self._where):
-            self._look_at_file()
+        self._look_at_file()
         with clear_errors(self._where), self._engine.connect() as connection:
             yield connection
 
     @contextmanager
     def _writing(self, *, durable: bool = True) -> Iterator[Connection]:
         writer = self._writer if durable else self._quick_writer
-        with clear_errors(self._where):
-            self._look_at_file()
+        self._look_at_file()
         with clear_errors(self._where), writer.begin() as connection:
             yield connection
             self._fate.committing = True  # from here on an error does not say whether it was done

@@ -16,7 +16,7 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_u
 from sqlalchemy.exc import DBAPIError
 
 from mlbench.backends.catalog_sql.server import alone_on_server, open_server, persist
+from mlbench.backends.catalog_sql.tables import metadata
 from mlbench.core.errors import StoreError
 from mlbench.core.urls import without_password
 
@@ -196,7 +197,9 @@ def _revision(engine: Engine, where: str) -> str | None:
 
 
 def _revision_seen_by(connection: Connection, where: str) -> str | None:
-    if not inspect(connection).has_table("alembic_version"):
+    tables = inspect(connection).get_table_names()
+    if "alembic_version" not in tables:
+        check_strange(tables if connection.dialect.name == "sqlite" else set(tables) & set(metadata.tables), where)
         return None
     found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
     if found == REPLACED:
@@ -204,6 +207,15 @@ def _revision_seen_by(connection: Connection, where: str) -> str | None:
     if found is not None:
         check_revision(found, where)
     return found
+
+
+def check_strange(tables: Iterable[str], where: str) -> None:
+    """Raise `StoreError` if a database without a revision has tables: it is somebody else's, and stays as it is."""
+    if named := sorted(tables):
+        raise StoreError(
+            f"The database {where} is no catalog of mlbench: it has the table {named[0]}.",
+            "Name another one for the catalog, or move it away: `mlbench store reindex` then makes one of the records.",
+        )
 
 
 def check_revision(found: str, where: str) -> None:

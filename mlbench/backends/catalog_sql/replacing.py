@@ -15,7 +15,15 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from mlbench.backends.catalog_sql.catalog import SqlCatalog
-from mlbench.backends.catalog_sql.opening import REPLACED, REVISIONS, alone, check_revision, clear_errors, sqlite_file
+from mlbench.backends.catalog_sql.opening import (
+    REPLACED,
+    REVISIONS,
+    alone,
+    check_revision,
+    check_strange,
+    clear_errors,
+    sqlite_file,
+)
 from mlbench.backends.catalog_sql.tables import firings
 from mlbench.core.errors import StoreError
 
@@ -96,6 +104,9 @@ def _refuse_newer(old: sqlite3.Connection, file: Path) -> None:
     try:
         found = old.execute("SELECT version_num FROM alembic_version").fetchone()
     except sqlite3.DatabaseError:
+        there = {name for (name,) in old.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if "executions" not in there:
+            check_strange(there, str(file))
         return  # it has no such table: it was never whole
     if found is not None:
         check_revision(found[0], str(file))

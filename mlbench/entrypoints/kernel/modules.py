@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,12 @@ class ModuleWatch:
     def see(self, tree: ast.AST) -> None:
         """Look at a plain cell that is about to run."""
         self._assigned |= assigned(tree)
+
+    def look_back(self, cells: Iterable[str]) -> None:
+        """Look at the cells that ran before this one, the one that loads mlbench among them."""
+        for source in cells:
+            with contextlib.suppress(SyntaxError, ValueError):
+                self.see(syntax.parse(source))
 
     def settle(self) -> None:
         """Note what the cells that have ended may have set."""

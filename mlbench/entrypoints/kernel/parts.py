@@ -20,7 +20,7 @@ from mlbench.notebook.cell import CellNames, analyse
 from mlbench.notebook.evidence import resolve_text
 from mlbench.runs import key
 from mlbench.runs.reach import reach, submodules
-from mlbench.runs.surroundings import settings_that_differ
+from mlbench.runs.surroundings import MODULES, modules_in, set_in_modules, settings_that_differ
 
 __all__ = ["Parts", "cell_key", "parts_of"]
 
@@ -95,7 +95,8 @@ def parts_of(
     held = fingerprint.modules | set(names.imports.values()) | set(edges)
     below = submodules(held, fingerprint.attributes | names.attributes)
     folders = [surroundings.folder, *surroundings.path]
-    modules = modules_of(fingerprint.modules | below | imports_of(source), folders)
+    reached = fingerprint.modules | below | imports_of(source) | set(modules_in(surroundings))
+    modules = modules_of(reached, folders)
     now = modules_of(behind, folders).local
     parts |= {f"{_MODULE}{name}": now.get(name, "") for name, digest in behind.items() if now.get(name, "") != digest}
     parts |= {f"{_MODULE}{name}": digest for name, digest in modules.local.items()}
@@ -111,6 +112,9 @@ def parts_of(
     if options.catch:
         parts[key.CATCH] = "yes"
     parts["surroundings"] = _surroundings(surroundings, secret)
+    settings = set_in_modules(surroundings)
+    unused = set(modules_of(settings, folders).local) - set(modules.local) - set(behind)
+    parts |= {f"set in {name}": _keyed(secret, said.encode()) for name, said in settings.items() if name not in unused}
     parts["python"] = f"{platform.python_implementation()} {platform.python_version()} {platform.machine()}"
     constants = {
         name: os.fspath(one)
@@ -156,7 +160,7 @@ def _options(options: StepOptions, requirements: Collection[str], defs: Collecti
 
 def _surroundings(surroundings: Surroundings, secret: bytes) -> str:
     """Digest what surrounds a step, but for where it is: what it imports from there is known by what it is."""
-    return _settings(tuple(surroundings.libraries.items()), secret)
+    return _settings(tuple(item for item in surroundings.libraries.items() if item[0] != MODULES), secret)
 
 
 @lru_cache(maxsize=4)

@@ -529,6 +529,7 @@ class Session:
     def load(self) -> None:
         """Take part in the shell: cells wait, steps run."""
         self._introduce()
+        self.modules.look_back(self.namespace.get("In") or ())
         self.shell.ast_transformers.append(self.waits)
         self.shell.configurables.append(self.settings)  # what `%config` knows
         self.shell.events.register("pre_run_cell", self.before_cell)

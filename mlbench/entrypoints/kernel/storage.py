@@ -83,10 +83,11 @@ class Storage:
             from mlbench.project.signing import judge
             from mlbench.runs.artifacts import Loader
 
-            self._location = location = find_store(self._notebook)
+            location = find_store(self._notebook)
             self._blobs = open_blobs(location.place)
             self._accepts = judge(location.place, own_session=True)
             self._loader = Loader(self._blobs, Settled(self._namespace), self._accepts)
+            self._location = location
             for notice in (location.notice, low_space(location.path)):
                 if notice:
                     self._say(notice)

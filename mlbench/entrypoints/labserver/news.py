@@ -184,7 +184,11 @@ class Newsroom:
         self._versions = versions
 
     def _read_versions(self) -> dict[str, int]:
-        return {project.location.place: project.catalog.version() for project in self._stores.met()}
+        versions = {}
+        for project in self._stores.met():
+            with contextlib.suppress(MlbenchError):  # one that was taken away says so to whoever asks for its runs
+                versions[project.location.place] = project.catalog.version()
+        return versions
 
     async def _pass_on(self) -> None:
         while True:

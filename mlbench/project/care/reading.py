@@ -35,18 +35,24 @@ class Reading:
 
     def go_on(self) -> None:
         """Read what has come since, and what the catalog alone knows: what is queued and running."""
-        from mlbench.runs.wire import msgspec
+        from mlbench.runs.wire import check_numbers, msgspec
 
         for piece in self._blobs.pieces("record"):
             if piece.name in self.pieces:
                 continue
             self.pieces[piece.name] = piece
             try:
-                self.survey.add(self._blobs.read_record(piece), piece.name)
+                record = self._blobs.read_record(piece)
+                check_numbers(record)
+                self.survey.add(record, piece.name)
             except NotFound:
                 continue
-            except (StoreError, KeyError, TypeError, AttributeError) as error:  # a record that lacks what it must have
-                self.damaged[piece.name] = error.message if isinstance(error, StoreError) else f"It has no {error}."
+            except StoreError as error:
+                self.damaged[piece.name] = error.message
+            except KeyError as error:
+                self.damaged[piece.name] = f"It has no {error}."
+            except (TypeError, AttributeError, ValueError) as error:
+                self.damaged[piece.name] = f"It is not what a record of its kind is: {error}."
         self.survey.chunked = dict(self._blobs.chunked())
         if self._catalog is None:
             return

@@ -47,7 +47,9 @@ class Answer:
 class Notebook:
     """A kernel and the page that speaks to it; every wait is bounded."""
 
-    def __init__(self, folder: Path, store: Path, runtime: Path, *, greet: bool = True, **variables: str) -> None:
+    def __init__(
+        self, folder: Path, store: Path, runtime: Path, *, greet: bool = True, loads: bool = True, **variables: str
+    ) -> None:
         self.folder = folder
         self.environment = {
             **os.environ,
@@ -57,6 +59,7 @@ class Notebook:
             **variables,
         }
         self.greets = greet
+        self.loads = loads
         self.late: list[dict[str, Any]] = []
         self.manager = KernelManager()
         self.manager.start_kernel(env=self.environment, cwd=str(folder))
@@ -69,7 +72,8 @@ class Notebook:
         if self.greets:
             page = self.client.session.session
             self.run(f"get_ipython().__dict__.setdefault('mlbench_pages', set()).add({page!r})", silent=True)
-        assert self.run("%load_ext mlbench").status == "ok"
+        if self.loads:
+            assert self.run("%load_ext mlbench").status == "ok"
 
     def send(self, source: str, cell: str | None = None, *, silent: bool = False, **metadata: Any) -> str:
         """Ask for a cell; return the request's id."""

@@ -68,16 +68,31 @@ def test_what_plain_cells_set_in_modules_holds_in_steps_and_items_and_counts_for
     Path(place.folder, "mycfg.py").write_text("RATE = 1\nTABLE = {'a': 1}\ndef loss():\n    return 0\n")
     Path(place.folder, "myhelp.py").write_text("import mycfg\ndef look():\n    return mycfg.RATE, mycfg.TABLE\n")
     book.run("import decimal, mycfg, myhelp")
-    step = "%%step look --cache\nseen = myhelp.look()\nprecision = decimal.getcontext().prec"
+    other = "%%step other --cache --wait\nother = 1"
+    book.run(other)
+    step = "%%step look --cache --wait\nseen = myhelp.look()\nprecision = decimal.getcontext().prec"
     book.run(step)
     assert book.value("seen, precision") == "((1, {'a': 1}), 28)"
-    book.run("mycfg.RATE = 5\nmycfg.TABLE['b'] = 2\ndecimal.getcontext().prec = 50")
+    book.run("mycfg.RATE = 5\nmycfg.TABLE['b'] = 2")
+    assert "reused" in book.run(other).text  # it does not use the module
+    book.run("decimal.getcontext().prec = 50")
     assert "reused" not in book.run(step).text
+    assert "reused" in book.run(step).text
     book.run("%%step each --foreach n in [1, 2]\nvalues = myhelp.look()[0] * n")
     assert book.value("seen == myhelp.look(), precision, values") == "(True, 50, [5, 10])"
     book.run("%%step own --here\nmycfg.RATE = 7")
     book.run(step)
     assert book.value("seen[0]") == "7"
+
+
+def test_what_is_set_in_a_module_above_and_beside_load_ext_holds_in_steps(place: Any) -> None:
+    Path(place.folder, "early.py").write_text("A = B = C = 1\n")
+    book = place.notebook(loads=False)
+    book.run("import early\nearly.A = 2")
+    book.run("%load_ext mlbench\nearly.B = 3\nfor early.C in [4]:\n    pass")
+    book.run("%%step look --wait\nseen = early.A, early.B, early.C")
+    assert book.value("seen") == "(2, 3, 4)"
+    book.close()
 
 
 def test_what_is_set_in_a_module_and_does_not_travel_is_said(place: Any, book: Any) -> None:
@@ -89,3 +104,21 @@ def test_what_is_set_in_a_module_and_does_not_travel_is_said(place: Any, book: A
     assert "yourcfg.RATE is set in this step alone" in said
     assert "yourcfg.loss" not in said
     assert book.value("rate, yourcfg.RATE") == "(9, 1)"
+
+
+def test_what_was_hung_onto_pandas_is_there_in_steps_and_counts_for_reuse(place: Any, book: Any) -> None:
+    source = "import pandas\n@pandas.api.extensions.register_dataframe_accessor('mine')\nclass Mine:\n"
+    source += "    def __init__(self, frame):\n        self.n = {} * len(frame)\n"
+    Path(place.folder, "accessors.py").write_text(source.format(1))
+    book.run(
+        "import pandas as pd, accessors\nfrom tqdm import tqdm\ntqdm.pandas()\nframe = pd.DataFrame({'a': [1, 2]})"
+    )
+    step = (
+        "%%step uses --cache --wait\nsize = frame.mine.n\nmore = frame.a.progress_apply(lambda one: one + 1).tolist()"
+    )
+    book.run(step)
+    assert book.value("size, more") == "(2, [2, 3])"
+    assert "reused" in book.run(step).text
+    Path(place.folder, "accessors.py").write_text(source.format(10))
+    assert "reused" not in book.run(step).text
+    assert book.value("size") == "20"

@@ -428,6 +428,8 @@ def spoiled(project: Project, kind: str, old: bytes, new: bytes) -> str:
         ("execution", b'"train"', b"5"),
         ("execution", b'"run":', b'"ran":'),
         ("execution", b'"metrics":[', b'"metrics":[{"name":"a","value":"x"}'),
+        ("execution", b'"attempt":1', b'"attempt":99999999999999999999'),
+        ("execution", b'"metrics":[', b'"metrics":[{"name":"a","value":1.0,"step":9223372036854775808}'),
         ("run", b'"papermill"', b'"papermull"'),
         ("run", b'"record":"run"', b'"record":["run"]'),
         ("run", b'"parameters":{', b'"parameters":{"deep":' + b"[" * 100_000 + b"]" * 100_000 + b"}{"),

@@ -200,6 +200,8 @@ def rows() -> Iterator[int]:
     yield 1
 
 
+_FUTURE = type("Future", (), {"__module__": "distributed.client"})()
+
 with socket.socket() as _SOCKET:
     UNSTORABLE = [
         (rows(), "is a generator", "list"),
@@ -209,6 +211,8 @@ with socket.socket() as _SOCKET:
         (queue.Queue(), "is a lock, thread or queue", "in the cell that uses it"),
         (sqlite3.connect(":memory:"), "is a database connection", "rows"),
         (_SOCKET, "is a network connection", "Connect"),
+        (_FUTURE, "is a task of Dask's", "Keep its result"),
+        (Holds([_FUTURE]), "Holds) holds a task of Dask's", "Keep its result"),
         (types.ModuleType("made"), "cannot be imported by name", "file"),
         (Holds(sys._getframe()), "holds a traceback", "text"),
         (nested(5000), "is nested too deeply", "flat"),
