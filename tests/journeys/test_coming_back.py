@@ -38,6 +38,7 @@ def test_failures_are_said_again_and_the_run_stays_with_its_notebook(lab: Lab) -
     lab.run("note")
     lab.wait_for_output("use", "Step use was not run: ")
     lab.page.get_by_text("back.ipynb · 1", exact=True).wait_for()
+    run = lab.page.locator(".jp-mlb-RunList-row").get_attribute("data-row")
     known = notebook_id(lab)
 
     lab.page.reload()  # without having saved
@@ -49,9 +50,8 @@ def test_failures_are_said_again_and_the_run_stays_with_its_notebook(lab: Lab) -
     assert notebook_id(lab) is None
     lab.run("divide")
     lab.wait_until(lambda: notebook_id(lab) == known, "the id under which it ran before")
-    lab.page.get_by_text("back.ipynb · 1", exact=True).wait_for()
-
-    lab.page.locator(".jp-mlb-RunList-row").last.click()
+    lab.pill("divide", "failed")
+    lab.page.locator(f".jp-mlb-RunList-row[data-row='{run}']").click()
     page = lab.page.locator(".jp-mlb-RunPage:visible")
     facts = page.locator(".jp-mlb-RunHead-facts")
     facts.get_by_title("plain = 3").wait_for()
