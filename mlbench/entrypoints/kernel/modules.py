@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ast
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mlbench.entrypoints.kernel.sources import file_of
+from mlbench.entrypoints.kernel.sources import file_of, roots_of
 from mlbench.notebook import syntax
 from mlbench.notebook.assigned import assigned, taken
 
@@ -55,7 +54,7 @@ class ModuleWatch:
             note(self._assigned, self._namespace, self._taken)
             self._assigned = frozenset()
 
-    def warn(self, body: str, folders: Iterable[str]) -> None:
+    def warn(self, body: str, folders: Collection[str]) -> None:
         """Say what the kernel has set and a step can't be given, once of each, and what the step sets for itself alone.
 
         The latter of modules in the folders only: what a step sets in a library is meant for the step.
@@ -69,9 +68,8 @@ class ModuleWatch:
                     f"{_spelled(one)} was changed in the kernel, and steps do not see that: they import {one[0]} for "
                     "themselves. Change it in the module, or in the step."
                 )
-        roots = [Path(folder).resolve() for folder in folders if folder]
         for one in sorted(found(assigned(syntax.parse(body)), self._namespace, {})):
-            if file_of(one[0], roots) is not None:
+            if file_of(one[0], roots_of(folders)) is not None:
                 self._say(f"{_spelled(one)} is set in this step alone: cells and other steps do not see it.")
 
 

@@ -19,7 +19,17 @@ from typing import Final
 
 from mlbench.core.messages import Environment
 
-__all__ = ["Modules", "environment", "file_of", "imports_of", "modules_of", "user_key", "variables", "version_of"]
+__all__ = [
+    "Modules",
+    "environment",
+    "file_of",
+    "imports_of",
+    "modules_of",
+    "roots_of",
+    "user_key",
+    "variables",
+    "version_of",
+]
 
 _LEFT_OUT = ("JPY_", "MLBENCH_RUN", "MLBENCH_RESUME", "MLBENCH_ENGINE")
 _LONGEST_TEXT: Final = 1024
@@ -83,11 +93,11 @@ def modules_of(modules: Iterable[str], folders: Iterable[str]) -> Modules:
     folders
         The notebook's folder, and those of `sys.path`.
     """
-    roots = [path for path in (Path(one).resolve() for one in dict.fromkeys(folders) if one) if not _is_installed(path)]
+    todo = [name for name in modules if name]
+    roots = roots_of(folders) if todo else ()
     digests: dict[str, str] = {}
     packages: set[str] = set()
     texts: set[str] = set()
-    todo = [name for name in modules if name]
     seen: set[str] = set()
     while todo:
         name = todo.pop()
@@ -111,6 +121,25 @@ def modules_of(modules: Iterable[str], folders: Iterable[str]) -> Modules:
         texts |= found
     known = {name.partition(".")[0] for name in digests}
     return Modules(digests, frozenset(packages - known), frozenset(texts))
+
+
+def roots_of(folders: Iterable[str]) -> tuple[Path, ...]:
+    """Return the real paths of folders, but for those of installed packages."""
+    return _roots_of(tuple((one, *_which(one)) for one in dict.fromkeys(folders) if one))
+
+
+def _which(folder: str) -> tuple[int, int]:
+    """Return what tells a folder from another one that a link may lead to later."""
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
+
+
+@lru_cache(maxsize=8)
+def _roots_of(folders: tuple[tuple[str, int, int], ...]) -> tuple[Path, ...]:
+    return tuple(path for path in (Path(one).resolve() for one, *_ in folders) if not _is_installed(path))
 
 
 @lru_cache(maxsize=16)
