@@ -622,7 +622,7 @@ async def test_output_is_put_back_for_the_kernel_that_made_it(jp_fetch: Any, not
     assert answer["outputs"]["c1"]["run"] == run.id
     assert answer["outputs"]["c1"]["messages"][0]["text"] == "loaded\n"
     other = await ask(jp_fetch, "outputs", "POST", {**question, "kernel": "k2"})
-    assert other == {"outputs": {}, "copied": False}
+    assert other == {"outputs": {}, "copied": False, "notebook_id": None}
 
 
 async def test_a_copy_does_not_own_the_id_that_it_carries(jp_fetch: Any, notebook: Path) -> None:
@@ -662,7 +662,7 @@ async def test_output_is_never_put_into_a_copy(jp_fetch: Any, notebook: Path) ->
     put_run(notebook, kernel="k1")
     shutil.copy(notebook, notebook.with_name("copy.ipynb"))
     answer = await ask(jp_fetch, "outputs", "POST", {"kernel": "k1", "cells": ["c1"], "path": "copy.ipynb"})
-    assert answer == {"outputs": {}, "copied": True}
+    assert answer == {"outputs": {}, "copied": True, "notebook_id": None}
 
 
 async def test_a_renamed_notebook_keeps_its_output(jp_fetch: Any, notebook: Path) -> None:

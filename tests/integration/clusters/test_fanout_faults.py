@@ -160,12 +160,12 @@ def together(test: Callable[[], Awaitable[None]]) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up sooner whoever does not answer."""
+    from mlbench.backends.cluster_dask.client import chunks, remote
     from mlbench.backends.cluster_dask.client import cluster as module
-    from mlbench.backends.cluster_dask.client import fanout, remote
 
     monkeypatch.setattr(module, "_LOOK_SECONDS", 1.0)
     monkeypatch.setattr(module, "_ANSWER_SECONDS", 1.0)
-    monkeypatch.setattr(fanout, "CONTROL_SECONDS", 2.0)
+    monkeypatch.setattr(chunks, "CONTROL_SECONDS", 2.0)
     monkeypatch.setattr(remote, "CONNECT_SECONDS", 5.0)
 
 
