@@ -22,6 +22,7 @@ Setting = tuple[str, tuple[str, ...]]
 """A module's name, and the attributes that lead to what was set: `("cfg", ("Model", "rate"))`."""
 
 _noted: dict[Setting, None] = {}
+_unsent: list[Setting] = []
 _NOT_FOR_STEPS: Final = frozenset(
     {"IPython", "__main__", "builtins", "ipykernel", "logging", "matplotlib", "mlbench", "os", "sys", "warnings"}
 )
@@ -68,16 +69,19 @@ def found(
 def read(_: Any = None) -> dict[str, dict[tuple[str, ...], bytes]]:
     """Return what is set now, by module, each value packed."""
     found: dict[str, dict[tuple[str, ...], bytes]] = {}
+    _unsent.clear()
     for name, path in _noted:
         packed = _packed(name, path)
         if packed is not None:
             found.setdefault(name, {})[path] = packed
+        elif _value(name, path) is not _NOTHING:
+            _unsent.append((name, path))
     return found
 
 
-def unsent() -> Iterator[Setting]:
-    """Yield what is set, and can't be sent: functions and objects of the notebook's classes, and what is large."""
-    return (one for one in _noted if _packed(*one) is None and _value(*one) is not _NOTHING)
+def unsent() -> tuple[Setting, ...]:
+    """Return what `read` found and left out: functions and objects of the notebook's classes, and what is large."""
+    return tuple(_unsent)
 
 
 def apply(settings: Mapping[str, Mapping[tuple[str, ...], bytes]], _: Any = None) -> None:

@@ -17,7 +17,7 @@ from mlbench.core.ids import short
 from mlbench.core.records import UNDER_WAY, Firing, Job
 from mlbench.entrypoints.cli import output
 from mlbench.entrypoints.cli.output import console, errors, json_option, plain, print_json
-from mlbench.entrypoints.cli.pairs import checked, read_pairs
+from mlbench.entrypoints.cli.pairs import parameters_option
 
 if TYPE_CHECKING:
     from mlbench.project import Project
@@ -29,15 +29,7 @@ POLL_SECONDS = 0.5
 @click.argument("notebook")
 @click.option("--cron", required=True, help='When: five fields, such as "0 6 * * 1-5", or @daily.')
 @click.option("--tz", "timezone", help="The time zone, such as Europe/Berlin; this machine's otherwise.")
-@click.option(
-    "-p",
-    "--parameter",
-    "pairs",
-    multiple=True,
-    metavar="NAME=VALUE",
-    callback=checked,
-    help="A parameter of the notebook.",
-)
+@parameters_option
 @click.option("--name", help="What the job is called; the notebook's name otherwise.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="The most that a run may take.")
 @json_option
@@ -45,7 +37,7 @@ def schedule(
     notebook: str,
     cron: str,
     timezone: str | None,
-    pairs: tuple[str, ...],
+    given: dict[str, str],
     name: str | None,
     timeout: float | None,
     as_json: bool,
@@ -58,7 +50,6 @@ def schedule(
 
     project = Project.open(notebook=os.path.abspath(notebook))
     zone = timezone or local_timezone()
-    given = read_pairs(pairs)
     check = promotion.check_promotion(project, notebook, parameters=given, cron=cron, timezone=zone, name=name)
     job = promotion.promote(project, notebook, parameters=given, cron=cron, timezone=zone, name=name, timeout=timeout)
     _mark(notebook, job)

@@ -8,7 +8,7 @@ import click
 
 from mlbench.core.records import Json
 from mlbench.entrypoints.cli.output import clean, json_option, print_json
-from mlbench.entrypoints.cli.pairs import checked, read_pairs
+from mlbench.entrypoints.cli.pairs import parameters_option
 
 if TYPE_CHECKING:
     from mlbench.notebook.graph import Edge, Step, StepGraph
@@ -42,18 +42,10 @@ def graph(notebook: str, shape: str, as_json: bool) -> None:
 
 @click.command(epilog="Example: mlbench check flights.ipynb -p origin=LGA")
 @click.argument("notebook")
-@click.option(
-    "-p",
-    "--parameter",
-    "pairs",
-    multiple=True,
-    metavar="NAME=VALUE",
-    callback=checked,
-    help="A parameter of the notebook.",
-)
+@parameters_option
 @click.option("-k", "--kernel", help="The kernel to use instead of the notebook's own.")
 @json_option
-def check(notebook: str, pairs: tuple[str, ...], kernel: str | None, as_json: bool) -> int:
+def check(notebook: str, given: dict[str, str], kernel: str | None, as_json: bool) -> int:
     """Say what would fail in NOTEBOOK if it were run now, from its source alone: nothing is run.
 
     The exit status is 0 if nothing would, 1 if something would, 2 if there is no notebook that could be looked at.
@@ -61,7 +53,7 @@ def check(notebook: str, pairs: tuple[str, ...], kernel: str | None, as_json: bo
     from mlbench.notebook import diagnostics
     from mlbench.project.preparation import missing_environments, prepare
 
-    prepared = prepare(notebook, given=read_pairs(pairs), kernel=kernel)
+    prepared = prepare(notebook, given=given, kernel=kernel)
     problems: list[Json] = [
         {
             "cell": problem.cell,

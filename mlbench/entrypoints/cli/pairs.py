@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import click
 
 from mlbench.core.errors import ParameterError
 
-__all__ = ["checked", "read_pairs"]
-
-
-def checked(_: Any, __: Any, pairs: tuple[str, ...]) -> tuple[str, ...]:
-    """Return an option's pairs, once it is sure that they are pairs.
-
-    Who writes `-p NAME VALUE`, as papermill has it, is told how it goes here, and not that VALUE is one too many.
-    """
-    read_pairs(pairs)
-    return pairs
+__all__ = ["parameters_option", "read_pairs"]
 
 
 def read_pairs(pairs: tuple[str, ...], what: str = "parameter") -> dict[str, str]:
@@ -41,3 +32,16 @@ def read_pairs(pairs: tuple[str, ...], what: str = "parameter") -> dict[str, str
             raise ParameterError(f"The {what} {name[:60]} is given twice.", "Give it once.")
         given[name] = value
     return given
+
+
+parameters_option = click.option(
+    "-p",
+    "--parameter",
+    "given",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=lambda _context, _option, pairs: read_pairs(pairs),
+    help="A parameter of the notebook.",
+)
+"""Gives a command the parameters as a dictionary, and whoever writes `-p NAME VALUE`, as papermill has it, its error
+before that of an argument too many."""

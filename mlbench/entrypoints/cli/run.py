@@ -18,22 +18,14 @@ from mlbench.core.ids import short
 from mlbench.core.records import ENDED, Execution, Json, Run
 from mlbench.entrypoints.cli import output
 from mlbench.entrypoints.cli.output import console, errors, json_option, plain, print_json
-from mlbench.entrypoints.cli.pairs import checked, read_pairs
+from mlbench.entrypoints.cli.pairs import parameters_option, read_pairs
 
 __all__ = ["run", "run_notebook"]
 
 
 @click.command(epilog="Example: mlbench run flights.ipynb -p origin=LGA -p trees=50")
 @click.argument("notebook")
-@click.option(
-    "-p",
-    "--parameter",
-    "pairs",
-    multiple=True,
-    metavar="NAME=VALUE",
-    callback=checked,
-    help="A parameter of the notebook.",
-)
+@parameters_option
 @click.option("-o", "--output", "target", type=click.Path(dir_okay=False), help="Write the executed notebook here.")
 @click.option("-k", "--kernel", help="The kernel to use instead of the notebook's own.")
 @click.option("--name", help="What the run is called; the notebook's name otherwise.")
@@ -44,7 +36,7 @@ __all__ = ["run", "run_notebook"]
 @json_option
 def run(
     notebook: str,
-    pairs: tuple[str, ...],
+    given: dict[str, str],
     target: str | None,
     kernel: str | None,
     name: str | None,
@@ -61,7 +53,7 @@ def run(
     """
     return run_notebook(
         notebook,
-        given=read_pairs(pairs),
+        given=given,
         labels=read_pairs(tags, what="tag"),
         target=target,
         kernel=kernel,
