@@ -138,7 +138,7 @@ class Session:
             return None
         failed = self.news.last_failure
         if failed is not None and not self.front.under_engine() and self.front.sent_before(failed):
-            raise CellNotRun("Not run: a step failed after this cell had been asked for. Run the cell again to have it.")
+            raise CellNotRun("Not run: a step failed after this cell had been asked for. Run the cell again.")
         self.names.sync()
         self.names.touch(self._touched(tree))
         self.modules.see(tree)
